@@ -1,0 +1,52 @@
+"""Masked autoencoders in Keras 3: the same model on TensorFlow, JAX and PyTorch.
+
+Public names in reading order; `data`, `training` and `visualize` load on first use.
+"""
+
+from importlib import import_module
+from typing import Any
+
+from keras_mae import loss, masking, optimizers, patches, positions, presets, random
+from keras_mae.decoder import MAEDecoder
+from keras_mae.encoder import ViTEncoder
+from keras_mae.masked_autoencoder import MaskedAutoencoder
+from keras_mae.masking import BlockMasking, GridMasking, RandomMasking
+from keras_mae.patches import PatchEmbedding, patchify, unpatchify
+from keras_mae.positions import resize_positions, sincos_positions
+from keras_mae.reconstruction import Reconstruction
+from keras_mae.transformer import DropPath, TransformerBlock
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BlockMasking",
+    "DropPath",
+    "GridMasking",
+    "MAEDecoder",
+    "MaskedAutoencoder",
+    "PatchEmbedding",
+    "RandomMasking",
+    "Reconstruction",
+    "TransformerBlock",
+    "ViTEncoder",
+    "data",
+    "loss",
+    "masking",
+    "optimizers",
+    "patches",
+    "patchify",
+    "positions",
+    "presets",
+    "random",
+    "resize_positions",
+    "sincos_positions",
+    "training",
+    "unpatchify",
+    "visualize",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("data", "training", "visualize"):
+        return import_module(f"keras_mae.{name}")
+    raise AttributeError(f"module 'keras_mae' has no attribute {name!r}")

@@ -1,0 +1,85 @@
+"""Argument errors in one wording: the argument, the rule, and what came."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def fail(argument: str, rule: str, value: Any) -> ValueError:
+    """The error to raise when `argument` breaks `rule`."""
+    return ValueError(f"`{argument}` must be {rule}. Received: {argument}={value!r}")
+
+
+def positive_int(argument: str, value: Any) -> int:
+    """`value` as an `int` of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+        raise fail(argument, "a positive integer", value)
+    return int(value)
+
+
+def seed_int(argument: str, value: Any) -> int:
+    """`value` as a seed: an `int` in [0, 2**31)."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 0 <= value < 2**31:
+        raise fail(argument, "an integer in [0, 2**31)", value)
+    return int(value)
+
+
+def number(argument: str, value: Any, low: float, high: float, rule: str) -> float:
+    """`value` as a `float` in [low, high); `rule` says so in words."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not low <= value < high:
+        raise fail(argument, rule, value)
+    return float(value)
+
+
+def fraction(argument: str, value: Any) -> float:
+    """`value` as a `float` in [0, 1)."""
+    return number(argument, value, 0.0, 1.0, "in [0, 1)")
+
+
+def non_negative(argument: str, value: Any) -> float:
+    """`value` as a finite `float` of at least 0."""
+    return number(argument, value, 0.0, float("inf"), "a finite number of at least 0")
+
+
+def positive(argument: str, value: Any) -> float:
+    """`value` as a finite `float` above 0."""
+    if value == 0:
+        raise fail(argument, "a finite number above 0", value)
+    return number(argument, value, 0.0, float("inf"), "a finite number above 0")
+
+
+def pair(argument: str, value: Any) -> tuple[int, int]:
+    """`value`, an integer or two, as (height, width)."""
+    if isinstance(value, numbers.Integral):
+        value = (value, value)
+    if not isinstance(value, Sequence) or len(value) != 2:
+        raise fail(argument, "a positive integer or (height, width)", value)
+    return positive_int(argument, value[0]), positive_int(argument, value[1])
+
+
+def image_shape(value: Any) -> tuple[int, int, int]:
+    """`value` as (height, width, channels)."""
+    if not isinstance(value, Sequence) or len(value) != 3:
+        raise fail("image_shape", "(height, width, channels)", value)
+    height, width, channels = (positive_int("image_shape", size) for size in value)
+    return height, width, channels
+
+
+def grid(shape: tuple[int, int, int], patch: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of patches; refuses a patch that does not divide the image."""
+    if shape[0] % patch[0] or shape[1] % patch[1]:
+        raise ValueError(
+            "`patch_size` must divide the image's height and width. "
+            f"Received: patch_size={patch}, image_shape={shape}"
+        )
+    return shape[0] // patch[0], shape[1] // patch[1]
+
+
+def one_of(argument: str, value: Any, allowed: Iterable[Any]) -> Any:
+    """`value`, if it is among `allowed`."""
+    allowed = list(allowed)
+    if value not in allowed:
+        raise fail(argument, "one of " + ", ".join(repr(item) for item in allowed), value)
+    return value

@@ -1,0 +1,162 @@
+"""The light decoder that predicts the removed pixels; it is thrown away after pre-training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_mae import _checks
+from keras_mae.patches import Linear
+from keras_mae.positions import sincos_positions
+from keras_mae.transformer import TransformerBlock, check_heads
+
+
+@keras.saving.register_keras_serializable(package="keras_mae")
+class MAEDecoder(keras.Model):
+    """A small transformer over the encoded visible tokens and one learned mask token per removed patch.
+
+    Attention does not see order, so tokens stay in the shuffled order [class, visible, removed] with their
+    positions gathered to match: nothing is put back in place before the prediction.
+
+    Args:
+        embed_dim: Width of the tokens, a multiple of 4 and of `num_heads`.
+        depth: Number of transformer blocks.
+        num_heads: Attention heads.
+        mlp_ratio: Width of the MLPs' hidden layer over `embed_dim`.
+        layer_norm_eps: Added to the variance in every norm.
+        image_shape: (height, width, channels) to predict. `MaskedAutoencoder` fills it in from its encoder.
+        patch_size: Side of a patch in pixels, or (height, width). Filled in likewise.
+
+    Call arguments:
+        tokens: (batch, 1 + kept, encoder width), the encoder's output.
+        ids_keep: int32 (batch, kept), the visible patches in the order of `tokens`.
+        ids_removed: int32 (batch, removed), the patches to predict.
+        removed_only: Whether to predict the removed patches only: what the loss needs, and the last norm and
+            projection then run on those tokens alone.
+
+    Returns:
+        Predicted pixels, in the order [visible, removed]: (batch, kept + removed, pixels), or
+        (batch, removed, pixels).
+
+    Raises:
+        ValueError: If the arguments do not fit one another.
+
+    Reference: "Masked Autoencoders Are Scalable Vision Learners", section 3, "MAE decoder".
+    """
+
+    def __init__(
+        self,
+        embed_dim: int = 512,
+        depth: int = 8,
+        num_heads: int = 16,
+        mlp_ratio: float = 4.0,
+        layer_norm_eps: float = 1e-6,
+        image_shape: tuple[int, int, int] | None = None,
+        patch_size: int | tuple[int, int] | None = None,
+        **kwargs: Any,
+    ):
+        kwargs.setdefault("name", "decoder")
+        kwargs.setdefault("autocast", False)
+        super().__init__(**kwargs)
+        # === Config ===
+        check_heads(embed_dim, num_heads)
+        if embed_dim % 4:
+            raise _checks.fail("embed_dim", "a multiple of 4", embed_dim)
+        self.embed_dim = embed_dim
+        self.depth = _checks.positive_int("depth", depth)
+        self.num_heads = num_heads
+        self.mlp_ratio = mlp_ratio
+        self.layer_norm_eps = _checks.positive("layer_norm_eps", layer_norm_eps)
+        self.image_shape = None if image_shape is None else _checks.image_shape(image_shape)
+        self.patch_size = None if patch_size is None else _checks.pair("patch_size", patch_size)
+
+        # === Layers ===
+        policy = self.dtype_policy
+        self.embedding = Linear(embed_dim, name="embedding", dtype=policy)
+        self.blocks = [
+            TransformerBlock(num_heads, mlp_ratio, layer_norm_eps=layer_norm_eps, name=f"block_{index}", dtype=policy)
+            for index in range(depth)
+        ]
+        self.norm = keras.layers.LayerNormalization(epsilon=layer_norm_eps, name="norm", dtype=policy)
+
+    def join(self, image_shape: tuple[int, int, int], patch_size: tuple[int, int], width: int) -> None:
+        """Take image and patch size from the encoder of `width` that this decoder follows, and build.
+
+        Raises:
+            ValueError: If this decoder was made for, or joined to, something else.
+        """
+        image_shape, patch_size = tuple(image_shape), tuple(patch_size)
+        if (self.image_shape or image_shape, self.patch_size or patch_size) != (image_shape, patch_size):
+            raise ValueError(
+                "The decoder must predict the encoder's images and patches. "
+                f"Received: a decoder for image_shape={self.image_shape}, patch_size={self.patch_size} and "
+                f"an encoder of image_shape={image_shape}, patch_size={patch_size}"
+            )
+        self.image_shape, self.patch_size = image_shape, patch_size
+        if self.built and self.embedding.kernel.shape[0] != width:
+            raise ValueError(
+                "A decoder that is built can only follow an encoder of the same `embed_dim`. "
+                f"Received: {width}, where it was built for {self.embedding.kernel.shape[0]}"
+            )
+        self.build((None, None, width))
+
+    def build(self, input_shape: Any) -> None:
+        if self.built:
+            return
+        if self.image_shape is None or self.patch_size is None:
+            raise ValueError(
+                "A decoder on its own needs `image_shape` and `patch_size`; a MaskedAutoencoder gives it its "
+                f"encoder's. Received: image_shape={self.image_shape}, patch_size={self.patch_size}"
+            )
+        rows, columns = _checks.grid(self.image_shape, self.patch_size)
+        tokens = (None, 1 + rows * columns, self.embed_dim)
+        self.embedding.build((*input_shape[:2], input_shape[-1]))
+        self.mask_token = self.add_weight(
+            name="mask_token",
+            shape=(1, 1, self.embed_dim),
+            initializer=keras.initializers.RandomNormal(stddev=0.02),
+        )
+        self.position_embedding = self.add_weight(
+            name="position_embedding",
+            shape=tokens[1:],
+            initializer=lambda shape, dtype=None: ops.cast(sincos_positions((rows, columns), self.embed_dim), dtype),
+            trainable=False,
+        )
+        for block in self.blocks:
+            block.build(tokens)
+        self.norm.build(tokens)
+        pixels = self.patch_size[0] * self.patch_size[1] * self.image_shape[2]
+        self.prediction = Linear(pixels, name="prediction", dtype=self.dtype_policy)
+        self.prediction.build(tokens)
+        self.built = True
+
+    def call(self, tokens: Any, ids_keep: Any, ids_removed: Any, removed_only: bool = False) -> Any:
+        kept, removed = ids_keep.shape[1], ids_removed.shape[1]
+        visible = self.embedding(tokens)
+        mask_tokens = ops.broadcast_to(
+            ops.cast(self.mask_token, self.compute_dtype), (ops.shape(visible)[0], removed, self.embed_dim)
+        )
+        positions = ops.cast(self.position_embedding, self.compute_dtype)
+        order = ops.concatenate([ids_keep, ids_removed], axis=1)
+        x = ops.concatenate([visible[:, 1:], mask_tokens], axis=1) + ops.take(positions[1:], order, axis=0)
+        x = ops.concatenate([visible[:, :1] + positions[0], x], axis=1)
+        for block in self.blocks:
+            x = block(x)
+        return self.prediction(self.norm(x[:, 1 + kept :] if removed_only else x[:, 1:]))
+
+    def get_build_config(self) -> dict[str, Any]:
+        return {"input_shape": (None, None, self.embedding.kernel.shape[0])} if self.built else {}
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "embed_dim": self.embed_dim,
+            "depth": self.depth,
+            "num_heads": self.num_heads,
+            "mlp_ratio": self.mlp_ratio,
+            "layer_norm_eps": self.layer_norm_eps,
+            "image_shape": self.image_shape,
+            "patch_size": self.patch_size,
+        }

@@ -1,0 +1,191 @@
+"""The ViT encoder: the part that is kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_mae import _checks
+from keras_mae.patches import PatchEmbedding
+from keras_mae.positions import sincos_positions
+from keras_mae.random import DROP_PATH, StepCounter, hash_noise
+from keras_mae.transformer import TransformerBlock, check_heads
+
+IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+
+@keras.saving.register_keras_serializable(package="keras_mae")
+class ViTEncoder(keras.Model):
+    """A vision transformer that encodes all patches of an image, or only those that are visible.
+
+    `encoder(images)` is unmasked and deterministic: it is the feature extractor that pre-training leaves
+    behind. In pre-training the masked autoencoder passes `ids_keep`, and only those patches are embedded and
+    encoded; no mask token ever enters the encoder.
+
+    Args:
+        image_shape: (height, width, channels).
+        patch_size: Side of a patch in pixels, or (height, width); divides the image.
+        embed_dim: Width of the tokens, a multiple of 4 and of `num_heads`.
+        depth: Number of transformer blocks.
+        num_heads: Attention heads.
+        mlp_ratio: Width of the MLPs' hidden layer over `embed_dim`.
+        drop_path_rate: Drop-path probability of the last block; it grows linearly from 0 at the first.
+        layer_norm_eps: Added to the variance in every norm.
+        pixel_mean: Subtracted from the pixels, in 0–255 units: a number, or one a channel. By default
+            ImageNet's mean for three channels and 127.5 for any other number.
+        pixel_std: Divides the pixels, likewise.
+        seed: Of the drop-path draws.
+
+    Call arguments:
+        images: (batch, height, width, channels), 0–255, uint8 or float.
+        ids_keep: int32 (k * batch, kept), the patches to encode, k rows an image. All if `None`.
+        training: Whether drop path acts.
+
+    Returns:
+        (batch, 1 + patches, embed_dim) or (k * batch, 1 + kept, embed_dim); the class token comes first.
+
+    Raises:
+        ValueError: If the arguments do not fit one another.
+
+    Example:
+        >>> encoder = keras_mae.ViTEncoder((32, 48, 3), patch_size=8, embed_dim=64, depth=2, num_heads=4)
+        >>> encoder(np.zeros((5, 32, 48, 3), "uint8")).shape
+        (5, 25, 64)
+
+    Reference: "Masked Autoencoders Are Scalable Vision Learners", section 3 and appendix A.1.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        patch_size: int | tuple[int, int],
+        embed_dim: int,
+        depth: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        drop_path_rate: float = 0.0,
+        layer_norm_eps: float = 1e-6,
+        pixel_mean: Any = None,
+        pixel_std: Any = None,
+        seed: int = 0,
+        **kwargs: Any,
+    ):
+        kwargs.setdefault("name", "encoder")
+        kwargs.setdefault("autocast", False)  # pixels keep full precision until they are normalised
+        super().__init__(**kwargs)
+        # === Config ===
+        self.image_shape = _checks.image_shape(image_shape)
+        self.patch_size = _checks.pair("patch_size", patch_size)
+        self.grid = _checks.grid(self.image_shape, self.patch_size)
+        check_heads(embed_dim, num_heads)
+        self.embed_dim = embed_dim
+        self.depth = _checks.positive_int("depth", depth)
+        self.num_heads = num_heads
+        self.mlp_ratio = mlp_ratio
+        self.drop_path_rate = _checks.fraction("drop_path_rate", drop_path_rate)
+        self.layer_norm_eps = _checks.positive("layer_norm_eps", layer_norm_eps)
+        self.pixel_mean = self._by_channel("pixel_mean", pixel_mean, IMAGENET_MEAN)
+        self.pixel_std = self._by_channel("pixel_std", pixel_std, IMAGENET_STD)
+        self.seed = _checks.seed_int("seed", seed)
+
+        # === Layers ===
+        policy = self.dtype_policy
+        self.patch_embedding = PatchEmbedding(
+            patch_size, embed_dim, self.pixel_mean, self.pixel_std, name="patch_embedding", dtype=policy
+        )
+        self.blocks = [
+            TransformerBlock(num_heads, mlp_ratio, float(rate), layer_norm_eps, name=f"block_{index}", dtype=policy)
+            for index, rate in enumerate(np.linspace(0.0, drop_path_rate, depth))
+        ]
+        self.norm = keras.layers.LayerNormalization(epsilon=layer_norm_eps, name="norm", dtype=policy)
+        self.step = StepCounter()
+        self.build((None, *self.image_shape))
+
+    def _by_channel(self, argument: str, value: Any, imagenet: tuple[float, ...]) -> tuple[float, ...]:
+        channels = self.image_shape[2]
+        if value is None:
+            return imagenet if channels == 3 else (127.5,) * channels
+        values = np.ravel(value).astype(float).tolist()
+        if len(values) not in (1, channels):
+            raise _checks.fail(argument, f"a number or one for each of the {channels} channels", value)
+        return tuple(values * channels if len(values) == 1 else values)
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of an image."""
+        return self.grid[0] * self.grid[1]
+
+    def build(self, input_shape: Any = None) -> None:
+        if self.built:
+            return
+        self.patch_embedding.build((None, *self.image_shape))
+        tokens = (None, 1 + self.num_patches, self.embed_dim)
+        self.class_token = self.add_weight(
+            name="class_token",
+            shape=(1, 1, self.embed_dim),
+            initializer=keras.initializers.RandomNormal(stddev=0.02),
+        )
+        self.position_embedding = self.add_weight(
+            name="position_embedding",
+            shape=tokens[1:],
+            initializer=lambda shape, dtype=None: ops.cast(sincos_positions(self.grid, self.embed_dim), dtype),
+            trainable=False,
+        )
+        for block in self.blocks:
+            block.build(tokens)
+        self.norm.build(tokens)
+        self.built = True
+
+    def call(self, images: Any, ids_keep: Any = None, training: bool | None = None) -> Any:
+        if tuple(images.shape[1:]) != self.image_shape:
+            raise ValueError(
+                f"`images` must have shape (batch, {', '.join(map(str, self.image_shape))}). "
+                f"Received: images.shape={tuple(images.shape)}"
+            )
+        x = self.patch_embedding(images, ids_keep)
+        positions = ops.cast(self.position_embedding, self.compute_dtype)
+        x = x + (positions[1:] if ids_keep is None else ops.take(positions[1:], ids_keep, axis=0))
+        class_token = ops.cast(self.class_token, self.compute_dtype) + positions[0]
+        rows = ops.shape(x)[0]
+        x = ops.concatenate([ops.broadcast_to(class_token, (rows, 1, self.embed_dim)), x], axis=1)
+        drop_path = self._drop_path_noise(rows) if training else None
+        for index, block in enumerate(self.blocks):
+            x = block(x, drop_path_noise=None if drop_path is None else drop_path[:, index])
+        return self.norm(x)
+
+    def _drop_path_noise(self, rows: Any) -> Any:
+        """Draws of this training step, int32 (rows, depth, 2); the step is over once they are drawn."""
+        step = self.step.value
+        self.step.advance()
+        if not self.drop_path_rate:
+            return None
+        noise = hash_noise(self.seed, step, ops.arange(rows, dtype="int32"), 2 * self.depth, DROP_PATH)
+        return ops.reshape(noise, (-1, self.depth, 2))
+
+    def save_own_variables(self, store: Any) -> None:
+        super().save_own_variables(store)
+        store["step"] = ops.convert_to_numpy(self.step.value)
+
+    def load_own_variables(self, store: Any) -> None:
+        super().load_own_variables({key: store[key] for key in store.keys() if key != "step"})
+        if "step" in store.keys():
+            self.step.set(np.asarray(store["step"]))
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "image_shape": self.image_shape,
+            "patch_size": self.patch_size,
+            "embed_dim": self.embed_dim,
+            "depth": self.depth,
+            "num_heads": self.num_heads,
+            "mlp_ratio": self.mlp_ratio,
+            "drop_path_rate": self.drop_path_rate,
+            "layer_norm_eps": self.layer_norm_eps,
+            "pixel_mean": self.pixel_mean,
+            "pixel_std": self.pixel_std,
+            "seed": self.seed,
+        }

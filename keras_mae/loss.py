@@ -1,0 +1,113 @@
+"""The reconstruction target, the loss, and what undoes a normalised target."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+NORM_EPS = 1e-6
+"""Added to a patch's variance when its pixels are standardised."""
+
+
+def patch_statistics(pixels: Any) -> tuple[Any, Any]:
+    """Mean and standard deviation of every patch, the variance unbiased.
+
+    Args:
+        pixels: float (..., pixels).
+
+    Returns:
+        Two tensors (..., 1).
+
+    Reference: "Masked Autoencoders Are Scalable Vision Learners", section 3, "Reconstruction target".
+    """
+    mean = ops.mean(pixels, axis=-1, keepdims=True)
+    squares = ops.sum(ops.square(pixels - mean), axis=-1, keepdims=True)
+    # A patch of one pixel has no variance: its standardised value is 0, not 0 / 0.
+    variance = squares / max(pixels.shape[-1] - 1, 1)
+    return mean, ops.sqrt(variance + NORM_EPS)
+
+
+def reconstruction_target(pixels: Any, norm_pix_loss: bool) -> Any:
+    """What the decoder is to predict: the pixels, or each patch standardised by its own statistics.
+
+    Args:
+        pixels: float32 (batch, patches, pixels), normalised as the encoder sees them.
+        norm_pix_loss: Whether to standardise every patch.
+
+    Returns:
+        float32 (batch, patches, pixels).
+    """
+    if not norm_pix_loss:
+        return pixels
+    mean, std = patch_statistics(pixels)
+    return (pixels - mean) / std
+
+
+def reconstruction_loss(prediction: Any, target: Any, mask: Any = None) -> Any:
+    """Mean squared error over the removed patches of every sample, in float32.
+
+    Args:
+        prediction: (batch, patches, pixels).
+        target: (batch, patches, pixels).
+        mask: (batch, patches), 1 = removed. `None` if every patch given was removed.
+
+    Returns:
+        float32 (batch,).
+    """
+    error = ops.square(ops.cast(prediction, "float32") - ops.cast(target, "float32"))
+    by_patch = ops.mean(error, axis=-1)
+    if mask is None:
+        return ops.mean(by_patch, axis=-1)
+    return ops.sum(by_patch * mask, axis=-1) / ops.sum(mask, axis=-1)
+
+
+@lru_cache(maxsize=8)
+def _inverse_square_distances(grid: tuple[int, int]) -> np.ndarray:
+    """float32 (patches, patches): 1 / squared distance between the patches of a grid, 0 to itself."""
+    places = np.stack(np.divmod(np.arange(grid[0] * grid[1]), grid[1]), axis=1)
+    squared = ((places[:, None] - places[None]) ** 2).sum(-1).astype("float32")
+    return np.divide(1.0, squared, out=np.zeros_like(squared), where=squared > 0)
+
+
+def visible_statistics(visible: Any, ids_keep: Any, ids_removed: Any, grid: tuple[int, int]) -> tuple[Any, Any]:
+    """Guess the removed patches' statistics from the visible ones alone.
+
+    The average of the visible patches' means and standard deviations, weighted by 1 / distance**2 on the
+    grid. It uses nothing a removed patch would give away.
+
+    Args:
+        visible: float32 (batch, kept, pixels), the visible patches' pixels.
+        ids_keep: int32 (batch, kept).
+        ids_removed: int32 (batch, removed).
+        grid: (rows, columns) of patches.
+
+    Returns:
+        Mean and standard deviation, float32 (batch, removed, 1) each.
+    """
+    patches = grid[0] * grid[1]
+    pairs = ops.expand_dims(ids_removed * patches, 2) + ops.expand_dims(ids_keep, 1)
+    weights = ops.take(
+        ops.convert_to_tensor(_inverse_square_distances(grid).reshape(-1)), pairs
+    )  # (batch, removed, kept)
+    weights = weights / ops.sum(weights, axis=-1, keepdims=True)
+    mean, std = patch_statistics(visible)
+    return ops.matmul(weights, mean), ops.matmul(weights, std)
+
+
+def psnr(prediction: Any, pixels: Any, pixel_std: tuple[float, ...]) -> Any:
+    """Peak signal-to-noise ratio of every sample, in dB, for images of 0–255.
+
+    Args:
+        prediction: float32 (batch, patches, pixels), normalised pixels.
+        pixels: float32 (batch, patches, pixels), the true ones.
+        pixel_std: What the pixels were divided by, one value a channel, in 0–255 units.
+
+    Returns:
+        float32 (batch,): 10 log10(255² / mean squared error).
+    """
+    scale = np.tile(np.float32(pixel_std), pixels.shape[2] // len(pixel_std))
+    error = ops.mean(ops.square((ops.cast(prediction, "float32") - pixels) * scale), axis=(1, 2))
+    return 10 * ops.log10(255.0**2 / ops.maximum(error, 1e-6))

@@ -1,0 +1,359 @@
+"""The masked autoencoder: encoder, masking and decoder in one trainable model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_mae import _checks, presets
+from keras_mae.decoder import MAEDecoder
+from keras_mae.encoder import ViTEncoder
+from keras_mae.loss import (
+    patch_statistics,
+    psnr,
+    reconstruction_loss,
+    reconstruction_target,
+    visible_statistics,
+)
+from keras_mae.masking import Mask, Masking, RandomMasking, explicit_mask
+from keras_mae.ops import gather_tokens
+from keras_mae.patches import patchify
+from keras_mae.random import EVALUATION_STEP, hash_noise
+from keras_mae.reconstruction import Reconstruction, check_images, to_pictures
+from keras_mae.train_step import TrainStep
+
+
+@keras.saving.register_keras_serializable(package="keras_mae")
+class MaskedAutoencoder(TrainStep, keras.Model):
+    """Hides most of an image's patches, encodes the rest, and learns to predict the hidden pixels.
+
+    Give `fit` images: arrays, or any dataset Keras takes of `images`, `(images, labels)` (labels are
+    ignored) or dicts with the key `"images"`. A dict may also say what to hide: `"mask"` (batch, patches) or
+    (batch, rows, columns), 1 = removed, or `"noise"` (batch, patches).
+
+    Without that, masks are a pure function of (seed, training step, index of the sample in the batch): the
+    same on every backend, compiled or not. `evaluate`, `predict` and `reconstruct` always use the masks of
+    one fixed step, so they repeat their results and leave training alone.
+
+    The training step is the package's own (`keras_mae.train_step`): a step whose loss or gradients are not
+    finite changes no weight and is counted in the metric `skipped_steps`.
+
+    Args:
+        encoder: A `ViTEncoder`.
+        decoder: An `MAEDecoder`; the paper's (512 wide, 8 blocks, 16 heads) by default. It takes image and
+            patch size from the encoder.
+        masking: A `RandomMasking` (75 % by default), `BlockMasking` or `GridMasking`.
+        norm_pix_loss: Whether each patch is standardised before it is predicted. Better features, but
+            reconstructions then need statistics from elsewhere.
+        masks_per_image: Masks drawn for each image in one training step. One decoded image then serves
+            several times; the loss is the mean over them.
+        seed: Of the masks.
+
+    Call arguments:
+        inputs: Images (batch, height, width, channels), 0–255, or a dict as above.
+        training: Whether to draw the masks of the current training step, and to end that step.
+        removed_only: Whether to return what the loss needs instead: predictions and pixels of the removed
+            patches.
+
+    Returns:
+        A dict: `reconstruction`, float32 (batch, patches, pixels), the decoder's prediction of the target for
+        every patch, and `mask`, float32 (batch, patches), 1 = removed.
+
+    Raises:
+        ValueError: If the parts do not fit one another, or nothing would be removed.
+
+    Example:
+        >>> encoder = keras_mae.ViTEncoder((32, 32, 3), patch_size=4, embed_dim=64, depth=2, num_heads=4)
+        >>> mae = keras_mae.MaskedAutoencoder(encoder, keras_mae.MAEDecoder(32, depth=1, num_heads=4))
+        >>> mae.compile(optimizer=keras_mae.optimizers.AdamW(1e-3))
+        >>> history = mae.fit(np.random.randint(0, 256, (64, 32, 32, 3), "uint8"), verbose=0)
+
+    Reference: "Masked Autoencoders Are Scalable Vision Learners", section 3.
+    """
+
+    def __init__(
+        self,
+        encoder: ViTEncoder,
+        decoder: MAEDecoder | None = None,
+        masking: Masking | None = None,
+        norm_pix_loss: bool = False,
+        masks_per_image: int = 1,
+        seed: int = 0,
+        **kwargs: Any,
+    ):
+        # Mixed precision must round neither the noise nor the targets; encoder and decoder cast themselves.
+        kwargs.setdefault("autocast", False)
+        super().__init__(**kwargs)
+        if not isinstance(encoder, ViTEncoder):
+            raise _checks.fail("encoder", "a keras_mae.ViTEncoder", encoder)
+        self.encoder = encoder
+        self.decoder = MAEDecoder(dtype=encoder.dtype_policy) if decoder is None else decoder
+        self.masking = RandomMasking() if masking is None else masking
+        self.norm_pix_loss = bool(norm_pix_loss)
+        self.masks_per_image = _checks.positive_int("masks_per_image", masks_per_image)
+        self.seed = _checks.seed_int("seed", seed)
+        if self.masking.num_kept(encoder.grid) == encoder.num_patches:
+            raise ValueError(
+                "`masking` must remove at least one patch. Received: "
+                f"mask_ratio={self.masking.mask_ratio} for {encoder.num_patches} patches"
+            )
+        self.decoder.join(encoder.image_shape, encoder.patch_size, encoder.embed_dim)
+
+        self.loss_tracker = keras.metrics.Mean(name="loss")
+        self.psnr_tracker = keras.metrics.Mean(name="psnr")
+        self.skipped_tracker = keras.metrics.Sum(name="skipped_steps")
+        self.built = True
+
+    @classmethod
+    def from_preset(cls, preset: str, **overrides: Any) -> MaskedAutoencoder:
+        """A published or small architecture by name, with random weights.
+
+        Args:
+            preset: A name of `keras_mae.presets.names()`, such as "mae_vit_base_patch16_224".
+            overrides: Arguments of `ViTEncoder` (`image_shape`, `drop_path_rate`, ...) or of
+                `MaskedAutoencoder` (`masking`, `norm_pix_loss`, ...) that differ from the preset's.
+
+        Returns:
+            A `MaskedAutoencoder`.
+
+        Raises:
+            ValueError: If there is no such preset or argument.
+        """
+        sizes = presets.get(preset)
+        own = {key: overrides.pop(key) for key in cls._OWN_ARGUMENTS if key in overrides}
+        unknown = set(overrides) - set(presets.ENCODER_ARGUMENTS)
+        if unknown:
+            raise ValueError(
+                f"`from_preset` takes arguments of {', '.join((*cls._OWN_ARGUMENTS, *presets.ENCODER_ARGUMENTS))}. "
+                f"Received: {', '.join(sorted(unknown))}"
+            )
+        dtype = {"dtype": own["dtype"]} if "dtype" in own else {}
+        encoder = ViTEncoder(**{**sizes.encoder, **overrides, **dtype})
+        return cls(encoder, MAEDecoder(**sizes.decoder, **dtype), **own)
+
+    _OWN_ARGUMENTS = ("masking", "norm_pix_loss", "masks_per_image", "seed", "name", "dtype")
+
+    def build(self, input_shape: Any = None) -> None:
+        self.built = True  # encoder and decoder were built in the constructor
+
+    # === The method ===
+    def call(self, inputs: Any, training: bool | None = None, removed_only: bool = False) -> dict[str, Any]:
+        inputs = inputs if isinstance(inputs, dict) else {"images": inputs}
+        images = inputs["images"]
+        mask = self._mask(inputs, training)
+        tokens = self.encoder(images, ids_keep=mask.ids_keep, training=training)
+        prediction = self.decoder(tokens, mask.ids_keep, mask.ids_removed, removed_only=removed_only)
+        prediction = ops.cast(prediction, "float32")
+        if not removed_only:
+            # The decoder saw the patches in shuffled order: only here are they put back.
+            return {"reconstruction": gather_tokens(prediction, mask.ids_restore), "mask": mask.mask}
+        outputs = {"prediction": prediction, "pixels": self.encoder.patch_embedding.pixels(images, mask.ids_removed)}
+        if self.norm_pix_loss:
+            visible = self.encoder.patch_embedding.pixels(images, mask.ids_keep)
+            outputs["mean"], outputs["std"] = visible_statistics(visible, *mask, self.encoder.grid)
+        return outputs
+
+    def _mask(self, inputs: dict[str, Any], training: bool | None) -> Mask:
+        """The patches to keep and to remove, as `inputs` says or as drawn."""
+        given = [key for key in ("mask", "noise", "ids_keep") if inputs.get(key) is not None]
+        repeats = self.masks_per_image if training else 1
+        if len(given) > 1 or (given and repeats > 1):
+            raise ValueError(
+                "Give one of `mask`, `noise` or `ids_keep` with `ids_removed`, and only with masks_per_image=1. "
+                f"Received: {', '.join(given)} with masks_per_image={repeats}"
+            )
+        grid = self.encoder.grid
+        if given == ["ids_keep"]:
+            return Mask(inputs["ids_keep"], inputs["ids_removed"])
+        if given == ["mask"]:
+            from_ratio = None if training is False else self.masking.num_kept(grid)
+            return explicit_mask(inputs["mask"], grid, from_ratio)
+        if given == ["noise"]:
+            return self.masking(inputs["noise"], grid=grid)
+        index = ops.arange(ops.shape(inputs["images"])[0] * repeats, dtype="int32")
+        step = self.encoder.step.value if training else EVALUATION_STEP
+        return self.masking(hash_noise(self.seed, step, index, self.encoder.num_patches), grid=grid)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """Mean over the batch of the reconstruction loss, and any losses added by layers.
+
+        Args:
+            x: Images or dict, as given to the model.
+            y: Not used: the images are their own target.
+            y_pred: What the model returned for `x`, with `removed_only` or without.
+            sample_weight: (batch,), multiplies each image's loss. As in Keras' own losses, the sum is divided
+                by the number of images, not by the sum of the weights.
+            training: Not used.
+
+        Returns:
+            A float32 scalar.
+        """
+        if "prediction" in y_pred:
+            target = reconstruction_target(y_pred["pixels"], self.norm_pix_loss)
+            loss = reconstruction_loss(y_pred["prediction"], target)
+        else:
+            images = x["images"] if isinstance(x, dict) else x
+            pixels = self.encoder.patch_embedding.pixels(images)
+            repeats = self.masks_per_image if training else 1
+            pixels = ops.repeat(pixels, repeats, axis=0) if repeats > 1 else pixels
+            target = reconstruction_target(pixels, self.norm_pix_loss)
+            loss = reconstruction_loss(y_pred["reconstruction"], target, y_pred["mask"])
+        if sample_weight is not None:
+            weights = ops.reshape(ops.cast(sample_weight, "float32"), (-1, 1))
+            loss = ops.reshape(loss, (ops.shape(weights)[0], -1)) * weights
+        return ops.mean(loss) + sum(ops.sum(extra) for extra in self.losses)
+
+    def removed_psnr(self, outputs: dict[str, Any]) -> Any:
+        """PSNR over the removed pixels, float32 (batch,), from a call with `removed_only`.
+
+        For a normalised target the prediction is put back into pixels with the visible patches' statistics:
+        the true ones would leak the answer.
+        """
+        prediction = outputs["prediction"]
+        if self.norm_pix_loss:
+            prediction = prediction * outputs["std"] + outputs["mean"]
+        return psnr(prediction, outputs["pixels"], self.encoder.pixel_std)
+
+    # === Training ===
+    def compile(self, optimizer: Any = "rmsprop", **kwargs: Any) -> None:
+        """Configure training. Arguments are `keras.Model.compile`'s, without losses and metrics.
+
+        Raises:
+            ValueError: If a loss or metrics are given: the model brings its own.
+        """
+        refused = [
+            key for key in ("loss", "loss_weights", "metrics", "weighted_metrics") if kwargs.get(key) is not None
+        ]
+        if refused:
+            raise ValueError(
+                "A MaskedAutoencoder has its own loss and metrics (loss, psnr, skipped_steps): compile it with "
+                f"an optimizer only. Received: {', '.join(refused)}"
+            )
+        super().compile(optimizer=optimizer, **kwargs)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)  # so that its saved state finds a place
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        return [self.loss_tracker, self.psnr_tracker, self.skipped_tracker]
+
+    def update_metrics(self, outputs: dict[str, Any], loss: Any, finite: Any = None) -> dict[str, Any]:
+        """Add one batch to the metrics; a skipped one (`finite` false) to the count of skipped steps only.
+
+        Returns:
+            The logs: `loss`, `psnr` (dB, images of 0–255, removed pixels) and, in training, `skipped_steps`.
+        """
+        quality = ops.mean(self.removed_psnr(outputs))
+        counted = ops.cast(ops.shape(outputs["prediction"])[0], "float32")
+        if finite is not None:
+            self.skipped_tracker.update_state(1.0 - ops.cast(finite, "float32"))
+            loss, quality = (ops.where(finite, value, 0.0) for value in (loss, quality))
+            counted = counted * ops.cast(finite, "float32")
+        self.loss_tracker.update_state(loss, sample_weight=counted)
+        self.psnr_tracker.update_state(quality, sample_weight=counted)
+        trackers = self.metrics if finite is not None else self.metrics[:2]
+        return {tracker.name: tracker.result() for tracker in trackers}
+
+    # === Looking ===
+    def reconstruct(
+        self,
+        images: Any,
+        mask: Any = None,
+        seed: int | None = None,
+        statistics: str = "visible",
+        batch_size: int = 32,
+    ) -> Reconstruction:
+        """Mask images and fill them in again.
+
+        Args:
+            images: (batch, height, width, channels), 0–255, uint8 or float.
+            mask: What to remove, (batch, patches) or (batch, rows, columns), 1 = removed; any ratio, the same
+                number in every image. Drawn by the model's masking if `None`.
+            seed: Of the drawn masks; the model's by default. The same masks every time.
+            statistics: What puts a normalised target back into pixels (`norm_pix_loss` models only).
+                "visible": the visible patches' mean and standard deviation, weighted by 1 / distance**2.
+                "true": each removed patch's own, which tells the model's contrast and brightness in advance:
+                good for pictures, never for a score.
+            batch_size: Images at a time.
+
+        Returns:
+            A `Reconstruction`: NumPy arrays in the images' own shape, range and dtype.
+
+        Raises:
+            ValueError: If images or mask do not fit the model, or pixels are not finite.
+
+        Reference: "Masked Autoencoders Are Scalable Vision Learners", figure 2.
+        """
+        _checks.one_of("statistics", statistics, ("visible", "true"))
+        images = check_images(images, self.encoder.image_shape)
+        grid = self.encoder.grid
+        if mask is None:
+            noise = hash_noise(
+                self.seed if seed is None else _checks.seed_int("seed", seed),
+                EVALUATION_STEP,
+                ops.arange(len(images), dtype="int32"),
+                self.encoder.num_patches,
+            )
+            drawn = self.masking(noise, grid=grid)
+        else:
+            if len(mask) != len(images):
+                raise ValueError(
+                    f"`mask` must have one row an image. Received: {len(mask)} rows for {len(images)} images"
+                )
+            drawn = explicit_mask(ops.convert_to_tensor(mask), grid)
+        ids_keep, ids_removed = (ops.convert_to_numpy(ids) for ids in drawn)
+        outputs = self.predict(
+            {"images": images, "ids_keep": ids_keep, "ids_removed": ids_removed}, batch_size=batch_size, verbose=0
+        )
+        prediction, source = outputs["reconstruction"], "none needed: the model predicts pixels"
+        if self.norm_pix_loss:
+            prediction, source = self._undo_normalisation(prediction, images, ids_keep, ids_removed, statistics)
+        return to_pictures(images, prediction, outputs["mask"], source, self.encoder)
+
+    def _undo_normalisation(
+        self,
+        prediction: np.ndarray,
+        images: np.ndarray,
+        ids_keep: np.ndarray,
+        ids_removed: np.ndarray,
+        statistics: str,
+    ) -> tuple[np.ndarray, str]:
+        pixels = self.encoder.patch_embedding.pixels(images)
+        mean, std = patch_statistics(pixels)
+        source = "each patch's own true statistics (they leak the answer)"
+        if statistics == "visible":
+            visible = gather_tokens(pixels, ids_keep)
+            mean, std = (np.array(value) for value in map(ops.convert_to_numpy, (mean, std)))
+            guess = visible_statistics(visible, ids_keep, ids_removed, self.encoder.grid)
+            for own, guessed in zip((mean, std), guess, strict=True):
+                np.put_along_axis(own, ids_removed[..., None], ops.convert_to_numpy(guessed), axis=1)
+            source = "visible patches, weighted by 1 / distance**2"
+        return prediction * ops.convert_to_numpy(std) + ops.convert_to_numpy(mean), source
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "encoder": keras.saving.serialize_keras_object(self.encoder),
+            "decoder": keras.saving.serialize_keras_object(self.decoder),
+            "masking": keras.saving.serialize_keras_object(self.masking),
+            "norm_pix_loss": self.norm_pix_loss,
+            "masks_per_image": self.masks_per_image,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> MaskedAutoencoder:
+        parts = {key: keras.saving.deserialize_keras_object(config[key]) for key in ("encoder", "decoder", "masking")}
+        return cls(**{**config, **parts})

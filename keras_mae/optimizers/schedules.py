@@ -1,0 +1,37 @@
+"""Learning-rate schedules, updated at every step."""
+
+from __future__ import annotations
+
+import keras
+
+from keras_mae import _checks
+
+
+def warmup_cosine(peak: float, total_steps: int, warmup_steps: int = 0) -> keras.optimizers.schedules.CosineDecay:
+    """Linear warm-up from 0 to `peak`, then half a cosine down to 0.
+
+    Args:
+        peak: The highest learning rate.
+        total_steps: Optimizer steps of the whole run, warm-up included.
+        warmup_steps: Steps of the warm-up.
+
+    Returns:
+        A Keras schedule.
+
+    Raises:
+        ValueError: If the warm-up is not shorter than the run.
+
+    Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, table 8.
+    """
+    _checks.positive("peak", peak)
+    _checks.positive_int("total_steps", total_steps)
+    if warmup_steps < 0 or warmup_steps >= total_steps:
+        raise ValueError(
+            "`warmup_steps` must be at least 0 and less than `total_steps`. "
+            f"Received: warmup_steps={warmup_steps}, total_steps={total_steps}"
+        )
+    if not warmup_steps:
+        return keras.optimizers.schedules.CosineDecay(peak, total_steps)
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, total_steps - warmup_steps, warmup_target=peak, warmup_steps=warmup_steps
+    )

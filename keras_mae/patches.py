@@ -1,0 +1,160 @@
+"""Images to patches and back, and the embedding of the visible ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_mae import _checks
+from keras_mae.ops import gather_tokens, linear
+
+
+def patchify(images: Any, patch_size: int | tuple[int, int]) -> Any:
+    """Cut images into non-overlapping patches.
+
+    Args:
+        images: (batch, height, width, channels), any dtype.
+        patch_size: Side of a patch in pixels, or (height, width).
+
+    Returns:
+        (batch, patches, patch_height * patch_width * channels), dtype kept. Patches go row by row; inside
+        one the order is (row, column, channel).
+
+    Raises:
+        ValueError: If the patch does not divide the image.
+    """
+    shape = _checks.image_shape(tuple(images.shape[1:]))
+    patch = _checks.pair("patch_size", patch_size)
+    rows, columns = _checks.grid(shape, patch)
+    x = ops.reshape(images, (-1, rows, patch[0], columns, patch[1], shape[2]))
+    x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
+    return ops.reshape(x, (-1, rows * columns, patch[0] * patch[1] * shape[2]))
+
+
+def unpatchify(patches: Any, patch_size: int | tuple[int, int], image_shape: tuple[int, int, int]) -> Any:
+    """Put patches together again: the inverse of `patchify`.
+
+    Args:
+        patches: (batch, patches, patch_height * patch_width * channels).
+        patch_size: Side of a patch in pixels, or (height, width).
+        image_shape: (height, width, channels) of the images.
+
+    Returns:
+        (batch, height, width, channels), dtype kept.
+
+    Raises:
+        ValueError: If patch, image and `patches` do not fit one another.
+    """
+    shape = _checks.image_shape(tuple(image_shape))
+    patch = _checks.pair("patch_size", patch_size)
+    rows, columns = _checks.grid(shape, patch)
+    expected = (rows * columns, patch[0] * patch[1] * shape[2])
+    if tuple(patches.shape[1:]) != expected:
+        raise ValueError(
+            f"`patches` must have shape (batch, {expected[0]}, {expected[1]}) for patch_size={patch} and "
+            f"image_shape={shape}. Received: patches.shape={tuple(patches.shape)}"
+        )
+    x = ops.reshape(patches, (-1, rows, columns, patch[0], patch[1], shape[2]))
+    x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
+    return ops.reshape(x, (-1, *shape))
+
+
+class Linear(keras.layers.Dense):
+    """`keras.layers.Dense` with the bias added inside the matrix product where a backend can.
+
+    Without activation; Xavier-uniform kernel and zero bias, as the method initialises every projection.
+    """
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        return linear(inputs, self.kernel, self.bias)
+
+
+@keras.saving.register_keras_serializable(package="keras_mae")
+class PatchEmbedding(keras.layers.Layer):
+    """Normalises and embeds an image's patches, or only those that are asked for.
+
+    Raw patches are gathered first and normalised and projected after: with 75 % removed, three quarters of
+    the work is never done. A reshape and a matrix product are 3 to 10 times faster on CPUs than the strided
+    convolution they equal.
+
+    Args:
+        patch_size: Side of a patch in pixels, or (height, width).
+        embed_dim: Width of the tokens.
+        pixel_mean: Subtracted from every pixel, one value a channel, in 0–255 units.
+        pixel_std: Divides what is left, one value a channel, in 0–255 units.
+
+    Call arguments:
+        images: (batch, height, width, channels), 0–255, any dtype.
+        ids_keep: int32 (k * batch, kept): the patches to embed, k rows an image (row i * k + j is the
+            j-th of image i). All patches if `None`.
+
+    Returns:
+        (batch, patches, embed_dim), or (k * batch, kept, embed_dim).
+
+    Raises:
+        ValueError: If the patch does not divide the image, or the statistics do not fit its channels.
+
+    Example:
+        >>> layer = keras_mae.PatchEmbedding(4, 8, pixel_mean=[127.5], pixel_std=[127.5])
+        >>> layer(np.zeros((2, 12, 20, 1))).shape
+        (2, 15, 8)
+
+    Reference: "Masked Autoencoders Are Scalable Vision Learners", section 3, "MAE encoder".
+    """
+
+    def __init__(
+        self,
+        patch_size: int | tuple[int, int],
+        embed_dim: int,
+        pixel_mean: Any,
+        pixel_std: Any,
+        **kwargs: Any,
+    ):
+        kwargs.setdefault("autocast", False)  # pixels keep full precision until they are normalised
+        super().__init__(**kwargs)
+        self.patch_size = _checks.pair("patch_size", patch_size)
+        self.embed_dim = _checks.positive_int("embed_dim", embed_dim)
+        self.pixel_mean = tuple(float(value) for value in pixel_mean)
+        self.pixel_std = tuple(_checks.positive("pixel_std", float(value)) for value in pixel_std)
+        if len(self.pixel_mean) != len(self.pixel_std):
+            raise ValueError(
+                "`pixel_mean` and `pixel_std` must have one value a channel each. "
+                f"Received: pixel_mean={self.pixel_mean}, pixel_std={self.pixel_std}"
+            )
+        self.projection = Linear(self.embed_dim, name="projection", dtype=self.dtype_policy)
+
+    def build(self, input_shape: Any) -> None:
+        height, width, channels = _checks.image_shape(tuple(input_shape[1:]))
+        _checks.grid((height, width, channels), self.patch_size)
+        if channels != len(self.pixel_mean):
+            raise ValueError(
+                "`pixel_mean` and `pixel_std` must have one value for each of the image's channels. "
+                f"Received: pixel_mean={self.pixel_mean}, image_shape={(height, width, channels)}"
+            )
+        self.projection.build((None, None, self.patch_size[0] * self.patch_size[1] * channels))
+
+    def pixels(self, images: Any, ids: Any = None) -> Any:
+        """Normalised pixels of the patches `ids` (all if `None`), float32 (rows, patches, pixels)."""
+        patches = patchify(images, self.patch_size)
+        if ids is not None:
+            by_image = ops.reshape(ids, (ops.shape(images)[0], -1))
+            patches = ops.reshape(gather_tokens(patches, by_image), (-1, ids.shape[1], patches.shape[2]))
+        pixels_a_channel = patches.shape[2] // len(self.pixel_mean)
+        mean = np.tile(np.float32(self.pixel_mean), pixels_a_channel)
+        std = np.tile(np.float32(self.pixel_std), pixels_a_channel)
+        return (ops.cast(patches, "float32") - mean) / std
+
+    def call(self, images: Any, ids_keep: Any = None) -> Any:
+        return self.projection(ops.cast(self.pixels(images, ids_keep), self.compute_dtype))
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "patch_size": self.patch_size,
+            "embed_dim": self.embed_dim,
+            "pixel_mean": self.pixel_mean,
+            "pixel_std": self.pixel_std,
+        }

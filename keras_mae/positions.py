@@ -1,0 +1,88 @@
+"""Fixed 2-D sine-cosine positions for any grid, and their resize to another grid."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from keras_mae import _checks
+
+
+def sincos_positions(grid: tuple[int, int], embed_dim: int) -> np.ndarray:
+    """The table of positions of a grid of patches, below a row of zeros for the class token.
+
+    The first half of the channels encodes the column, the second the row; each half is [sin, cos] with
+    frequencies 10000**(-i / (embed_dim / 4)).
+
+    Args:
+        grid: (rows, columns) of patches.
+        embed_dim: Width of the table, a multiple of 4.
+
+    Returns:
+        float32 (1 + rows * columns, embed_dim), computed in float64.
+
+    Raises:
+        ValueError: If `embed_dim` is not a multiple of 4.
+
+    Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1.
+    """
+    rows, columns = _checks.pair("grid", grid)
+    if _checks.positive_int("embed_dim", embed_dim) % 4:
+        raise _checks.fail("embed_dim", "a multiple of 4", embed_dim)
+    omega = 10000.0 ** -(np.arange(embed_dim // 4) / (embed_dim / 4))
+
+    def encode(places: np.ndarray) -> np.ndarray:
+        angles = np.outer(places, omega)
+        return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+
+    row, column = np.divmod(np.arange(rows * columns), columns)
+    table = np.concatenate([encode(column), encode(row)], axis=1)
+    return np.concatenate([np.zeros((1, embed_dim)), table]).astype("float32")
+
+
+def resize_positions(table: np.ndarray, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> np.ndarray:
+    """Resize a table of positions to another grid, bicubically in two dimensions.
+
+    Args:
+        table: (1 + rows * columns, embed_dim), the class token's row first.
+        old_grid: (rows, columns) of the table.
+        new_grid: (rows, columns) wanted.
+
+    Returns:
+        float32 (1 + new rows * new columns, embed_dim); the class token's row is kept. The table itself
+        where the grids agree.
+
+    Raises:
+        ValueError: If `table` does not have the old grid's number of rows.
+    """
+    table = np.asarray(table, "float32")
+    old, new = _checks.pair("old_grid", old_grid), _checks.pair("new_grid", new_grid)
+    if table.ndim != 2 or len(table) != 1 + old[0] * old[1]:
+        raise ValueError(
+            f"`table` must have shape (1 + {old[0] * old[1]}, embed_dim) for old_grid={old}. "
+            f"Received: table.shape={table.shape}"
+        )
+    if old == new:
+        return table
+    patches = table[1:].reshape(*old, -1).astype("float64")
+    rows, columns = _cubic_weights(old[0], new[0]), _cubic_weights(old[1], new[1])
+    patches = np.einsum("ar,bc,rcd->abd", rows, columns, patches, optimize=True)
+    return np.concatenate([table[:1], patches.reshape(new[0] * new[1], -1).astype("float32")])
+
+
+def _cubic_weights(old: int, new: int) -> np.ndarray:
+    """(new, old) weights of a 1-D cubic resize: half-pixel centres, edges repeated, a = -0.75.
+
+    Those are the conventions of the resize that fine-tuning code for this method uses; TensorFlow and JAX
+    take a = -0.5, so the resize is written out here and gives the same table on every backend.
+    """
+    a = -0.75
+    centre = (np.arange(new) + 0.5) * old / new - 0.5
+    first = np.floor(centre).astype(int)
+    weights = np.zeros((new, old))
+    for tap in range(-1, 3):
+        d = np.abs(centre - (first + tap))
+        near = (a + 2) * d**3 - (a + 3) * d**2 + 1
+        far = a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a
+        weight = np.where(d <= 1, near, np.where(d < 2, far, 0.0))
+        np.add.at(weights, (np.arange(new), np.clip(first + tap, 0, old - 1)), weight)
+    return weights

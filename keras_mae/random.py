@@ -1,0 +1,91 @@
+"""Hash noise: a pure function of (seed, step, sample, token), the same bits on every backend.
+
+A stateful generator would draw other masks on another backend, under XLA, on each replica and after a
+resume. An integer hash draws the same ones everywhere; the only state is a step counter.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+EVALUATION_STEP = -1
+"""The step of `evaluate`, `predict` and `reconstruct`: no training step ever has this number."""
+
+MASKS, DROP_PATH = 0, 1
+"""Streams: draws of different kinds that share a seed and a step stay independent."""
+
+
+class StepCounter(keras.random.SeedGenerator):
+    """Counts training steps.
+
+    A `SeedGenerator` is what Keras carries through `jit`, `stateless_call` and distribution without
+    counting it among a model's parameters. Nothing random is ever drawn from it, and Keras does not save
+    it: its owner does, in `save_own_variables`.
+    """
+
+    def __init__(self, name: str = "step_counter"):
+        super().__init__(seed=0, name=name)
+
+    @property
+    def value(self) -> Any:
+        """The number of training steps so far, an int32 scalar tensor."""
+        return ops.cast(self.state[1], "int32")
+
+    def advance(self) -> None:
+        """One step more."""
+        self.next()
+
+    def set(self, step: int) -> None:
+        """Continue from `step`."""
+        self.state.assign(ops.convert_to_tensor([0, int(step)], dtype=self.state.dtype))
+
+    def get_config(self) -> dict[str, Any]:
+        return {"name": self.name}
+
+
+def _int32(value: int) -> int:
+    """`value` modulo 2**32 as a signed 32-bit integer: what an int32 product would wrap to."""
+    value &= 0xFFFFFFFF
+    return value - (1 << 32) if value >= 1 << 31 else value
+
+
+def mix(x: Any) -> Any:
+    """MurmurHash3's 32-bit finaliser: every input bit reaches every output bit."""
+
+    def shift(x: Any, bits: int) -> Any:  # a logical shift right: int32's own keeps the sign
+        return ops.bitwise_and(ops.right_shift(x, bits), (1 << (32 - bits)) - 1)
+
+    x = ops.bitwise_xor(x, shift(x, 16)) * _int32(0x85EBCA6B)
+    x = ops.bitwise_xor(x, shift(x, 13)) * _int32(0xC2B2AE35)
+    return ops.bitwise_xor(x, shift(x, 16))
+
+
+def hash_noise(seed: int, step: Any, index: Any, count: int, stream: int = MASKS) -> Any:
+    """`count` draws for every sample.
+
+    Args:
+        seed: Integer in [0, 2**31).
+        step: The training step, an integer or an int32 scalar tensor.
+        index: The samples' places in the global batch, int32 of shape (batch,).
+        count: Draws for each sample.
+        stream: What the draws are for: `MASKS` or `DROP_PATH`.
+
+    Returns:
+        int32 of shape (batch, count), uniform over all 2**32 values.
+    """
+    # Each coordinate enters through an odd multiplier of its own and a full mix, so that neighbouring
+    # seeds, steps, samples and tokens share nothing.
+    key = mix(ops.cast(step, "int32") * _int32(0x9E3779B1) + _int32(seed * 0x85EBCA77 + 1))
+    key = mix(key + _int32(stream * 0x2545F491))
+    rows = mix(ops.cast(index, "int32") * _int32(0xC2B2AE3D) + key)
+    tokens = ops.arange(count, dtype="int32") * _int32(0x27D4EB2F)
+    return mix(mix(ops.expand_dims(rows, 1) + ops.expand_dims(tokens, 0)) + _int32(0x165667B1))
+
+
+def to_uniform(noise: Any) -> Any:
+    """int32 noise as float32 in [0, 1): its upper 24 bits, which float32 holds exactly."""
+    upper = ops.bitwise_and(ops.right_shift(noise, 8), 0xFFFFFF)
+    return ops.cast(upper, "float32") * (1.0 / (1 << 24))

@@ -1,0 +1,84 @@
+"""Pictures of what a masked autoencoder sees and predicts: arrays in, arrays out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_mae.encoder import ViTEncoder
+from keras_mae.patches import patchify, unpatchify
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What a masked autoencoder made of images; all arrays in the images' own shape, range and dtype.
+
+    Attributes:
+        original: (batch, height, width, channels), the images.
+        masked: The same with the removed patches at the encoder's mean pixel.
+        predicted: The decoder's prediction of every patch. For raw pixels the loss never asked for the
+            visible ones, so those are poor; that is the method, not an error.
+        pasted: The prediction with the visible patches pasted in.
+        mask: float32 (batch, patches), 1 = removed.
+        statistics: Where the statistics came from that put a normalised target back into pixels.
+    """
+
+    original: np.ndarray
+    masked: np.ndarray
+    predicted: np.ndarray
+    pasted: np.ndarray
+    mask: np.ndarray
+    statistics: str
+
+
+def check_images(images: Any, image_shape: tuple[int, int, int]) -> np.ndarray:
+    """`images` as an array of the shape a model takes.
+
+    Raises:
+        ValueError: If shape or dtype do not fit, or pixels are not finite.
+    """
+    images = images if isinstance(images, np.ndarray) else ops.convert_to_numpy(images)
+    if images.ndim != 4 or tuple(images.shape[1:]) != image_shape or not len(images):
+        raise ValueError(
+            f"`images` must have shape (batch, {', '.join(map(str, image_shape))}) with at least one image. "
+            f"Received: images.shape={images.shape}"
+        )
+    if images.dtype.kind not in "uif":
+        raise ValueError(f"`images` must be integers or floats in 0-255. Received: images.dtype={images.dtype}")
+    if images.dtype.kind == "f" and not np.isfinite(images).all():
+        bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3)))
+        raise ValueError(
+            f"`images` must be finite. Received: NaN or infinite pixels in {len(bad)} of {len(images)} images, "
+            f"the first at index {bad[0]}"
+        )
+    return images
+
+
+def to_pictures(
+    images: np.ndarray, prediction: np.ndarray, mask: np.ndarray, statistics: str, encoder: ViTEncoder
+) -> Reconstruction:
+    """Assemble a `Reconstruction` from the prediction of every patch, in normalised pixels."""
+    repeats = prediction.shape[2] // len(encoder.pixel_mean)
+    mean, std = (np.tile(np.float32(value), repeats) for value in (encoder.pixel_mean, encoder.pixel_std))
+    patches = ops.convert_to_numpy(patchify(images, encoder.patch_size)).astype("float32")
+    removed = mask[..., None]
+
+    def picture(patches: np.ndarray) -> np.ndarray:
+        whole = ops.convert_to_numpy(unpatchify(patches, encoder.patch_size, encoder.image_shape))
+        if images.dtype.kind != "f":
+            limits = np.iinfo(images.dtype)
+            whole = np.clip(np.rint(whole), max(limits.min, 0), min(limits.max, 255))
+        return whole.astype(images.dtype)
+
+    predicted = prediction * std + mean
+    return Reconstruction(
+        original=images,
+        masked=picture(patches * (1 - removed) + mean * removed),
+        predicted=picture(predicted),
+        pasted=picture(patches * (1 - removed) + predicted * removed),
+        mask=mask,
+        statistics=statistics,
+    )

@@ -1,0 +1,60 @@
+"""The training step on JAX: the same, as pure functions of all state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import keras
+from jax import numpy as jnp
+
+
+class TrainStep:
+    """`train_step` and `test_step` of a `MaskedAutoencoder`."""
+
+    def _loss(
+        self, trainable: Any, non_trainable: Any, optimizer: Any, x: Any, sample_weight: Any, training: bool
+    ) -> tuple[Any, Any]:
+        """The scaled loss, and (loss, outputs, new non-trainable state)."""
+        state = list(zip(self.trainable_variables, trainable, strict=True))
+        state += zip(self.non_trainable_variables, non_trainable, strict=True)
+        if training:
+            state += zip(self.optimizer.variables, optimizer, strict=True)
+        with keras.StatelessScope(state, collect_losses=True) as scope:
+            outputs = self(x, training=training, removed_only=True)
+            loss = self.compute_loss(x, None, outputs, sample_weight, training=training)
+            scaled_loss = self.optimizer.scale_loss(loss) if training else loss
+        non_trainable = [scope.get_current_value(variable) for variable in self.non_trainable_variables]
+        return scaled_loss, (loss, outputs, non_trainable)
+
+    def _logs(self, metrics: Any, outputs: Any, loss: Any, finite: Any = None) -> tuple[dict[str, Any], list[Any]]:
+        """The logs, and the metrics' new state."""
+        with keras.StatelessScope(list(zip(self.metrics_variables, metrics, strict=True))) as scope:
+            logs = self.update_metrics(outputs, loss, finite)
+        return logs, [scope.get_current_value(variable) for variable in self.metrics_variables]
+
+    def train_step(self, state: Any, data: Any) -> tuple[dict[str, Any], Any]:
+        trainable, non_trainable, optimizer, metrics = state
+        x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        (_, (loss, outputs, non_trainable)), gradients = jax.value_and_grad(self._loss, has_aux=True)(
+            trainable, non_trainable, optimizer, x, sample_weight, True
+        )
+        finite = jnp.stack([jnp.isfinite(value).all() for value in (loss, *gradients)]).all()
+        updated = self.optimizer.stateless_apply(optimizer, gradients, trainable)
+        # A LossScaleOptimizer skips the step itself, and must see the overflow to lower its scale.
+        if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            updated = jax.tree.map(
+                lambda new, old: jnp.where(finite, new, old),
+                tuple(map(list, updated)),
+                (list(trainable), list(optimizer)),
+            )
+        trainable, optimizer = updated
+        logs, metrics = self._logs(metrics, outputs, loss, finite)
+        return logs, (trainable, non_trainable, optimizer, metrics)
+
+    def test_step(self, state: Any, data: Any) -> tuple[dict[str, Any], Any]:
+        trainable, non_trainable, metrics = state
+        x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        _, (loss, outputs, non_trainable) = self._loss(trainable, non_trainable, None, x, sample_weight, False)
+        logs, metrics = self._logs(metrics, outputs, loss)
+        return logs, (trainable, non_trainable, metrics)

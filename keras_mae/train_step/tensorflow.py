@@ -1,0 +1,39 @@
+"""The training step on TensorFlow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+class TrainStep:
+    """`train_step` and `test_step` of a `MaskedAutoencoder`."""
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        with tf.GradientTape() as tape:
+            outputs = self(x, training=True, removed_only=True)
+            loss = self.compute_loss(x, None, outputs, sample_weight, training=True)
+            scaled_loss = self.optimizer.scale_loss(loss)
+        weights = self.trainable_weights
+        gradients = tape.gradient(scaled_loss, weights)
+        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(value)) for value in (loss, *gradients)])
+
+        def apply() -> None:
+            self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
+
+        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            apply()  # it skips the step itself, and must see the overflow to lower its scale
+        else:
+            if not self.optimizer.built:  # no variable may be created inside a branch
+                self.optimizer.build(weights)
+            tf.cond(finite, apply, lambda: None)
+        return self.update_metrics(outputs, loss, finite)
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        outputs = self(x, training=False, removed_only=True)
+        loss = self.compute_loss(x, None, outputs, sample_weight, training=False)
+        return self.update_metrics(outputs, loss)

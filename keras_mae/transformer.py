@@ -1,0 +1,199 @@
+"""The transformer block of encoder and decoder: pre-norm, fused qkv, exact GELU, drop path."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_mae import _checks
+from keras_mae.patches import Linear
+from keras_mae.random import to_uniform
+
+
+@keras.saving.register_keras_serializable(package="keras_mae")
+class Attention(keras.layers.Layer):
+    """Multi-head self-attention with one projection for query, key and value.
+
+    The projection is a single (dim, 3 * dim) matrix, so its Xavier limit is sqrt(6 / (4 * dim)); three
+    separate matrices would start larger.
+
+    Args:
+        num_heads: Heads; divides the width of the tokens.
+
+    Call arguments:
+        x: (batch, tokens, dim).
+
+    Returns:
+        (batch, tokens, dim).
+
+    Raises:
+        ValueError: If the heads do not divide the width.
+
+    Reference: "An Image is Worth 16x16 Words", section 3.1.
+    """
+
+    def __init__(self, num_heads: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.num_heads = _checks.positive_int("num_heads", num_heads)
+
+    def build(self, input_shape: Any) -> None:
+        dim = input_shape[-1]
+        check_heads(dim, self.num_heads)
+        self.qkv = Linear(3 * dim, name="qkv", dtype=self.dtype_policy)
+        self.projection = Linear(dim, name="projection", dtype=self.dtype_policy)
+        self.qkv.build(input_shape)
+        self.projection.build(input_shape)
+
+    def call(self, x: Any) -> Any:
+        tokens, dim = x.shape[1:]
+        qkv = ops.reshape(self.qkv(x), (-1, tokens, 3, self.num_heads, dim // self.num_heads))
+        mixed = ops.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+        return self.projection(ops.reshape(mixed, (-1, tokens, dim)))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "num_heads": self.num_heads}
+
+
+@keras.saving.register_keras_serializable(package="keras_mae")
+class MLP(keras.layers.Layer):
+    """Two projections with the exact (erf) GELU between them.
+
+    Args:
+        mlp_ratio: Width of the hidden layer over the width of the tokens.
+
+    Call arguments:
+        x: (batch, tokens, dim).
+
+    Returns:
+        (batch, tokens, dim).
+
+    Reference: "An Image is Worth 16x16 Words", section 3.1.
+    """
+
+    def __init__(self, mlp_ratio: float = 4.0, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.mlp_ratio = _checks.positive("mlp_ratio", mlp_ratio)
+
+    def build(self, input_shape: Any) -> None:
+        dim = input_shape[-1]
+        hidden = _checks.positive_int("embed_dim * mlp_ratio", int(dim * self.mlp_ratio))
+        self.fc1 = Linear(hidden, name="fc1", dtype=self.dtype_policy)
+        self.fc2 = Linear(dim, name="fc2", dtype=self.dtype_policy)
+        self.fc1.build(input_shape)
+        self.fc2.build((*input_shape[:-1], hidden))
+
+    def call(self, x: Any) -> Any:
+        return self.fc2(ops.gelu(self.fc1(x), approximate=False))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "mlp_ratio": self.mlp_ratio}
+
+
+@keras.saving.register_keras_serializable(package="keras_mae")
+class DropPath(keras.layers.Layer):
+    """Drops a residual branch for whole samples while training (stochastic depth).
+
+    The draw comes from outside, so that it follows (seed, step, sample) like the masks, and so that a
+    recomputed forward pass drops the same samples.
+
+    Args:
+        drop_path_rate: Probability of dropping a sample's branch.
+
+    Call arguments:
+        x: (batch, ...), the branch.
+        noise: int32 (batch,), see `keras_mae.random.hash_noise`.
+
+    Returns:
+        `x` with whole samples zeroed and the others divided by 1 - `drop_path_rate`.
+
+    Reference: "Deep Networks with Stochastic Depth", section 3.
+    """
+
+    def __init__(self, drop_path_rate: float, **kwargs: Any):
+        kwargs.setdefault("autocast", False)
+        super().__init__(**kwargs)
+        self.drop_path_rate = _checks.fraction("drop_path_rate", drop_path_rate)
+
+    def call(self, x: Any, noise: Any) -> Any:
+        keep = ops.cast(to_uniform(noise) >= self.drop_path_rate, x.dtype) / (1 - self.drop_path_rate)
+        return x * ops.reshape(keep, (-1,) + (1,) * (len(x.shape) - 1))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "drop_path_rate": self.drop_path_rate}
+
+
+@keras.saving.register_keras_serializable(package="keras_mae")
+class TransformerBlock(keras.layers.Layer):
+    """A pre-norm transformer block: x + attention(norm1(x)), then x + mlp(norm2(x)).
+
+    Args:
+        num_heads: Heads; divides the width of the tokens.
+        mlp_ratio: Width of the MLP's hidden layer over the width of the tokens.
+        drop_path_rate: Probability of dropping each of the two branches for a sample while training.
+        layer_norm_eps: Added to the variance in both norms.
+
+    Call arguments:
+        x: (batch, tokens, dim).
+        drop_path_noise: int32 (batch, 2), the draws for the two branches. No branch is dropped without it.
+
+    Returns:
+        (batch, tokens, dim).
+
+    Raises:
+        ValueError: If the heads do not divide the width.
+
+    Reference: "An Image is Worth 16x16 Words", section 3.1.
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        drop_path_rate: float = 0.0,
+        layer_norm_eps: float = 1e-6,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        # === Config ===
+        self.num_heads = num_heads
+        self.mlp_ratio = mlp_ratio
+        self.drop_path_rate = drop_path_rate
+        self.layer_norm_eps = _checks.positive("layer_norm_eps", layer_norm_eps)
+
+        # === Layers ===
+        policy = self.dtype_policy
+        self.norm1 = keras.layers.LayerNormalization(epsilon=layer_norm_eps, name="norm1", dtype=policy)
+        self.attention = Attention(num_heads, name="attention", dtype=policy)
+        self.norm2 = keras.layers.LayerNormalization(epsilon=layer_norm_eps, name="norm2", dtype=policy)
+        self.mlp = MLP(mlp_ratio, name="mlp", dtype=policy)
+        self.drop_path = DropPath(drop_path_rate, name="drop_path", dtype=policy)
+
+    def build(self, input_shape: Any) -> None:
+        for layer in (self.norm1, self.attention, self.norm2, self.mlp):
+            layer.build(input_shape)
+
+    def call(self, x: Any, drop_path_noise: Any = None) -> Any:
+        def residual(branch: Any, which: int) -> Any:
+            return branch if drop_path_noise is None else self.drop_path(branch, drop_path_noise[:, which])
+
+        x = x + residual(self.attention(self.norm1(x)), 0)
+        return x + residual(self.mlp(self.norm2(x)), 1)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "mlp_ratio": self.mlp_ratio,
+            "drop_path_rate": self.drop_path_rate,
+            "layer_norm_eps": self.layer_norm_eps,
+        }
+
+
+def check_heads(embed_dim: int, num_heads: int) -> None:
+    """Refuses heads that do not divide the width."""
+    if _checks.positive_int("embed_dim", embed_dim) % _checks.positive_int("num_heads", num_heads):
+        raise ValueError(
+            f"`num_heads` must divide `embed_dim`. Received: num_heads={num_heads}, embed_dim={embed_dim}"
+        )
