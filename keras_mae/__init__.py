@@ -6,7 +6,7 @@ Public names in reading order; `data`, `training` and `visualize` load on first 
 from importlib import import_module
 from typing import Any
 
-from keras_mae import loss, masking, optimizers, patches, positions, presets, random
+from keras_mae import loss, masking, ops, optimizers, patches, positions, presets, random
 from keras_mae.decoder import MAEDecoder
 from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
@@ -32,6 +32,7 @@ __all__ = [
     "data",
     "loss",
     "masking",
+    "ops",
     "optimizers",
     "patches",
     "patchify",

@@ -21,14 +21,14 @@ def positive_int(argument: str, value: Any) -> int:
 
 def seed_int(argument: str, value: Any) -> int:
     """`value` as a seed: an `int` in [0, 2**31)."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 0 <= value < 2**31:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 0 <= int(value) < 2**31:
         raise fail(argument, "an integer in [0, 2**31)", value)
     return int(value)
 
 
 def number(argument: str, value: Any, low: float, high: float, rule: str) -> float:
     """`value` as a `float` in [low, high); `rule` says so in words."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not low <= value < high:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not low <= float(value) < high:
         raise fail(argument, rule, value)
     return float(value)
 

@@ -87,7 +87,6 @@ class MAEDecoder(keras.Model):
         Raises:
             ValueError: If this decoder was made for, or joined to, something else.
         """
-        image_shape, patch_size = tuple(image_shape), tuple(patch_size)
         if (self.image_shape or image_shape, self.patch_size or patch_size) != (image_shape, patch_size):
             raise ValueError(
                 "The decoder must predict the encoder's images and patches. "
@@ -101,6 +100,8 @@ class MAEDecoder(keras.Model):
                 f"Received: {width}, where it was built for {self.embedding.kernel.shape[0]}"
             )
         self.build((None, None, width))
+
+    built: bool
 
     def build(self, input_shape: Any) -> None:
         if self.built:

@@ -118,6 +118,8 @@ class ViTEncoder(keras.Model):
         """Patches of an image."""
         return self.grid[0] * self.grid[1]
 
+    built: bool
+
     def build(self, input_shape: Any = None) -> None:
         if self.built:
             return
@@ -172,7 +174,7 @@ class ViTEncoder(keras.Model):
     def load_own_variables(self, store: Any) -> None:
         super().load_own_variables({key: store[key] for key in store.keys() if key != "step"})
         if "step" in store.keys():
-            self.step.set(np.asarray(store["step"]))
+            self.step.set(int(np.asarray(store["step"])))
 
     def get_config(self) -> dict[str, Any]:
         return {

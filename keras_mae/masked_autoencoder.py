@@ -20,7 +20,6 @@ from keras_mae.loss import (
 )
 from keras_mae.masking import Mask, Masking, RandomMasking, explicit_mask
 from keras_mae.ops import gather_tokens
-from keras_mae.patches import patchify
 from keras_mae.random import EVALUATION_STEP, hash_noise
 from keras_mae.reconstruction import Reconstruction, check_images, to_pictures
 from keras_mae.train_step import TrainStep

@@ -19,9 +19,10 @@ def linear(x: Any, kernel: Any, bias: Any) -> Any:
     9 % of a training step. The XLA backends fuse it themselves.
     """
     if keras.backend.backend() == "torch":
-        from torch.nn import functional
+        import torch
 
-        return functional.linear(x, ops.convert_to_tensor(kernel).t(), ops.convert_to_tensor(bias))
+        rows = torch.addmm(ops.convert_to_tensor(bias), x.reshape(-1, x.shape[-1]), ops.convert_to_tensor(kernel))
+        return rows.view(*x.shape[:-1], rows.shape[-1])
     return ops.add(ops.matmul(x, kernel), bias)
 
 

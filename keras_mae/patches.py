@@ -143,8 +143,8 @@ class PatchEmbedding(keras.layers.Layer):
             by_image = ops.reshape(ids, (ops.shape(images)[0], -1))
             patches = ops.reshape(gather_tokens(patches, by_image), (-1, ids.shape[1], patches.shape[2]))
         pixels_a_channel = patches.shape[2] // len(self.pixel_mean)
-        mean = np.tile(np.float32(self.pixel_mean), pixels_a_channel)
-        std = np.tile(np.float32(self.pixel_std), pixels_a_channel)
+        mean = np.tile(np.asarray(self.pixel_mean, "float32"), pixels_a_channel)
+        std = np.tile(np.asarray(self.pixel_std, "float32"), pixels_a_channel)
         return (ops.cast(patches, "float32") - mean) / std
 
     def call(self, images: Any, ids_keep: Any = None) -> Any:

@@ -62,7 +62,7 @@ def to_pictures(
 ) -> Reconstruction:
     """Assemble a `Reconstruction` from the prediction of every patch, in normalised pixels."""
     repeats = prediction.shape[2] // len(encoder.pixel_mean)
-    mean, std = (np.tile(np.float32(value), repeats) for value in (encoder.pixel_mean, encoder.pixel_std))
+    mean, std = (np.tile(np.asarray(value, "float32"), repeats) for value in (encoder.pixel_mean, encoder.pixel_std))
     patches = ops.convert_to_numpy(patchify(images, encoder.patch_size)).astype("float32")
     removed = mask[..., None]
 

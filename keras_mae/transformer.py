@@ -49,7 +49,7 @@ class Attention(keras.layers.Layer):
     def call(self, x: Any) -> Any:
         tokens, dim = x.shape[1:]
         qkv = ops.reshape(self.qkv(x), (-1, tokens, 3, self.num_heads, dim // self.num_heads))
-        mixed = ops.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+        mixed = ops.dot_product_attention(*ops.unstack(qkv, 3, axis=2))  # three slices would cost three gradients
         return self.projection(ops.reshape(mixed, (-1, tokens, dim)))
 
     def get_config(self) -> dict[str, Any]:
@@ -115,6 +115,7 @@ class DropPath(keras.layers.Layer):
         kwargs.setdefault("autocast", False)
         super().__init__(**kwargs)
         self.drop_path_rate = _checks.fraction("drop_path_rate", drop_path_rate)
+        self.built = True  # no weights; a layer that is not built makes Keras trace the model at every `fit`
 
     def call(self, x: Any, noise: Any) -> Any:
         keep = ops.cast(to_uniform(noise) >= self.drop_path_rate, x.dtype) / (1 - self.drop_path_rate)
@@ -178,8 +179,9 @@ class TransformerBlock(keras.layers.Layer):
         def residual(branch: Any, which: int) -> Any:
             return branch if drop_path_noise is None else self.drop_path(branch, drop_path_noise[:, which])
 
-        x = x + residual(self.attention(self.norm1(x)), 0)
-        return x + residual(self.mlp(self.norm2(x)), 1)
+        # `call`, not `__call__`: each costs eager PyTorch 0.1 ms of bookkeeping, which the block did already.
+        x = x + residual(self.attention.call(self.norm1.call(x)), 0)
+        return x + residual(self.mlp.call(self.norm2.call(x)), 1)
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -5,19 +5,15 @@ check the gradients and skip a step that is not finite, and mean over the global
 does stays: loss scaling, gradient accumulation, clipping, EMA, sample weights, jit, steps per execution.
 """
 
+from importlib import import_module
+from typing import Any
+
 import keras
 
-_BACKEND = keras.backend.backend()
-if _BACKEND == "tensorflow":
-    from keras_mae.train_step.tensorflow import TrainStep
-elif _BACKEND == "jax":
-    from keras_mae.train_step.jax import TrainStep
-elif _BACKEND == "torch":
-    from keras_mae.train_step.torch import TrainStep
-else:
-    raise ImportError(
-        f"keras_mae trains on the Keras backends tensorflow, jax and torch. Received: {_BACKEND!r}. "
-        "Set the environment variable KERAS_BACKEND to one of them before importing keras."
-    )
+from keras_mae import _checks
+
+_BACKEND = _checks.one_of("KERAS_BACKEND", keras.backend.backend(), ("tensorflow", "jax", "torch"))
+
+TrainStep: Any = import_module(f"keras_mae.train_step.{_BACKEND}").TrainStep
 
 __all__ = ["TrainStep"]

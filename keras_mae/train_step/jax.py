@@ -9,7 +9,7 @@ import keras
 from jax import numpy as jnp
 
 
-class TrainStep:
+class TrainStep(keras.Model):
     """`train_step` and `test_step` of a `MaskedAutoencoder`."""
 
     def _loss(

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 
-class TrainStep:
+class TrainStep(keras.Model):
     """`train_step` and `test_step` of a `MaskedAutoencoder`."""
 
     def train_step(self, data: Any) -> dict[str, Any]:

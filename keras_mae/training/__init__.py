@@ -1,0 +1,7 @@
+"""Recipes, and the runner that turns one into a directory of results."""
+
+from keras_mae.training.callbacks import Progress
+from keras_mae.training.recipes import PretrainRecipe
+from keras_mae.training.runner import pretrain
+
+__all__ = ["PretrainRecipe", "Progress", "pretrain"]

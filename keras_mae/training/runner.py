@@ -1,0 +1,131 @@
+"""Pre-train a model by a recipe and leave a run directory."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from rich.console import Console
+
+from keras_mae import visualize
+from keras_mae.masked_autoencoder import MaskedAutoencoder
+from keras_mae.training.callbacks import LogLearningRate, Progress
+from keras_mae.training.recipes import PretrainRecipe
+
+
+def pretrain(
+    model: MaskedAutoencoder,
+    dataset: Any,
+    recipe: PretrainRecipe,
+    run_directory: str | Path,
+    examples: np.ndarray,
+    validation_data: Any = None,
+    callbacks: Any = (),
+    console: Console | None = None,
+    jit_compile: bool | str = "auto",
+) -> Path:
+    """Pre-train `model` and leave in `run_directory`: `model.keras` (with its optimizer), `encoder.keras`,
+    `history.csv`, `recipe.json`, `loss.png` and `reconstructions.png`.
+
+    Every file is written under another name and moved into place, so that none is ever half there. If training
+    stops early, by Ctrl-C or an error, what was learned until then is saved; a run that stops before its first
+    epoch ends leaves nothing.
+
+    Args:
+        model: What to train, not yet compiled. Its masking and target are its own: make it by the recipe.
+        dataset: Batches of images, with a length.
+        recipe: The numbers.
+        run_directory: A folder that does not exist or is empty.
+        examples: Images (n, height, width, channels) for `reconstructions.png`.
+        validation_data: Batches to evaluate after every epoch.
+        callbacks: More Keras callbacks.
+        console: Where progress is shown.
+        jit_compile: As in `keras.Model.compile`.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        ValueError: If `run_directory` holds files, `dataset` has no length, or the model is not the recipe's.
+    """
+    directory = Path(run_directory)
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise ValueError(
+            f"`run_directory` must not exist or be empty, so that no other run is lost. "
+            f"Received: run_directory={str(directory)!r}"
+        )
+    for name, own in (
+        ("mask_ratio", model.masking.mask_ratio),
+        ("norm_pix_loss", model.norm_pix_loss),
+        ("masks_per_image", model.masks_per_image),
+    ):
+        if own != getattr(recipe, name):
+            raise ValueError(f"Model and recipe must agree. Received: {name}={own} and {getattr(recipe, name)}")
+    steps = _length(dataset)
+    model.compile(recipe.optimizer(steps), jit_compile=jit_compile)
+    progress = Progress(steps * recipe.step_batch_size, console)
+    history = keras.callbacks.History()
+    existed = directory.exists()
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        model.fit(
+            dataset,
+            epochs=recipe.epochs,
+            validation_data=validation_data,
+            callbacks=[LogLearningRate(), history, progress, *callbacks],
+            shuffle=False,  # the dataset shuffles itself
+            verbose=0,
+        )
+    finally:
+        progress.close()
+        if history.epoch:
+            _save(directory, model, recipe.resolved(steps), history.history, examples)
+        elif not existed:
+            directory.rmdir()
+    return directory
+
+
+def _length(dataset: Any) -> int:
+    try:
+        return len(dataset)
+    except TypeError as error:
+        raise ValueError(
+            "`dataset` must have a known length: the schedule needs it. For a tf.data.Dataset see "
+            f"tf.data.experimental.assert_cardinality. Received: {type(dataset).__name__} ({error})"
+        ) from error
+
+
+def _save(
+    directory: Path, model: MaskedAutoencoder, recipe: dict[str, Any], history: dict[str, Any], examples: np.ndarray
+) -> None:
+    def write_history(path: Path) -> None:
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["epoch", *history])
+            writer.writerows(
+                [epoch, *map(float, row)] for epoch, row in enumerate(zip(*history.values(), strict=True), 1)
+            )
+
+    # Most precious first, should the disk fill up.
+    write(directory / "model.keras", model.save)
+    write(directory / "encoder.keras", model.encoder.save)
+    write(directory / "recipe.json", lambda path: path.write_text(json.dumps(recipe, indent=2) + "\n"))
+    write(directory / "history.csv", write_history)
+    write(directory / "loss.png", lambda path: visualize.curves(history).savefig(path))
+    result = model.reconstruct(examples)
+    write(directory / "reconstructions.png", lambda path: visualize.reconstructions(result).savefig(path))
+
+
+def write(path: Path, save: Callable[[Path], Any]) -> None:
+    """Let `save` write a file beside `path`, then move it there: `path` is never half written."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
+        unfinished = Path(folder) / path.name  # the same name: Keras and matplotlib go by its ending
+        save(unfinished)
+        os.replace(unfinished, path)

@@ -1,0 +1,106 @@
+"""Pictures: arrays in, a matplotlib figure out; nothing is shown or written unless asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_mae.reconstruction import Reconstruction
+
+
+def _figure(width: float, height: float) -> Any:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('Pictures take matplotlib: pip install "keras-mae[viz]"') from error
+    return Figure((width, height), dpi=100, layout="constrained")  # no pyplot: no display, no global state
+
+
+def _show(axes: Any, image: np.ndarray) -> None:
+    """An image of 0–255: one channel in grey, three in colour, the first three of more."""
+    shown = np.clip(image.astype("float32") / 255, 0, 1)
+    if shown.shape[2] in (1, 2):
+        axes.imshow(shown[..., 0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    else:
+        axes.imshow(shown[..., :3], interpolation="nearest")
+
+
+def reconstructions(result: Reconstruction, max_images: int = 8) -> Any:
+    """Masked, predicted, pasted and original side by side, an image a row, as in the paper's figure 2.
+
+    Args:
+        result: What `MaskedAutoencoder.reconstruct` returned.
+        max_images: Images to show, the first ones.
+
+    Returns:
+        A matplotlib `Figure`; `figure.savefig(path)` writes it.
+
+    Raises:
+        ImportError: If matplotlib is missing.
+    """
+    columns = {
+        "masked": result.masked,
+        "prediction": result.predicted,
+        "prediction + visible": result.pasted,
+        "original": result.original,
+    }
+    rows = min(max_images, len(result.original))
+    height, width = result.original.shape[1:3]
+    figure = _figure(1.5 * len(columns), 1.5 * rows * height / width + 0.5)
+    grid = figure.subplots(rows, len(columns), squeeze=False)
+    for column, (title, images) in enumerate(columns.items()):
+        grid[0, column].set_title(title, fontsize=8)
+        for row in range(rows):
+            _show(grid[row, column], images[row])
+            grid[row, column].axis("off")
+    removed = float(result.mask.mean())
+    figure.suptitle(f"{removed:.0%} of the patches removed; statistics: {result.statistics}", fontsize=7)
+    return figure
+
+
+def curves(history: Mapping[str, Sequence[float]]) -> Any:
+    """Loss, and the learning rate where there is one, over the epochs.
+
+    Args:
+        history: Columns by name, as in `History.history` or a `history.csv`: "loss" and, if they are there,
+            "val_loss" and "learning_rate".
+
+    Returns:
+        A matplotlib `Figure`.
+
+    Raises:
+        ImportError: If matplotlib is missing.
+        ValueError: If there is no loss.
+    """
+    if not len(history.get("loss", ())):
+        raise ValueError(f"`history` must have a column 'loss'. Received: {', '.join(history) or 'nothing'}")
+    figure = _figure(6, 4)
+    axes = figure.subplots()
+    epochs = np.arange(1, len(history["loss"]) + 1)
+    for name in ("loss", "val_loss"):
+        if name in history:
+            axes.plot(epochs, history[name], label=name, marker="." if len(epochs) < 50 else None)
+    axes.set(xlabel="epoch", ylabel="mean squared error on removed patches")
+    axes.legend(loc="upper right")
+    if "learning_rate" in history:
+        rate = axes.twinx()
+        rate.plot(epochs, history["learning_rate"], color="gray", linewidth=0.8, linestyle="--")
+        rate.set_ylabel("learning rate")
+    return figure
+
+
+def check_savable(path: Any) -> None:
+    """Refuses a file ending that matplotlib cannot write, before the work is done.
+
+    Raises:
+        ImportError: If matplotlib is missing.
+        ValueError: If it does not know the ending.
+    """
+    formats = _figure(1, 1).canvas.get_supported_filetypes()
+    ending = str(path).rpartition(".")[2].lower()
+    if ending not in formats:
+        raise ValueError(
+            f"A picture's name must end in one of .{', .'.join(sorted(formats))}. Received: {str(path)!r}"
+        )

@@ -1,0 +1,152 @@
+"""Small models with distinct sizes, and the directory in which the referees leave their arrays."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import oracles
+import pytest
+
+import keras_mae
+
+# 5 x 7 patches of 3 x 2 pixels: no two sizes are equal, so a swapped axis shows.
+IMAGE_SHAPE, PATCH_SIZE, GRID, PATCHES, PIXELS = (15, 14, 3), (3, 2), (5, 7), 35, 18
+
+
+def build_mae(**changes: Any) -> keras_mae.MaskedAutoencoder:
+    """A model of two encoder blocks and one decoder block; `changes` go to whichever part takes them."""
+    encoder = {
+        "image_shape": IMAGE_SHAPE,
+        "patch_size": PATCH_SIZE,
+        "embed_dim": 12,
+        "depth": 2,
+        "num_heads": 3,
+        "dtype": changes.pop("dtype", "float32"),
+    }
+    decoder = {"embed_dim": 8, "depth": 1, "num_heads": 2, "dtype": encoder["dtype"]}
+    encoder |= {key: changes.pop(key) for key in list(changes) if key in keras_mae.presets.ENCODER_ARGUMENTS}
+    decoder |= {key[8:]: changes.pop(key) for key in list(changes) if key.startswith("decoder_")}
+    changes.setdefault("dtype", encoder["dtype"])
+    return keras_mae.MaskedAutoencoder(keras_mae.ViTEncoder(**encoder), keras_mae.MAEDecoder(**decoder), **changes)
+
+
+def randomise_weights(model: Any, seed: int = 0) -> Any:
+    """Give every trained weight values of its own: zero biases and unit gains would hide a missing term."""
+    generator = np.random.default_rng(seed)
+    for weight in model.trainable_weights:
+        scale, centre = (0.3, 1.0) if weight.path.endswith("gamma") else (0.25, 0.0)
+        weight.assign((centre + scale * generator.standard_normal(tuple(weight.shape))).astype("float32"))
+    return model
+
+
+def random_images(batch: int = 3, image_shape: tuple[int, int, int] = IMAGE_SHAPE, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (batch, *image_shape), "uint8")
+
+
+@pytest.fixture(scope="session")
+def make_mae() -> Any:
+    return build_mae
+
+
+@pytest.fixture(scope="session")
+def randomise() -> Any:
+    return randomise_weights
+
+
+@pytest.fixture(scope="session")
+def make_images() -> Any:
+    return random_images
+
+
+@pytest.fixture(scope="session")
+def images() -> np.ndarray:
+    """Three images, uint8, of the small models' shape."""
+    return random_images()
+
+
+@pytest.fixture(scope="session")
+def mae() -> keras_mae.MaskedAutoencoder:
+    """A small model with random weights everywhere. Shared: tests must not change it."""
+    return randomise_weights(build_mae())
+
+
+@pytest.fixture(scope="session")
+def norm_pix_mae() -> keras_mae.MaskedAutoencoder:
+    """The same with a normalised target. Shared: tests must not change it."""
+    return randomise_weights(build_mae(norm_pix_loss=True))
+
+
+@pytest.fixture(scope="session")
+def weights(mae: Any) -> oracles.Weights:
+    return oracles.weights_of(mae)
+
+
+@pytest.fixture(scope="session")
+def sizes(mae: Any) -> oracles.Sizes:
+    return oracles.Sizes.of(mae)
+
+
+@pytest.fixture(scope="session")
+def noise() -> np.ndarray:
+    return np.random.default_rng(2).random((3, PATCHES), "float32")
+
+
+class Referee:
+    """Arrays that the environment with PyTorch and `transformers` leaves for the other two.
+
+    `KERAS_MAE_REFEREE` names the directory. There, `write` is called under PyTorch and `path` elsewhere.
+    """
+
+    def __init__(self) -> None:
+        named = os.environ.get("KERAS_MAE_REFEREE")
+        self.directory = Path(named) if named else None
+        self.live = keras.backend.backend() == "torch"
+
+    def path(self, name: str) -> Path:
+        """A file the PyTorch run must have left; without the variable the test is skipped."""
+        if self.directory is None:
+            pytest.skip("KERAS_MAE_REFEREE is not set: no arrays of the PyTorch run to compare with")
+        path = self.directory / name
+        if not path.exists():
+            pytest.fail(f"{name} is missing from KERAS_MAE_REFEREE: run the suite under PyTorch first")
+        return path
+
+    def read(self, name: str) -> dict[str, np.ndarray]:
+        with np.load(self.path(name)) as arrays:
+            return dict(arrays)
+
+    def write(self, name: str, **arrays: np.ndarray) -> None:
+        if self.directory is not None:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            np.savez(self.directory / name, **arrays)
+
+
+@pytest.fixture(scope="session")
+def referee() -> Referee:
+    return Referee()
+
+
+def _compiled_forms() -> dict[str, Any]:
+    """Every way the backend can run a function of tensors: name -> decorator."""
+    backend = keras.backend.backend()
+    forms = {"eager": lambda function: function}
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        forms["graph"] = tf.function
+        forms["xla"] = lambda function: tf.function(function, jit_compile=True)
+    elif backend == "jax":
+        import jax
+
+        forms["jit"] = jax.jit
+    return forms
+
+
+@pytest.fixture(scope="session", params=list(_compiled_forms()))
+def compiled(request: Any) -> Any:
+    """Decorator: run the function eagerly, and in each compiled form the backend has."""
+    return _compiled_forms()[request.param]

@@ -1,0 +1,202 @@
+"""What every public class promises, and how to make one of each.
+
+`public_classes` walks `keras_mae.__all__` and what Keras knows of the package, so a new class cannot be forgotten:
+a serialisable one that has no entry in `EXAMPLES` fails its tests.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import keras
+import numpy as np
+
+import keras_mae
+
+
+def public_classes() -> dict[str, type]:
+    """Public name -> class, of the package, of the modules it exports, and of Keras' registry."""
+    found: dict[str, type] = {}
+
+    def walk(holder: ModuleType, names: list[str], prefix: str) -> None:
+        for name in names:
+            try:
+                value = getattr(holder, name)
+            except ImportError:
+                continue  # `test_every_public_name_exists` says so
+            if isinstance(value, ModuleType):
+                walk(value, _names(value), f"{prefix}{name}.")
+            elif inspect.isclass(value) and value not in found.values():
+                found[prefix + name] = value
+
+    walk(keras_mae, list(keras_mae.__all__), "")
+    for registered, value in keras.saving.get_custom_objects().items():
+        if registered.startswith("keras_mae>") and value not in found.values():
+            found[f"{value.__module__.rpartition('.')[2]}.{value.__name__}"] = value
+    return found
+
+
+def _names(module: ModuleType) -> list[str]:
+    if hasattr(module, "__all__"):
+        return list(module.__all__)
+    own = inspect.getmembers(module, lambda value: getattr(value, "__module__", None) == module.__name__)
+    return [name for name, value in own if not name.startswith("_") and inspect.isclass(value)]
+
+
+def serialisable() -> dict[str, type]:
+    """The classes that Keras saves: those with a `get_config`."""
+    return {name: value for name, value in public_classes().items() if hasattr(value, "get_config")}
+
+
+@dataclass(frozen=True)
+class Example:
+    """How to make an object, and something to call it with.
+
+    Attributes:
+        make: Keyword arguments -> object. No argument is at its default, so that one that is lost shows.
+        call: Object -> array. Deterministic.
+        wrap: Object -> a model that can be saved as `.keras`, or `None` where that makes no sense.
+        unwrap: That model, loaded -> the object.
+    """
+
+    make: Callable[..., Any]
+    call: Callable[[Any], Any] | None = None
+    wrap: Callable[[Any], keras.Model] | None = None
+    unwrap: Callable[[keras.Model], Any] = lambda model: model
+
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (2, 12, 8, 3), "uint8")
+TOKENS = np.random.default_rng(1).standard_normal((2, 5, 12)).astype("float32")
+NOISE = np.random.default_rng(2).integers(-(2**31), 2**31, (3, 24)).astype("int32")
+
+
+def encoder(**kwargs: Any) -> keras_mae.ViTEncoder:
+    return keras_mae.ViTEncoder(
+        (12, 8, 3),
+        (3, 2),
+        embed_dim=12,
+        depth=2,
+        num_heads=3,
+        mlp_ratio=1.5,
+        drop_path_rate=0.25,
+        layer_norm_eps=1e-5,
+        pixel_mean=(10, 20, 30),
+        pixel_std=(40, 50, 60),
+        seed=17,
+        **kwargs,
+    )
+
+
+def decoder(**kwargs: Any) -> keras_mae.MAEDecoder:
+    model = keras_mae.MAEDecoder(
+        8, 1, 2, mlp_ratio=2.5, layer_norm_eps=1e-5, image_shape=(12, 8, 3), patch_size=(3, 2), **kwargs
+    )
+    model.build((None, None, 12))
+    return model
+
+
+def mae(**kwargs: Any) -> keras_mae.MaskedAutoencoder:
+    return keras_mae.MaskedAutoencoder(
+        encoder(**kwargs),
+        decoder(**kwargs),
+        keras_mae.BlockMasking(0.6),
+        norm_pix_loss=True,
+        masks_per_image=3,
+        seed=23,
+        **kwargs,
+    )
+
+
+def patch_embedding(**kwargs: Any) -> keras_mae.PatchEmbedding:
+    return keras_mae.PatchEmbedding((3, 2), 12, (10, 20, 30), (40, 50, 60), **kwargs)
+
+
+def block(**kwargs: Any) -> keras_mae.TransformerBlock:
+    return keras_mae.TransformerBlock(3, mlp_ratio=1.5, drop_path_rate=0.25, layer_norm_eps=1e-5, **kwargs)
+
+
+def predict_patches(model: Any) -> Any:
+    ids = np.tile(np.random.default_rng(3).permutation(16).astype("int32"), (2, 1))
+    return model(TOKENS, ids[:, :4], ids[:, 4:])
+
+
+def sequential(layer: keras.layers.Layer) -> keras.Model:
+    return keras.Sequential([keras.Input((5, 12)), layer])
+
+
+def of_images(layer: keras.layers.Layer) -> keras.Model:
+    return keras.Sequential([keras.Input((12, 8, 3)), layer])
+
+
+def masking_model(layer: keras.layers.Layer) -> keras.Model:
+    noise = keras.Input((24,), dtype="int32")
+    return keras.Model(noise, layer(noise, grid=(4, 6)).ids_keep)
+
+
+def drop_path_model(layer: keras.layers.Layer) -> keras.Model:
+    branch, noise = keras.Input((5, 12)), keras.Input((), dtype="int32")
+    return keras.Model([branch, noise], layer(branch, noise))
+
+
+def masking(kind: type, ratio: float) -> Example:
+    return Example(
+        lambda **kwargs: kind(ratio, **kwargs),
+        call=lambda layer: layer(NOISE, grid=(4, 6)).mask,
+        wrap=masking_model,
+        unwrap=lambda model: model.layers[-1],
+    )
+
+
+def optimizer(kind: type) -> Example:
+    def make(**kwargs: Any) -> Any:
+        schedule = keras_mae.optimizers.warmup_cosine(0.01, 100, 10)
+        return kind(schedule, weight_decay=0.3, beta_1=0.8, beta_2=0.7, epsilon=1e-5, clipnorm=2.0, **kwargs)
+
+    return Example(make)
+
+
+def last_layer(model: keras.Model) -> Any:
+    return model.layers[-1]
+
+
+EXAMPLES: dict[str, Example] = {
+    "BlockMasking": masking(keras_mae.BlockMasking, 0.6),
+    "GridMasking": masking(keras_mae.GridMasking, 0.75),
+    "RandomMasking": masking(keras_mae.RandomMasking, 0.6),
+    "DropPath": Example(
+        lambda **kwargs: keras_mae.DropPath(0.25, **kwargs),
+        call=lambda layer: layer(TOKENS, NOISE[:2, 0]),
+        wrap=drop_path_model,
+        unwrap=last_layer,
+    ),
+    "PatchEmbedding": Example(patch_embedding, lambda layer: layer(IMAGES), of_images, last_layer),
+    "TransformerBlock": Example(block, lambda layer: layer(TOKENS), sequential, last_layer),
+    "ViTEncoder": Example(encoder, lambda model: model(IMAGES), lambda model: model),
+    "MAEDecoder": Example(decoder, predict_patches, lambda model: model),
+    "MaskedAutoencoder": Example(mae, lambda model: model(IMAGES)["reconstruction"], lambda model: model),
+    "optimizers.AdamW": optimizer(keras_mae.optimizers.AdamW),
+    "transformer.Attention": Example(
+        lambda **kwargs: keras_mae.transformer.Attention(3, **kwargs),
+        lambda layer: layer(TOKENS),
+        sequential,
+        last_layer,
+    ),
+    "transformer.MLP": Example(
+        lambda **kwargs: keras_mae.transformer.MLP(1.5, **kwargs),
+        lambda layer: layer(TOKENS),
+        sequential,
+        last_layer,
+    ),
+}
+
+
+def layers_within(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
+    """The layer and all below it, but for maskings: they handle integers only, and have no use for a policy."""
+    yield layer
+    for child in layer._flatten_layers(include_self=False, recursive=True):
+        if not isinstance(child, keras_mae.masking.Masking):
+            yield child

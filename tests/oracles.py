@@ -1,0 +1,284 @@
+"""A masked autoencoder in plain NumPy float64, and the masks in Python integers: slow, and written to be read.
+
+Nothing here follows the package's way of computing. As the paper has it, all patches are embedded and get
+their positions, the visible ones are picked, the decoder sees every token in its own place, and the loss is
+sum(loss * mask) / sum(mask). Nothing is shuffled, so every result is in reading order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Weights = dict[str, np.ndarray]
+
+
+# === The model ===
+@dataclass(frozen=True)
+class Sizes:
+    """What the weights alone do not say."""
+
+    image_shape: tuple[int, int, int]
+    patch_size: tuple[int, int]
+    depth: int
+    num_heads: int
+    decoder_depth: int
+    decoder_num_heads: int
+    pixel_mean: tuple[float, ...]
+    pixel_std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, mae: Any) -> Sizes:
+        return cls(
+            mae.encoder.image_shape,
+            mae.encoder.patch_size,
+            mae.encoder.depth,
+            mae.encoder.num_heads,
+            mae.decoder.depth,
+            mae.decoder.num_heads,
+            mae.encoder.pixel_mean,
+            mae.encoder.pixel_std,
+        )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self.image_shape[0] // self.patch_size[0], self.image_shape[1] // self.patch_size[1]
+
+
+def named_variables(mae: Any) -> dict[str, Any]:
+    """The Keras variables of a model under the names this module uses."""
+
+    def dense(layer: Any, name: str) -> dict[str, Any]:
+        return {f"{name}.kernel": layer.kernel, f"{name}.bias": layer.bias}
+
+    def norm(layer: Any, name: str) -> dict[str, Any]:
+        return {f"{name}.gamma": layer.gamma, f"{name}.beta": layer.beta}
+
+    def blocks(layers: Any, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for i, block in enumerate(layers):
+            found |= norm(block.norm1, f"{name}.{i}.norm1")
+            found |= dense(block.attention.qkv, f"{name}.{i}.qkv")
+            found |= dense(block.attention.projection, f"{name}.{i}.projection")
+            found |= norm(block.norm2, f"{name}.{i}.norm2")
+            found |= dense(block.mlp.fc1, f"{name}.{i}.fc1")
+            found |= dense(block.mlp.fc2, f"{name}.{i}.fc2")
+        return found
+
+    encoder, decoder = mae.encoder, mae.decoder
+    return {
+        "encoder.class_token": encoder.class_token,
+        "encoder.positions": encoder.position_embedding,
+        **dense(encoder.patch_embedding.projection, "encoder.patches"),
+        **blocks(encoder.blocks, "encoder"),
+        **norm(encoder.norm, "encoder.norm"),
+        "decoder.mask_token": decoder.mask_token,
+        "decoder.positions": decoder.position_embedding,
+        **dense(decoder.embedding, "decoder.embedding"),
+        **blocks(decoder.blocks, "decoder"),
+        **norm(decoder.norm, "decoder.norm"),
+        **dense(decoder.prediction, "decoder.prediction"),
+    }
+
+
+def weights_of(mae: Any) -> Weights:
+    import keras
+
+    return {name: keras.ops.convert_to_numpy(variable) for name, variable in named_variables(mae).items()}
+
+
+def patches_of(images: np.ndarray, patch_size: tuple[int, int]) -> np.ndarray:
+    """(batch, patches, pixels): pixel by pixel, in the order the paper's code has them."""
+    batch, height, width, channels = images.shape
+    p, q = patch_size
+    out = np.zeros((batch, (height // p) * (width // q), p * q * channels), images.dtype)
+    for y in range(height):
+        for x in range(width):
+            patch = (y // p) * (width // q) + x // q
+            for channel in range(channels):
+                out[:, patch, ((y % p) * q + x % q) * channels + channel] = images[:, y, x, channel]
+    return out
+
+
+def normalised(images: np.ndarray, sizes: Sizes) -> np.ndarray:
+    return (images.astype("float64") - np.array(sizes.pixel_mean)) / np.array(sizes.pixel_std)
+
+
+def position_table(grid: tuple[int, int], dim: int) -> np.ndarray:
+    """(1 + patches, dim): [sin column, cos column, sin row, cos row], a quarter of the channels each."""
+    table = np.zeros((1 + grid[0] * grid[1], dim))
+    quarter = dim // 4
+    for row in range(grid[0]):
+        for column in range(grid[1]):
+            for i in range(quarter):
+                frequency = 1.0 / 10000.0 ** (i / quarter)
+                table[1 + row * grid[1] + column, [i, quarter + i, 2 * quarter + i, 3 * quarter + i]] = (
+                    math.sin(column * frequency),
+                    math.cos(column * frequency),
+                    math.sin(row * frequency),
+                    math.cos(row * frequency),
+                )
+    return table
+
+
+def layer_norm(x: np.ndarray, w: Weights, name: str, eps: float = 1e-6) -> np.ndarray:
+    centred = x - x.mean(-1, keepdims=True)
+    variance = (centred**2).mean(-1, keepdims=True)
+    return centred / np.sqrt(variance + eps) * w[f"{name}.gamma"] + w[f"{name}.beta"]
+
+
+def dense(x: np.ndarray, w: Weights, name: str) -> np.ndarray:
+    return x @ w[f"{name}.kernel"].astype("float64") + w[f"{name}.bias"]
+
+
+def gelu(x: np.ndarray) -> np.ndarray:
+    return x * 0.5 * (1.0 + np.vectorize(math.erf)(x / math.sqrt(2.0)))
+
+
+def attention(x: np.ndarray, w: Weights, name: str, num_heads: int) -> np.ndarray:
+    """One sample and one head at a time; x is (batch, tokens, dim)."""
+    dim = x.shape[-1]
+    width = dim // num_heads
+    query, key, value = np.split(dense(x, w, f"{name}.qkv"), 3, axis=-1)
+    mixed = np.zeros_like(x)
+    for sample in range(len(x)):
+        for head in range(num_heads):
+            own = slice(head * width, (head + 1) * width)
+            scores = query[sample, :, own] @ key[sample, :, own].T / math.sqrt(width)
+            weights = np.exp(scores - scores.max(-1, keepdims=True))
+            weights /= weights.sum(-1, keepdims=True)
+            mixed[sample, :, own] = weights @ value[sample, :, own]
+    return dense(mixed, w, f"{name}.projection")
+
+
+def mlp(x: np.ndarray, w: Weights, name: str) -> np.ndarray:
+    return dense(gelu(dense(x, w, f"{name}.fc1")), w, f"{name}.fc2")
+
+
+def block(x: np.ndarray, w: Weights, name: str, num_heads: int) -> np.ndarray:
+    x = x + attention(layer_norm(x, w, f"{name}.norm1"), w, name, num_heads)
+    return x + mlp(layer_norm(x, w, f"{name}.norm2"), w, name)
+
+
+def encode(images: np.ndarray, w: Weights, sizes: Sizes, mask: np.ndarray | None = None) -> np.ndarray:
+    """(batch, 1 + kept, dim): class token and visible patches, in reading order."""
+    x = dense(patches_of(normalised(images, sizes), sizes.patch_size), w, "encoder.patches")
+    x = x + w["encoder.positions"][1:]
+    if mask is not None:
+        x = np.stack([tokens[gone == 0] for tokens, gone in zip(x, mask, strict=True)])
+    class_token = (w["encoder.class_token"] + w["encoder.positions"][:1]).reshape(1, 1, -1)
+    x = np.concatenate([np.repeat(class_token, len(x), axis=0), x], axis=1)
+    for i in range(sizes.depth):
+        x = block(x, w, f"encoder.{i}", sizes.num_heads)
+    return layer_norm(x, w, "encoder.norm")
+
+
+def decode(tokens: np.ndarray, w: Weights, sizes: Sizes, mask: np.ndarray) -> np.ndarray:
+    """(batch, patches, pixels): mask tokens stand where patches were removed; every patch is predicted."""
+    embedded = dense(tokens, w, "decoder.embedding")
+    x = np.zeros((len(tokens), 1 + mask.shape[1], embedded.shape[-1]))
+    for sample in range(len(x)):
+        x[sample, 0] = embedded[sample, 0]
+        visible = iter(embedded[sample, 1:])
+        for patch in range(mask.shape[1]):
+            x[sample, 1 + patch] = w["decoder.mask_token"].reshape(-1) if mask[sample, patch] else next(visible)
+    x = x + w["decoder.positions"]
+    for i in range(sizes.decoder_depth):
+        x = block(x, w, f"decoder.{i}", sizes.decoder_num_heads)
+    return dense(layer_norm(x, w, "decoder.norm"), w, "decoder.prediction")[:, 1:]
+
+
+def target_of(images: np.ndarray, sizes: Sizes, norm_pix_loss: bool) -> np.ndarray:
+    target = patches_of(normalised(images, sizes), sizes.patch_size)
+    if norm_pix_loss:
+        mean = target.mean(-1, keepdims=True)
+        variance = target.var(-1, ddof=1, keepdims=True)
+        target = (target - mean) / np.sqrt(variance + 1e-6)
+    return target
+
+
+def loss_of(prediction: np.ndarray, target: np.ndarray, mask: np.ndarray) -> float:
+    by_patch = ((prediction - target) ** 2).mean(-1)
+    return float((by_patch * mask).sum() / mask.sum())
+
+
+def mask_from_noise(noise: np.ndarray, mask_ratio: float) -> np.ndarray:
+    """(batch, patches), 1 = removed: the patches with the least noise stay, the earlier one of a tie."""
+    mask = np.ones(noise.shape)
+    kept = int(round(noise.shape[1] * (1 - mask_ratio), 10))
+    for sample, draws in enumerate(noise):
+        for patch in sorted(range(len(draws)), key=lambda place: (draws[place], place))[:kept]:
+            mask[sample, patch] = 0
+    return mask
+
+
+# === The hash, in Python integers ===
+def _mix(x: int) -> int:
+    """MurmurHash3's 32-bit finaliser."""
+    x = (x ^ (x >> 16)) * 0x85EBCA6B % 2**32
+    x = (x ^ (x >> 13)) * 0xC2B2AE35 % 2**32
+    return x ^ (x >> 16)
+
+
+def hash_draw(seed: int, step: int, sample: int, token: int, stream: int = 0) -> int:
+    """One draw, as a signed 32-bit integer."""
+    key = _mix((step * 0x9E3779B1 + seed * 0x85EBCA77 + 1) % 2**32)
+    key = _mix((key + stream * 0x2545F491) % 2**32)
+    row = _mix((sample * 0xC2B2AE3D + key) % 2**32)
+    draw = _mix((_mix((row + token * 0x27D4EB2F) % 2**32) + 0x165667B1) % 2**32)
+    return draw - 2**32 if draw >= 2**31 else draw
+
+
+def hash_noise(seed: int, step: int, samples: range, count: int, stream: int = 0) -> np.ndarray:
+    return np.array([[hash_draw(seed, step, sample, token, stream) for token in range(count)] for sample in samples])
+
+
+# === Masks ===
+def random_mask(noise: np.ndarray, grid: tuple[int, int], mask_ratio: float) -> np.ndarray:
+    return mask_from_noise(noise, mask_ratio)
+
+
+def grid_mask(noise: np.ndarray, grid: tuple[int, int], mask_ratio: float) -> np.ndarray:
+    """One patch of each side × side cell stays; the patch with the least noise says at which place."""
+    side = {0.75: 2, 1 - 1 / 9: 3}[mask_ratio]
+    mask = np.ones((len(noise), *grid))
+    for sample, draws in enumerate(noise):
+        place = int(np.argmin(draws)) % side**2
+        mask[sample, place // side :: side, place % side :: side] = 0
+    return mask.reshape(len(noise), -1)
+
+
+def block_mask(noise: np.ndarray, grid: tuple[int, int], mask_ratio: float) -> np.ndarray:
+    """Rectangles around the patches of least noise, until the count is reached; the rest in reading order."""
+    patches = grid[0] * grid[1]
+    removed = patches - int(round(patches * (1 - mask_ratio), 10))
+    mask = np.zeros((len(noise), patches))
+    for sample, draws in enumerate(noise):
+        order = sorted(range(patches), key=lambda patch: (draws[patch], patch))
+        key = order[0]
+        for place in (1, 2, 3):
+            key = _mix((key + order[place] * (2 * patches * place + 1)) % 2**32)
+        hidden: list[int] = []
+        for number, centre in enumerate(order[:32]):
+            size = _mix((key + number * 0x27D4EB2F) % 2**32) % 64
+            area = (0.08 + 0.32 * (size // 8) / 7) * patches
+            aspect = 0.3 * (1 / 0.3 / 0.3) ** (size % 8 / 7)
+            height = min(max(round(math.sqrt(area * aspect)), 1), grid[0])
+            width = min(max(round(math.sqrt(area / aspect)), 1), grid[1])
+            top, left = centre // grid[1] - height // 2, centre % grid[1] - width // 2
+            for row in range(max(top, 0), min(top + height, grid[0])):
+                for column in range(max(left, 0), min(left + width, grid[1])):
+                    if row * grid[1] + column not in hidden:
+                        hidden.append(row * grid[1] + column)
+        hidden += [patch for patch in range(patches) if patch not in hidden]
+        mask[sample, hidden[:removed]] = 1
+    return mask
+
+
+def fingerprint(array: Any) -> str:
+    """MD5 of the values as little-endian int32."""
+    return hashlib.md5(np.ascontiguousarray(array, "<i4").tobytes()).hexdigest()

@@ -1,0 +1,146 @@
+"""What every public class promises: configuration, saving, precision, registration."""
+
+import inspect
+import json
+
+import contracts
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_mae
+
+SERIALISABLE = contracts.serialisable()
+# A base class, and two helpers that only their owners make, save and restore.
+ABSTRACT = {"masking.Masking", "random.StepCounter", "patches.Linear"}
+CONCRETE = [name for name in SERIALISABLE if name not in ABSTRACT]
+CALLABLE = [name for name in CONCRETE if name not in contracts.EXAMPLES or contracts.EXAMPLES[name].call]
+SAVED = [name for name in CONCRETE if name not in contracts.EXAMPLES or contracts.EXAMPLES[name].wrap]
+
+
+def to_numpy(x):
+    return ops.convert_to_numpy(x)
+
+
+def example_of(name):
+    if name not in contracts.EXAMPLES:
+        pytest.fail(f"{name} is public and has no entry in contracts.EXAMPLES")
+    return contracts.EXAMPLES[name]
+
+
+def same_weights(target, source):
+    for ours, theirs in zip(target.weights, source.weights, strict=True):
+        ours.assign(theirs)
+
+
+def comparable(config):
+    """A configuration as it comes out of a file: tuples are lists."""
+    return json.loads(json.dumps(config))
+
+
+@pytest.mark.parametrize("name", keras_mae.__all__)
+def test_every_public_name_exists(name):
+    assert getattr(keras_mae, name) is not None
+
+
+def test_the_walk_finds_the_classes_of_the_readme():
+    assert {"MaskedAutoencoder", "ViTEncoder", "MAEDecoder", "RandomMasking", "optimizers.AdamW"} <= set(SERIALISABLE)
+
+
+def test_no_example_is_left_of_a_class_that_is_gone():
+    assert set(contracts.EXAMPLES) <= set(CONCRETE)
+
+
+@pytest.mark.parametrize("name", CONCRETE)
+def test_registered_under_the_package(name):
+    kind = SERIALISABLE[name]
+    assert keras.saving.get_registered_name(kind) == f"keras_mae>{kind.__name__}"
+
+
+@pytest.mark.parametrize("name", CONCRETE)
+def test_config_round_trip(name):
+    made = example_of(name).make()
+    config = made.get_config()
+    again = type(made).from_config(comparable(config))
+    assert comparable(again.get_config()) == comparable(config)
+
+
+@pytest.mark.parametrize("name", CONCRETE)
+def test_config_holds_every_argument_of_the_constructor(name):
+    made = example_of(name).make()
+    arguments = {
+        key
+        for key, parameter in inspect.signature(type(made).__init__).parameters.items()
+        if key != "self" and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+    }
+    assert arguments <= set(made.get_config())
+
+
+@pytest.mark.parametrize("name", CALLABLE)
+def test_outputs_survive_the_config_round_trip(name):
+    example = example_of(name)
+    made = example.make()
+    expected = to_numpy(example.call(made))
+    again = type(made).from_config(comparable(made.get_config()))
+    example.call(again)  # builds it
+    same_weights(again, made)
+    np.testing.assert_array_equal(to_numpy(example.call(again)), expected)
+    assert np.isfinite(expected).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("name", SAVED)
+def test_keras_file_round_trip(name, dtype, tmp_path):
+    example = example_of(name)
+    made = example.make(dtype=dtype)
+    model = example.wrap(made)
+    expected = to_numpy(ops.cast(example.call(made), "float32"))
+    model.save(tmp_path / "model.keras")
+    loaded = example.unwrap(keras.saving.load_model(tmp_path / "model.keras"))
+    assert type(loaded) is type(made)
+    assert comparable(loaded.get_config()) == comparable(made.get_config())
+    np.testing.assert_array_equal(to_numpy(ops.cast(example.call(loaded), "float32")), expected)
+    assert np.isfinite(expected).all()
+
+
+@pytest.mark.parametrize("name", [name for name in SAVED if issubclass(SERIALISABLE[name], keras.layers.Layer)])
+def test_dtype_policy_reaches_all_children(name):
+    example = example_of(name)
+    made = example.make(dtype="mixed_bfloat16")
+    example.call(made)
+    policies = {layer.name: layer.dtype_policy.name for layer in contracts.layers_within(made)}
+    assert {name: policy for name, policy in policies.items() if policy != "mixed_bfloat16"} == {}
+    assert {keras.backend.standardize_dtype(weight.dtype) for weight in made.trainable_weights} <= {"float32"}
+
+
+@pytest.mark.parametrize("name", ["ViTEncoder", "PatchEmbedding", "TransformerBlock", "MAEDecoder"])
+def test_mixed_precision_computes_in_bfloat16(name):
+    example = example_of(name)
+    outputs = example.call(example.make(dtype="mixed_bfloat16"))
+    assert keras.backend.standardize_dtype(outputs.dtype) == "bfloat16"
+
+
+@pytest.mark.parametrize("name", [name for name in CONCRETE if issubclass(SERIALISABLE[name], keras.Model)])
+def test_models_summarise(name):
+    made, lines = example_of(name).make(), []
+    made.summary(print_fn=lines.append)
+    assert f"{made.count_params():,}" in "\n".join(map(str, lines))
+
+
+def test_the_step_counter_is_saved_with_the_model(tmp_path):
+    model = contracts.mae()
+    model.encoder.step.set(41)
+    model.save(tmp_path / "mae.keras")
+    assert int(keras.saving.load_model(tmp_path / "mae.keras").encoder.step.value) == 41
+    model.save_weights(tmp_path / "mae.weights.h5")
+    fresh = contracts.mae()
+    fresh.load_weights(tmp_path / "mae.weights.h5")
+    assert int(fresh.encoder.step.value) == 41
+
+
+def test_the_encoder_of_a_saved_model_is_the_model_alone(tmp_path):
+    model = contracts.mae()
+    model.encoder.save(tmp_path / "encoder.keras")
+    encoder = keras.saving.load_model(tmp_path / "encoder.keras")
+    np.testing.assert_array_equal(to_numpy(encoder(contracts.IMAGES)), to_numpy(model.encoder(contracts.IMAGES)))

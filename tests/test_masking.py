@@ -1,0 +1,256 @@
+"""Random, block, grid and explicit masks."""
+
+import keras
+import numpy as np
+import oracles
+import pytest
+from keras import ops
+
+import keras_mae
+from keras_mae.masking import explicit_mask
+from keras_mae.random import hash_noise
+
+GRID = (6, 10)
+ORACLES = {"RandomMasking": oracles.random_mask, "BlockMasking": oracles.block_mask, "GridMasking": oracles.grid_mask}
+
+# Fingerprints of the masks that `oracles` draws for seed 3, step 11, samples 0-12 on 6 x 10 patches.
+GOLDEN = {
+    ("RandomMasking", 0.75): "2316984ab29c24bf5414d4913eb2702a",
+    ("RandomMasking", 0.6): "dccf348c805edd942e1f33687591bce7",
+    ("BlockMasking", 0.5): "fa532d93efea4cb4801103e7ad6ae502",
+    ("BlockMasking", 0.75): "21bf2fd8b4bb781ce434e8da5f3574d0",
+    ("GridMasking", 0.75): "26fa181039b91f6b7ae5a022e2f79226",
+}
+
+
+def to_numpy(x):
+    return ops.convert_to_numpy(x)
+
+
+def draw(kind, ratio, batch=13, grid=GRID, seed=3, step=11, **kwargs):
+    masking = getattr(keras_mae, kind)(ratio, **kwargs)
+    return masking(hash_noise(seed, step, ops.arange(batch, dtype="int32"), grid[0] * grid[1]), grid=grid)
+
+
+@pytest.mark.parametrize(("kind", "ratio"), list(GOLDEN))
+def test_masks_have_the_same_bits_everywhere(compiled, kind, ratio):
+    masking = getattr(keras_mae, kind)(ratio)
+
+    @compiled
+    def mask(index, step):
+        return masking(hash_noise(3, step, index, 60), grid=GRID).mask
+
+    drawn = to_numpy(mask(ops.arange(13, dtype="int32"), ops.convert_to_tensor(11, dtype="int32")))
+    assert oracles.fingerprint(drawn) == GOLDEN[kind, ratio]
+
+
+def test_golden_masks_are_the_oracles():
+    noise = oracles.hash_noise(3, 11, range(13), 60)
+    for (kind, ratio), expected in GOLDEN.items():
+        assert oracles.fingerprint(ORACLES[kind](noise, GRID, ratio)) == expected
+
+
+@pytest.mark.parametrize("kind", list(ORACLES))
+@pytest.mark.parametrize("grid", [(6, 10), (2, 14), (8, 4)])
+def test_masks_agree_with_the_oracle_on_other_grids(kind, grid):
+    noise = oracles.hash_noise(5, 2, range(7), grid[0] * grid[1])
+    masking = getattr(keras_mae, kind)(0.75)
+    drawn = to_numpy(masking(noise.astype("int32"), grid=grid).mask)
+    np.testing.assert_array_equal(drawn, ORACLES[kind](noise, grid, 0.75))
+
+
+@pytest.mark.parametrize("kind", list(ORACLES))
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "bfloat16", "float16"])
+def test_masks_do_not_depend_on_the_dtype_policy(kind, policy):
+    assert oracles.fingerprint(to_numpy(draw(kind, 0.75, dtype=policy).mask)) == GOLDEN[kind, 0.75]
+
+
+def test_float_noise_is_not_rounded_by_a_bfloat16_policy():
+    # Steps of 1e-4 above 0.5 vanish in bfloat16, and every order would become the reading order.
+    noise = (0.5 + 1e-4 * np.arange(10)[None, ::-1]).astype("float32")
+    kept = to_numpy(keras_mae.RandomMasking(0.7, dtype="mixed_bfloat16")(noise, grid=(2, 5)).ids_keep)
+    assert kept.tolist() == [[9, 8, 7]]
+
+
+@pytest.mark.parametrize("kind", list(ORACLES))
+def test_a_mask_depends_on_its_own_sample_alone(kind):
+    """Another share of the global batch, in another order: sample 7 keeps its mask wherever it is computed."""
+    masking = getattr(keras_mae, kind)(0.75)
+    index = np.arange(12, -1, -1, dtype="int32") + 5
+    drawn = to_numpy(masking(hash_noise(3, 11, index, 60), grid=GRID).mask)
+    first_share = to_numpy(draw(kind, 0.75).mask)
+    np.testing.assert_array_equal(drawn[5:][::-1], first_share[5:])
+
+
+@pytest.mark.parametrize("kind", list(ORACLES))
+def test_mask_is_one_where_removed_and_ids_partition_the_patches(kind):
+    mask = draw(kind, 0.75)
+    keep, removed, flags = (to_numpy(x) for x in (mask.ids_keep, mask.ids_removed, mask.mask))
+    assert keep.shape == (13, 15)
+    assert removed.shape == (13, 45)
+    np.testing.assert_array_equal(np.sort(np.concatenate([keep, removed], axis=1)), np.tile(np.arange(60), (13, 1)))
+    assert not np.take_along_axis(flags, keep, axis=1).any()
+    assert np.take_along_axis(flags, removed, axis=1).all()
+
+
+@pytest.mark.parametrize("kind", list(ORACLES))
+def test_ids_restore_puts_the_order_kept_removed_back(kind):
+    mask = draw(kind, 0.75)
+    order = np.concatenate([to_numpy(mask.ids_keep), to_numpy(mask.ids_removed)], axis=1)
+    restored = np.take_along_axis(order, to_numpy(mask.ids_restore), axis=1)
+    np.testing.assert_array_equal(restored, np.tile(np.arange(60), (13, 1)))
+
+
+def test_smallest_noise_stays():
+    noise = np.array([[5, -7, 3, 0, 2, -1]], "int32")
+    mask = keras_mae.RandomMasking(0.5)(noise, grid=(2, 3))
+    assert to_numpy(mask.ids_keep).tolist() == [[1, 5, 3]]
+    assert to_numpy(mask.mask).tolist() == [[1, 0, 1, 0, 1, 0]]
+
+
+def test_ties_in_the_noise_go_to_the_earlier_patch(compiled):
+    noise = np.tile(np.repeat([1, 0], 50), (3, 1)).astype("int32")  # long enough for an unstable sort to show
+    keep = compiled(lambda noise: keras_mae.RandomMasking(0.75)(noise, grid=(10, 10)).ids_keep)
+    np.testing.assert_array_equal(to_numpy(keep(ops.convert_to_tensor(noise))), np.tile(np.arange(50, 75), (3, 1)))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "grid", "kept"),
+    [(0.75, (14, 14), 49), (0.75, (16, 16), 64), (0.9, (2, 5), 1), (0.75, (5, 7), 8), (0.6, (5, 5), 10), (0.0, (2, 3), 6),
+     (0.7, (2, 5), 3), (0.95, (10, 10), 5)],
+)  # fmt: skip
+def test_number_of_kept_patches(ratio, grid, kept):
+    assert keras_mae.RandomMasking(ratio).num_kept(grid) == kept
+
+
+def test_awkward_ratio_keeps_that_many():
+    noise = np.random.default_rng(0).random((2, 10))
+    assert tuple(keras_mae.RandomMasking(0.9)(noise, grid=(2, 5)).ids_keep.shape) == (2, 1)
+
+
+@pytest.mark.parametrize("kind", list(ORACLES))
+@pytest.mark.parametrize("ratio", [-0.1, 1, 1.2, float("nan"), "0.75", None])
+def test_ratio_must_be_a_fraction(kind, ratio):
+    with pytest.raises(ValueError, match=r"`mask_ratio` must be in \[0, 1\). Received: mask_ratio="):
+        getattr(keras_mae, kind)(ratio)
+
+
+def test_ratio_must_leave_a_patch():
+    with pytest.raises(ValueError, match=r"leave at least one patch visible. Received: mask_ratio=0.95.* 2 x 5"):
+        keras_mae.RandomMasking(0.95).num_kept((2, 5))
+
+
+def test_every_patch_is_kept_equally_often_and_no_mask_comes_twice():
+    mask = to_numpy(draw("RandomMasking", 0.75, batch=20_000, grid=(7, 7)).mask)
+    rate = 1 - mask.mean(axis=0)
+    # 12 of 49 stay; the standard deviation of a rate over 20,000 samples is 0.00304.
+    assert np.abs(rate - 12 / 49).max() < 4.5 * 0.00304
+    assert len(np.unique(mask, axis=0)) == 20_000
+
+
+def test_masks_of_one_image_in_successive_steps_are_independent():
+    kept = np.stack([1 - to_numpy(draw("RandomMasking", 0.75, 500, (7, 7), step=step).mask) for step in (8, 9)])
+    both = (kept[0] * kept[1]).sum(axis=1)
+    # Hypergeometric: mean 12 * 12 / 49, variance 12 * (12/49) * (37/49) * (37/48).
+    deviation = np.sqrt(12 * 12 / 49 * 37 / 49 * 37 / 48 / 500)
+    assert abs(both.mean() - 144 / 49) < 4.5 * deviation
+
+
+def test_block_masks_remove_neighbours():
+    """Pairs of horizontal neighbours with the same fate: near 1 in blocks, 0.5 for independent patches."""
+
+    def alike(kind):
+        mask = to_numpy(draw(kind, 0.5, 200, (14, 14)).mask).reshape(-1, 14, 14)
+        return (mask[:, :, 1:] == mask[:, :, :-1]).mean()
+
+    assert alike("BlockMasking") > 0.75
+    assert alike("RandomMasking") < 0.55
+
+
+def test_block_masks_reach_every_patch_and_differ():
+    mask = to_numpy(draw("BlockMasking", 0.5, 500, (7, 7)).mask)
+    rate = mask.mean(axis=0)
+    assert rate.min() > 0.2
+    assert rate.max() < 0.9
+    assert len(np.unique(mask, axis=0)) > 400
+
+
+def test_grid_masks_keep_the_same_place_of_every_cell_and_all_places_come():
+    mask = to_numpy(draw("GridMasking", 0.75, 400).mask).reshape(400, 3, 2, 5, 2)
+    kept = (1 - mask).transpose(0, 2, 4, 1, 3).reshape(400, 4, 15)  # sample, place, cell
+    assert set(np.unique(kept.sum(axis=2))) == {0, 15}
+    counts = kept[:, :, 0].sum(axis=0)
+    # 100 of 400 are expected at each place, with a standard deviation of 8.7.
+    assert np.abs(counts - 100).max() < 4.5 * 8.7
+
+
+def test_grid_ratio_must_be_that_of_a_cell():
+    with pytest.raises(ValueError, match=r"`mask_ratio` must be 1 - 1 / side\*\*2 .*Received: mask_ratio=0.6"):
+        keras_mae.GridMasking(0.6)
+
+
+def test_grid_cells_must_divide_the_grid():
+    with pytest.raises(ValueError, match=r"must divide the grid of patches.*2 x 2 \(mask_ratio=0.75\) for 5 x 8"):
+        keras_mae.GridMasking(0.75).num_kept((5, 8))
+
+
+# === Masks of the caller ===
+FLAGS = np.array([[1, 0, 1, 1, 0, 1], [0, 1, 1, 1, 1, 0]])
+
+
+@pytest.mark.parametrize("dtype", ["int32", "float32", "bool", "uint8"])
+def test_explicit_mask_is_taken_as_it_is(dtype):
+    mask = explicit_mask(ops.convert_to_tensor(FLAGS.astype(dtype)), (2, 3))
+    assert to_numpy(mask.ids_keep).tolist() == [[1, 4], [0, 5]]
+    assert to_numpy(mask.ids_removed).tolist() == [[0, 2, 3, 5], [1, 2, 3, 4]]
+    np.testing.assert_array_equal(to_numpy(mask.mask), FLAGS)
+
+
+def test_explicit_mask_may_have_the_shape_of_the_grid():
+    square = explicit_mask(ops.convert_to_tensor(FLAGS.reshape(2, 2, 3)), (2, 3))
+    np.testing.assert_array_equal(to_numpy(square.mask), FLAGS)
+
+
+@pytest.mark.parametrize("shape", [(2, 5), (2, 3, 2), (2, 1, 6), (2,), (2, 6, 1)])
+def test_explicit_mask_of_another_shape_is_refused(shape):
+    with pytest.raises(ValueError, match=r"shape \(batch, 6\) or \(batch, 2, 3\). Received: mask.shape=\(2"):
+        explicit_mask(ops.zeros(shape, dtype="int32"), (2, 3))
+
+
+@pytest.mark.parametrize("value", [2, 0.5, -1, float("nan")])
+def test_explicit_mask_of_other_values_is_refused(value):
+    flags = FLAGS.astype("float32")
+    flags[1, 1] = value
+    with pytest.raises(ValueError, match=r"`mask` must hold 1 \(removed\) and 0 \(kept\) only"):
+        explicit_mask(ops.convert_to_tensor(flags), (2, 3))
+
+
+def test_explicit_mask_must_keep_something():
+    with pytest.raises(ValueError, match="`mask` must leave at least one patch of every sample visible"):
+        explicit_mask(ops.ones((2, 6), dtype="int32"), (2, 3))
+
+
+def test_unequal_counts_are_refused_in_every_form(compiled):
+    flags = FLAGS.copy()
+    flags[1, 0] = 1
+
+    @compiled
+    def ids(mask):
+        return explicit_mask(mask, (2, 3), num_kept=2).ids_keep
+
+    with pytest.raises(Exception, match="must keep the same number of patches of every sample, here 2 of 6"):
+        run_to_the_end(ids, ops.convert_to_tensor(flags))
+
+
+def test_equal_counts_are_taken_in_every_form(compiled):
+    ids = compiled(lambda mask: explicit_mask(mask, (2, 3), num_kept=2).ids_keep)
+    assert to_numpy(ids(ops.convert_to_tensor(FLAGS))).tolist() == [[1, 4], [0, 5]]
+
+
+def run_to_the_end(function, *args):
+    """JAX reports an error of a running step when its effects are waited for."""
+    to_numpy(function(*args))
+    if keras.backend.backend() == "jax":
+        import jax
+
+        jax.effects_barrier()

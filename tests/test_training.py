@@ -1,0 +1,192 @@
+"""Recipes, and the runner with its run directory."""
+
+import csv
+import dataclasses
+import io
+import json
+
+import keras
+import numpy as np
+import pytest
+from rich.console import Console
+
+import keras_mae
+from keras_mae.training import PretrainRecipe, pretrain
+from keras_mae.training.runner import write
+
+RECIPE = PretrainRecipe(epochs=2, warmup_epochs=1, batch_size=8, norm_pix_loss=False)
+
+
+def small_model(**options):
+    encoder = keras_mae.ViTEncoder((8, 12, 1), 4, embed_dim=16, depth=1, num_heads=2)
+    return keras_mae.MaskedAutoencoder(encoder, keras_mae.MAEDecoder(8, 1, 2), **options)
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (19, 8, 12, 1), dtype="uint8")
+
+
+def dataset(images):
+    return keras_mae.data.from_arrays(images, batch_size=8, drop_remainder=True, loader="python")
+
+
+# === Recipes ===
+def test_the_defaults_are_the_published_recipe():
+    recipe = PretrainRecipe()
+    assert recipe.learning_rate == pytest.approx(2.4e-3)
+    optimizer = recipe.optimizer(steps_per_epoch=312)
+    assert (optimizer.beta_1, optimizer.beta_2, optimizer.weight_decay) == (0.9, 0.95, 0.05)
+    schedule = optimizer._learning_rate
+    rates = [float(schedule(step)) for step in (0, 20 * 312, 40 * 312, 420 * 312, 800 * 312)]
+    np.testing.assert_allclose(rates, [0, 1.2e-3, 2.4e-3, 1.2e-3, 0], atol=1e-7)
+
+
+def test_accumulation_divides_the_batch_and_stretches_the_schedule():
+    recipe = PretrainRecipe(epochs=10, warmup_epochs=2, batch_size=64, accumulation_steps=4)
+    assert recipe.step_batch_size == 16
+    optimizer = recipe.optimizer(steps_per_epoch=8)
+    assert optimizer.gradient_accumulation_steps == 4
+    np.testing.assert_allclose(float(optimizer._learning_rate(4)), recipe.learning_rate, rtol=1e-6)
+    np.testing.assert_allclose(float(optimizer._learning_rate(20)), 0, atol=1e-12)
+
+
+def test_a_recipe_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        RECIPE.epochs = 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "`epochs` must be a positive integer"),
+        ({"warmup_epochs": 800}, "`warmup_epochs` must be an integer, at least 0 and less than `epochs`"),
+        ({"mask_ratio": 1.0}, r"`mask_ratio` must be in \[0, 1\)"),
+        ({"base_learning_rate": float("nan")}, "`base_learning_rate` must be a finite number above 0"),
+        ({"weight_decay": -1}, "`weight_decay` must be a finite number of at least 0"),
+        ({"accumulation_steps": 3}, "`accumulation_steps` must divide `batch_size`"),
+    ],
+)
+def test_values_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        PretrainRecipe(**options)
+
+
+# === The runner ===
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    images = np.random.default_rng(0).integers(0, 256, (19, 8, 12, 1), dtype="uint8")
+    directory = tmp_path_factory.mktemp("runs") / "one"
+    shown = io.StringIO()
+    model = small_model()
+    data = dataset(images)
+    pretrain(model, data, RECIPE, directory, images[:3], validation_data=data, console=Console(file=shown, width=200))
+    return directory, model, shown.getvalue()
+
+
+def test_a_run_leaves_its_directory_and_nothing_else(run):
+    assert sorted(path.name for path in run[0].iterdir()) == [
+        "encoder.keras",
+        "history.csv",
+        "loss.png",
+        "model.keras",
+        "recipe.json",
+        "reconstructions.png",
+    ]
+    for name in ("loss.png", "reconstructions.png"):
+        assert (run[0] / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_the_saved_models_are_the_trained_one(run, images):
+    directory, model, _ = run
+    loaded = keras.saving.load_model(directory / "model.keras")
+    for ours, theirs in zip(model.weights, loaded.weights, strict=True):
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(ours), keras.ops.convert_to_numpy(theirs))
+    assert int(loaded.optimizer.iterations) == 4
+    encoder = keras.saving.load_model(directory / "encoder.keras")
+    np.testing.assert_array_equal(
+        keras.ops.convert_to_numpy(encoder(images)), keras.ops.convert_to_numpy(model.encoder(images))
+    )
+
+
+def test_history_and_recipe_say_what_happened(run):
+    rows = list(csv.DictReader((run[0] / "history.csv").open()))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    expected = {"epoch", "loss", "psnr", "skipped_steps", "val_loss", "val_psnr", "learning_rate"}
+    assert set(rows[0]) == expected
+    assert all(np.isfinite(float(value)) for row in rows for value in row.values())
+    np.testing.assert_allclose([float(row["learning_rate"]) for row in rows], [RECIPE.learning_rate, 0], atol=1e-12)
+    recipe = json.loads((run[0] / "recipe.json").read_text())
+    assert recipe["learning_rate"] == pytest.approx(1.5e-4 * 8 / 256)
+    assert recipe["steps_per_epoch"] == 2
+
+
+def test_progress_shows_epoch_speed_and_time_left(run):
+    lines = run[2].strip().splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("epoch 1/2  loss ")
+    assert "images/s" in lines[0]
+    assert lines[1].endswith("0:00 left")
+
+
+def test_a_directory_with_files_is_refused_and_kept(tmp_path, images):
+    (tmp_path / "precious.txt").write_text("mine")
+    with pytest.raises(ValueError, match="`run_directory` must not exist or be empty"):
+        pretrain(small_model(), dataset(images), RECIPE, tmp_path, images[:1])
+    assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
+
+
+class Fails(keras.callbacks.Callback):
+    """Stops training in an epoch."""
+
+    def __init__(self, epoch, error):
+        super().__init__()
+        self.epoch, self.error = epoch, error
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.epoch:
+            raise self.error
+
+
+def test_a_run_that_fails_before_its_first_epoch_leaves_nothing(tmp_path, images):
+    with pytest.raises(RuntimeError, match="no power"):
+        pretrain(
+            small_model(), dataset(images), RECIPE, tmp_path / "run", images[:1], callbacks=[Fails(0, RuntimeError("no power"))]
+        )  # fmt: skip
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_interrupted_run_keeps_what_was_learned(tmp_path, images):
+    model = small_model()
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(
+            model, dataset(images), RECIPE, tmp_path / "run", images[:1], callbacks=[Fails(1, KeyboardInterrupt())]
+        )  # fmt: skip
+    loaded = keras.saving.load_model(tmp_path / "run" / "model.keras")
+    assert int(loaded.encoder.step.value) == 2
+    assert len((tmp_path / "run" / "history.csv").read_text().splitlines()) == 2
+
+
+def test_model_and_recipe_must_agree(tmp_path, images):
+    with pytest.raises(ValueError, match="Model and recipe must agree. Received: norm_pix_loss=True and False"):
+        pretrain(small_model(norm_pix_loss=True), dataset(images), RECIPE, tmp_path / "run", images[:1])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dataset_without_length_is_refused(tmp_path, images):
+    with pytest.raises(ValueError, match="`dataset` must have a known length"):
+        pretrain(small_model(), iter([images]), RECIPE, tmp_path / "run", images[:1])
+
+
+def test_a_file_is_never_half_written(tmp_path):
+    target = tmp_path / "file.txt"
+    target.write_text("before")
+
+    def save(path):
+        path.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write(target, save)
+    assert target.read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["file.txt"]
