@@ -88,8 +88,12 @@ def main() -> None:
         "keras_mae": [error(pasted[part], images[part], removed[part]) for part in (slice(None), first)],
     }  # fmt: skip
     reference = table["inpaint_biharmonic"][1]
-    print(f"\n{keras.backend.backend()}, {mae.count_params():,} parameters, {recipe.epochs} epochs, {minutes:.1f} min")
-    print(f"mean squared error on removed pixels (0-1)   {len(test):,} images   first {INPAINTED}   against inpainting")
+    print(
+        f"\n{keras.backend.backend()}, {mae.count_params():,} parameters, {recipe.epochs} epochs, {minutes:.1f} min"
+    )
+    print(
+        f"mean squared error on removed pixels (0-1)   {len(test):,} images   first {INPAINTED}   against inpainting"
+    )
     for name, (whole, part) in table.items():
         print(f"{name:43}  {'' if whole is None else f'{whole:.5f}':>13}   {part:9.5f}   {part / reference:18.3f}")
     (options.out / "errors.json").write_text(json.dumps({"minutes": minutes, **table}, indent=2) + "\n")

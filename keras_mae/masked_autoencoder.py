@@ -25,13 +25,21 @@ from keras_mae.reconstruction import Reconstruction, check_images, to_pictures
 from keras_mae.train_step import TrainStep
 
 
+class MeanOfFinite(keras.metrics.Mean):
+    """A mean that is NaN, not 0, if nothing was counted: when every step was skipped."""
+
+    def result(self) -> Any:
+        return ops.where(self.count > 0, super().result(), float("nan"))
+
+
 @keras.saving.register_keras_serializable(package="keras_mae")
 class MaskedAutoencoder(TrainStep, keras.Model):
     """Hides most of an image's patches, encodes the rest, and learns to predict the hidden pixels.
 
     Give `fit` images: arrays, or any dataset Keras takes of `images`, `(images, labels)` (labels are
     ignored) or dicts with the key `"images"`. A dict may also say what to hide: `"mask"` (batch, patches) or
-    (batch, rows, columns), 1 = removed, or `"noise"` (batch, patches).
+    (batch, rows, columns), 1 = removed, as many as the masking would remove; `"noise"` (batch, patches) for the
+    masking to go by; or `"ids_keep"` and `"ids_removed"`, a `Mask`'s.
 
     Without that, masks are a pure function of (seed, training step, index of the sample in the batch): the
     same on every backend, compiled or not. `evaluate`, `predict` and `reconstruct` always use the masks of
@@ -101,8 +109,10 @@ class MaskedAutoencoder(TrainStep, keras.Model):
             )
         self.decoder.join(encoder.image_shape, encoder.patch_size, encoder.embed_dim)
 
-        self.loss_tracker = keras.metrics.Mean(name="loss")
-        self.psnr_tracker = keras.metrics.Mean(name="psnr")
+        self._predicts_from = self.masking.num_kept(encoder.grid)
+
+        self.loss_tracker = MeanOfFinite(name="loss")
+        self.psnr_tracker = MeanOfFinite(name="psnr")
         self.skipped_tracker = keras.metrics.Sum(name="skipped_steps")
         self.built = True
 
@@ -141,7 +151,9 @@ class MaskedAutoencoder(TrainStep, keras.Model):
     # === The method ===
     def call(self, inputs: Any, training: bool | None = None, removed_only: bool = False) -> dict[str, Any]:
         inputs = inputs if isinstance(inputs, dict) else {"images": inputs}
-        images = inputs["images"]
+        images = inputs.get("images")
+        if images is None:
+            raise ValueError(f"A dict of inputs must have the key 'images'. Received keys: {sorted(inputs)}")
         mask = self._mask(inputs, training)
         tokens = self.encoder(images, ids_keep=mask.ids_keep, training=training)
         prediction = self.decoder(tokens, mask.ids_keep, mask.ids_removed, removed_only=removed_only)
@@ -166,11 +178,22 @@ class MaskedAutoencoder(TrainStep, keras.Model):
             )
         grid = self.encoder.grid
         if given == ["ids_keep"]:
-            return Mask(inputs["ids_keep"], inputs["ids_removed"])
+            mask = Mask(inputs["ids_keep"], inputs["ids_removed"])
+            if mask.ids_keep.shape[1] + mask.ids_removed.shape[1] != self.encoder.num_patches:
+                raise ValueError(
+                    f"`ids_keep` and `ids_removed` must share out all {self.encoder.num_patches} patches. Received: "
+                    f"ids_keep.shape={tuple(mask.ids_keep.shape)}, ids_removed.shape={tuple(mask.ids_removed.shape)}"
+                )
+            return mask
         if given == ["mask"]:
-            from_ratio = None if training is False else self.masking.num_kept(grid)
-            return explicit_mask(inputs["mask"], grid, from_ratio)
+            # Compiled code cannot count what it is given, so the number is the masking's, on every backend.
+            return explicit_mask(inputs["mask"], grid, self.masking.num_kept(grid))
         if given == ["noise"]:
+            if tuple(inputs["noise"].shape[1:]) != (self.encoder.num_patches,):
+                raise ValueError(
+                    f"`noise` must have shape (batch, {self.encoder.num_patches}). "
+                    f"Received: noise.shape={tuple(inputs['noise'].shape)}"
+                )
             return self.masking(inputs["noise"], grid=grid)
         index = ops.arange(ops.shape(inputs["images"])[0] * repeats, dtype="int32")
         step = self.encoder.step.value if training else EVALUATION_STEP
@@ -224,6 +247,19 @@ class MaskedAutoencoder(TrainStep, keras.Model):
         return psnr(prediction, outputs["pixels"], self.encoder.pixel_std)
 
     # === Training ===
+    def check_batch(self, data: Any) -> Any:
+        """`data` as it came, unless it holds masks that the model cannot use.
+
+        Raises:
+            ValueError: If the masks are not 0 and 1 or do not all remove what the masking would.
+        """
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        if isinstance(x, dict) and x.get("mask") is not None:
+            explicit_mask(
+                ops.convert_to_tensor(x["mask"]), self.encoder.grid, self.masking.num_kept(self.encoder.grid)
+            )
+        return data
+
     def compile(self, optimizer: Any = "rmsprop", **kwargs: Any) -> None:
         """Configure training. Arguments are `keras.Model.compile`'s, without losses and metrics.
 
@@ -239,10 +275,13 @@ class MaskedAutoencoder(TrainStep, keras.Model):
                 f"an optimizer only. Received: {', '.join(refused)}"
             )
         super().compile(optimizer=optimizer, **kwargs)
+        if self.optimizer is not None:
+            # Now, and not in the first step: saved state then finds its place whenever it is loaded, and
+            # TensorFlow need not create variables in a function that may be traced again.
+            self.optimizer.build(self.trainable_variables)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)  # so that its saved state finds a place
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -313,6 +352,10 @@ class MaskedAutoencoder(TrainStep, keras.Model):
                 )
             drawn = explicit_mask(ops.convert_to_tensor(mask), grid)
         ids_keep, ids_removed = (ops.convert_to_numpy(ids) for ids in drawn)
+        if ids_keep.shape[1] != self._predicts_from:
+            # TensorFlow would trace again with the number of visible patches unknown; here it is always known.
+            self.make_predict_function(force=True)
+            self._predicts_from = ids_keep.shape[1]
         outputs = self.predict(
             {"images": images, "ids_keep": ids_keep, "ids_removed": ids_removed}, batch_size=batch_size, verbose=0
         )

@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 
 from keras_mae import _checks
-from keras_mae.ops import concrete, require_equal
+from keras_mae.ops import concrete, require
 from keras_mae.random import mix
 
 
@@ -254,19 +254,24 @@ def explicit_mask(mask: Any, grid: tuple[int, int], num_kept: int | None = None)
             f"`mask` must have shape (batch, {patches}) or (batch, {grid[0]}, {grid[1]}). "
             f"Received: mask.shape={tuple(mask.shape)}"
         )
-    known = concrete(mask)
-    if known is not None:
-        if not np.isin(known, (0, 1)).all():
-            raise ValueError("`mask` must hold 1 (removed) and 0 (kept) only. Received: other values")
-        if num_kept is None:
-            num_kept = int((known[0] == 0).sum())
-    if num_kept is None or num_kept < 1:
-        raise ValueError("`mask` must leave at least one patch of every sample visible.")
-    removed = ops.cast(ops.reshape(mask, (-1, patches)), "int32")
-    order = _order(removed * patches + ops.arange(patches, dtype="int32"))
-    require_equal(
-        ops.sum(1 - removed, axis=1),
-        num_kept,
-        f"`mask` must keep the same number of patches of every sample, here {num_kept} of {patches}.",
+    mask = ops.reshape(mask, (-1, patches))
+    removed = ops.cast(mask, "int32")
+    require(
+        ops.all(ops.logical_or(mask == 0, mask == 1)),
+        "`mask` must hold 1 (removed) and 0 (kept) only. Received: other values",
     )
+    kept = ops.sum(1 - removed, axis=1)
+    known = concrete(kept)
+    if num_kept is None:
+        if known is None:
+            raise ValueError("`num_kept` must be given in compiled code, where the mask cannot be counted.")
+        num_kept = int(known[0])
+    require(
+        ops.all(kept == num_kept),
+        f"`mask` must keep the same number of patches in every image, here {num_kept} of {patches}. "
+        + ("Received: other numbers" if known is None else f"Received: {sorted(set(known.tolist()))}"),
+    )
+    if num_kept < 1:
+        raise ValueError("`mask` must leave at least one patch of every image visible. Received: none")
+    order = _order(removed * patches + ops.arange(patches, dtype="int32"))
     return Mask(order[:, :num_kept], order[:, num_kept:])

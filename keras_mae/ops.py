@@ -66,28 +66,29 @@ def concrete(tensor: Any) -> Any:
     return ops.convert_to_numpy(tensor)
 
 
-def require_equal(values: Any, expected: int, message: str) -> None:
-    """An error that says `message` unless every one of `values`, an integer tensor, equals `expected`.
+def require(condition: Any, message: str) -> None:
+    """An error that says `message` unless `condition`, a boolean scalar, holds.
 
     Eager code raises `ValueError` at once. Inside a compiled function the error comes from the running step,
-    with the same message: TensorFlow's `InvalidArgumentError` or JAX's runtime error.
+    with the same message: TensorFlow's `InvalidArgumentError` or JAX's runtime error. TensorFlow drops the
+    check where it compiles with XLA.
     """
 
-    def check(values: Any) -> None:
-        if (values != expected).any():
-            raise ValueError(f"{message} Received: {sorted(set(values.tolist()))}")
+    def check(condition: Any) -> None:
+        if not condition:
+            raise ValueError(message)
 
-    known = concrete(values)
+    known = concrete(condition)
     if known is not None:
         check(known)
-    elif keras.backend.backend() == "tensorflow" and not isinstance(values, keras.KerasTensor):
+    elif keras.backend.backend() == "tensorflow" and not isinstance(condition, keras.KerasTensor):
         import tensorflow as tf
 
-        tf.debugging.assert_equal(values, expected, message=message)
-    elif keras.backend.backend() == "jax" and not isinstance(values, keras.KerasTensor):
+        tf.debugging.Assert(condition, [message])
+    elif keras.backend.backend() == "jax" and not isinstance(condition, keras.KerasTensor):
         import jax
 
-        jax.debug.callback(check, values)
+        jax.debug.callback(check, condition)
 
 
 def fused_adamw(

@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+if os.environ.get("KERAS_BACKEND") == "jax":
+    # XLA compiles every eager operation for every shape; without LLVM's optimisations that takes a third of the
+    # time. `test_referee.py` asks for them again where it compares numbers.
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 import keras
 import numpy as np
 import oracles
@@ -144,6 +149,28 @@ def _compiled_forms() -> dict[str, Any]:
 
         forms["jit"] = jax.jit
     return forms
+
+
+def run_quickly(function: Any) -> Any:
+    """Run a function of arrays as one compiled program under JAX, which is slow to run it operation by operation.
+
+    What the function assigns to variables is forgotten there.
+    """
+    if keras.backend.backend() != "jax":
+        return function
+    import jax
+
+    def stateless(*args: Any) -> Any:
+        with keras.StatelessScope():
+            return function(*args)
+
+    return jax.jit(stateless)
+
+
+@pytest.fixture(scope="session")
+def quick() -> Any:
+    """Decorator, for tests whose subject is not eager execution."""
+    return run_quickly
 
 
 @pytest.fixture(scope="session", params=list(_compiled_forms()))

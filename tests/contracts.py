@@ -69,19 +69,20 @@ class Example:
     unwrap: Callable[[keras.Model], Any] = lambda model: model
 
 
-IMAGES = np.random.default_rng(0).integers(0, 256, (2, 12, 8, 3), "uint8")
-TOKENS = np.random.default_rng(1).standard_normal((2, 5, 12)).astype("float32")
+# The shapes are those of `conftest`, for JAX compiles once for each.
+IMAGES = np.random.default_rng(0).integers(0, 256, (3, 15, 14, 3), "uint8")
+TOKENS = np.random.default_rng(1).standard_normal((3, 9, 12)).astype("float32")
 NOISE = np.random.default_rng(2).integers(-(2**31), 2**31, (3, 24)).astype("int32")
 
 
 def encoder(**kwargs: Any) -> keras_mae.ViTEncoder:
     return keras_mae.ViTEncoder(
-        (12, 8, 3),
+        (15, 14, 3),
         (3, 2),
         embed_dim=12,
         depth=2,
         num_heads=3,
-        mlp_ratio=1.5,
+        mlp_ratio=4.05,
         drop_path_rate=0.25,
         layer_norm_eps=1e-5,
         pixel_mean=(10, 20, 30),
@@ -93,7 +94,7 @@ def encoder(**kwargs: Any) -> keras_mae.ViTEncoder:
 
 def decoder(**kwargs: Any) -> keras_mae.MAEDecoder:
     model = keras_mae.MAEDecoder(
-        8, 1, 2, mlp_ratio=2.5, layer_norm_eps=1e-5, image_shape=(12, 8, 3), patch_size=(3, 2), **kwargs
+        8, 1, 2, mlp_ratio=4.05, layer_norm_eps=1e-5, image_shape=(15, 14, 3), patch_size=(3, 2), **kwargs
     )
     model.build((None, None, 12))
     return model
@@ -103,7 +104,7 @@ def mae(**kwargs: Any) -> keras_mae.MaskedAutoencoder:
     return keras_mae.MaskedAutoencoder(
         encoder(**kwargs),
         decoder(**kwargs),
-        keras_mae.BlockMasking(0.6),
+        keras_mae.BlockMasking(0.76),
         norm_pix_loss=True,
         masks_per_image=3,
         seed=23,
@@ -116,20 +117,20 @@ def patch_embedding(**kwargs: Any) -> keras_mae.PatchEmbedding:
 
 
 def block(**kwargs: Any) -> keras_mae.TransformerBlock:
-    return keras_mae.TransformerBlock(3, mlp_ratio=1.5, drop_path_rate=0.25, layer_norm_eps=1e-5, **kwargs)
+    return keras_mae.TransformerBlock(3, mlp_ratio=4.05, drop_path_rate=0.25, layer_norm_eps=1e-5, **kwargs)
 
 
 def predict_patches(model: Any) -> Any:
-    ids = np.tile(np.random.default_rng(3).permutation(16).astype("int32"), (2, 1))
-    return model(TOKENS, ids[:, :4], ids[:, 4:])
+    ids = np.tile(np.random.default_rng(3).permutation(35).astype("int32"), (3, 1))
+    return model(TOKENS, ids[:, :8], ids[:, 8:])
 
 
 def sequential(layer: keras.layers.Layer) -> keras.Model:
-    return keras.Sequential([keras.Input((5, 12)), layer])
+    return keras.Sequential([keras.Input((9, 12)), layer])
 
 
 def of_images(layer: keras.layers.Layer) -> keras.Model:
-    return keras.Sequential([keras.Input((12, 8, 3)), layer])
+    return keras.Sequential([keras.Input((15, 14, 3)), layer])
 
 
 def masking_model(layer: keras.layers.Layer) -> keras.Model:
@@ -138,7 +139,7 @@ def masking_model(layer: keras.layers.Layer) -> keras.Model:
 
 
 def drop_path_model(layer: keras.layers.Layer) -> keras.Model:
-    branch, noise = keras.Input((5, 12)), keras.Input((), dtype="int32")
+    branch, noise = keras.Input((9, 12)), keras.Input((), dtype="int32")
     return keras.Model([branch, noise], layer(branch, noise))
 
 
@@ -169,7 +170,7 @@ EXAMPLES: dict[str, Example] = {
     "RandomMasking": masking(keras_mae.RandomMasking, 0.6),
     "DropPath": Example(
         lambda **kwargs: keras_mae.DropPath(0.25, **kwargs),
-        call=lambda layer: layer(TOKENS, NOISE[:2, 0]),
+        call=lambda layer: layer(TOKENS, NOISE[:, 0]),
         wrap=drop_path_model,
         unwrap=last_layer,
     ),
@@ -186,7 +187,7 @@ EXAMPLES: dict[str, Example] = {
         last_layer,
     ),
     "transformer.MLP": Example(
-        lambda **kwargs: keras_mae.transformer.MLP(1.5, **kwargs),
+        lambda **kwargs: keras_mae.transformer.MLP(4.05, **kwargs),
         lambda layer: layer(TOKENS),
         sequential,
         last_layer,

@@ -37,11 +37,11 @@ def test_features_are_deterministic_even_with_drop_path(images):
     np.testing.assert_array_equal(to_numpy(encoder(images, training=False)), first)
 
 
-def test_drop_path_acts_in_training_and_grows_with_depth(make_images):
+def test_drop_path_acts_in_training_and_grows_with_depth(make_images, quick):
     """Of the last block both branches drop at the full rate; of the first, none."""
     encoder = keras_mae.ViTEncoder((4, 2, 1), 2, 8, depth=3, num_heads=2, drop_path_rate=0.6)
     images = np.repeat(make_images(1, (4, 2, 1)), 600, axis=0)
-    trained = to_numpy(encoder(images, training=True))[:, 0]
+    trained = to_numpy(quick(lambda x: encoder(x, training=True))(images))[:, 0]
     # Without drop path all copies agree. Blocks 2 and 3 drop at 0.3 and 0.6: 16 different outcomes.
     outcomes, counts = np.unique(np.round(trained, 4), axis=0, return_counts=True)
     assert len(outcomes) == 16
@@ -50,7 +50,7 @@ def test_drop_path_acts_in_training_and_grows_with_depth(make_images):
     assert counts.max() > all_kept > counts.min()
     plain = keras_mae.ViTEncoder((4, 2, 1), 2, 8, depth=1, num_heads=2)
     plain.set_weights([to_numpy(weight) for weight in _first_block_only(encoder)])
-    skipped = to_numpy(plain(images[:1]))[0, 0]
+    skipped = to_numpy(quick(plain)(images[:1]))[0, 0]
     share = np.isclose(trained, skipped, atol=1e-4).all(axis=1).mean() * 600
     assert abs(share - all_dropped) < 4.5 * np.sqrt(all_dropped)
 
@@ -99,9 +99,9 @@ def test_pixels_have_the_stated_range_and_default_statistics():
 
 
 @pytest.mark.parametrize("image_shape", [(15, 14, 1), (3, 14, 4), (15, 2, 7)])
-def test_any_grid_and_number_of_channels(image_shape, make_images):
+def test_any_grid_and_number_of_channels(image_shape, make_images, quick):
     encoder = keras_mae.ViTEncoder(**ARGUMENTS | {"image_shape": image_shape, "depth": 1})
-    tokens = to_numpy(encoder(make_images(2, image_shape)))
+    tokens = to_numpy(quick(encoder)(make_images(2, image_shape)))
     assert tokens.shape == (2, 1 + image_shape[0] // 3 * (image_shape[1] // 2), 12)
     assert np.isfinite(tokens).all()
 
@@ -142,7 +142,7 @@ def test_patch_projection_starts_xavier_on_the_flattened_patch():
     ("changes", "message"),
     [
         ({"patch_size": 4}, r"`patch_size` must divide.*Received: patch_size=\(4, 4\), image_shape=\(15, 14, 3\)"),
-        ({"image_shape": (15, 14)}, r"`image_shape` must be \(height, width, channels\). Received: image_shape=\(15, 14\)"),
+        ({"image_shape": (15, 14)}, r"`image_shape` must be \(height, width, channels\). Received: .*\(15, 14\)"),
         ({"image_shape": (15, 14, 0)}, "`image_shape` must be a positive integer. Received: image_shape=0"),
         ({"num_heads": 5}, "`num_heads` must divide `embed_dim`. Received: num_heads=5, embed_dim=12"),
         ({"embed_dim": 6}, "`embed_dim` must be a multiple of 4. Received: embed_dim=6"),

@@ -116,9 +116,17 @@ def test_ties_in_the_noise_go_to_the_earlier_patch(compiled):
 
 @pytest.mark.parametrize(
     ("ratio", "grid", "kept"),
-    [(0.75, (14, 14), 49), (0.75, (16, 16), 64), (0.9, (2, 5), 1), (0.75, (5, 7), 8), (0.6, (5, 5), 10), (0.0, (2, 3), 6),
-     (0.7, (2, 5), 3), (0.95, (10, 10), 5)],
-)  # fmt: skip
+    [
+        (0.75, (14, 14), 49),
+        (0.75, (16, 16), 64),
+        (0.75, (5, 7), 8),
+        (0.9, (2, 5), 1),
+        (0.7, (2, 5), 3),
+        (0.6, (5, 5), 10),
+        (0.95, (10, 10), 5),
+        (0.0, (2, 3), 6),
+    ],
+)
 def test_number_of_kept_patches(ratio, grid, kept):
     assert keras_mae.RandomMasking(ratio).num_kept(grid) == kept
 
@@ -226,11 +234,13 @@ def test_explicit_mask_of_other_values_is_refused(value):
 
 
 def test_explicit_mask_must_keep_something():
-    with pytest.raises(ValueError, match="`mask` must leave at least one patch of every sample visible"):
+    with pytest.raises(ValueError, match="`mask` must leave at least one patch of every image visible"):
         explicit_mask(ops.ones((2, 6), dtype="int32"), (2, 3))
 
 
-def test_unequal_counts_are_refused_in_every_form(compiled):
+def test_unequal_counts_are_refused_in_every_form(compiled, request):
+    if "xla" in request.node.callspec.id:
+        request.applymarker(pytest.mark.xfail(strict=True, reason="TensorFlow drops assertions under XLA"))
     flags = FLAGS.copy()
     flags[1, 0] = 1
 
@@ -238,7 +248,7 @@ def test_unequal_counts_are_refused_in_every_form(compiled):
     def ids(mask):
         return explicit_mask(mask, (2, 3), num_kept=2).ids_keep
 
-    with pytest.raises(Exception, match="must keep the same number of patches of every sample, here 2 of 6"):
+    with pytest.raises(Exception, match="must keep the same number of patches in every image, here 2 of 6"):
         run_to_the_end(ids, ops.convert_to_tensor(flags))
 
 

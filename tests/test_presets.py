@@ -96,5 +96,5 @@ def test_unknown_preset_lists_the_known_ones():
 
 
 def test_unknown_argument_lists_the_known_ones():
-    with pytest.raises(ValueError, match="takes arguments of .*norm_pix_loss.*image_shape.*Received: mask_ratio"):
+    with pytest.raises(ValueError, match=r"takes arguments of .*norm_pix_loss.*image_shape.*Received: mask_ratio"):
         keras_mae.MaskedAutoencoder.from_preset("mae_vit_micro_patch4_32", mask_ratio=0.5)

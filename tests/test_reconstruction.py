@@ -168,7 +168,7 @@ def test_visible_statistics_in_training_do_not_see_the_removed_pixels(norm_pix_m
 def test_pixels_that_are_not_finite_are_refused(mae, images, value):
     bad = images.astype("float32")
     bad[1, 2, 3, 0] = value
-    with pytest.raises(ValueError, match="`images` must be finite.*in 1 of 3 images, the first at index 1"):
+    with pytest.raises(ValueError, match=r"`images` must be finite.*in 1 of 3 images, the first at index 1"):
         mae.reconstruct(bad)
 
 
@@ -181,26 +181,28 @@ def test_images_of_another_shape_are_refused(mae, shape):
 
 
 def test_images_that_are_no_numbers_are_refused(mae, images):
-    with pytest.raises(ValueError, match="`images` must be integers or floats in 0-255. Received: images.dtype=bool"):
+    with pytest.raises(
+        ValueError, match=r"`images` must be integers or floats in 0-255. Received: images.dtype=bool"
+    ):
         mae.reconstruct(images > 0)
 
 
 def test_unknown_statistics_are_refused(norm_pix_mae, images):
     with pytest.raises(
-        ValueError, match="`statistics` must be one of 'visible', 'true'. Received: statistics='best'"
+        ValueError, match=r"`statistics` must be one of 'visible', 'true'. Received: statistics='best'"
     ):
         norm_pix_mae.reconstruct(images, statistics="best")
 
 
 def test_a_mask_for_another_number_of_images_is_refused(mae, images, mask):
-    with pytest.raises(ValueError, match="`mask` must have one row an image. Received: 2 rows for 3 images"):
+    with pytest.raises(ValueError, match=r"`mask` must have one row an image. Received: 2 rows for 3 images"):
         mae.reconstruct(images, mask=mask[:2])
 
 
 def test_unequal_counts_are_refused(mae, images, mask):
     uneven = mask.copy()
     uneven[2, np.flatnonzero(mask[2] == 0)[0]] = 1
-    with pytest.raises(ValueError, match="must keep the same number of patches of every sample, here 8 of 35"):
+    with pytest.raises(ValueError, match="must keep the same number of patches in every image, here 8 of 35"):
         mae.reconstruct(images, mask=uneven)
 
 

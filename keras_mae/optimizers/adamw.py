@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_mae import _checks
 from keras_mae.ops import fused_adamw
 from keras_mae.optimizers.schedules import warmup_cosine
 
@@ -106,10 +107,11 @@ def pretraining_adamw(
         An `AdamW`.
 
     Raises:
-        ValueError: If the warm-up is not shorter than the run.
+        ValueError: If a number is out of range or the warm-up is not shorter than the run.
 
     Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, table 8.
     """
-    peak = base_learning_rate * batch_size / 256
+    _checks.positive("base_learning_rate", base_learning_rate)
+    peak = base_learning_rate * _checks.positive_int("batch_size", batch_size) / 256
     rate = peak if total_steps is None else warmup_cosine(peak, total_steps, warmup_steps)
     return AdamW(rate, weight_decay, **kwargs)

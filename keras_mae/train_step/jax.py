@@ -8,6 +8,8 @@ import jax
 import keras
 from jax import numpy as jnp
 
+_STATE = ("trainable_variables", "non_trainable_variables", "optimizer_variables", "metrics_variables")
+
 
 class TrainStep(keras.Model):
     """`train_step` and `test_step` of a `MaskedAutoencoder`."""
@@ -58,3 +60,36 @@ class TrainStep(keras.Model):
         _, (loss, outputs, non_trainable) = self._loss(trainable, non_trainable, None, x, sample_weight, False)
         logs, metrics = self._logs(metrics, outputs, loss)
         return logs, (trainable, non_trainable, metrics)
+
+    # Keras takes the weights out of the model while it trains. If the very first step fails, it does not put
+    # them back, and the model is lost; these do.
+    train_function: Any
+    test_function: Any
+    predict_function: Any
+
+    def make_train_function(self, force: bool = False) -> None:
+        if force or self.train_function is None:
+            super().make_train_function(force)
+            self.train_function = self._keeping_state(self.train_function, _STATE)
+
+    def make_test_function(self, force: bool = False) -> None:
+        if force or self.test_function is None:
+            super().make_test_function(force)
+            self.test_function = self._keeping_state(self.test_function, (*_STATE[:2], _STATE[3]))
+
+    def make_predict_function(self, force: bool = False) -> None:
+        if force or self.predict_function is None:
+            super().make_predict_function(force)
+            self.predict_function = self._keeping_state(self.predict_function, _STATE[:2])
+
+    def _keeping_state(self, function: Any, names: tuple[str, ...]) -> Any:
+        def step(state: Any, iterator: Any) -> Any:
+            try:
+                # A compiled step that fails has used up the weights it was given: masks are checked before.
+                return function(state, map(self.check_batch, iterator))
+            except BaseException:
+                self._jax_state = dict(zip(names, state, strict=True))
+                self._jax_state_synced = False
+                raise
+
+        return step

@@ -27,8 +27,6 @@ class TrainStep(keras.Model):
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             apply()  # it skips the step itself, and must see the overflow to lower its scale
         else:
-            if not self.optimizer.built:  # no variable may be created inside a branch
-                self.optimizer.build(weights)
             tf.cond(finite, apply, lambda: None)
         return self.update_metrics(outputs, loss, finite)
 

@@ -1,0 +1,234 @@
+"""AdamW against its formula and against Keras' own, and the learning-rate schedule."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_mae
+from keras_mae.optimizers import AdamW, pretraining_adamw, warmup_cosine
+
+BACKEND = keras.backend.backend()
+SHAPES = {"kernel": (3, 5), "bias": (5,), "class_token": (1, 1, 7)}
+DECAYED = ("kernel", "class_token")
+STEPS = 5
+
+
+def draws(seed, scale=1.0):
+    generator = np.random.default_rng(seed)
+    return {name: (scale * generator.standard_normal(shape)).astype("float32") for name, shape in SHAPES.items()}
+
+
+START, GRADIENTS = draws(0), [draws(step, scale=0.3) for step in range(1, 1 + STEPS)]
+
+
+def variables_of(start=START):
+    return [keras.Variable(value, name=name) for name, value in start.items()]
+
+
+def apply(optimizer, variables, gradients):
+    for step in gradients:
+        optimizer.apply([ops.convert_to_tensor(value) for value in step.values()], variables)
+    return {variable.name: np.array(ops.convert_to_numpy(variable)) for variable in variables}
+
+
+def train(optimizer, gradients=GRADIENTS):
+    return apply(optimizer, variables_of(), gradients)
+
+
+def numpy_adamw(gradients, rate, decay, beta_1, beta_2, epsilon):
+    """AdamW as Keras defines it: decay first, `epsilon` added to the root before the bias correction."""
+    values = {name: value.astype("float64") for name, value in START.items()}
+    mean, square = ({name: 0.0 for name in SHAPES} for _ in range(2))
+    for step, gradient in enumerate(gradients, start=1):
+        rate_now = rate(step - 1) if callable(rate) else rate
+        for name in SHAPES:
+            if name in DECAYED:
+                values[name] = values[name] * (1 - rate_now * decay)
+            mean[name] = beta_1 * mean[name] + (1 - beta_1) * gradient[name]
+            square[name] = beta_2 * square[name] + (1 - beta_2) * gradient[name].astype("float64") ** 2
+            correction = np.sqrt(1 - beta_2**step) / (1 - beta_1**step)
+            values[name] = values[name] - rate_now * correction * mean[name] / (np.sqrt(square[name]) + epsilon)
+    return values
+
+
+def assert_close(got, expected, atol=1e-6):
+    for name in SHAPES:
+        np.testing.assert_allclose(got[name], expected[name], rtol=0, atol=atol, equal_nan=False, err_msg=name)
+
+
+# === AdamW ===
+def test_adamw_follows_its_formula():
+    """A large `epsilon` and decay, so that the place of either would show far above the tolerance."""
+    sizes = {"beta_1": 0.8, "beta_2": 0.95, "epsilon": 0.01}
+    got = train(AdamW(0.02, weight_decay=0.5, **sizes))
+    assert_close(got, numpy_adamw(GRADIENTS, 0.02, 0.5, **sizes))
+
+
+def test_adamw_follows_a_schedule():
+    schedule = warmup_cosine(0.04, total_steps=7, warmup_steps=2)
+    rates = [float(schedule(step)) for step in range(STEPS)]
+    got = train(AdamW(schedule, weight_decay=0.5, epsilon=0.01))
+    assert_close(got, numpy_adamw(GRADIENTS, lambda step: rates[step], 0.5, 0.9, 0.95, 0.01))
+
+
+def test_adamws_defaults_are_the_papers():
+    config = AdamW().get_config()
+    assert {key: config[key] for key in ("weight_decay", "beta_1", "beta_2")} == {
+        "weight_decay": 0.05,
+        "beta_1": 0.9,
+        "beta_2": 0.95,
+    }
+
+
+def test_zero_gradients_decay_matrices_and_tokens_only():
+    still = [{name: np.zeros_like(value) for name, value in START.items()}]
+    got = train(AdamW(0.1, weight_decay=0.5), still)
+    for name in SHAPES:
+        factor = 0.95 if name in DECAYED else 1.0
+        np.testing.assert_allclose(got[name], START[name] * factor, rtol=1e-6, equal_nan=False, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"gradient_accumulation_steps": 2},
+        {"clipnorm": 0.2},
+        {"global_clipnorm": 0.2},
+        {"clipvalue": 0.05},
+        {"use_ema": True, "ema_momentum": 0.7, "ema_overwrite_frequency": 2},
+        {"amsgrad": True},
+    ],
+    ids=lambda options: next(iter(options), "plain"),
+)
+def test_adamw_agrees_with_keras_own_with_exclusions(options):
+    sizes = {"learning_rate": 0.02, "weight_decay": 0.5, "beta_2": 0.95, "epsilon": 0.01, **options}
+    keras_own, variables = keras.optimizers.AdamW(**sizes), variables_of()
+    keras_own.exclude_from_weight_decay(var_list=[variables[1]])
+    expected = apply(keras_own, variables, GRADIENTS)
+    ours = AdamW(**sizes)
+    assert_close(train(ours), expected)
+    kept = [[np.array(ops.convert_to_numpy(value)) for value in each.variables] for each in (ours, keras_own)]
+    assert [value.shape for value in kept[0]] == [value.shape for value in kept[1]]
+    for own, other in zip(*kept, strict=True):  # momentums, averages, accumulators
+        np.testing.assert_allclose(own, other, rtol=0, atol=1e-6, equal_nan=False)
+
+
+@pytest.mark.parametrize("options", [{"gradient_accumulation_steps": 2}, {"clipnorm": 0.2}, {"clipvalue": 0.05}])
+def test_options_change_the_result(options):
+    """Or the agreement above would show nothing."""
+    plain, changed = train(AdamW(0.02, epsilon=0.01)), train(AdamW(0.02, epsilon=0.01, **options))
+    assert np.abs(plain["kernel"] - changed["kernel"]).max() > 1e-3
+
+
+def test_the_decay_rule_survives_saving(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(5, bias_initializer="ones")])
+    model.compile(optimizer=AdamW(0.1, weight_decay=0.5), loss="mse")
+    model.optimizer.build(model.trainable_variables)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert type(loaded.optimizer) is AdamW
+    kernel, bias = (ops.convert_to_numpy(variable) * 1.0 for variable in model.trainable_variables)
+    zeros = [ops.zeros_like(variable) for variable in loaded.trainable_variables]
+    loaded.optimizer.apply(zeros, loaded.trainable_variables)
+    decayed, kept = (ops.convert_to_numpy(variable) for variable in loaded.trainable_variables)
+    np.testing.assert_allclose(decayed, kernel * 0.95, rtol=1e-6, equal_nan=False)
+    np.testing.assert_array_equal(kept, bias)
+
+
+def test_config_round_trips():
+    optimizer = AdamW(0.3, weight_decay=0.2, beta_1=0.7, beta_2=0.6, epsilon=1e-5, clipnorm=0.4)
+    config = optimizer.get_config()
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert type(again) is AdamW
+    assert again.get_config() == config
+
+
+# === PyTorch's fused update ===
+needs_torch = pytest.mark.skipif(BACKEND != "torch", reason="the fused update is PyTorch's")
+
+
+@pytest.fixture
+def fused_calls(monkeypatch):
+    """The number of variables of every call of the fused update."""
+    from keras_mae.optimizers import adamw
+
+    calls, fused = [], adamw.fused_adamw
+
+    def spy(gradients, variables, *args, **kwargs):
+        calls.append(len(variables))
+        return fused(gradients, variables, *args, **kwargs)
+
+    monkeypatch.setattr(adamw, "fused_adamw", spy)
+    return calls
+
+
+@needs_torch
+def test_the_fused_update_is_taken_once_for_each_decay(fused_calls):
+    train(AdamW(0.02), GRADIENTS[:2])
+    assert fused_calls == [2, 1] * 2
+
+
+@needs_torch
+def test_fused_and_unfused_updates_agree(fused_calls):
+    sizes = {"learning_rate": 0.02, "weight_decay": 0.5, "epsilon": 0.01}
+    unfused = AdamW(**sizes)
+    unfused._fused = False
+    expected = train(unfused)
+    assert fused_calls == []
+    assert_close(train(AdamW(**sizes)), expected)
+
+
+@needs_torch
+def test_amsgrad_is_not_fused(fused_calls):
+    """The fused call keeps no maximum of the second moments."""
+    train(AdamW(0.02, amsgrad=True))
+    assert fused_calls == []
+
+
+# === The schedule ===
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [(0, 0.0), (3, 0.15), (10, 0.5), (10 + 26, 0.25), (10 + 13, 0.25 * (1 + np.sqrt(0.5))), (62, 0.0), (70, 0.0)],
+    ids=["start", "warming up", "peak", "half way", "a quarter", "end", "after the end"],
+)
+def test_warmup_cosine(step, expected):
+    rate = float(warmup_cosine(0.5, total_steps=62, warmup_steps=10)(step))
+    np.testing.assert_allclose(rate, expected, atol=1e-7, equal_nan=False)
+
+
+@pytest.mark.parametrize(("step", "expected"), [(0, 0.5), (26, 0.25), (52, 0.0)])
+def test_warmup_cosine_without_warmup_starts_at_its_peak(step, expected):
+    np.testing.assert_allclose(float(warmup_cosine(0.5, 52)(step)), expected, atol=1e-7, equal_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"peak": 0.0, "total_steps": 10}, "peak"),
+        ({"peak": 0.1, "total_steps": 0}, "total_steps"),
+        ({"peak": 0.1, "total_steps": 10, "warmup_steps": 10}, "warmup_steps=10, total_steps=10"),
+        ({"peak": 0.1, "total_steps": 10, "warmup_steps": -1}, "warmup_steps=-1"),
+    ],
+)
+def test_bad_schedules_are_refused(arguments, named):
+    with pytest.raises(ValueError, match=named):
+        warmup_cosine(**arguments)
+
+
+# === The pre-training optimizer ===
+def test_pretraining_learning_rate_grows_with_the_batch():
+    optimizer = pretraining_adamw(base_learning_rate=3e-4, batch_size=640)
+    np.testing.assert_allclose(float(ops.convert_to_numpy(optimizer.learning_rate)), 7.5e-4, rtol=1e-6)
+
+
+def test_pretraining_schedule_peaks_at_the_scaled_rate():
+    optimizer = pretraining_adamw(base_learning_rate=3e-4, batch_size=640, total_steps=50, warmup_steps=7)
+    schedule = keras.optimizers.schedules.deserialize(optimizer.get_config()["learning_rate"])
+    np.testing.assert_allclose([float(schedule(step)) for step in (0, 7, 50)], [0, 7.5e-4, 0], rtol=1e-6, atol=1e-9)
+
+
+def test_pretraining_arguments_reach_the_optimizer():
+    optimizer = keras_mae.optimizers.pretraining_adamw(weight_decay=0.2, beta_2=0.9, clipnorm=0.4)
+    assert (optimizer.weight_decay, optimizer.beta_2, optimizer.clipnorm) == (0.2, 0.9, 0.4)

@@ -1,0 +1,98 @@
+"""The small model that the training tests train, and how they compare what came of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+import keras_mae
+
+BACKEND = keras.backend.backend()
+IMAGE_SHAPE, GRID, PATCHES, REMOVED, BATCH = (12, 20, 3), (3, 5), 15, 12, 6
+
+
+class Stock(keras_mae.MaskedAutoencoder):
+    """The same model on Keras' own training step: the oracle wherever nothing is skipped."""
+
+    train_step = keras.Model.train_step
+
+
+def build(cls: Any = keras_mae.MaskedAutoencoder, dtype: str = "float32", **changes: Any) -> Any:
+    """A model of one block each side. Every call gives the same weights."""
+    keras.utils.set_random_seed(5)
+    encoder = keras_mae.ViTEncoder(IMAGE_SHAPE, 4, embed_dim=16, depth=1, num_heads=2, mlp_ratio=2, dtype=dtype)
+    decoder = keras_mae.MAEDecoder(embed_dim=8, depth=1, num_heads=1, mlp_ratio=2, dtype=dtype)
+    return cls(encoder, decoder, seed=3, dtype=dtype, **changes)
+
+
+def compiled(optimizer: Any = None, cls: Any = keras_mae.MaskedAutoencoder, **changes: Any) -> Any:
+    """The same, compiled; eager unless asked, since compiling is what costs time here."""
+    how = {key: changes.pop(key) for key in ("run_eagerly", "jit_compile", "steps_per_execution") if key in changes}
+    model = build(cls, **changes)
+    model.compile(optimizer=sgd() if optimizer is None else optimizer, **{"run_eagerly": True, **how})
+    return model
+
+
+def sgd(learning_rate: float = 0.1, **kwargs: Any) -> keras.optimizers.Optimizer:
+    """Momentum SGD: unlike Adam it sees the size of the gradients, so a wrong scale cannot hide."""
+    return keras.optimizers.SGD(learning_rate, momentum=0.9, **kwargs)
+
+
+def make_images(count: int = BATCH, seed: int = 7) -> np.ndarray:
+    """uint8 images with something to learn: a slope of random direction and colour each."""
+    generator = np.random.default_rng(seed)
+    rows, columns = np.mgrid[-1:1:12j, -1:1:20j]
+    slope, base = generator.uniform(-60, 60, (2, count, 3)), generator.uniform(90, 160, (count, 3))
+    images = [rows[..., None] * a + columns[..., None] * b + c for a, b, c in zip(*slope, base, strict=True)]
+    return np.stack(images).round().astype("uint8")
+
+
+def arrays(variables: Any) -> dict[str, np.ndarray]:
+    """Copies of all values, by path."""
+    found = {variable.path: np.array(keras.ops.convert_to_numpy(variable)) for variable in variables}
+    assert len(found) == len(variables)
+    return found
+
+
+def trainable(model: Any) -> dict[str, np.ndarray]:
+    return arrays(model.trainable_variables)
+
+
+def slots(model: Any, but: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+    """Everything the optimizer keeps, except paths that end with one of `but`."""
+    return {path: value for path, value in arrays(model.optimizer.variables).items() if not path.endswith(but or "!")}
+
+
+def step_of(model: Any) -> int:
+    return int(keras.ops.convert_to_numpy(model.encoder.step.value))
+
+
+def assert_identical(got: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    """The same names, and the same bits in each; NaN is never the same."""
+    assert got.keys() == expected.keys()
+    assert [name for name in got if not np.array_equal(got[name], expected[name])] == []
+
+
+def distance(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
+    """The largest difference of any value; NaN if there is one anywhere."""
+    assert one.keys() == other.keys()
+    return float(np.max([np.max(np.abs(one[name].astype("float64") - other[name])) for name in one]))
+
+
+@contextlib.contextmanager
+def quick_compile() -> Iterator[None]:
+    """JAX compiles without optimising: a quarter of the time, where speed and rounding are not the point."""
+    if BACKEND != "jax":
+        yield
+        return
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
