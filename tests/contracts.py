@@ -14,6 +14,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from conftest import run_quickly
 
 import keras_mae
 
@@ -58,7 +59,7 @@ class Example:
 
     Attributes:
         make: Keyword arguments -> object. No argument is at its default, so that one that is lost shows.
-        call: Object -> array. Deterministic.
+        call: Object -> array. Deterministic. See `outputs_of`.
         wrap: Object -> a model that can be saved as `.keras`, or `None` where that makes no sense.
         unwrap: That model, loaded -> the object.
     """
@@ -193,6 +194,13 @@ EXAMPLES: dict[str, Example] = {
         last_layer,
     ),
 }
+
+
+def outputs_of(example: Example, made: Any) -> np.ndarray:
+    """What `example.call` gives, float32."""
+    if not made.built:
+        example.call(made)
+    return keras.ops.convert_to_numpy(run_quickly(lambda: keras.ops.cast(example.call(made), "float32"))())
 
 
 def layers_within(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:

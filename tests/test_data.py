@@ -21,8 +21,9 @@ LOADERS = [
 
 
 def numpy_batches(dataset):
-    return [keras.ops.convert_to_numpy(dataset[i] if isinstance(dataset, keras.utils.PyDataset) else b)
-            for i, b in enumerate(dataset if not isinstance(dataset, keras.utils.PyDataset) else range(len(dataset)))]  # fmt: skip
+    if isinstance(dataset, keras.utils.PyDataset):
+        return [dataset[index] for index in range(len(dataset))]
+    return [batch.numpy() for batch in dataset]
 
 
 def numbered(count):

@@ -15,7 +15,7 @@ import keras_mae
 ROOT = Path(keras_mae.__file__).parent
 PROJECT = Path(__file__).parent.parent
 BACKENDS = {"jax", "tensorflow", "torch"}
-OPTIONAL = set("sklearn matplotlib PIL transformers skimage scipy tensorflow_datasets grain typer".split())
+OPTIONAL = {"sklearn", "matplotlib", "PIL", "transformers", "skimage", "scipy", "grain", "typer"}
 
 _MEASURE = """
 import json, sys, time

@@ -156,7 +156,7 @@ def test_outputs_and_loss_stay_float32_in_mixed_precision(make_mae, mae, images,
     for ours, source in zip(low.weights, mae.weights, strict=True):
         ours.assign(source)
     x = {"images": images, "noise": noise}
-    outputs = low(x, training=False, removed_only=True)
+    outputs = run_quickly(lambda x: low(x, training=False, removed_only=True))(x)
     assert {keras.backend.standardize_dtype(value.dtype) for value in outputs.values()} == {"float32"}
     loss = low.compute_loss(x, None, outputs, training=False)
     assert keras.backend.standardize_dtype(loss.dtype) == "float32"
@@ -170,13 +170,21 @@ def test_several_masks_of_one_image(make_mae, images):
     """Rows 2i and 2i + 1 of a training step are image i under two masks; the loss is the mean over them."""
     mae = make_mae(depth=1, masks_per_image=2)
     state = int(mae.encoder.step.value)
-    outputs = mae(images, training=True, removed_only=True)
-    loss = float(to_numpy(mae.compute_loss(images, None, outputs, training=True)))
+
+    @run_quickly
+    def training_loss(images):
+        return mae.compute_loss(images, None, mae(images, training=True, removed_only=True), training=True)
+
+    loss = float(to_numpy(training_loss(images)))
     masks = oracles.mask_from_noise(oracles.hash_noise(0, state, range(6), 35), RATIO)
     ids = np.argsort(masks, axis=1, kind="stable").astype("int32")
     twice = np.repeat(images, 2, axis=0)
     np.testing.assert_allclose(loss, loss_of(mae, twice, ids_keep=ids[:, :8], ids_removed=ids[:, 8:]), rtol=1e-5)
-    assert tuple(mae(images, training=False)["mask"].shape) == (3, 35)
+
+
+def test_evaluation_uses_one_mask_an_image(make_mae):
+    mae = make_mae(depth=1, masks_per_image=2)
+    assert tuple(mae(keras.Input((15, 14, 3), batch_size=3), training=False)["mask"].shape) == (3, 35)
 
 
 @pytest.mark.parametrize("shape", [(3, 35), (3, 5, 7)])

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import oracles
 import pytest
+from conftest import run_quickly
 from keras import ops
 
 import keras_mae
@@ -29,7 +30,18 @@ def to_numpy(x):
 
 def draw(kind, ratio, batch=13, grid=GRID, seed=3, step=11, **kwargs):
     masking = getattr(keras_mae, kind)(ratio, **kwargs)
-    return masking(hash_noise(seed, step, ops.arange(batch, dtype="int32"), grid[0] * grid[1]), grid=grid)
+
+    @run_quickly
+    def drawn(index):
+        mask = masking(hash_noise(seed, step, index, grid[0] * grid[1]), grid=grid)
+        return {
+            "ids_keep": mask.ids_keep,
+            "ids_removed": mask.ids_removed,
+            "restore": mask.ids_restore,
+            "mask": mask.mask,
+        }
+
+    return {key: to_numpy(value) for key, value in drawn(ops.arange(batch, dtype="int32")).items()}
 
 
 @pytest.mark.parametrize(("kind", "ratio"), list(GOLDEN))
@@ -55,14 +67,14 @@ def test_golden_masks_are_the_oracles():
 def test_masks_agree_with_the_oracle_on_other_grids(kind, grid):
     noise = oracles.hash_noise(5, 2, range(7), grid[0] * grid[1])
     masking = getattr(keras_mae, kind)(0.75)
-    drawn = to_numpy(masking(noise.astype("int32"), grid=grid).mask)
+    drawn = to_numpy(run_quickly(lambda noise: masking(noise, grid=grid).mask)(noise.astype("int32")))
     np.testing.assert_array_equal(drawn, ORACLES[kind](noise, grid, 0.75))
 
 
 @pytest.mark.parametrize("kind", list(ORACLES))
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "bfloat16", "float16"])
 def test_masks_do_not_depend_on_the_dtype_policy(kind, policy):
-    assert oracles.fingerprint(to_numpy(draw(kind, 0.75, dtype=policy).mask)) == GOLDEN[kind, 0.75]
+    assert oracles.fingerprint(draw(kind, 0.75, dtype=policy)["mask"]) == GOLDEN[kind, 0.75]
 
 
 def test_float_noise_is_not_rounded_by_a_bfloat16_policy():
@@ -77,15 +89,15 @@ def test_a_mask_depends_on_its_own_sample_alone(kind):
     """Another share of the global batch, in another order: sample 7 keeps its mask wherever it is computed."""
     masking = getattr(keras_mae, kind)(0.75)
     index = np.arange(12, -1, -1, dtype="int32") + 5
-    drawn = to_numpy(masking(hash_noise(3, 11, index, 60), grid=GRID).mask)
-    first_share = to_numpy(draw(kind, 0.75).mask)
+    drawn = to_numpy(run_quickly(lambda index: masking(hash_noise(3, 11, index, 60), grid=GRID).mask)(index))
+    first_share = draw(kind, 0.75)["mask"]
     np.testing.assert_array_equal(drawn[5:][::-1], first_share[5:])
 
 
 @pytest.mark.parametrize("kind", list(ORACLES))
 def test_mask_is_one_where_removed_and_ids_partition_the_patches(kind):
     mask = draw(kind, 0.75)
-    keep, removed, flags = (to_numpy(x) for x in (mask.ids_keep, mask.ids_removed, mask.mask))
+    keep, removed, flags = mask["ids_keep"], mask["ids_removed"], mask["mask"]
     assert keep.shape == (13, 15)
     assert removed.shape == (13, 45)
     np.testing.assert_array_equal(np.sort(np.concatenate([keep, removed], axis=1)), np.tile(np.arange(60), (13, 1)))
@@ -96,8 +108,8 @@ def test_mask_is_one_where_removed_and_ids_partition_the_patches(kind):
 @pytest.mark.parametrize("kind", list(ORACLES))
 def test_ids_restore_puts_the_order_kept_removed_back(kind):
     mask = draw(kind, 0.75)
-    order = np.concatenate([to_numpy(mask.ids_keep), to_numpy(mask.ids_removed)], axis=1)
-    restored = np.take_along_axis(order, to_numpy(mask.ids_restore), axis=1)
+    order = np.concatenate([mask["ids_keep"], mask["ids_removed"]], axis=1)
+    restored = np.take_along_axis(order, mask["restore"], axis=1)
     np.testing.assert_array_equal(restored, np.tile(np.arange(60), (13, 1)))
 
 
@@ -149,7 +161,7 @@ def test_ratio_must_leave_a_patch():
 
 
 def test_every_patch_is_kept_equally_often_and_no_mask_comes_twice():
-    mask = to_numpy(draw("RandomMasking", 0.75, batch=20_000, grid=(7, 7)).mask)
+    mask = draw("RandomMasking", 0.75, batch=20_000, grid=(7, 7))["mask"]
     rate = 1 - mask.mean(axis=0)
     # 12 of 49 stay; the standard deviation of a rate over 20,000 samples is 0.00304.
     assert np.abs(rate - 12 / 49).max() < 4.5 * 0.00304
@@ -157,7 +169,7 @@ def test_every_patch_is_kept_equally_often_and_no_mask_comes_twice():
 
 
 def test_masks_of_one_image_in_successive_steps_are_independent():
-    kept = np.stack([1 - to_numpy(draw("RandomMasking", 0.75, 500, (7, 7), step=step).mask) for step in (8, 9)])
+    kept = np.stack([1 - draw("RandomMasking", 0.75, 500, (7, 7), step=step)["mask"] for step in (8, 9)])
     both = (kept[0] * kept[1]).sum(axis=1)
     # Hypergeometric: mean 12 * 12 / 49, variance 12 * (12/49) * (37/49) * (37/48).
     deviation = np.sqrt(12 * 12 / 49 * 37 / 49 * 37 / 48 / 500)
@@ -168,7 +180,7 @@ def test_block_masks_remove_neighbours():
     """Pairs of horizontal neighbours with the same fate: near 1 in blocks, 0.5 for independent patches."""
 
     def alike(kind):
-        mask = to_numpy(draw(kind, 0.5, 200, (14, 14)).mask).reshape(-1, 14, 14)
+        mask = draw(kind, 0.5, 200, (14, 14))["mask"].reshape(-1, 14, 14)
         return (mask[:, :, 1:] == mask[:, :, :-1]).mean()
 
     assert alike("BlockMasking") > 0.75
@@ -176,7 +188,7 @@ def test_block_masks_remove_neighbours():
 
 
 def test_block_masks_reach_every_patch_and_differ():
-    mask = to_numpy(draw("BlockMasking", 0.5, 500, (7, 7)).mask)
+    mask = draw("BlockMasking", 0.5, 500, (7, 7))["mask"]
     rate = mask.mean(axis=0)
     assert rate.min() > 0.2
     assert rate.max() < 0.9
@@ -184,7 +196,7 @@ def test_block_masks_reach_every_patch_and_differ():
 
 
 def test_grid_masks_keep_the_same_place_of_every_cell_and_all_places_come():
-    mask = to_numpy(draw("GridMasking", 0.75, 400).mask).reshape(400, 3, 2, 5, 2)
+    mask = draw("GridMasking", 0.75, 400)["mask"].reshape(400, 3, 2, 5, 2)
     kept = (1 - mask).transpose(0, 2, 4, 1, 3).reshape(400, 4, 15)  # sample, place, cell
     assert set(np.unique(kept.sum(axis=2))) == {0, 15}
     counts = kept[:, :, 0].sum(axis=0)

@@ -149,19 +149,17 @@ class Fails(keras.callbacks.Callback):
 
 
 def test_a_run_that_fails_before_its_first_epoch_leaves_nothing(tmp_path, images):
+    callbacks = [Fails(0, RuntimeError("no power"))]
     with pytest.raises(RuntimeError, match="no power"):
-        pretrain(
-            small_model(), dataset(images), RECIPE, tmp_path / "run", images[:1], callbacks=[Fails(0, RuntimeError("no power"))]
-        )  # fmt: skip
+        pretrain(small_model(), dataset(images), RECIPE, tmp_path / "run", images[:1], callbacks=callbacks)
     assert not (tmp_path / "run").exists()
 
 
 def test_an_interrupted_run_keeps_what_was_learned(tmp_path, images):
     model = small_model()
+    callbacks = [Fails(1, KeyboardInterrupt())]
     with pytest.raises(KeyboardInterrupt):
-        pretrain(
-            model, dataset(images), RECIPE, tmp_path / "run", images[:1], callbacks=[Fails(1, KeyboardInterrupt())]
-        )  # fmt: skip
+        pretrain(model, dataset(images), RECIPE, tmp_path / "run", images[:1], callbacks=callbacks)
     loaded = keras.saving.load_model(tmp_path / "run" / "model.keras")
     assert int(loaded.encoder.step.value) == 2
     assert len((tmp_path / "run" / "history.csv").read_text().splitlines()) == 2
