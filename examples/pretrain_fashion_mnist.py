@@ -23,7 +23,7 @@ import keras_mae
 from keras_mae.training import PretrainRecipe, pretrain
 
 PRESET = "mae_vit_micro_patch4_28"
-EPOCHS, BASE_LEARNING_RATE = 12, 4e-3
+EPOCHS, BASE_LEARNING_RATE = 8, 4e-3
 INPAINTED = 200
 
 

@@ -55,15 +55,15 @@ def pretrain(
     image_size: Annotated[
         int | None, typer.Option(help="Side of a folder's images; the preset's by default.")
     ] = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 100,
+    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 40,
     warmup_epochs: Annotated[
         int | None, typer.Option(help="Of warm-up; a twentieth of the epochs by default.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Images behind one update.")] = 128,
+    batch_size: Annotated[int, typer.Option(help="Images behind one update.")] = 32,
     accumulation_steps: Annotated[int, typer.Option(help="Batches whose gradients make one update.")] = 1,
     base_learning_rate: Annotated[
         float, typer.Option(help="For 256 images; the learning rate is base * batch size / 256.")
-    ] = 2e-3,
+    ] = 8e-3,
     weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = 0.05,
     mask_ratio: Annotated[float, typer.Option(help="Fraction of the patches to remove.")] = 0.75,
     masking: Annotated[MaskingName, typer.Option(help="How patches are chosen.")] = MaskingName.random,

@@ -90,8 +90,9 @@ def test_outputs_survive_the_config_round_trip(name):
     assert np.isfinite(expected).all()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
-@pytest.mark.parametrize("name", SAVED)
+@pytest.mark.parametrize(
+    ("name", "dtype"), [*((name, "float32") for name in SAVED), ("MaskedAutoencoder", "mixed_bfloat16")]
+)
 def test_keras_file_round_trip(name, dtype, tmp_path):
     example = example_of(name)
     made = example.make(dtype=dtype)
@@ -109,7 +110,8 @@ def test_keras_file_round_trip(name, dtype, tmp_path):
 def test_dtype_policy_reaches_all_children(name):
     example = example_of(name)
     made = example.make(dtype="mixed_bfloat16")
-    example.call(made)
+    if not made.built:
+        example.call(made)
     policies = {layer.name: layer.dtype_policy.name for layer in contracts.layers_within(made)}
     assert {name: policy for name, policy in policies.items() if policy != "mixed_bfloat16"} == {}
     assert {keras.backend.standardize_dtype(weight.dtype) for weight in made.trainable_weights} <= {"float32"}

@@ -144,11 +144,11 @@ def test_masks_in_training_follow_seed_and_step(make_mae, images):
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "bfloat16"])
 def test_masks_do_not_depend_on_the_dtype_policy(make_mae, mae, images, noise, dtype):
     low = make_mae(dtype=dtype)
-    np.testing.assert_array_equal(to_numpy(run_quickly(low)(images)["mask"]), to_numpy(mae(images)["mask"]))
+    mask = run_quickly(lambda inputs: low(inputs)["mask"])
+    np.testing.assert_array_equal(to_numpy(mask({"images": images})), to_numpy(mae(images)["mask"]))
     close = (0.5 + noise / 1000).astype("float32")  # distinct in float32, equal in bfloat16
-    np.testing.assert_array_equal(
-        to_numpy(run_quickly(low)({"images": images, "noise": close})["mask"]), oracles.mask_from_noise(close, RATIO)
-    )
+    expected = oracles.mask_from_noise(close, RATIO)
+    np.testing.assert_array_equal(to_numpy(mask({"images": images, "noise": close})), expected)
 
 
 def test_outputs_and_loss_stay_float32_in_mixed_precision(make_mae, mae, images, noise):
@@ -242,12 +242,12 @@ def test_predict_takes_a_mask_of_the_caller(compiled_mae, images):
 
 
 def test_predict_refuses_unequal_counts(compiled_mae, images):
-    """And the model is none the worse for it: the tests around this one use the same."""
     with pytest.raises(Exception, match="must keep the same number of patches in every image"):
         compiled_mae.predict({"images": images, "mask": unequal()}, verbose=0)
 
 
 def test_fit_refuses_unequal_counts(compiled_mae, images):
+    """Also after `predict` has refused: an error must not cost the model its weights."""
     with pytest.raises(Exception, match="must keep the same number of patches in every image, here 8 of 35"):
         compiled_mae.fit({"images": images, "mask": unequal()}, verbose=0)
 

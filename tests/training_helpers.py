@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -52,8 +53,11 @@ def make_images(count: int = BATCH, seed: int = 7) -> np.ndarray:
 
 
 def arrays(variables: Any) -> dict[str, np.ndarray]:
-    """Copies of all values, by path."""
-    found = {variable.path: np.array(keras.ops.convert_to_numpy(variable)) for variable in variables}
+    """Copies of all values, by path without the number Keras gives a second object of one name."""
+    found = {
+        re.sub(r"^(\w+?)_\d+/", r"\1/", variable.path): np.array(keras.ops.convert_to_numpy(variable))
+        for variable in variables
+    }
     assert len(found) == len(variables)
     return found
 
