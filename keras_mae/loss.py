@@ -108,6 +108,6 @@ def psnr(prediction: Any, pixels: Any, pixel_std: tuple[float, ...]) -> Any:
     Returns:
         float32 (batch,): 10 log10(255² / mean squared error).
     """
-    scale = np.tile(np.asarray(pixel_std, "float32"), pixels.shape[2] // len(pixel_std))
+    scale = ops.convert_to_tensor(np.tile(np.asarray(pixel_std, "float32"), pixels.shape[2] // len(pixel_std)))
     error = ops.mean(ops.square((ops.cast(prediction, "float32") - pixels) * scale), axis=(1, 2))
     return 10 * ops.log10(255.0**2 / ops.maximum(error, 1e-6))

@@ -26,6 +26,16 @@ def linear(x: Any, kernel: Any, bias: Any) -> Any:
     return ops.add(ops.matmul(x, kernel), bias)
 
 
+class Linear(keras.layers.Dense):
+    """`keras.layers.Dense` with the bias added inside the matrix product where a backend can.
+
+    Without activation; Xavier-uniform kernel and zero bias, as the method initialises every projection.
+    """
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        return linear(inputs, self.kernel, self.bias)
+
+
 def gather_tokens(tokens: Any, ids: Any) -> Any:
     """Pick `ids` along the token axis.
 

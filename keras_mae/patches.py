@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_mae import _checks
-from keras_mae.ops import gather_tokens, linear
+from keras_mae.ops import Linear, gather_tokens
 
 
 def patchify(images: Any, patch_size: int | tuple[int, int]) -> Any:
@@ -60,16 +60,6 @@ def unpatchify(patches: Any, patch_size: int | tuple[int, int], image_shape: tup
     x = ops.reshape(patches, (-1, rows, columns, patch[0], patch[1], shape[2]))
     x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
     return ops.reshape(x, (-1, *shape))
-
-
-class Linear(keras.layers.Dense):
-    """`keras.layers.Dense` with the bias added inside the matrix product where a backend can.
-
-    Without activation; Xavier-uniform kernel and zero bias, as the method initialises every projection.
-    """
-
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
-        return linear(inputs, self.kernel, self.bias)
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
@@ -143,8 +133,10 @@ class PatchEmbedding(keras.layers.Layer):
             by_image = ops.reshape(ids, (ops.shape(images)[0], -1))
             patches = ops.reshape(gather_tokens(patches, by_image), (-1, ids.shape[1], patches.shape[2]))
         pixels_a_channel = patches.shape[2] // len(self.pixel_mean)
-        mean = np.tile(np.asarray(self.pixel_mean, "float32"), pixels_a_channel)
-        std = np.tile(np.asarray(self.pixel_std, "float32"), pixels_a_channel)
+        mean, std = (
+            ops.convert_to_tensor(np.tile(np.asarray(values, "float32"), pixels_a_channel))
+            for values in (self.pixel_mean, self.pixel_std)
+        )
         return (ops.cast(patches, "float32") - mean) / std
 
     def call(self, images: Any, ids_keep: Any = None) -> Any:

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_mae import _checks
-from keras_mae.patches import Linear
+from keras_mae.ops import Linear
 from keras_mae.random import to_uniform
 
 

@@ -1,5 +1,6 @@
 """Images to patches and back, and the embedding of the visible ones."""
 
+import keras
 import numpy as np
 import oracles
 import pytest
@@ -92,6 +93,19 @@ def test_pixels_stay_float32_under_a_bfloat16_policy(images):
         layer.build(images.shape)
     np.testing.assert_array_equal(to_numpy(mixed.pixels(precise)), to_numpy(exact.pixels(precise)))
     assert to_numpy(mixed.pixels(precise)).dtype == "float32"
+
+
+def test_pixels_are_normalised_by_the_backend_alone():
+    """A NumPy constant in PyTorch's arithmetic would cut the gradient on a CPU, and fail on a GPU."""
+    torch = pytest.importorskip("torch")
+    if keras.backend.backend() != "torch":
+        pytest.skip("about PyTorch")
+    layer = keras_mae.PatchEmbedding((3, 2), 4, (10, 20, 30), (40, 50, 60))
+    layer.build((None, 15, 14, 3))
+    images = torch.rand(2, 15, 14, 3, requires_grad=True)
+    layer.pixels(images).sum().backward()
+    expected = np.broadcast_to(1 / np.float32((40, 50, 60)), images.shape)
+    np.testing.assert_allclose(images.grad.numpy(), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -184,8 +184,8 @@ def loss_and_gradients(mae, inputs):
             with keras.StatelessScope(state_mapping=list(state)):
                 return loss_of()
 
-        optimised = {"xla_backend_optimization_level": 3 if mae.norm_pix_loss else 0}
-        step = jax.jit(jax.value_and_grad(stateless), compiler_options=optimised)
+        optimised = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
+        step = jax.jit(jax.value_and_grad(stateless), compiler_options=optimised if mae.norm_pix_loss else None)
         loss, gradients = step([variable.value for variable in variables.values()])
     else:
         mae.zero_grad()

@@ -1,5 +1,7 @@
 """The training step against Keras' own, on steps that are not finite, with several masks, and across a save."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from training_helpers import (
     compiled,
     distance,
     make_images,
+    quick_compile,
     sgd,
     slots,
     step_of,
@@ -27,6 +30,12 @@ from keras_mae.random import hash_noise
 STEPS = 5
 WEIGHTS = np.tile(np.array([0.2, 3, 0.5, 1, 0, 2], "float32"), STEPS)
 NO_HALF_ATTENTION = "JAX on a CPU has no float16 attention"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_compile():
+    with quick_compile():
+        yield
 
 
 # === The same weights as Keras' own step ===
@@ -45,6 +54,7 @@ FEATURES = {
 }
 
 
+@functools.cache
 def fit_five_steps(cls, feature):
     """A model after five steps of `fit`; with three masks an image, a third of the images a step."""
     feature = dict(FEATURES[feature])
@@ -54,6 +64,8 @@ def fit_five_steps(cls, feature):
     images, weights = make_images(BATCH * STEPS), feature.pop("sample_weight", None)
     rows = BATCH // feature.get("masks_per_image", 1)
     images, weights = images[: rows * STEPS], None if weights is None else weights[: rows * STEPS]
+    if BACKEND == "jax" and "dtype" in feature:
+        feature["run_eagerly"] = False  # one program compiles faster than each operation in a second dtype
     model = compiled(optimizer, cls, **feature)
     labels = None if weights is None else np.zeros(len(images))  # Keras drops weights that come without labels
     model.fit(images, labels, sample_weight=weights, batch_size=rows, shuffle=False, verbose=0)
