@@ -254,10 +254,10 @@ def explicit_mask(mask: Any, grid: tuple[int, int], num_kept: int | None = None)
             f"`mask` must have shape (batch, {patches}) or (batch, {grid[0]}, {grid[1]}). "
             f"Received: mask.shape={tuple(mask.shape)}"
         )
-    mask = ops.reshape(mask, (-1, patches))
-    removed = ops.cast(mask, "int32")
+    values = ops.cast(ops.reshape(mask, (-1, patches)), "float32")
+    removed = ops.cast(values, "int32")
     require(
-        ops.all(ops.logical_or(mask == 0, mask == 1)),
+        ops.all(ops.logical_or(ops.equal(values, 0.0), ops.equal(values, 1.0))),
         "`mask` must hold 1 (removed) and 0 (kept) only. Received: other values",
     )
     kept = ops.sum(1 - removed, axis=1)

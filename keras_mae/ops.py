@@ -81,7 +81,7 @@ def require(condition: Any, message: str) -> None:
 
     Eager code raises `ValueError` at once. Inside a compiled function the error comes from the running step,
     with the same message: TensorFlow's `InvalidArgumentError` or JAX's runtime error. TensorFlow drops the
-    check where it compiles with XLA.
+    check where it compiles with XLA, which its training step therefore refuses.
     """
 
     def check(condition: Any) -> None:

@@ -14,8 +14,8 @@ import keras_mae
 
 SERIALISABLE = contracts.serialisable()
 # A base class, and two helpers that only their owners make, save and restore.
-ABSTRACT = {"masking.Masking", "random.StepCounter", "patches.Linear"}
-CONCRETE = [name for name in SERIALISABLE if name not in ABSTRACT]
+ABSTRACT = {"Masking", "StepCounter", "Linear"}
+CONCRETE = [name for name, kind in SERIALISABLE.items() if kind.__name__ not in ABSTRACT]
 CALLABLE = [name for name in CONCRETE if name not in contracts.EXAMPLES or contracts.EXAMPLES[name].call]
 SAVED = [name for name in CONCRETE if name not in contracts.EXAMPLES or contracts.EXAMPLES[name].wrap]
 

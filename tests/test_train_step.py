@@ -64,8 +64,6 @@ def fit_five_steps(cls, feature):
     images, weights = make_images(BATCH * STEPS), feature.pop("sample_weight", None)
     rows = BATCH // feature.get("masks_per_image", 1)
     images, weights = images[: rows * STEPS], None if weights is None else weights[: rows * STEPS]
-    if BACKEND == "jax" and "dtype" in feature:
-        feature["run_eagerly"] = False  # one program compiles faster than each operation in a second dtype
     model = compiled(optimizer, cls, **feature)
     labels = None if weights is None else np.zeros(len(images))  # Keras drops weights that come without labels
     model.fit(images, labels, sample_weight=weights, batch_size=rows, shuffle=False, verbose=0)
@@ -253,18 +251,20 @@ def default(tmp_path_factory):
     return Default(tmp_path_factory.mktemp("default") / "model.keras")
 
 
-@needs_compiling
-def test_compiled_and_eager_steps_agree(default):
-    eager = train_on(compiled(full_optimizer()), batches_of(4))
-    assert distance(trainable(eager), trainable(build())) > 1e-2
-    assert distance(everything(eager), default.state) < COMPILED_DIFFERS
+# Unasked, JAX jits, and TensorFlow on a CPU makes a graph that XLA does not see.
+OTHER_MODES = {
+    "jax": {"jit off": {"jit_compile": False}},
+    "tensorflow": {"eager": {"run_eagerly": True}, "jit on": {"jit_compile": True}},
+    "torch": {},
+}[BACKEND]
 
 
 @needs_compiling
-def test_jit_compile_on_and_off_agree(default):
-    """JAX jits by default and TensorFlow on a CPU does not: the other of the two."""
-    other = train_on(compiled(full_optimizer(), run_eagerly=False, jit_compile=BACKEND != "jax"), batches_of(4))
-    assert distance(everything(other), default.state) < COMPILED_DIFFERS
+@pytest.mark.parametrize("mode", OTHER_MODES)
+def test_compiled_and_other_steps_agree(mode, default):
+    model = train_on(compiled(full_optimizer(), **{"run_eagerly": False, **OTHER_MODES[mode]}), batches_of(4))
+    assert distance(trainable(model), trainable(build())) > 1e-2
+    assert distance(everything(model), default.state) < COMPILED_DIFFERS
 
 
 def fit_two_steps_at_once():
@@ -296,7 +296,6 @@ def test_a_compiled_step_that_is_not_finite_changes_nothing(default):
     assert_identical(trainable(default.model), before[0])
     assert_identical(slots(default.model), before[1])
     assert float(logs["skipped_steps"]) == 1
-    assert np.isfinite([logs["loss"], logs["psnr"]]).all()
 
 
 # === Across a save ===
@@ -323,7 +322,7 @@ def test_adamw_continues_after_a_save_bit_for_bit(optimizer, tmp_path):
     loaded = keras.saving.load_model(path)
     assert type(loaded.optimizer) is type(model.optimizer)
     assert type(getattr(loaded.optimizer, "inner_optimizer", loaded.optimizer)) is keras_mae.optimizers.AdamW
-    assert loaded.run_eagerly
+    assert loaded.run_eagerly == model.run_eagerly
     assert_identical(slots(loaded), saved)
     train_on(model, batches[2:])
     assert_identical(everything(train_on(loaded, batches[2:])), everything(model))

@@ -88,8 +88,10 @@ class TrainStep(keras.Model):
                 # A compiled step that fails has used up the weights it was given: masks are checked before.
                 return function(state, map(self.check_batch, iterator))
             except BaseException:
-                self._jax_state = dict(zip(names, state, strict=True))
-                self._jax_state_synced = False
+                if not any(value.is_deleted() for value in jax.tree.leaves(state)):
+                    self._jax_state = dict(zip(names, state, strict=True))
+                    self._jax_state_synced = False
+                    self.jax_state_sync()
                 raise
 
         return step

@@ -12,7 +12,7 @@ class TrainStep(keras.Model):
     """`train_step` and `test_step` of a `MaskedAutoencoder`."""
 
     def train_step(self, data: Any) -> dict[str, Any]:
-        x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, _, sample_weight = self._unpack(data)
         with tf.GradientTape() as tape:
             outputs = self(x, training=True, removed_only=True)
             loss = self.compute_loss(x, None, outputs, sample_weight, training=True)
@@ -31,7 +31,21 @@ class TrainStep(keras.Model):
         return self.update_metrics(outputs, loss, finite)
 
     def test_step(self, data: Any) -> dict[str, Any]:
-        x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, _, sample_weight = self._unpack(data)
         outputs = self(x, training=False, removed_only=True)
         loss = self.compute_loss(x, None, outputs, sample_weight, training=False)
         return self.update_metrics(outputs, loss)
+
+    def predict_step(self, data: Any) -> dict[str, Any]:
+        self._unpack(data)
+        return super().predict_step(data)
+
+    def _unpack(self, data: Any) -> Any:
+        """Images or dict, labels and sample weights of a batch."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        if self.jit_compile and isinstance(x, dict) and x.get("mask") is not None:
+            raise ValueError(
+                "TensorFlow drops the check of a given `mask` where it compiles with XLA. Use jit_compile=False, or "
+                "give `ids_keep` and `ids_removed`. Received: a `mask` with jit_compile=True"
+            )
+        return x, y, sample_weight
