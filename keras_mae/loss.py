@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -111,3 +112,10 @@ def psnr(prediction: Any, pixels: Any, pixel_std: tuple[float, ...]) -> Any:
     scale = ops.convert_to_tensor(np.tile(np.asarray(pixel_std, "float32"), pixels.shape[2] // len(pixel_std)))
     error = ops.mean(ops.square((ops.cast(prediction, "float32") - pixels) * scale), axis=(1, 2))
     return 10 * ops.log10(255.0**2 / ops.maximum(error, 1e-6))
+
+
+class MeanOfFinite(keras.metrics.Mean):
+    """A mean that is NaN, not 0, if nothing was counted: when every step was skipped."""
+
+    def result(self) -> Any:
+        return ops.where(self.count > 0, super().result(), float("nan"))

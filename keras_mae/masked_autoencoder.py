@@ -12,7 +12,7 @@ from keras_mae import _checks, presets
 from keras_mae.decoder import MAEDecoder
 from keras_mae.encoder import ViTEncoder
 from keras_mae.loss import (
-    patch_statistics,
+    MeanOfFinite,
     psnr,
     reconstruction_loss,
     reconstruction_target,
@@ -21,15 +21,8 @@ from keras_mae.loss import (
 from keras_mae.masking import Mask, Masking, RandomMasking, explicit_mask
 from keras_mae.ops import gather_tokens
 from keras_mae.random import EVALUATION_STEP, hash_noise
-from keras_mae.reconstruction import Reconstruction, check_images, to_pictures
+from keras_mae.reconstruction import Reconstruction, check_images, to_pictures, undo_normalisation
 from keras_mae.train_step import TrainStep
-
-
-class MeanOfFinite(keras.metrics.Mean):
-    """A mean that is NaN, not 0, if nothing was counted: when every step was skipped."""
-
-    def result(self) -> Any:
-        return ops.where(self.count > 0, super().result(), float("nan"))
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
@@ -283,6 +276,17 @@ class MaskedAutoencoder(TrainStep, keras.Model):
     def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
 
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        """`keras.Model.fit`; `y` may be left out, also with sample weights."""
+        held_out = kwargs.get("validation_data")
+        if isinstance(held_out, tuple) and len(held_out) == 3:
+            kwargs["validation_data"] = (held_out[0], _labels(held_out[1], held_out[2]), held_out[2])
+        return super().fit(x, _labels(y, kwargs.get("sample_weight")), *args, **kwargs)
+
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """`keras.Model.evaluate`; `y` may be left out, also with sample weights."""
+        return super().evaluate(x, _labels(y, kwargs.get("sample_weight")), *args, **kwargs)
+
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         return [self.loss_tracker, self.psnr_tracker, self.skipped_tracker]
@@ -361,28 +365,10 @@ class MaskedAutoencoder(TrainStep, keras.Model):
         )
         prediction, source = outputs["reconstruction"], "none needed: the model predicts pixels"
         if self.norm_pix_loss:
-            prediction, source = self._undo_normalisation(prediction, images, ids_keep, ids_removed, statistics)
+            prediction, source = undo_normalisation(
+                prediction, images, ids_keep, ids_removed, statistics, self.encoder
+            )
         return to_pictures(images, prediction, outputs["mask"], source, self.encoder)
-
-    def _undo_normalisation(
-        self,
-        prediction: np.ndarray,
-        images: np.ndarray,
-        ids_keep: np.ndarray,
-        ids_removed: np.ndarray,
-        statistics: str,
-    ) -> tuple[np.ndarray, str]:
-        pixels = self.encoder.patch_embedding.pixels(images)
-        mean, std = patch_statistics(pixels)
-        source = "each patch's own true statistics (they leak the answer)"
-        if statistics == "visible":
-            visible = gather_tokens(pixels, ids_keep)
-            mean, std = (np.array(value) for value in map(ops.convert_to_numpy, (mean, std)))
-            guess = visible_statistics(visible, ids_keep, ids_removed, self.encoder.grid)
-            for own, guessed in zip((mean, std), guess, strict=True):
-                np.put_along_axis(own, ids_removed[..., None], ops.convert_to_numpy(guessed), axis=1)
-            source = "visible patches, weighted by 1 / distance**2"
-        return prediction * ops.convert_to_numpy(std) + ops.convert_to_numpy(mean), source
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -399,3 +385,8 @@ class MaskedAutoencoder(TrainStep, keras.Model):
     def from_config(cls, config: dict[str, Any]) -> MaskedAutoencoder:
         parts = {key: keras.saving.deserialize_keras_object(config[key]) for key in ("encoder", "decoder", "masking")}
         return cls(**{**config, **parts})
+
+
+def _labels(y: Any, sample_weight: Any) -> Any:
+    """Labels that nobody reads: without any, Keras drops the sample weights without a word."""
+    return np.zeros(len(sample_weight)) if y is None and sample_weight is not None else y

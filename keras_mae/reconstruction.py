@@ -9,6 +9,8 @@ import numpy as np
 from keras import ops
 
 from keras_mae.encoder import ViTEncoder
+from keras_mae.loss import patch_statistics, visible_statistics
+from keras_mae.ops import gather_tokens
 from keras_mae.patches import patchify, unpatchify
 
 
@@ -82,3 +84,24 @@ def to_pictures(
         mask=mask,
         statistics=statistics,
     )
+
+
+def undo_normalisation(
+    prediction: np.ndarray,
+    images: np.ndarray,
+    ids_keep: np.ndarray,
+    ids_removed: np.ndarray,
+    statistics: str,
+    encoder: ViTEncoder,
+) -> tuple[np.ndarray, str]:
+    """Predictions of normalised patches as pixels, and where the statistics for it came from."""
+    pixels = encoder.patch_embedding.pixels(images)
+    mean, std = (np.array(ops.convert_to_numpy(value)) for value in patch_statistics(pixels))
+    source = "each patch's own true statistics (they leak the answer)"
+    if statistics == "visible":
+        visible = gather_tokens(pixels, ids_keep)
+        guess = visible_statistics(visible, ids_keep, ids_removed, encoder.grid)
+        for own, guessed in zip((mean, std), guess, strict=True):
+            np.put_along_axis(own, ids_removed[..., None], ops.convert_to_numpy(guessed), axis=1)
+        source = "visible patches, weighted by 1 / distance**2"
+    return prediction * std + mean, source

@@ -86,6 +86,7 @@ def test_fashion_mnist_downloads_through_keras_where_there_are_no_files(fashion_
         (b"\x00\x00\x08\x01\x00\x00\x00\x05abc", r"header promises \(5,\) bytes, 3 follow"),
         (gzip.compress(b"\x00\x00\x08\x01\x00\x00\x00\x05abcde")[:-9], "damaged gzip"),
     ],
+    ids=["empty", "text", "short", "short gzip"],
 )
 def test_damaged_idx_files_are_named(tmp_path, content, message):
     (tmp_path / "broken").write_bytes(content)

@@ -185,6 +185,19 @@ def test_training_goes_on_after_steps_that_are_not_finite(interrupted):
         np.testing.assert_allclose(interrupted.logs[3][name], logs[name], rtol=1e-6, equal_nan=False)
 
 
+def test_an_infinite_loss_skips_the_step_even_if_the_gradients_are_finite():
+    """A removed patch of 1e21: its squared error overflows, the gradient of the error does not. A
+    LossScaleOptimizer looks at the gradients only.
+    """
+    images, mask = make_images().astype("float32"), np.ones((BATCH, PATCHES), "float32")
+    mask[:, :3], images[0, 8:, 16:] = 0, 1e21
+    model = compiled(keras.optimizers.LossScaleOptimizer(sgd()))
+    before = trainable(model)
+    logs = model.train_on_batch({"images": images, "mask": mask}, return_dict=True)
+    assert float(logs["skipped_steps"]) == 1
+    assert_identical(trainable(model), before)
+
+
 # === Several masks an image ===
 def test_the_loss_of_several_masks_is_the_mean_over_single_ones():
     """Two images with three masks each; draw j of image i is number i * 3 + j. In NumPy from there on."""

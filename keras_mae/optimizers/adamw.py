@@ -53,7 +53,7 @@ class AdamW(keras.optimizers.AdamW):
         self._fused = keras.backend.backend() == "torch" and not self.amsgrad
 
     def _use_weight_decay(self, variable: Any) -> bool:
-        return len(variable.shape) > 1
+        return len(variable.shape) > 1 and super()._use_weight_decay(variable)
 
     def _apply_weight_decay(self, variables: Any) -> None:
         if not self._fused:

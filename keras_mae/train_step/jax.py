@@ -42,12 +42,15 @@ class TrainStep(keras.Model):
             trainable, non_trainable, optimizer, x, sample_weight, True
         )
         finite = jnp.stack([jnp.isfinite(value).all() for value in (loss, *gradients)]).all()
-        updated = self.optimizer.stateless_apply(optimizer, gradients, trainable)
-        # A LossScaleOptimizer skips the step itself, and must see the overflow to lower its scale.
-        if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            # It skips the step itself, and must see the overflow to lower its scale. It looks at the gradients
+            # alone: an infinite loss, whose gradients may be finite, is passed on to them as NaN.
+            gradients = [gradient + 0 * loss for gradient in gradients]
+            updated = self.optimizer.stateless_apply(optimizer, gradients, trainable)
+        else:
             updated = jax.tree.map(
                 lambda new, old: jnp.where(finite, new, old),
-                tuple(map(list, updated)),
+                tuple(map(list, self.optimizer.stateless_apply(optimizer, gradients, trainable))),
                 (list(trainable), list(optimizer)),
             )
         trainable, optimizer = updated

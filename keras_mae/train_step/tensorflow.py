@@ -25,7 +25,10 @@ class TrainStep(keras.Model):
             self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
 
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-            apply()  # it skips the step itself, and must see the overflow to lower its scale
+            # It skips the step itself, and must see the overflow to lower its scale. It looks at the gradients
+            # alone: an infinite loss, whose gradients may be finite, is passed on to them as NaN.
+            gradients = [gradient + 0 * loss for gradient in gradients]
+            apply()
         else:
             tf.cond(finite, apply, lambda: None)
         return self.update_metrics(outputs, loss, finite)

@@ -20,11 +20,16 @@ class TrainStep(keras.Model):
         weights = self.trainable_weights
         gradients = [weight.value.grad for weight in weights]
         with torch.no_grad():
-            # One pass over the gradients: the norm is finite if and only if all of them are.
+            # One pass over the gradients; a norm that overflows where they do not is no step to take either.
             known = [gradient for gradient in gradients if gradient is not None]
             finite = torch.isfinite(torch.nn.utils.get_total_norm(known)) & torch.isfinite(loss)
-            # A LossScaleOptimizer skips the step itself, and must see the overflow to lower its scale.
-            if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer) or finite:
+            if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+                # It skips the step itself, and must see the overflow to lower its scale. It looks at the
+                # gradients alone: an infinite loss, whose gradients may be finite, is passed on to them as NaN.
+                if not finite:
+                    known[0].fill_(float("nan"))
+                self.optimizer.apply(gradients, weights)
+            elif finite:
                 self.optimizer.apply(gradients, weights)
             return self.update_metrics(outputs, loss, finite)
 
