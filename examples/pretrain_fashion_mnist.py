@@ -5,7 +5,14 @@
 75 % of each test image's patches are removed. The error on the removed pixels stands beside two baselines: the
 mean of the image's visible pixels, and scikit-image's biharmonic inpainting. All three see the same masks; the
 comparison with the inpainting is on the same first 200 of the 10,000 test images for all.
-RESULTS
+
+Seen with PyTorch and OMP_NUM_THREADS=1 on two CPU cores that other work kept busy (564,688 parameters, 8 epochs,
+25.8 minutes at 170 to 600 images/s as that work came and went), mean squared error for pixels of 0-1:
+
+                               10,000 images   first 200   against inpainting
+    mean of the visible pixels       0.11611     0.11728                1.428
+    inpaint_biharmonic                           0.08216                1.000
+    keras_mae                        0.02108     0.01908                0.232
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class TrainStep(keras.Model):
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             # It skips the step itself, and must see the overflow to lower its scale. It looks at the gradients
             # alone: an infinite loss, whose gradients may be finite, is passed on to them as NaN.
-            gradients = [gradient + 0 * loss for gradient in gradients]
+            gradients = [jnp.where(jnp.isfinite(loss), gradient, jnp.nan) for gradient in gradients]
             updated = self.optimizer.stateless_apply(optimizer, gradients, trainable)
         else:
             updated = jax.tree.map(

@@ -27,7 +27,7 @@ class TrainStep(keras.Model):
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             # It skips the step itself, and must see the overflow to lower its scale. It looks at the gradients
             # alone: an infinite loss, whose gradients may be finite, is passed on to them as NaN.
-            gradients = [gradient + 0 * loss for gradient in gradients]
+            gradients = [tf.where(tf.math.is_finite(loss), gradient, float("nan")) for gradient in gradients]
             apply()
         else:
             tf.cond(finite, apply, lambda: None)
