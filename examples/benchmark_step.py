@@ -10,7 +10,9 @@ alike. Medians, and ratios to `transformers`, are printed.
     python examples/benchmark_step.py --python jax=.tox/jax/bin/python --python torch=.tox/torch/bin/python
 
 A backend that is not in this environment takes `--python BACKEND=INTERPRETER`.
-RESULTS
+
+Seen on a quiet CPU core (ViT-S, batch 8, float32; median seconds): keras_mae on PyTorch 0.99, on TensorFlow 1.18, on
+JAX 2.13; `transformers` 1.06, with its optimizer fused 0.97; keras_mae with mask tokens in the encoder 2.51.
 """
 
 from __future__ import annotations

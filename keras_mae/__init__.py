@@ -6,6 +6,10 @@ Public names in reading order; `data`, `training` and `visualize` load on first 
 from importlib import import_module
 from typing import Any
 
+from keras_mae._backend import choose_backend
+
+choose_backend()  # before anything imports Keras
+
 from keras_mae import loss, masking, ops, optimizers, patches, positions, presets, random
 from keras_mae.decoder import MAEDecoder
 from keras_mae.encoder import ViTEncoder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import sys
@@ -15,7 +14,6 @@ import typer
 
 app = typer.Typer(
     help="Masked autoencoders in Keras: pre-train on images, look at what a model learned.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -180,7 +178,7 @@ def reconstruct(
     figure = keras_mae.visualize.reconstructions(result, max_images=len(batch))
     out.parent.mkdir(parents=True, exist_ok=True)
     write(out, figure.savefig)
-    typer.echo(f"{out}: {len(batch)} images")
+    typer.echo(f"{out}: {len(batch)} image{'s' if len(batch) > 1 else ''}")
 
 
 @app.command()
@@ -228,6 +226,8 @@ def _load(path: Path) -> Any:
 
     import keras_mae
 
+    if path.is_dir():
+        raise ValueError(f"A model is a .keras file, not a folder: try {str(path / 'model.keras')!r}")
     if not path.is_file():
         raise ValueError(f"There is no model file {str(path)!r}")
     if path.suffix != ".keras" or not zipfile.is_zipfile(path):
@@ -245,28 +245,11 @@ def _load(path: Path) -> Any:
     return model
 
 
-def _choose_backend() -> None:
-    """Let Keras use a backend that is installed, unless the user named one."""
-    if os.environ.get("KERAS_BACKEND"):
-        return
-    installed = [name for name in ("tensorflow", "jax", "torch") if importlib.util.find_spec(name)]
-    if not installed:
-        raise ImportError('No backend is installed: pip install "keras-mae[tensorflow]", "[jax]" or "[torch]"')
-    home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
-    try:
-        configured = json.loads((home / "keras.json").read_text()).get("backend")
-    except (OSError, ValueError):
-        configured = None
-    os.environ["KERAS_BACKEND"] = configured if configured in installed else installed[0]
-
-
 def main() -> None:
     """Run the command; a mistake of the user's is one line and status 2."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     command = typer.main.get_command(app)
     try:
-        if not {"--help", "-h"} & set(sys.argv[1:]):
-            _choose_backend()
         status = command(standalone_mode=False)
     except KeyboardInterrupt:
         sys.exit(130)

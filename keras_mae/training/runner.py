@@ -86,7 +86,15 @@ def pretrain(
     finally:
         progress.close()
         if history.epoch:
-            _save(directory, model, recipe.resolved(steps), history.history, examples)
+            facts = {
+                "image_shape": model.encoder.image_shape,
+                "patch_size": model.encoder.patch_size,
+                "masking": type(model.masking).__name__,
+                "dtype": model.encoder.dtype_policy.name,
+                "backend": keras.backend.backend(),
+                "parameters": model.count_params(),
+            }
+            _save(directory, model, recipe.resolved(steps) | facts, history.history, examples)
         elif not existed:
             directory.rmdir()
     return directory
