@@ -10,7 +10,7 @@ from keras_mae._backend import choose_backend
 
 choose_backend()  # before anything imports Keras
 
-from keras_mae import loss, masking, ops, optimizers, patches, positions, presets, random
+from keras_mae import loss, masking, ops, optimizers, patches, positions, presets, random, recipes, transfer
 from keras_mae.decoder import MAEDecoder
 from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
@@ -18,6 +18,7 @@ from keras_mae.masking import BlockMasking, GridMasking, RandomMasking
 from keras_mae.patches import PatchEmbedding, patchify, unpatchify
 from keras_mae.positions import resize_positions, sincos_positions
 from keras_mae.reconstruction import Reconstruction
+from keras_mae.transfer.classifier import ViTClassifier
 from keras_mae.transformer import DropPath, TransformerBlock
 
 __version__ = "0.1.0"
@@ -32,6 +33,7 @@ __all__ = [
     "RandomMasking",
     "Reconstruction",
     "TransformerBlock",
+    "ViTClassifier",
     "ViTEncoder",
     "data",
     "loss",
@@ -43,9 +45,11 @@ __all__ = [
     "positions",
     "presets",
     "random",
+    "recipes",
     "resize_positions",
     "sincos_positions",
     "training",
+    "transfer",
     "unpatchify",
     "visualize",
 ]

@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_mae import _checks
 from keras_mae.patches import PatchEmbedding
-from keras_mae.positions import sincos_positions
+from keras_mae.positions import resize_positions, sincos_positions
 from keras_mae.random import DROP_PATH, StepCounter, hash_noise
 from keras_mae.transformer import TransformerBlock, check_heads
 
@@ -34,6 +34,8 @@ class ViTEncoder(keras.Model):
         mlp_ratio: Width of the MLPs' hidden layer over `embed_dim`.
         drop_path_rate: Drop-path probability of the last block; it grows linearly from 0 at the first.
         layer_norm_eps: Added to the variance in every norm.
+        final_norm: Whether a LayerNorm follows the last block. A classifier on the mean of the patch tokens has
+            one of its own instead.
         pixel_mean: Subtracted from the pixels, in 0–255 units: a number, or one a channel. By default
             ImageNet's mean for three channels and 127.5 for any other number.
         pixel_std: Divides the pixels, likewise.
@@ -68,6 +70,7 @@ class ViTEncoder(keras.Model):
         mlp_ratio: float = 4.0,
         drop_path_rate: float = 0.0,
         layer_norm_eps: float = 1e-6,
+        final_norm: bool = True,
         pixel_mean: Any = None,
         pixel_std: Any = None,
         seed: int = 0,
@@ -87,6 +90,7 @@ class ViTEncoder(keras.Model):
         self.mlp_ratio = mlp_ratio
         self.drop_path_rate = _checks.fraction("drop_path_rate", drop_path_rate)
         self.layer_norm_eps = _checks.positive("layer_norm_eps", layer_norm_eps)
+        self.final_norm = bool(final_norm)
         self.pixel_mean = self._by_channel("pixel_mean", pixel_mean, IMAGENET_MEAN)
         self.pixel_std = self._by_channel("pixel_std", pixel_std, IMAGENET_STD)
         self.seed = _checks.seed_int("seed", seed)
@@ -100,7 +104,9 @@ class ViTEncoder(keras.Model):
             TransformerBlock(num_heads, mlp_ratio, float(rate), layer_norm_eps, name=f"block_{index}", dtype=policy)
             for index, rate in enumerate(np.linspace(0.0, drop_path_rate, depth))
         ]
-        self.norm = keras.layers.LayerNormalization(epsilon=layer_norm_eps, name="norm", dtype=policy)
+        self.norm = None
+        if self.final_norm:
+            self.norm = keras.layers.LayerNormalization(epsilon=layer_norm_eps, name="norm", dtype=policy)
         self.step = StepCounter()
         self.build((None, *self.image_shape))
 
@@ -138,10 +144,16 @@ class ViTEncoder(keras.Model):
         )
         for block in self.blocks:
             block.build(tokens)
-        self.norm.build(tokens)
+        if self.norm is not None:
+            self.norm.build(tokens)
         self.built = True
 
     def call(self, images: Any, ids_keep: Any = None, training: bool | None = None) -> Any:
+        tokens = self.encode(images, ids_keep, training)
+        return tokens if self.norm is None else self.norm(tokens)
+
+    def encode(self, images: Any, ids_keep: Any = None, training: bool | None = None) -> Any:
+        """What `call` returns, before the final norm."""
         if tuple(images.shape[1:]) != self.image_shape:
             raise ValueError(
                 f"`images` must have shape (batch, {', '.join(map(str, self.image_shape))}). "
@@ -155,8 +167,41 @@ class ViTEncoder(keras.Model):
         x = ops.concatenate([ops.broadcast_to(class_token, (rows, 1, self.embed_dim)), x], axis=1)
         drop_path = self._drop_path_noise(rows) if training else None
         for index, block in enumerate(self.blocks):
-            x = block(x, drop_path_noise=None if drop_path is None else drop_path[:, index])
-        return self.norm(x)
+            # A frozen block is a fixed function: it drops nothing.
+            x = block(x, drop_path_noise=None if drop_path is None or not block.trainable else drop_path[:, index])
+        return x
+
+    def copy(self, **changes: Any) -> ViTEncoder:
+        """A new encoder with the same weights, which training one of the two leaves alone in the other.
+
+        Args:
+            changes: Arguments of `ViTEncoder` that differ: `image_shape` (the positions are resized
+                bicubically in two dimensions), `drop_path_rate`, `final_norm=False`, `seed`, `name`, `dtype`.
+
+        Returns:
+            A `ViTEncoder`, its step counter at 0.
+
+        Raises:
+            ValueError: If another argument is given, or the new image does not fit the patches and channels.
+        """
+        unknown = set(changes) - {"image_shape", "drop_path_rate", "final_norm", "seed", "name", "dtype"}
+        if unknown or changes.get("final_norm", False) > self.final_norm:
+            raise ValueError(
+                "A copy may differ in `image_shape`, `drop_path_rate`, `seed`, `name`, `dtype`, and lack the final "
+                f"norm; not in what its weights depend on. Received: {changes}"
+            )
+        if "image_shape" in changes and _checks.image_shape(changes["image_shape"])[2] != self.image_shape[2]:
+            raise _checks.fail("image_shape", f"of {self.image_shape[2]} channels", changes["image_shape"])
+        copied = type(self).from_config({**self.get_config(), **changes})
+        kept = self.weights
+        if not copied.final_norm and self.norm is not None:
+            kept = [weight for weight in kept if not any(weight is own for own in self.norm.weights)]
+        for new, old in zip(copied.weights, kept, strict=True):
+            value = ops.convert_to_numpy(old)
+            if old is self.position_embedding:
+                value = resize_positions(value, self.grid, copied.grid)
+            new.assign(value)
+        return copied
 
     def _drop_path_noise(self, rows: Any) -> Any:
         """Draws of this training step, int32 (rows, depth, 2); the step is over once they are drawn."""
@@ -187,6 +232,7 @@ class ViTEncoder(keras.Model):
             "mlp_ratio": self.mlp_ratio,
             "drop_path_rate": self.drop_path_rate,
             "layer_norm_eps": self.layer_norm_eps,
+            "final_norm": self.final_norm,
             "pixel_mean": self.pixel_mean,
             "pixel_std": self.pixel_std,
             "seed": self.seed,

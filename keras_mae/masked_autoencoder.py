@@ -291,7 +291,11 @@ class MaskedAutoencoder(TrainStep, keras.Model):
     def metrics(self) -> list[keras.metrics.Metric]:
         return [self.loss_tracker, self.psnr_tracker, self.skipped_tracker]
 
-    def update_metrics(self, outputs: dict[str, Any], loss: Any, finite: Any = None) -> dict[str, Any]:
+    def outputs_for_loss(self, x: Any, training: bool) -> dict[str, Any]:
+        """What a training or evaluation step computes."""
+        return self(x, training=training, removed_only=True)
+
+    def update_metrics(self, data: Any, outputs: dict[str, Any], loss: Any, finite: Any = None) -> dict[str, Any]:
         """Add one batch to the metrics; a skipped one (`finite` false) to the count of skipped steps only.
 
         Returns:

@@ -61,11 +61,11 @@ def reconstructions(result: Reconstruction, max_images: int = 8) -> Any:
 
 
 def curves(history: Mapping[str, Sequence[float]]) -> Any:
-    """Loss, and the learning rate where there is one, over the epochs.
+    """Loss, and the accuracy and the learning rate where there are some, over the epochs.
 
     Args:
         history: Columns by name, as in `History.history` or a `history.csv`: "loss" and, if they are there,
-            "val_loss" and "learning_rate".
+            "accuracy", both with "val_" before them, and "learning_rate".
 
     Returns:
         A matplotlib `Figure`.
@@ -76,18 +76,57 @@ def curves(history: Mapping[str, Sequence[float]]) -> Any:
     """
     if not len(history.get("loss", ())):
         raise ValueError(f"`history` must have a column 'loss'. Received: {', '.join(history) or 'nothing'}")
-    figure = _figure(6, 4)
-    axes = figure.subplots()
+    classifies = "accuracy" in history
+    figure = _figure(6, 8 if classifies else 4)
+    panels = figure.subplots(1 + classifies, squeeze=False)[:, 0]
     epochs = np.arange(1, len(history["loss"]) + 1)
-    for name in ("loss", "val_loss"):
-        if name in history:
-            axes.plot(epochs, history[name], label=name, marker="." if len(epochs) < 50 else None)
-    axes.set(xlabel="epoch", ylabel="mean squared error on removed patches")
-    axes.legend(loc="upper right")
+    labels = {"loss": "cross-entropy" if classifies else "mean squared error on removed patches"}
+    labels |= {"accuracy": "accuracy"} if classifies else {}
+    for axes, (column, label) in zip(panels, labels.items(), strict=True):
+        for name in (column, f"val_{column}"):
+            if name in history:
+                axes.plot(epochs, history[name], label=name, marker="." if len(epochs) < 50 else None)
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.legend(loc="center right")
     if "learning_rate" in history:
-        rate = axes.twinx()
+        rate = panels[0].twinx()
         rate.plot(epochs, history["learning_rate"], color="gray", linewidth=0.8, linestyle="--")
         rate.set_ylabel("learning rate")
+    return figure
+
+
+def confusion(labels: Any, predicted: Any, classes: Sequence[str]) -> Any:
+    """Which class is taken for which: a row for each true class, in per cent of its images.
+
+    Args:
+        labels: True classes, integers (images,).
+        predicted: Predicted ones, integers (images,).
+        classes: Names.
+
+    Returns:
+        A matplotlib `Figure`.
+
+    Raises:
+        ImportError: If matplotlib is missing.
+    """
+    counts = np.zeros((len(classes), len(classes)))
+    np.add.at(counts, (np.asarray(labels), np.asarray(predicted)), 1)
+    shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = min(2.5 + 0.5 * len(classes), 20)
+    figure = _figure(side, side)
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    if len(classes) <= 30:
+        for row, column in np.argwhere(shares >= 0.5):
+            colour = "white" if shares[row, column] > 50 else "black"
+            axes.text(column, row, f"{shares[row, column]:.0f}", ha="center", va="center", color=colour, fontsize=7)
+        axes.set_xticks(range(len(classes)), classes, rotation=60, ha="right", fontsize=7)
+        axes.set_yticks(range(len(classes)), classes, fontsize=7)
+    axes.set(
+        xlabel="predicted",
+        ylabel="true",
+        title=f"% of each class; accuracy {np.diag(counts).sum() / max(counts.sum(), 1):.2%}",
+    )
     return figure
 
 

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import signal
 
 import keras
 import numpy as np
@@ -188,3 +189,27 @@ def test_a_file_is_never_half_written(tmp_path):
         write(target, save)
     assert target.read_text() == "before"
     assert [path.name for path in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_an_interrupt_that_numpy_drops_still_stops_the_run(images, tmp_path):
+    """On JAX a step is waited for inside NumPy, which drops a KeyboardInterrupt raised there."""
+    ended = []
+
+    class Press(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if len(ended) == 3:
+                try:
+                    signal.raise_signal(signal.SIGINT)
+                except KeyboardInterrupt:
+                    pass  # as NumPy does
+
+        def on_train_batch_end(self, batch, logs=None):
+            ended.append(batch)
+
+    handler = signal.getsignal(signal.SIGINT)
+    recipe = dataclasses.replace(RECIPE, epochs=9)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(small_model(), dataset(images), recipe, tmp_path / "run", images[:2], callbacks=[Press()])
+    assert len(ended) == 3  # the step that was interrupted is the last: its end raises
+    assert (tmp_path / "run" / "model.keras").exists()  # the first epoch, of two steps, had ended
+    assert signal.getsignal(signal.SIGINT) is handler

@@ -16,6 +16,23 @@ DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 NAMES = ("digits", "fashion_mnist")
 
+CLASSES = {
+    "digits": tuple("0123456789"),
+    "fashion_mnist": (
+        "T-shirt/top",
+        "trouser",
+        "pullover",
+        "dress",
+        "coat",
+        "sandal",
+        "shirt",
+        "sneaker",
+        "bag",
+        "ankle boot",
+    ),
+}
+"""Their classes' names, in the order of the labels."""
+
 
 def load(name: str, split: str = "train") -> tuple[np.ndarray, np.ndarray]:
     """One of the built-in data sets by name: see `digits` and `fashion_mnist`."""

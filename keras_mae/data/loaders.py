@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_mae import _checks
+from keras_mae.data.augment import Augmentation
 from keras_mae.data.sources import Source
 
 LOADERS = ("tf.data", "python")
@@ -22,8 +23,9 @@ def make_dataset(
     seed: int = 0,
     drop_remainder: bool = False,
     loader: Any = None,
+    augment: Augmentation | None = None,
 ) -> Any:
-    """Batches of images, decoded in parallel with training, in another order every epoch.
+    """Batches of images, or of images and labels, decoded in parallel with training, in another order every epoch.
 
     Args:
         source: An `ArraySource` or `FolderSource`.
@@ -34,9 +36,10 @@ def make_dataset(
             the same shape, and XLA compiles once.
         loader: "tf.data" or "python" (threads of a `keras.utils.PyDataset`, no TensorFlow needed). By default
             tf.data where TensorFlow is installed.
+        augment: What to do to every batch of images and labels.
 
     Returns:
-        A dataset for `fit`, with a length.
+        A dataset for `fit`, with a length: of images, and of (images, labels) where the source has labels.
 
     Raises:
         ValueError: If an argument is out of range, or no batch would be left.
@@ -51,18 +54,36 @@ def make_dataset(
             "`batch_size` must not exceed the number of images when the last batch is dropped. "
             f"Received: batch_size={batch_size} for {len(source)} images"
         )
+    if augment is not None:
+        _check_augmentable(source, augment)
     make = _tf_data if loader == "tf.data" else _PythonDataset
-    return make(source, batch_size, shuffle, seed, drop_remainder)
+    return make(source, batch_size, shuffle, seed, drop_remainder, augment)
 
 
-def _tf_data(source: Source, batch_size: int, shuffle: bool, seed: int, drop_remainder: bool) -> Any:
+def _check_augmentable(source: Source, augment: Augmentation) -> None:
+    if source.labels is None:
+        raise ValueError("`augment` takes a source with labels. Received: one without")
+    if source.labels.max() >= augment.num_classes:
+        raise ValueError(
+            f"`labels` must be in [0, {augment.num_classes}), the classes of `augment`. "
+            f"Received: labels up to {source.labels.max()}"
+        )
+
+
+def _tf_data(
+    source: Source, batch_size: int, shuffle: bool, seed: int, drop_remainder: bool, augment: Augmentation | None
+) -> Any:
     import tensorflow as tf
 
     def load(indices: Any) -> Any:
         # Pillow decodes and resizes outside Python's lock, so that these calls do run side by side, and both
         # loaders give the same pixels.
         images = tf.numpy_function(source.batch, [indices], source.dtype, stateful=False)
-        return tf.ensure_shape(images, (batch_size if drop_remainder else None, *source.image_shape))
+        images = tf.ensure_shape(images, (batch_size if drop_remainder else None, *source.image_shape))
+        if source.labels is None:
+            return images
+        labels = tf.gather(source.labels, indices)
+        return (images, labels) if augment is None else augment(images, labels)
 
     dataset = tf.data.Dataset.range(len(source))
     if shuffle:
@@ -72,10 +93,20 @@ def _tf_data(source: Source, batch_size: int, shuffle: bool, seed: int, drop_rem
 
 
 class _PythonDataset(keras.utils.PyDataset):
-    """Batches by index, loaded by two threads ahead of training."""
+    """Batches by index, loaded by threads ahead of training."""
 
-    def __init__(self, source: Source, batch_size: int, shuffle: bool, seed: int, drop_remainder: bool):
-        super().__init__(workers=2, use_multiprocessing=False)
+    def __init__(
+        self,
+        source: Source,
+        batch_size: int,
+        shuffle: bool,
+        seed: int,
+        drop_remainder: bool,
+        augment: Augmentation | None,
+    ):
+        # One thread where draws are made: two would take them in any order.
+        super().__init__(workers=2 if augment is None else 1, use_multiprocessing=False)
+        self._augment = augment
         self._source, self._batch_size, self._shuffle, self._seed = source, batch_size, shuffle, seed
         self._batches = len(source) // batch_size if drop_remainder else math.ceil(len(source) / batch_size)
         self._epoch = 0
@@ -93,9 +124,14 @@ class _PythonDataset(keras.utils.PyDataset):
     def __len__(self) -> int:
         return self._batches
 
-    def __getitem__(self, index: int) -> np.ndarray:
+    def __getitem__(self, index: int) -> Any:
         start = index * self._batch_size
-        return self._source.batch(self._order[start : start + self._batch_size])
+        chosen = self._order[start : start + self._batch_size]
+        images = self._source.batch(chosen)
+        if self._source.labels is None:
+            return images
+        labels = self._source.labels[chosen]
+        return (images, labels) if self._augment is None else self._augment(images, labels)
 
     def on_epoch_end(self) -> None:
         self._epoch += 1

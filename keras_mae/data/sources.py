@@ -20,6 +20,7 @@ class Source(Protocol):
 
     image_shape: tuple[int, int, int]
     dtype: np.dtype
+    labels: np.ndarray | None
 
     def __len__(self) -> int: ...
 
@@ -33,12 +34,13 @@ class ArraySource:
 
     Args:
         images: (images, height, width, channels) or, grey, (images, height, width); integers or floats in 0–255.
+        labels: Integers from 0 (images,), or `None`.
 
     Raises:
-        ValueError: If shape, dtype or range are not those of images.
+        ValueError: If shape, dtype or range are not those of images and labels.
     """
 
-    def __init__(self, images: Any):
+    def __init__(self, images: Any, labels: Any = None):
         images = images if isinstance(images, np.ndarray) else np.asarray(images)
         images = images[..., None] if images.ndim == 3 else images
         if images.ndim != 4 or not images.size:
@@ -51,6 +53,7 @@ class ArraySource:
         if images.dtype != np.uint8:
             self._check_range(images)
         self.images, self.image_shape, self.dtype = images, tuple(images.shape[1:]), images.dtype
+        self.labels = None if labels is None else _labels(labels, len(images))
 
     @staticmethod
     def _check_range(images: np.ndarray) -> None:
@@ -77,6 +80,38 @@ class ArraySource:
         return self.images[indices]
 
 
+class Subset:
+    """Some images of another source.
+
+    Args:
+        source: Where they come from.
+        indices: Which, integers (images,).
+    """
+
+    def __init__(self, source: Source, indices: Any):
+        self._source, self._indices = source, np.asarray(indices)
+        self.image_shape, self.dtype = source.image_shape, source.dtype
+        self.labels = None if source.labels is None else source.labels[self._indices]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def batch(self, indices: Any) -> np.ndarray:
+        return self._source.batch(self._indices[indices])
+
+
+def _labels(labels: Any, images: int) -> np.ndarray:
+    labels = np.asarray(labels)
+    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    if labels.shape != (images,) or labels.dtype.kind not in "ui" or labels.min() < 0:
+        raise ValueError(
+            f"`labels` must be integers from 0, one for each of the {images} images. "
+            f"Received: labels.shape={labels.shape}, labels.dtype={labels.dtype}"
+            + (f", the least {labels.min()}" if labels.size and labels.dtype.kind in "ui" else "")
+        )
+    return labels.astype("int64")
+
+
 class FolderSource:
     """All images below a folder, flat or nested, in the order of their paths; labels are not needed.
 
@@ -90,14 +125,19 @@ class FolderSource:
         directory: The folder.
         image_size: Side in pixels of the images to make, or (height, width).
         channels: 1 (grey), 3 (RGB) or 4 (RGBA).
+        labelled: Whether the folders in `directory` are classes, numbered from 0 in the order of their names
+            (`classes`).
 
     Raises:
-        ValueError: If the folder does not exist or holds no image, or a file cannot be read as one.
+        ValueError: If the folder does not exist or holds no image, a file cannot be read as one, or a labelled
+            image lies in no class.
     """
 
     dtype = np.dtype("uint8")
 
-    def __init__(self, directory: str | Path, image_size: int | tuple[int, int], channels: int = 3):
+    def __init__(
+        self, directory: str | Path, image_size: int | tuple[int, int], channels: int = 3, labelled: bool = False
+    ):
         self.directory = Path(directory)
         height, width = _checks.pair("image_size", image_size)
         self.image_shape = (height, width, _checks.one_of("channels", channels, _MODES))
@@ -113,6 +153,17 @@ class FolderSource:
             )
         with ThreadPoolExecutor() as pool:
             list(pool.map(_check_header, self.paths))
+        self.labels = None
+        self.classes: list[str] = []
+        if labelled:
+            names = [path.relative_to(self.directory).parts for path in self.paths]
+            if loose := [parts[0] for parts in names if len(parts) == 1]:
+                raise ValueError(
+                    "Labelled images lie in a folder for each class. "
+                    f"Received: {loose[0]!r} and {len(loose) - 1} more in {str(directory)!r} itself"
+                )
+            self.classes = sorted({parts[0] for parts in names})
+            self.labels = np.asarray([self.classes.index(parts[0]) for parts in names], "int64")
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -1,6 +1,16 @@
 """Optimizers and schedules of the published recipes; ordinary Keras optimizers, saved with the model."""
 
 from keras_mae.optimizers.adamw import AdamW, pretraining_adamw
+from keras_mae.optimizers.lars import LARS, probing_lars
+from keras_mae.optimizers.layer_decay import fine_tuning_adamw, layer_scales
 from keras_mae.optimizers.schedules import warmup_cosine
 
-__all__ = ["AdamW", "pretraining_adamw", "warmup_cosine"]
+__all__ = [
+    "LARS",
+    "AdamW",
+    "fine_tuning_adamw",
+    "layer_scales",
+    "pretraining_adamw",
+    "probing_lars",
+    "warmup_cosine",
+]

@@ -1,10 +1,13 @@
-"""AdamW as masked autoencoders are pre-trained with it."""
+"""AdamW as masked autoencoders are pre-trained and fine-tuned with it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_mae import _checks
 from keras_mae.ops import fused_adamw
@@ -15,10 +18,10 @@ from keras_mae.optimizers.schedules import warmup_cosine
 class AdamW(keras.optimizers.AdamW):
     """AdamW that never decays biases and norms.
 
-    Only variables of two and more dimensions are decayed, which leaves out biases and LayerNorm and keeps the
-    class and mask tokens in. Keras' `exclude_from_weight_decay` does the same until the model is saved: the
-    exclusions are not part of the saved optimizer, and training that goes on after `load_model` decays
-    everything. Here the rule is in the class.
+    By default only variables of two and more dimensions are decayed, which leaves out biases and LayerNorm and
+    keeps the class and mask tokens in. Keras' `exclude_from_weight_decay` does the same until the model is saved:
+    the exclusions are not part of the saved optimizer, and training that goes on after `load_model` decays
+    everything. Here they are in the configuration, as are the layers' learning rates.
 
     The arithmetic is Keras' on every backend. On PyTorch decay and update are one fused pass over memory.
 
@@ -28,9 +31,15 @@ class AdamW(keras.optimizers.AdamW):
         beta_1: Decay of the mean of the gradients.
         beta_2: Decay of the mean of their squares; 0.95 for pre-training.
         epsilon: Added to the root of the mean square.
+        learning_rate_scales: What multiplies the learning rate, minimum and decay included, for each of the
+            trainable variables in the model's order; see `layer_scales`. `None` is 1 for all.
+        decayed: Whether each of them is decayed, in the same order.
         kwargs: `keras.optimizers.AdamW`'s other arguments (clipping, EMA, gradient accumulation, ...).
 
-    Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, table 8.
+    Raises:
+        ValueError: If the optimizer is built for another number of variables than it has scales for.
+
+    Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, tables 8 and 9.
     """
 
     def __init__(
@@ -40,6 +49,8 @@ class AdamW(keras.optimizers.AdamW):
         beta_1: float = 0.9,
         beta_2: float = 0.95,
         epsilon: float = 1e-8,
+        learning_rate_scales: Sequence[float] | None = None,
+        decayed: Sequence[bool] | None = None,
         **kwargs: Any,
     ):
         super().__init__(
@@ -50,39 +61,71 @@ class AdamW(keras.optimizers.AdamW):
             epsilon=epsilon,
             **kwargs,
         )
+        self.learning_rate_scales = None if learning_rate_scales is None else [float(x) for x in learning_rate_scales]
+        self.decayed = None if decayed is None else [bool(x) for x in decayed]
         self._fused = keras.backend.backend() == "torch" and not self.amsgrad
 
+    def build(self, variables: Any) -> None:
+        for name in ("learning_rate_scales", "decayed"):
+            given = getattr(self, name)
+            if given is not None and len(given) != len(variables):
+                raise ValueError(
+                    f"`{name}` must have one entry for each trainable variable of the model: make the optimizer for "
+                    f"this model. Received: {len(given)} for {len(variables)} variables"
+                )
+        super().build(variables)
+
     def _use_weight_decay(self, variable: Any) -> bool:
+        if self.decayed is not None:
+            return self.decayed[self._get_variable_index(variable)]
         return len(variable.shape) > 1 and super()._use_weight_decay(variable)
 
+    def _scale(self, variable: Any) -> float:
+        if self.learning_rate_scales is None:
+            return 1.0
+        return self.learning_rate_scales[self._get_variable_index(variable)]
+
     def _apply_weight_decay(self, variables: Any) -> None:
-        if not self._fused:
-            super()._apply_weight_decay(variables)
+        """Nothing: `update_step` decays, where the variable's own learning rate is known."""
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        rate = ops.cast(learning_rate, variable.dtype) * self._scale(variable)
+        if self.weight_decay and self._use_weight_decay(variable):
+            self.assign_sub(variable, variable * self.weight_decay * rate)
+        super().update_step(gradient, variable, rate)
 
     def _backend_update_step(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
         if not self._fused:
             super()._backend_update_step(grads, trainable_variables, learning_rate)
             return
-        for decayed in (True, False):
-            chosen = [
-                (grad, variable, self._get_variable_index(variable))
-                for grad, variable in zip(grads, trainable_variables, strict=True)
-                if self._use_weight_decay(variable) == decayed
-            ]
-            if chosen:
-                gradients, variables, places = zip(*chosen, strict=True)
-                fused_adamw(
-                    gradients,
-                    variables,
-                    [self._momentums[place] for place in places],
-                    [self._velocities[place] for place in places],
-                    step=int(self.iterations) + 1,
-                    learning_rate=float(learning_rate),
-                    weight_decay=self.weight_decay if decayed else 0.0,
-                    beta_1=self.beta_1,
-                    beta_2=self.beta_2,
-                    epsilon=self.epsilon,
-                )
+
+        def kind(pair: tuple[Any, Any]) -> tuple[float, bool]:
+            return self._scale(pair[1]), bool(self.weight_decay) and self._use_weight_decay(pair[1])
+
+        # All variables of one rate and one decay are one call of the kernel.
+        pairs = sorted(zip(grads, trainable_variables, strict=True), key=kind)
+        for (scale, decays), chosen in groupby(pairs, key=kind):
+            gradients, variables = zip(*chosen, strict=True)
+            places = [self._get_variable_index(variable) for variable in variables]
+            fused_adamw(
+                gradients,
+                variables,
+                [self._momentums[place] for place in places],
+                [self._velocities[place] for place in places],
+                step=int(self.iterations) + 1,
+                learning_rate=float(learning_rate) * scale,
+                weight_decay=self.weight_decay if decays else 0.0,
+                beta_1=self.beta_1,
+                beta_2=self.beta_2,
+                epsilon=self.epsilon,
+            )
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "learning_rate_scales": self.learning_rate_scales,
+            "decayed": self.decayed,
+        }
 
 
 def pretraining_adamw(

@@ -12,34 +12,35 @@ _STATE = ("trainable_variables", "non_trainable_variables", "optimizer_variables
 
 
 class TrainStep(keras.Model):
-    """`train_step` and `test_step` of a `MaskedAutoencoder`."""
+    """`train_step` and `test_step` of a model with `outputs_for_loss`, `check_batch` and `update_metrics`."""
 
-    def _loss(
-        self, trainable: Any, non_trainable: Any, optimizer: Any, x: Any, sample_weight: Any, training: bool
-    ) -> tuple[Any, Any]:
+    def _loss(self, trainable: Any, non_trainable: Any, optimizer: Any, data: Any, training: bool) -> tuple[Any, Any]:
         """The scaled loss, and (loss, outputs, new non-trainable state)."""
+        x, y, sample_weight = data
         state = list(zip(self.trainable_variables, trainable, strict=True))
         state += zip(self.non_trainable_variables, non_trainable, strict=True)
         if training:
             state += zip(self.optimizer.variables, optimizer, strict=True)
         with keras.StatelessScope(state, collect_losses=True) as scope:
-            outputs = self(x, training=training, removed_only=True)
-            loss = self.compute_loss(x, None, outputs, sample_weight, training=training)
+            outputs = self.outputs_for_loss(x, training=training)
+            loss = self.compute_loss(x, y, outputs, sample_weight, training=training)
             scaled_loss = self.optimizer.scale_loss(loss) if training else loss
         non_trainable = [scope.get_current_value(variable) for variable in self.non_trainable_variables]
         return scaled_loss, (loss, outputs, non_trainable)
 
-    def _logs(self, metrics: Any, outputs: Any, loss: Any, finite: Any = None) -> tuple[dict[str, Any], list[Any]]:
+    def _logs(
+        self, metrics: Any, data: Any, outputs: Any, loss: Any, finite: Any = None
+    ) -> tuple[dict[str, Any], list[Any]]:
         """The logs, and the metrics' new state."""
         with keras.StatelessScope(list(zip(self.metrics_variables, metrics, strict=True))) as scope:
-            logs = self.update_metrics(outputs, loss, finite)
+            logs = self.update_metrics(data, outputs, loss, finite)
         return logs, [scope.get_current_value(variable) for variable in self.metrics_variables]
 
     def train_step(self, state: Any, data: Any) -> tuple[dict[str, Any], Any]:
         trainable, non_trainable, optimizer, metrics = state
-        x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        data = keras.utils.unpack_x_y_sample_weight(data)
         (_, (loss, outputs, non_trainable)), gradients = jax.value_and_grad(self._loss, has_aux=True)(
-            trainable, non_trainable, optimizer, x, sample_weight, True
+            trainable, non_trainable, optimizer, data, True
         )
         finite = jnp.stack([jnp.isfinite(value).all() for value in (loss, *gradients)]).all()
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
@@ -54,14 +55,14 @@ class TrainStep(keras.Model):
                 (list(trainable), list(optimizer)),
             )
         trainable, optimizer = updated
-        logs, metrics = self._logs(metrics, outputs, loss, finite)
+        logs, metrics = self._logs(metrics, data, outputs, loss, finite)
         return logs, (trainable, non_trainable, optimizer, metrics)
 
     def test_step(self, state: Any, data: Any) -> tuple[dict[str, Any], Any]:
         trainable, non_trainable, metrics = state
-        x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        _, (loss, outputs, non_trainable) = self._loss(trainable, non_trainable, None, x, sample_weight, False)
-        logs, metrics = self._logs(metrics, outputs, loss)
+        data = keras.utils.unpack_x_y_sample_weight(data)
+        _, (loss, outputs, non_trainable) = self._loss(trainable, non_trainable, None, data, False)
+        logs, metrics = self._logs(metrics, data, outputs, loss)
         return logs, (trainable, non_trainable, metrics)
 
     # Keras takes the weights out of the model while it trains. If the very first step fails, it does not put

@@ -9,15 +9,17 @@ import tensorflow as tf
 
 
 class TrainStep(keras.Model):
-    """`train_step` and `test_step` of a `MaskedAutoencoder`."""
+    """`train_step` and `test_step` of a model with `outputs_for_loss`, `check_batch` and `update_metrics`."""
 
     def train_step(self, data: Any) -> dict[str, Any]:
-        x, _, sample_weight = self._unpack(data)
-        with tf.GradientTape() as tape:
-            outputs = self(x, training=True, removed_only=True)
-            loss = self.compute_loss(x, None, outputs, sample_weight, training=True)
-            scaled_loss = self.optimizer.scale_loss(loss)
+        x, y, sample_weight = self._unpack(data)
         weights = self.trainable_weights
+        with tf.GradientTape() as tape:
+            # By itself the tape overlooks what was frozen when it was made, as positions are.
+            tape.watch([weight.value for weight in weights])
+            outputs = self.outputs_for_loss(x, training=True)
+            loss = self.compute_loss(x, y, outputs, sample_weight, training=True)
+            scaled_loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled_loss, weights)
         finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(value)) for value in (loss, *gradients)])
 
@@ -31,13 +33,13 @@ class TrainStep(keras.Model):
             apply()
         else:
             tf.cond(finite, apply, lambda: None)
-        return self.update_metrics(outputs, loss, finite)
+        return self.update_metrics((x, y, sample_weight), outputs, loss, finite)
 
     def test_step(self, data: Any) -> dict[str, Any]:
-        x, _, sample_weight = self._unpack(data)
-        outputs = self(x, training=False, removed_only=True)
-        loss = self.compute_loss(x, None, outputs, sample_weight, training=False)
-        return self.update_metrics(outputs, loss)
+        x, y, sample_weight = self._unpack(data)
+        outputs = self.outputs_for_loss(x, training=False)
+        loss = self.compute_loss(x, y, outputs, sample_weight, training=False)
+        return self.update_metrics((x, y, sample_weight), outputs, loss)
 
     def predict_step(self, data: Any) -> dict[str, Any]:
         self._unpack(data)
@@ -45,7 +47,7 @@ class TrainStep(keras.Model):
 
     def _unpack(self, data: Any) -> Any:
         """Images or dict, labels and sample weights of a batch."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(self.check_batch(data))
         if self.jit_compile and isinstance(x, dict) and x.get("mask") is not None:
             raise ValueError(
                 "TensorFlow drops the check of a given `mask` where it compiles with XLA. Use jit_compile=False, or "

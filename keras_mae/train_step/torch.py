@@ -9,12 +9,12 @@ import torch
 
 
 class TrainStep(keras.Model):
-    """`train_step` and `test_step` of a `MaskedAutoencoder`."""
+    """`train_step` and `test_step` of a model with `outputs_for_loss`, `check_batch` and `update_metrics`."""
 
     def train_step(self, data: Any) -> dict[str, Any]:
-        x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        outputs = self(x, training=True, removed_only=True)
-        loss = self.compute_loss(x, None, outputs, sample_weight, training=True)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(self.check_batch(data))
+        outputs = self.outputs_for_loss(x, training=True)
+        loss = self.compute_loss(x, y, outputs, sample_weight, training=True)
         self.zero_grad()
         self.optimizer.scale_loss(loss).backward()
         weights = self.trainable_weights
@@ -31,11 +31,11 @@ class TrainStep(keras.Model):
                 self.optimizer.apply(gradients, weights)
             elif finite:
                 self.optimizer.apply(gradients, weights)
-            return self.update_metrics(outputs, loss, finite)
+            return self.update_metrics((x, y, sample_weight), outputs, loss, finite)
 
     @torch.no_grad()
     def test_step(self, data: Any) -> dict[str, Any]:
-        x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        outputs = self(x, training=False, removed_only=True)
-        loss = self.compute_loss(x, None, outputs, sample_weight, training=False)
-        return self.update_metrics(outputs, loss)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(self.check_batch(data))
+        outputs = self.outputs_for_loss(x, training=False)
+        loss = self.compute_loss(x, y, outputs, sample_weight, training=False)
+        return self.update_metrics((x, y, sample_weight), outputs, loss)

@@ -16,8 +16,9 @@ from rich.console import Console
 
 from keras_mae import visualize
 from keras_mae.masked_autoencoder import MaskedAutoencoder
-from keras_mae.training.callbacks import LogLearningRate, Progress
-from keras_mae.training.recipes import PretrainRecipe
+from keras_mae.recipes import PretrainRecipe
+from keras_mae.training.callbacks import Interruptible, LogLearningRate, Progress
+from keras_mae.transfer.fine_tuning import length
 
 
 def pretrain(
@@ -55,12 +56,7 @@ def pretrain(
     Raises:
         ValueError: If `run_directory` holds files, `dataset` has no length, or the model is not the recipe's.
     """
-    directory = Path(run_directory)
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise ValueError(
-            f"`run_directory` must not exist or be empty, so that no other run is lost. "
-            f"Received: run_directory={str(directory)!r}"
-        )
+    directory = check_free(run_directory)
     for name, own in (
         ("mask_ratio", model.masking.mask_ratio),
         ("norm_pix_loss", model.norm_pix_loss),
@@ -68,8 +64,9 @@ def pretrain(
     ):
         if own != getattr(recipe, name):
             raise ValueError(f"Model and recipe must agree. Received: {name}={own} and {getattr(recipe, name)}")
-    steps = _length(dataset)
+    steps = length(dataset)
     model.compile(recipe.optimizer(steps), jit_compile=jit_compile)
+    interruptible = Interruptible()
     progress = Progress(steps * recipe.step_batch_size, console)
     history = keras.callbacks.History()
     existed = directory.exists()
@@ -79,11 +76,12 @@ def pretrain(
             dataset,
             epochs=recipe.epochs,
             validation_data=validation_data,
-            callbacks=[LogLearningRate(), history, progress, *callbacks],
+            callbacks=[interruptible, LogLearningRate(), history, progress, *callbacks],
             shuffle=False,  # the dataset shuffles itself
             verbose=0,
         )
     finally:
+        interruptible.close()
         progress.close()
         if history.epoch:
             facts = {
@@ -100,32 +98,29 @@ def pretrain(
     return directory
 
 
-def _length(dataset: Any) -> int:
-    try:
-        return len(dataset)
-    except TypeError as error:
+def check_free(run_directory: str | Path) -> Path:
+    """The run directory, unless it holds anything.
+
+    Raises:
+        ValueError: If it does.
+    """
+    directory = Path(run_directory)
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise ValueError(
-            "`dataset` must have a known length: the schedule needs it. For a tf.data.Dataset see "
-            f"tf.data.experimental.assert_cardinality. Received: {type(dataset).__name__} ({error})"
-        ) from error
+            f"`run_directory` must not exist or be empty, so that no other run is lost. "
+            f"Received: run_directory={str(directory)!r}"
+        )
+    return directory
 
 
 def _save(
     directory: Path, model: MaskedAutoencoder, recipe: dict[str, Any], history: dict[str, Any], examples: np.ndarray
 ) -> None:
-    def write_history(path: Path) -> None:
-        with path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["epoch", *history])
-            writer.writerows(
-                [epoch, *map(float, row)] for epoch, row in enumerate(zip(*history.values(), strict=True), 1)
-            )
-
     # Most precious first, should the disk fill up.
     write(directory / "model.keras", model.save)
     write(directory / "encoder.keras", model.encoder.save)
-    write(directory / "recipe.json", lambda path: path.write_text(json.dumps(recipe, indent=2) + "\n"))
-    write(directory / "history.csv", write_history)
+    write_json(directory / "recipe.json", recipe)
+    write_history(directory / "history.csv", history)
     write(directory / "loss.png", lambda path: visualize.curves(history).savefig(path))
     result = model.reconstruct(examples)
     write(directory / "reconstructions.png", lambda path: visualize.reconstructions(result).savefig(path))
@@ -137,3 +132,22 @@ def write(path: Path, save: Callable[[Path], Any]) -> None:
         unfinished = Path(folder) / path.name  # the same name: Keras and matplotlib go by its ending
         save(unfinished)
         os.replace(unfinished, path)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """A JSON file, whole or not at all."""
+    write(path, lambda path: path.write_text(json.dumps(content, indent=2) + "\n"))
+
+
+def write_history(path: Path, history: dict[str, Any]) -> None:
+    """A line for each epoch, whole or not at all."""
+
+    def save(path: Path) -> None:
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["epoch", *history])
+            writer.writerows(
+                [epoch, *map(float, row)] for epoch, row in enumerate(zip(*history.values(), strict=True), 1)
+            )
+
+    write(path, save)

@@ -1,0 +1,97 @@
+"""Does masked pre-training scale? Three sizes of ViT on Fashion-MNIST, pre-trained against supervised from scratch.
+
+    KERAS_BACKEND=torch python examples/scaling_study.py             # hours on 2 cores; resumes
+    KERAS_BACKEND=torch python examples/scaling_study.py --quick     # minutes, a look
+
+The paper's figure on scaling in small: at one label budget (6,000) every size is fine-tuned from random weights and
+after pre-training on the 60,000 images without labels, with the same number of steps. Pre-training runs once for each
+size; fine-tuning has three seeds, which change weights, labelled images and data order. The picture shows mean and
+standard deviation over them: the spread of pre-training is not in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import study
+
+SIZES = {"0.06 M": (48, 2, 4), "0.45 M": (96, 4, 4), "1.2 M": (128, 6, 4)}  # encoder: embed_dim, depth, num_heads
+SEEDS = (0, 1, 2)
+LABELS, EPOCHS, PRETRAIN_EPOCHS, IMAGES = 6_000, 20, 8, 60_000
+TUNED = {"scratch": {"layer_decay": 1.0}, "pretrained": {}}  # chosen in transfer_fashion_mnist.py
+
+
+def stages(options: argparse.Namespace) -> list[list[str]]:
+    """All cells' names."""
+    seeds = SEEDS[:1] if options.quick else SEEDS
+    return [
+        [f"pretrain-{size}" for size in SIZES],
+        [f"finetune-{start}-{size}-{seed}" for size in SIZES for seed in seeds for start in TUNED],
+    ]
+
+
+def compute(name: str, options: argparse.Namespace) -> Any:
+    """One cell."""
+    import keras
+
+    import keras_mae
+    from keras_mae import data, recipes
+
+    train, test = data.fashion_mnist("train", options.data), data.fashion_mnist("test", options.data)
+    kind, *rest = name.split("-")
+    start, size, seed = ("scratch", rest[0], 0) if kind == "pretrain" else (rest[0], rest[1], int(rest[2]))
+    keras.utils.set_random_seed(seed)
+    width, depth, heads = SIZES[size]
+    encoder = keras_mae.ViTEncoder((28, 28, 1), 4, embed_dim=width, depth=depth, num_heads=heads, seed=seed)
+    if kind == "pretrain":
+        epochs, images = (2, 6_000) if options.quick else (PRETRAIN_EPOCHS, IMAGES)
+        recipe = recipes.pretrain("small_images", epochs=epochs, warmup_epochs=1)
+        decoder = keras_mae.MAEDecoder(64, depth=2, num_heads=4)
+        mae = keras_mae.MaskedAutoencoder(encoder, decoder, norm_pix_loss=recipe.norm_pix_loss)
+        return study.pretrain(mae, train[0][:images], recipe, options.out / name)
+    if start == "pretrained":
+        encoder = keras.saving.load_model(options.out / f"pretrain-{size}" / "encoder.keras")
+    labels, epochs = (600, 4) if options.quick else (LABELS, EPOCHS)
+    recipe = recipes.fine_tune(
+        "small_images", batch_size=64, epochs=epochs, warmup_epochs=1, seed=seed, **TUNED[start]
+    )
+    return study.fine_tune(encoder, study.labelled(train, labels, seed), test, recipe)
+
+
+def report(options: argparse.Namespace) -> None:
+    """The table and the picture of what is there."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((5, 4), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    print("\naccuracy in %, mean ± standard deviation over seeds of fine-tuning")
+    print(f"{'encoder':12}" + "".join(f"{size:>14}" for size in SIZES))
+    for start, style in zip(TUNED, ("o--", "s-"), strict=True):
+        cells = [
+            [score for seed in SEEDS if (score := study.read(options, f"finetune-{start}-{size}-{seed}"))]
+            for size in SIZES
+        ]
+        print(f"{start:12}" + "".join(f"{study.shown(values):>14}" for values in cells))
+        known = [(size, *study.mean_and_spread(values)) for size, values in zip(SIZES, cells, strict=True) if values]
+        sizes, means, spreads = zip(*known, strict=True)
+        axes.errorbar(sizes, [100 * x for x in means], [100 * x for x in spreads], fmt=style, capsize=4, label=start)
+    axes.set(xlabel="parameters of the encoder", ylabel=f"accuracy (%), {LABELS:,} labels")
+    axes.legend()
+    figure.savefig(options.out / "scaling.png")
+    print(options.out / "scaling.png")
+
+
+def main() -> None:
+    """Compute the cells that are missing, print the table, draw the picture."""
+    parser = study.parser(__doc__.split("\n\n")[0], "scaling_study")
+    parser.add_argument("--quick", action="store_true", help="one seed, 600 labels, pre-training on 6,000 images")
+    options = parser.parse_args()
+    if options.quick and options.out == parser.get_default("out"):
+        options.out = options.out.with_name(options.out.name + "-quick")
+    study.main(options, stages(options), lambda name: compute(name, options))
+    report(options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""What the studies on Fashion-MNIST share: cells that are computed once, side by side, and survive a stop.
+
+A study is a list of stages, a stage a list of cells' names, and a cell a function that returns a JSON value. Each
+cell runs in a process of its own with one thread and leaves a file in the run directory; what is there is not
+computed again. Not a script.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+
+def parser(description: str, name: str) -> argparse.ArgumentParser:
+    """Options of every study."""
+    made = argparse.ArgumentParser(description=description)
+    made.add_argument("--jobs", type=int, default=2, help="cells side by side")
+    made.add_argument("--data", type=Path, help="folder of Fashion-MNIST's IDX files")
+    made.add_argument("--out", type=Path, default=Path("runs") / name, help="run directory")
+    made.add_argument("--cell", help="compute this cell only, here")
+    return made
+
+
+def main(options: argparse.Namespace, stages: list[list[str]], compute: Callable[[str], Any]) -> None:
+    """Compute what is missing: a stage needs what the one before it left."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.cell:
+        began = time.perf_counter()
+        cell = {"result": compute(options.cell), "minutes": (time.perf_counter() - began) / 60}
+        unfinished = options.out / f".{options.cell}.json"
+        unfinished.write_text(json.dumps(cell) + "\n")
+        unfinished.replace(options.out / f"{options.cell}.json")
+        sys.exit()
+    for stage in stages:
+        with ThreadPoolExecutor(options.jobs) as pool:
+            list(pool.map(lambda name: _run(name, options), stage))
+
+
+def _run(name: str, options: argparse.Namespace) -> None:
+    if (options.out / f"{name}.json").exists():
+        return
+    command = [sys.executable, sys.argv[0], *sys.argv[1:], "--cell", name]
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{name} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    print(f"{name}: {json.loads((options.out / f'{name}.json').read_text())['minutes']:.1f} min", flush=True)
+
+
+def read(options: argparse.Namespace, name: str) -> Any:
+    """A cell's result, or `None` if it was not computed."""
+    path = options.out / f"{name}.json"
+    return json.loads(path.read_text())["result"] if path.exists() else None
+
+
+def mean_and_spread(values: list[float]) -> tuple[float, float]:
+    """Mean and standard deviation over seeds (0 for one seed)."""
+    mean = sum(values) / len(values)
+    variance = sum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1)
+    return mean, variance**0.5
+
+
+def shown(values: list[float]) -> str:
+    """Mean ± standard deviation, in per cent."""
+    if not values:
+        return "-"
+    mean, spread = mean_and_spread(values)
+    return f"{100 * mean:.1f}" + (f" ± {100 * spread:.1f}" if len(values) > 1 else "")
+
+
+# === In a cell's process ===
+def labelled(train: Any, count: int, seed: int) -> Any:
+    """`count` of the labelled images, as many of every class, other ones for every seed."""
+    import numpy as np
+
+    if count >= len(train[0]):
+        return train
+    generator = np.random.default_rng(1000 + seed)
+    chosen = [generator.permutation(np.flatnonzero(train[1] == label))[: count // 10] for label in range(10)]
+    order = generator.permutation(np.concatenate(chosen))
+    return train[0][order], train[1][order]
+
+
+def pretrain(mae: Any, images: Any, recipe: Any, directory: Path) -> str:
+    """Pre-train on images without labels; the encoder is `encoder.keras` in `directory`."""
+    import keras_mae
+
+    shutil.rmtree(directory, ignore_errors=True)  # what a stopped run left of this cell
+    dataset = keras_mae.data.from_arrays(
+        images, batch_size=recipe.step_batch_size, drop_remainder=True, seed=recipe.seed
+    )
+    return str(keras_mae.training.pretrain(mae, dataset, recipe, directory, examples=images[:8]))
+
+
+def fine_tune(encoder: Any, train: Any, test: Any, recipe: Any) -> float:
+    """Accuracy on `test` after fine-tuning on `train`."""
+    from keras_mae import data, transfer
+
+    dataset = data.from_arrays(
+        *train,
+        batch_size=recipe.step_batch_size,
+        drop_remainder=True,
+        seed=recipe.seed,
+        augment=data.Augmentation(10, **recipe.augmentation),
+    )
+    classifier = transfer.fine_tune(encoder, dataset, 10, recipe, verbose=0)
+    return classifier.evaluate(*test, batch_size=500, verbose=0, return_dict=True)["accuracy"]
+
+
+def probe(encoder: Any, train: Any, test: Any, seed: int) -> float:
+    """Accuracy on `test` of a linear probe on cached features of `train`."""
+    import keras
+
+    from keras_mae import recipes, transfer
+
+    batch = min(1024, len(train[0]) // 4)
+    recipe = recipes.linear_probe("small_images", seed=seed, batch_size=batch)
+    keras.utils.set_random_seed(seed)
+    classifier = transfer.linear_probe(encoder, train, 10, recipe, cache_features=True, verbose=0)
+    return classifier.evaluate(*test, batch_size=500, verbose=0, return_dict=True)["accuracy"]

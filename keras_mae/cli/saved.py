@@ -1,0 +1,95 @@
+"""`keras-mae reconstruct` and `info`: look at a saved model."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from keras_mae.cli.app import app, load
+
+
+class Statistics(StrEnum):
+    """What undoes a normalised target."""
+
+    visible = "visible"
+    true = "true"
+
+
+@app.command()
+def reconstruct(
+    model: Annotated[Path, typer.Argument(help="A saved MaskedAutoencoder, such as runs/digits-1/model.keras.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("reconstructions.png"),
+    seed: Annotated[int | None, typer.Option(help="Of the masks.")] = None,
+    statistics: Annotated[
+        Statistics, typer.Option(help="What undoes a normalised target; 'true' leaks the answer.")
+    ] = Statistics.visible,
+) -> None:
+    """Mask images, let MODEL fill them in, and write the picture."""
+    import numpy as np
+
+    import keras_mae
+    from keras_mae.training.runner import write
+
+    mae = load(model)
+    if not isinstance(mae, keras_mae.MaskedAutoencoder):
+        raise ValueError(
+            f"`model` must be a MaskedAutoencoder: reconstructing takes its decoder. "
+            f"Received: a {type(mae).__name__} in {str(model)!r}"
+        )
+    keras_mae.visualize.check_savable(out)
+    batch = np.stack([keras_mae.data.read_image(path, mae.encoder.image_shape) for path in images])
+    result = mae.reconstruct(batch, seed=seed, statistics=statistics.value)
+    figure = keras_mae.visualize.reconstructions(result, max_images=len(batch))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write(out, figure.savefig)
+    typer.echo(f"{out}: {len(batch)} image{'s' if len(batch) > 1 else ''}")
+
+
+@app.command()
+def info(model: Annotated[Path, typer.Argument(help="A saved model, such as runs/digits-1/model.keras.")]) -> None:
+    """Say what is in a saved model."""
+    from rich.console import Console
+    from rich.table import Table
+
+    import keras_mae
+
+    loaded = load(model)
+    encoder = getattr(loaded, "encoder", loaded)
+    rows: dict[str, Any] = {
+        "class": type(loaded).__name__,
+        "image": "x".join(map(str, encoder.image_shape)),
+        "patch": "x".join(map(str, encoder.patch_size)) + f" ({encoder.num_patches} patches)",
+        "encoder": _size(encoder),
+    }
+    if isinstance(loaded, keras_mae.MaskedAutoencoder):
+        masking = loaded.masking
+        rows |= {
+            "decoder": _size(loaded.decoder),
+            "parameters": f"{loaded.count_params():,}",
+            "masking": f"{type(masking).__name__}, ratio {masking.mask_ratio}, seed {loaded.seed}",
+            "target": "normalised pixels" if loaded.norm_pix_loss else "pixels",
+        }
+    if isinstance(loaded, keras_mae.ViTClassifier):
+        rows |= {
+            "classes": loaded.num_classes,
+            "pooling": loaded.pooling,
+            "trained blocks": "all" if loaded.trainable_blocks is None else loaded.trainable_blocks,
+        }
+    rows |= {
+        "pixel mean, std": f"{json.dumps(encoder.pixel_mean)}, {json.dumps(encoder.pixel_std)}",
+        "training steps": int(keras_mae.ops.concrete(encoder.step.value)),
+        "dtype": encoder.dtype_policy.name,
+    }
+    table = Table(title=str(model), show_header=False)
+    for name, value in rows.items():
+        table.add_row(name, str(value))
+    Console().print(table)
+
+
+def _size(part: Any) -> str:
+    return f"{part.embed_dim} wide, {part.depth} blocks, {part.num_heads} heads, {part.count_params():,} parameters"

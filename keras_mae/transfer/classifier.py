@@ -1,0 +1,314 @@
+"""A pre-trained encoder with a classifier's head: one model for all of the paper's protocols."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_mae import _checks
+from keras_mae.encoder import ViTEncoder
+from keras_mae.ops import Linear, concrete, require
+from keras_mae.train_step import TrainStep
+from keras_mae.transfer.losses import Accuracy, CrossEntropy
+
+POOLINGS = ("mean", "token")
+
+
+def pool(encoder: ViTEncoder, images: Any, pooling: str, training: bool | None = False) -> Any:
+    """One feature vector an image.
+
+    Args:
+        encoder: A `ViTEncoder`.
+        images: (batch, height, width, channels), 0–255.
+        pooling: "mean", the mean of the patch tokens, without the class token and without the encoder's final
+            norm; or "token", the class token after the final norm.
+        training: Whether drop path acts.
+
+    Returns:
+        (batch, embed_dim).
+    """
+    if pooling == "mean":
+        return ops.mean(encoder.encode(images, training=training)[:, 1:], axis=1)
+    return encoder(images, training=training)[:, 0]
+
+
+@keras.saving.register_keras_serializable(package="keras_mae")
+class ViTClassifier(TrainStep, keras.Model):
+    """Classifies images with a pre-trained encoder.
+
+    `compile(optimizer)` is enough: the loss is cross-entropy and the metric accuracy, for integer labels and for
+    probabilities, unless others are given (which then get logits). The training step is the package's own: a step
+    that is not finite changes no weight and is counted in the metric `skipped_steps`.
+
+    With `pooling="mean"` the patch tokens' mean goes through a new LayerNorm to the head, and the encoder's final
+    norm is not used: fine-tuning. With "token" it is the class token after that norm: linear probing. Wherever the
+    encoder is trained its positions are too, which are fixed in pre-training.
+
+    Args:
+        encoder: A `ViTEncoder`, such as `mae.encoder`.
+        num_classes: Classes.
+        pooling: "mean" or "token".
+        drop_path_rate: Of the last block, growing linearly from 0 at the first; the encoder's by default.
+        image_shape: (height, width, channels) of the images to classify, if other than the encoder's: its positions
+            are resized bicubically in two dimensions.
+        trainable_blocks: How many of the encoder's last blocks to train. `None` trains the encoder altogether; 0
+            freezes it altogether; half a block (0.5, 1.5, ...) is a block's MLP with its norm. Frozen blocks drop
+            no path.
+        batch_norm: Whether a BatchNorm without scale and shift goes before the head (linear probing). Its statistics
+            move in training, frozen encoder or not. As everywhere in Keras its moving variance is the biased one.
+        copy: Whether the classifier takes a copy of the encoder. If not, it trains the encoder it is given: the
+            masked autoencoder it belongs to changes with it, and `drop_path_rate` and `image_shape` must be the
+            encoder's own.
+
+    Call arguments:
+        images: (batch, height, width, channels), 0–255, uint8 or float.
+        training: Whether drop path and batch statistics act.
+
+    Returns:
+        Logits, float32 (batch, num_classes).
+
+    Raises:
+        ValueError: If an argument is out of range or does not fit the encoder.
+
+    Example:
+        >>> classifier = keras_mae.ViTClassifier(mae.encoder, num_classes=10, drop_path_rate=0.1)
+        >>> classifier.compile(keras_mae.optimizers.fine_tuning_adamw(classifier, 1e-3, batch_size=128))
+        >>> history = classifier.fit(images, labels, batch_size=128)
+
+    Reference: "Masked Autoencoders Are Scalable Vision Learners", sections 4 and 4.3, appendix A.1. The head starts
+    with a standard deviation of 2e-5, behind a BatchNorm of 0.01: normal, for the reference truncates at ±2, which
+    is thousands of standard deviations away.
+    """
+
+    def __init__(
+        self,
+        encoder: ViTEncoder,
+        num_classes: int,
+        pooling: str = "mean",
+        drop_path_rate: float | None = None,
+        image_shape: tuple[int, int, int] | None = None,
+        trainable_blocks: float | None = None,
+        batch_norm: bool = False,
+        copy: bool = True,
+        **kwargs: Any,
+    ):
+        kwargs.setdefault("autocast", False)  # pixels keep full precision; the encoder casts itself
+        super().__init__(**kwargs)
+        if not isinstance(encoder, ViTEncoder):
+            raise _checks.fail("encoder", "a keras_mae.ViTEncoder, such as mae.encoder", encoder)
+        # === Config ===
+        self.num_classes = _checks.positive_int("num_classes", num_classes)
+        self.pooling = _checks.one_of("pooling", pooling, POOLINGS)
+        self.trainable_blocks = trainable_blocks
+        self.batch_norm = bool(batch_norm)
+        if pooling == "token" and not encoder.final_norm:
+            raise ValueError('`pooling="token"` takes an encoder with a final norm. Received: final_norm=False')
+        own = {"drop_path_rate": encoder.drop_path_rate, "image_shape": encoder.image_shape}
+        asked = {"drop_path_rate": drop_path_rate, "image_shape": image_shape and tuple(image_shape)}
+        changes = {key: value for key, value in asked.items() if value is not None and value != own[key]}
+
+        # === Layers ===
+        if copy:
+            self.encoder = encoder.copy(**changes, **({"final_norm": False} if pooling == "mean" else {}))
+        elif changes:
+            raise ValueError(f"With `copy=False` the encoder stays as it is. Received: {changes}")
+        else:
+            self.encoder = encoder
+        self._choose_trained()
+        policy = self.encoder.dtype_policy
+        self.pool_norm = None
+        if pooling == "mean":
+            self.pool_norm = keras.layers.LayerNormalization(
+                epsilon=encoder.layer_norm_eps, name="pool_norm", dtype=policy
+            )
+            self.pool_norm.build((None, encoder.embed_dim))
+        std = 0.01 if self.batch_norm else 2e-5
+        head: list[keras.layers.Layer] = [
+            Linear(
+                num_classes,
+                kernel_initializer=keras.initializers.RandomNormal(stddev=std),
+                name="logits",
+                dtype="float32",  # the head is small
+            )
+        ]
+        if self.batch_norm:
+            statistics = {"center": False, "scale": False, "dtype": "float32"}
+            head.insert(0, keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-6, **statistics))
+        self.head = keras.Sequential(head, name="head")
+        self.head.build((None, encoder.embed_dim))
+        self.skipped_tracker = keras.metrics.Sum(name="skipped_steps")
+        self.built = True
+
+    def _choose_trained(self) -> None:
+        """Freeze what `trainable_blocks` leaves out, and what has no part in the output."""
+        encoder, blocks = self.encoder, self.trainable_blocks
+        if self.pooling == "mean" and encoder.norm is not None:
+            encoder.norm.trainable = False
+        encoder.position_embedding.trainable = blocks is None
+        if blocks is None:
+            return
+        if isinstance(blocks, bool) or blocks not in (half / 2 for half in range(2 * encoder.depth + 1)):
+            raise _checks.fail("trainable_blocks", f"0, 0.5, 1, ... up to the encoder's {encoder.depth}", blocks)
+        encoder.patch_embedding.trainable = False
+        encoder.class_token.trainable = False
+        whole = encoder.depth - int(blocks)  # the first block to be trained whole
+        for block in encoder.blocks[:whole]:
+            block.trainable = False
+        if blocks % 1:
+            halved = encoder.blocks[whole - 1]
+            halved.trainable = halved.norm2.trainable = halved.mlp.trainable = True
+            halved.norm1.trainable = halved.attention.trainable = False
+        if not blocks:
+            encoder.trainable = False
+
+    def build(self, input_shape: Any = None) -> None:
+        self.built = True  # all parts were built in the constructor
+
+    # === The method ===
+    def call(self, images: Any, training: bool | None = None) -> Any:
+        return self.head(self.features(images, training), training=training)
+
+    def features(self, images: Any, training: bool | None = None) -> Any:
+        """What the head sees, float32 (batch, embed_dim)."""
+        x = pool(self.encoder, images, self.pooling, training if self.trainable_blocks != 0 else False)
+        return ops.cast(x if self.pool_norm is None else self.pool_norm(x), "float32")
+
+    # === Which layer a weight belongs to, for the optimizer ===
+    @property
+    def num_layers(self) -> int:
+        """The number of the last layer: the head's."""
+        return self.encoder.depth + 1
+
+    def layer_index(self, variable: Any) -> int:
+        """The layer of a weight for layer-wise decay: class token, positions and patch embedding 0, block i (from
+        0) i + 1, norms behind the blocks and head depth + 1.
+
+        Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, table 9.
+        """
+        for index, block in enumerate(self.encoder.blocks):
+            if any(variable is own for own in block.weights):
+                return index + 1
+        stem = [*self.no_weight_decay, *self.encoder.patch_embedding.weights]
+        return 0 if any(variable is own for own in stem) else self.num_layers
+
+    @property
+    def no_weight_decay(self) -> list[Any]:
+        """The weights of two and more dimensions that fine-tuning does not decay."""
+        return [self.encoder.class_token, self.encoder.position_embedding]
+
+    # === Training ===
+    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, metrics: Any = None, **kwargs: Any) -> None:
+        """`keras.Model.compile`, with cross-entropy and accuracy unless others are given."""
+        super().compile(
+            optimizer=optimizer,
+            loss=CrossEntropy() if loss is None else loss,
+            metrics=[Accuracy()] if metrics is None else metrics,
+            **kwargs,
+        )
+        if self.optimizer is not None:
+            # Now, so that saved state finds its place whenever it is loaded.
+            self.optimizer.build(self.trainable_variables)
+        if loss is None and metrics is None and not kwargs.get("weighted_metrics"):
+            # Now, too: Keras would take the first batch of `fit` for it, and a `PyDataset` then stays a batch ahead.
+            labels, logits = keras.KerasTensor((None,), "int32"), keras.KerasTensor((None, self.num_classes))
+            self._compile_metrics.build(labels, logits)
+            self._compile_loss.build(labels, logits)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        self.compile(**keras.saving.deserialize_keras_object(config))
+
+    def outputs_for_loss(self, x: Any, training: bool) -> Any:
+        """What a training or evaluation step computes."""
+        return self(x, training=training)
+
+    def check_batch(self, data: Any) -> Any:
+        """`data` as it came, unless its labels are not this classifier's; `predict` has none.
+
+        Raises:
+            ValueError: If the labels are neither integers in [0, num_classes) nor probabilities of shape
+                (batch, num_classes).
+        """
+        _, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        if y is not None and self._one_label_each(y):
+            check_labels(y, self.num_classes)
+        return data
+
+    def _one_label_each(self, y: Any) -> bool:
+        """Whether these are integers; an error if they are not probabilities either."""
+        if y is None:
+            raise ValueError("A classifier is trained on (images, labels). Received: no labels")
+        one_each = len(y.shape) == 1 or (len(y.shape) == 2 and y.shape[1] == 1)
+        if not one_each and tuple(y.shape[1:]) != (self.num_classes,):
+            raise ValueError(
+                f"Labels must be integers (batch,) or probabilities (batch, {self.num_classes}). "
+                f"Received: labels.shape={tuple(y.shape)}"
+            )
+        return one_each
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        """Keras' own, of labels that are there."""
+        self._one_label_each(y)
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
+        """Keras' own, of labels that are there; it builds other metrics than ours before the first step."""
+        self._one_label_each(y)
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        """`keras.Model.fit`; labels given as an array are all checked before it starts."""
+        held_out = kwargs.get("validation_data")
+        for labels in (y, held_out[1] if isinstance(held_out, tuple) and len(held_out) > 1 else None):
+            if isinstance(labels, np.ndarray) and labels.ndim == 1:
+                check_labels(labels, self.num_classes)
+        return super().fit(x, y, *args, **kwargs)
+
+    def update_metrics(self, data: Any, outputs: Any, loss: Any, finite: Any = None) -> dict[str, Any]:
+        """Add one batch to the metrics, and return the logs."""
+        x, y, sample_weight = data
+        counted = ops.cast(ops.shape(outputs)[0], "float32")
+        if finite is not None:
+            self.skipped_tracker.update_state(1.0 - ops.cast(finite, "float32"))
+            loss = ops.where(finite, loss, 0.0)
+            counted = counted * ops.cast(finite, "float32")
+        self._loss_tracker.update_state(loss, sample_weight=counted)
+        logs = self.compute_metrics(x, y, outputs, sample_weight)
+        if finite is None:
+            logs.pop(self.skipped_tracker.name, None)
+        return logs
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "encoder": keras.saving.serialize_keras_object(self.encoder),
+            "num_classes": self.num_classes,
+            "pooling": self.pooling,
+            "drop_path_rate": self.encoder.drop_path_rate,
+            "image_shape": self.encoder.image_shape,
+            "trainable_blocks": self.trainable_blocks,
+            "batch_norm": self.batch_norm,
+            "copy": False,  # the encoder that is loaded is nobody else's
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> ViTClassifier:
+        return cls(**{**config, "encoder": keras.saving.deserialize_keras_object(config["encoder"])})
+
+
+def check_labels(labels: Any, num_classes: int) -> None:
+    """Refuses labels outside [0, num_classes).
+
+    Raises:
+        ValueError: If there is one; inside a compiled step, the backend's own error with the same message.
+    """
+    rule = f"Labels must be integers in [0, {num_classes})."
+    known = labels if isinstance(labels, np.ndarray) else concrete(labels)
+    if known is None:
+        require(ops.all((labels >= 0) & (labels < num_classes)), f"{rule} Received: others")
+    elif known.size and (known.min() < 0 or known.max() >= num_classes):
+        raise ValueError(f"{rule} Received: labels from {known.min()} to {known.max()}")

@@ -1,0 +1,119 @@
+"""Fine-tuning, altogether or of the last blocks only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras_mae.encoder import ViTEncoder
+from keras_mae.recipes import FineTuneRecipe
+from keras_mae.transfer.classifier import ViTClassifier
+
+
+def fine_tune(
+    encoder: ViTEncoder,
+    dataset: Any,
+    num_classes: int,
+    recipe: FineTuneRecipe,
+    validation_data: Any = None,
+    image_shape: tuple[int, int, int] | None = None,
+    **fit_options: Any,
+) -> ViTClassifier:
+    """Train a copy of `encoder`, with a new head, on labelled images.
+
+    Args:
+        encoder: A `ViTEncoder`, such as `mae.encoder`. It is not changed.
+        dataset: Batches of (images, labels), with a length, augmented as the recipe says: see
+            `keras_mae.data.Augmentation`.
+        num_classes: Classes.
+        recipe: The numbers; see `keras_mae.recipes.fine_tune`.
+        validation_data: Images and labels to evaluate after every epoch.
+        image_shape: Of the images, if other than the encoder's.
+        fit_options: `verbose`, `callbacks` and the like, of `keras.Model.fit`; `jit_compile` of `compile`.
+
+    Returns:
+        The trained `ViTClassifier`; its `history` is `fit`'s.
+
+    Raises:
+        ValueError: If the dataset has no length or no labels, or anything does not fit.
+
+    Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, table 9.
+    """
+    return _fine_tune(encoder, dataset, num_classes, recipe, None, validation_data, image_shape, fit_options)
+
+
+def partial_fine_tune(
+    encoder: ViTEncoder,
+    dataset: Any,
+    num_classes: int,
+    recipe: FineTuneRecipe,
+    blocks: float,
+    validation_data: Any = None,
+    image_shape: tuple[int, int, int] | None = None,
+    **fit_options: Any,
+) -> ViTClassifier:
+    """Train the last `blocks` blocks of a copy of `encoder`, and a new head, on labelled images.
+
+    Args:
+        blocks: 0, 0.5, 1, ... up to the encoder's depth. Half a block is a block's MLP with its norm. With 0 the new
+            norm and the head alone are trained. All the depth still leaves patch embedding, positions and class
+            token as they are.
+
+    The other arguments, and what is returned and raised, are `fine_tune`'s.
+
+    Reference: "Masked Autoencoders Are Scalable Vision Learners", section 4.3, "Partial fine-tuning" (figure 9);
+    its 0 blocks are the linear probe.
+    """
+    return _fine_tune(encoder, dataset, num_classes, recipe, blocks, validation_data, image_shape, fit_options)
+
+
+def _fine_tune(
+    encoder: ViTEncoder,
+    dataset: Any,
+    num_classes: int,
+    recipe: FineTuneRecipe,
+    blocks: float | None,
+    validation_data: Any,
+    image_shape: tuple[int, int, int] | None,
+    fit_options: dict[str, Any],
+) -> ViTClassifier:
+    classifier = ViTClassifier(
+        encoder,
+        num_classes,
+        drop_path_rate=recipe.drop_path_rate,
+        image_shape=image_shape,
+        trainable_blocks=blocks,
+    )
+    optimizer = recipe.optimizer(classifier, length(dataset))
+    return train(classifier, optimizer, dataset, recipe.epochs, validation_data, fit_options)
+
+
+def train(
+    classifier: ViTClassifier,
+    optimizer: Any,
+    dataset: Any,
+    epochs: int,
+    validation_data: Any,
+    fit_options: dict[str, Any],
+) -> ViTClassifier:
+    """Compile and fit."""
+    fit_options = dict(fit_options)
+    classifier.compile(optimizer, jit_compile=fit_options.pop("jit_compile", "auto"))
+    classifier.fit(
+        dataset,
+        epochs=epochs,
+        validation_data=validation_data,
+        shuffle=False,  # the dataset shuffles itself
+        **fit_options,
+    )
+    return classifier
+
+
+def length(dataset: Any) -> int:
+    """Batches in a dataset; the schedule needs it."""
+    try:
+        return len(dataset)
+    except TypeError as error:
+        raise ValueError(
+            "`dataset` must have a known length: the schedule needs it. For a tf.data.Dataset see "
+            f"tf.data.experimental.assert_cardinality. Received: {type(dataset).__name__} ({error})"
+        ) from error

@@ -1,0 +1,95 @@
+"""Linear probing: a linear classifier on features that stay as they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_mae.encoder import ViTEncoder
+from keras_mae.recipes import LinearProbeRecipe
+from keras_mae.transfer.classifier import ViTClassifier, check_labels
+from keras_mae.transfer.features import extract_features
+from keras_mae.transfer.fine_tuning import length, train
+from keras_mae.transfer.losses import Accuracy, CrossEntropy
+
+
+def linear_probe(
+    encoder: ViTEncoder,
+    dataset: Any,
+    num_classes: int,
+    recipe: LinearProbeRecipe,
+    validation_data: Any = None,
+    cache_features: bool = False,
+    console: Any = None,
+    **fit_options: Any,
+) -> ViTClassifier:
+    """Train a BatchNorm without scale and shift and a linear head on the frozen encoder's class token.
+
+    Args:
+        encoder: A `ViTEncoder`, such as `mae.encoder`. It is not changed; nor is the classifier's copy of it.
+        dataset: Batches of (images, labels), with a length.
+        num_classes: Classes.
+        recipe: The numbers; see `keras_mae.recipes.linear_probe`.
+        validation_data: Images and labels to evaluate after every epoch.
+        cache_features: Whether to compute the features once and train on them: much faster, but every epoch sees
+            the images as they came in that one pass. It says so: augmentation is off.
+        console: The `rich` console where it says so; a new one on stderr by default.
+        fit_options: `verbose`, `callbacks` and the like, of `keras.Model.fit`; `jit_compile` of `compile`.
+
+    Returns:
+        The trained `ViTClassifier`; its `history` is `fit`'s.
+
+    Raises:
+        ValueError: If the dataset has no length or no labels, or anything does not fit.
+
+    Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, table 10.
+    """
+    classifier = ViTClassifier(encoder, num_classes, pooling="token", trainable_blocks=0, batch_norm=True)
+    if not cache_features:
+        optimizer = recipe.optimizer(length(dataset))
+        return train(classifier, optimizer, dataset, recipe.epochs, validation_data, fit_options)
+    if console is None:
+        from rich.console import Console
+
+        console = Console(stderr=True)
+    console.print(
+        "The probe trains on cached features: augmentation is off, every epoch sees the same ones.", highlight=False
+    )
+    return _on_cached_features(classifier, dataset, recipe, validation_data, fit_options)
+
+
+def _on_cached_features(
+    classifier: ViTClassifier,
+    dataset: Any,
+    recipe: LinearProbeRecipe,
+    validation_data: Any,
+    fit_options: dict[str, Any],
+) -> ViTClassifier:
+    def features_of(data: Any) -> tuple[Any, Any]:
+        features, labels = extract_features(classifier.encoder, data, progress=fit_options.get("verbose", 1) != 0)
+        if labels is None:
+            raise ValueError("A classifier is trained on (images, labels). Received: no labels")
+        check_labels(labels, classifier.num_classes)
+        return features, labels
+
+    features, labels = features_of(dataset)
+    batch = min(recipe.step_batch_size, len(features))
+    fit_options = dict(fit_options)
+    head = keras.Sequential(classifier.head.layers)  # a compiled part of a model is not saved as it should be
+    head.compile(
+        recipe.optimizer(-(-len(features) // batch)),
+        CrossEntropy(),
+        metrics=[Accuracy()],
+        jit_compile=fit_options.pop("jit_compile", "auto"),
+    )
+    classifier.history = head.fit(
+        features,
+        labels,
+        batch_size=batch,
+        epochs=recipe.epochs,
+        validation_data=None if validation_data is None else features_of(validation_data),
+        **fit_options,
+    )
+    classifier.compile(head.optimizer)
+    return classifier
