@@ -178,7 +178,11 @@ class FineTuneRecipe(Recipe):
             _checks.fraction(name, getattr(self, name))
         if self.layer_decay != 1:
             _checks.positive("layer_decay", _checks.fraction("layer_decay", self.layer_decay))
-        _checks.non_negative("minimum_learning_rate", self.minimum_learning_rate)
+        for name in ("minimum_learning_rate", "mixup", "rand_augment"):
+            _checks.non_negative(name, getattr(self, name))
+        _checks.fraction("shift", self.shift)
+        for name in ("random_erasing", "cutmix", "switch_probability"):
+            _checks.number(name, getattr(self, name), 0, 1 + 1e-9, "in [0, 1]")
 
     def optimizer(self, model: Any, steps_per_epoch: int) -> AdamW:
         """The optimizer of this `ViTClassifier`, its schedule fitted to epochs of `steps_per_epoch` batches."""
@@ -252,38 +256,38 @@ _FINE_TUNE = {  # (source, size): base_learning_rate, layer_decay, drop_path_rat
 _SIZES = ("base", "large", "huge")
 
 
-def pretrain(size: str = "base", source: str = "repository", **changes: Any) -> PretrainRecipe:
+def pretrain(size: str = "base", source: str | None = None, **changes: Any) -> PretrainRecipe:
     """The pre-training recipe for ImageNet ("base", "large", "huge"), or for images of 8–64 px ("small_images").
 
     Args:
         size: As above. The published recipe is the same for the three sizes.
-        source: "repository" or "paper"; they agree.
+        source: "repository" (the default) or "paper"; they agree.
         changes: Fields of `PretrainRecipe` that differ.
 
     Raises:
         ValueError: If there is no such recipe or field.
     """
-    if size == "small_images":
+    source = _published(size, source)
+    if source == OWN:
         return _changed(_SMALL_PRETRAIN, changes)
-    _published(size, source)
     return _changed(PretrainRecipe(source=source), changes)
 
 
-def fine_tune(size: str = "base", source: str = "repository", **changes: Any) -> FineTuneRecipe:
+def fine_tune(size: str = "base", source: str | None = None, **changes: Any) -> FineTuneRecipe:
     """The fine-tuning recipe for ImageNet ("base", "large", "huge"), or for images of 28–64 px ("small_images").
 
     Args:
         size: As above.
-        source: "repository" or "paper". Both are published, and they differ: learning rate and layer decay for
-            "base", drop path for "large" and "huge".
+        source: "repository" (the default) or "paper". Both are published, and they differ: learning rate and layer
+            decay for "base", drop path for "large" and "huge".
         changes: Fields of `FineTuneRecipe` that differ.
 
     Raises:
         ValueError: If there is no such recipe or field.
     """
-    if size == "small_images":
+    source = _published(size, source)
+    if source == OWN:
         return _changed(_SMALL_FINE_TUNE, changes)
-    _published(size, source)
     rate, layer_decay, drop_path_rate, epochs = _FINE_TUNE[source, size]
     recipe = FineTuneRecipe(
         epochs=epochs,
@@ -295,20 +299,20 @@ def fine_tune(size: str = "base", source: str = "repository", **changes: Any) ->
     return _changed(recipe, changes)
 
 
-def linear_probe(size: str = "base", source: str = "repository", **changes: Any) -> LinearProbeRecipe:
+def linear_probe(size: str = "base", source: str | None = None, **changes: Any) -> LinearProbeRecipe:
     """The linear probe's recipe for ImageNet ("base", "large", "huge"), or for images of 28–64 px ("small_images").
 
     Args:
         size: As above. The repository trains "large" and "huge" for 50 epochs, the paper all for 90.
-        source: "repository" or "paper".
+        source: "repository" (the default) or "paper".
         changes: Fields of `LinearProbeRecipe` that differ.
 
     Raises:
         ValueError: If there is no such recipe or field.
     """
-    if size == "small_images":
+    source = _published(size, source)
+    if source == OWN:
         return _changed(_SMALL_PROBE, changes)
-    _published(size, source)
     epochs = 50 if source == "repository" and size != "base" else 90
     return _changed(LinearProbeRecipe(epochs=epochs, source=source), changes)
 
@@ -329,9 +333,12 @@ _SMALL_FINE_TUNE = FineTuneRecipe(
 _SMALL_PROBE = LinearProbeRecipe(epochs=50, warmup_epochs=5, batch_size=1024, base_learning_rate=2.0, source=OWN)
 
 
-def _published(size: str, source: str) -> None:
+def _published(size: str, source: str | None) -> str:
+    """Where the recipe of this size comes from."""
     _checks.one_of("size", size, (*_SIZES, "small_images"))
-    _checks.one_of("source", source, ("repository", "paper"))
+    if size == "small_images":
+        return _checks.one_of("source", source or OWN, (OWN,))
+    return _checks.one_of("source", source or "repository", ("repository", "paper"))
 
 
 def _changed(recipe: Any, changes: dict[str, Any]) -> Any:

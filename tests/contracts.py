@@ -113,6 +113,19 @@ def mae(**kwargs: Any) -> keras_mae.MaskedAutoencoder:
     )
 
 
+def classifier(**kwargs: Any) -> keras_mae.ViTClassifier:
+    return keras_mae.ViTClassifier(
+        encoder(**kwargs),
+        7,
+        pooling="token",
+        drop_path_rate=0.15,
+        image_shape=(12, 14, 3),
+        trainable_blocks=1.5,
+        batch_norm=True,
+        **kwargs,
+    )
+
+
 def patch_embedding(**kwargs: Any) -> keras_mae.PatchEmbedding:
     return keras_mae.PatchEmbedding((3, 2), 12, (10, 20, 30), (40, 50, 60), **kwargs)
 
@@ -161,6 +174,13 @@ def optimizer(kind: type) -> Example:
     return Example(make)
 
 
+def lars(**kwargs: Any) -> keras_mae.optimizers.LARS:
+    schedule = keras_mae.optimizers.warmup_cosine(0.01, 100, 10)
+    return keras_mae.optimizers.LARS(
+        schedule, momentum=0.8, weight_decay=0.3, trust_coefficient=2e-3, clipnorm=2.0, name="mine", **kwargs
+    )
+
+
 def last_layer(model: keras.Model) -> Any:
     return model.layers[-1]
 
@@ -180,7 +200,14 @@ EXAMPLES: dict[str, Example] = {
     "ViTEncoder": Example(encoder, lambda model: model(IMAGES), lambda model: model),
     "MAEDecoder": Example(decoder, predict_patches, lambda model: model),
     "MaskedAutoencoder": Example(mae, lambda model: model(IMAGES)["reconstruction"], lambda model: model),
+    "ViTClassifier": Example(classifier, lambda model: model(IMAGES[:, :12]), lambda model: model),
     "optimizers.AdamW": optimizer(keras_mae.optimizers.AdamW),
+    "optimizers.LARS": Example(lars),
+    # A loss and a metric have no weights to lose and are saved inside the compiled model: the configuration is all.
+    "transfer.Accuracy": Example(lambda **kwargs: keras_mae.transfer.Accuracy(name="mine", dtype="float16", **kwargs)),
+    "transfer.CrossEntropy": Example(
+        lambda **kwargs: keras_mae.transfer.CrossEntropy(name="mine", reduction="sum", dtype="float16", **kwargs)
+    ),
     "transformer.Attention": Example(
         lambda **kwargs: keras_mae.transformer.Attention(3, **kwargs),
         lambda layer: layer(TOKENS),

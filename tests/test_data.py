@@ -20,6 +20,13 @@ LOADERS = [
 ]
 
 
+def numpy_pairs(dataset):
+    """The (images, labels) of an epoch, each in one array."""
+    batches = [dataset[index] for index in range(len(dataset))] if hasattr(dataset, "num_batches") else list(dataset)
+    assert {type(batch) for batch in batches} == {tuple}
+    return tuple(np.concatenate([np.asarray(batch[part]) for batch in batches]) for part in range(2))
+
+
 def numpy_batches(dataset):
     if isinstance(dataset, keras.utils.PyDataset):
         return [dataset[index] for index in range(len(dataset))]
@@ -161,7 +168,125 @@ def test_options_out_of_range_are_refused():
         data.from_arrays(numbered(3), batch_size=1, loader="dali")
 
 
+# === Labels ===
+# A label that is a function of the image, and not the image's place.
+NUMBERS, LABELS = np.arange(23), (np.arange(23) * 7 + 3) % 11
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_every_image_keeps_its_label(shuffle, loader):
+    dataset = data.from_arrays(numbered(23), LABELS, batch_size=5, shuffle=shuffle, seed=3, loader=loader)
+    assert len(dataset) == 5
+    images, labels = numpy_pairs(dataset)
+    order = images[:, 0, 0, 0]
+    np.testing.assert_array_equal(labels, LABELS[order])
+    assert sorted(order) == list(NUMBERS)
+    assert (list(order) != list(NUMBERS)) == shuffle
+    assert labels.dtype == np.int64
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_labels_of_a_dropped_batch_are_dropped_with_it(loader):
+    dataset = data.from_arrays(numbered(11), LABELS[:11], batch_size=4, drop_remainder=True, loader=loader)
+    images, labels = numpy_pairs(dataset)
+    np.testing.assert_array_equal(labels, LABELS[images[:, 0, 0, 0]])
+    assert len(labels) == 8
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_without_labels_batches_are_images_and_no_tuples(loader):
+    batch = next(iter(numpy_batches(data.from_arrays(numbered(7), batch_size=7, loader=loader))))
+    assert batch.shape == (7, 3, 5, 2)
+
+
+@pytest.mark.parametrize("labels", [LABELS[:, None], LABELS.astype("uint8"), list(LABELS)])
+def test_columns_bytes_and_lists_of_labels_are_labels(labels):
+    got = data.ArraySource(numbered(23), labels).labels
+    np.testing.assert_array_equal(got, LABELS)
+    assert (got.shape, got.dtype) == ((23,), np.int64)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (LABELS[:22], r"one for each of the 23 images. Received: labels.shape=\(22,\)"),
+        (LABELS.astype("float32"), "`labels` must be integers from 0.*labels.dtype=float32"),
+        (LABELS - 1, "`labels` must be integers from 0.*the least -1"),
+        (np.eye(11, dtype="int64")[LABELS], r"`labels` must be integers from 0.*labels.shape=\(23, 11\)"),
+        ([str(label) for label in LABELS], "`labels` must be integers from 0"),
+    ],
+    ids=["too few", "floats", "negative", "one-hot", "strings"],
+)
+def test_labels_that_are_none_are_refused(labels, message):
+    with pytest.raises(ValueError, match=message):
+        data.from_arrays(numbered(23), labels)
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_a_subset_takes_images_and_labels_alike(loader):
+    chosen = [19, 2, 13, 5, 7]
+    source = data.Subset(data.ArraySource(numbered(23), LABELS), chosen)
+    assert (len(source), source.image_shape, source.dtype) == (5, (3, 5, 2), np.uint8)
+    images, labels = numpy_pairs(data.make_dataset(source, 2, shuffle=False, loader=loader))
+    assert list(images[:, 0, 0, 0]) == chosen
+    np.testing.assert_array_equal(labels, LABELS[chosen])
+
+
+def test_a_subset_of_a_subset_counts_within_it():
+    source = data.Subset(data.Subset(data.ArraySource(numbered(23), LABELS), [19, 2, 13]), [2, 0])
+    assert list(source.batch(np.array([0, 1]))[:, 0, 0, 0]) == [13, 19]
+    assert list(source.labels) == [LABELS[13], LABELS[19]]
+
+
+def test_a_subset_of_images_without_labels_has_none():
+    assert data.Subset(data.ArraySource(numbered(5)), [3, 1]).labels is None
+
+
 # === Folders ===
+@pytest.fixture
+def classes_folder(tmp_path):
+    """Three classes whose grey level is 10, 20 or 30; made in another order than that of their names."""
+    from PIL import Image
+
+    for name, level, where in (("owl", 30, "."), ("cat", 20, "young/kittens"), ("ant", 10, "."), ("cat", 20, ".")):
+        folder = tmp_path / name / where
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((9, 7), level, "uint8")).save(folder / f"{len(where)}.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_a_folders_classes_are_numbered_by_name(classes_folder, loader):
+    source = data.FolderSource(classes_folder, (9, 7), channels=1, labelled=True)
+    assert source.classes == ["ant", "cat", "owl"]
+    dataset = data.from_directory(
+        classes_folder, (9, 7), batch_size=3, channels=1, labelled=True, shuffle=True, loader=loader
+    )
+    images, labels = numpy_pairs(dataset)
+    np.testing.assert_array_equal(images[:, 0, 0, 0], 10 * (labels + 1))
+    assert sorted(labels) == [0, 1, 1, 2]  # a folder within a class is of that class
+    assert labels.dtype == np.int64
+
+
+def test_a_class_without_images_keeps_its_number(classes_folder):
+    """Or training and validation folders number their classes differently, and nobody is told."""
+    (classes_folder / "ant" / "1.png").unlink()
+    source = data.FolderSource(classes_folder, (9, 7), channels=1, labelled=True)
+    np.testing.assert_array_equal(source.batch(range(len(source)))[:, 0, 0, 0], 10 * (source.labels + 1))
+
+
+def test_a_folder_is_not_labelled_unless_asked(classes_folder):
+    source = data.FolderSource(classes_folder, 8)
+    assert (source.labels, source.classes) == (None, [])
+
+
+def test_labelled_images_outside_a_class_are_refused_by_name(classes_folder):
+    (classes_folder / "ant" / "1.png").rename(classes_folder / "loose.png")
+    with pytest.raises(ValueError, match=r"in a folder for each class. Received: 'loose.png' and 0 more"):
+        data.FolderSource(classes_folder, 8, labelled=True)
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Six real files, nested: colour, grey, transparent, palette, 16-bit and an animation; and a text file."""

@@ -137,12 +137,71 @@ def test_the_decay_rule_survives_saving(tmp_path):
     np.testing.assert_array_equal(kept, bias)
 
 
+# kernel, bias, class token: no two share a factor, and the exclusions are not those of the default rule.
+SCALES, OWN_DECAYED = [0.5, 2.0, 0.25], [True, False, False]
+
+
+def numpy_scaled_adamw(gradients, rate):
+    """Each variable as if it had an optimizer with a learning rate of its own."""
+    found = {}
+    for (name, _), scale, decays in zip(SHAPES.items(), SCALES, OWN_DECAYED, strict=True):
+        own_rate = (lambda step, scale=scale: scale * rate(step)) if callable(rate) else scale * rate
+        decay = 0.5 if decays else 0.0
+        found[name] = numpy_adamw(gradients, own_rate, decay, 0.9, 0.95, 0.01)[name]
+    return found
+
+
+def test_scales_multiply_update_and_decay():
+    got = train(AdamW(0.02, weight_decay=0.5, epsilon=0.01, learning_rate_scales=SCALES, decayed=OWN_DECAYED))
+    assert_close(got, numpy_scaled_adamw(GRADIENTS, 0.02))
+
+
+def test_scales_multiply_a_schedule_minimum_included():
+    schedule = warmup_cosine(0.04, total_steps=4, warmup_steps=2, minimum=0.01)
+    rates = [float(schedule(step)) for step in range(STEPS)]
+    np.testing.assert_allclose(rates[-1], 0.01, rtol=1e-6)
+    got = train(AdamW(schedule, weight_decay=0.5, epsilon=0.01, learning_rate_scales=SCALES, decayed=OWN_DECAYED))
+    assert_close(got, numpy_scaled_adamw(GRADIENTS, lambda step: rates[step]))
+
+
+def test_scales_of_one_change_nothing():
+    plain = train(AdamW(0.02, weight_decay=0.5))
+    assert_close(train(AdamW(0.02, weight_decay=0.5, learning_rate_scales=[1, 1, 1])), plain, atol=1e-7)
+
+
+def test_scales_and_accumulation():
+    """The waiting step must neither move nor decay anything, and the other must do so once."""
+    options = {"learning_rate_scales": SCALES, "decayed": OWN_DECAYED, "gradient_accumulation_steps": 2}
+    got = train(AdamW(0.02, weight_decay=0.5, epsilon=0.01, **options), GRADIENTS[:4])
+    means = [
+        {name: (first[name] + second[name]) / 2 for name in SHAPES}
+        for first, second in (GRADIENTS[0:2], GRADIENTS[2:4])
+    ]
+    assert_close(got, numpy_scaled_adamw(means, 0.02))
+
+
+@pytest.mark.parametrize("name", ["learning_rate_scales", "decayed"])
+def test_another_number_of_variables_is_refused(name):
+    with pytest.raises(ValueError, match=f"`{name}` must have one entry for each .*Received: 2 for 3 variables"):
+        AdamW(**{name: [1, 1]}).build(variables_of())
+
+
 def test_config_round_trips():
-    optimizer = AdamW(0.3, weight_decay=0.2, beta_1=0.7, beta_2=0.6, epsilon=1e-5, clipnorm=0.4)
+    optimizer = AdamW(
+        0.3,
+        weight_decay=0.2,
+        beta_1=0.7,
+        beta_2=0.6,
+        epsilon=1e-5,
+        clipnorm=0.4,
+        learning_rate_scales=SCALES,
+        decayed=OWN_DECAYED,
+    )
     config = optimizer.get_config()
     again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     assert type(again) is AdamW
     assert again.get_config() == config
+    assert (again.learning_rate_scales, again.decayed) == (SCALES, OWN_DECAYED)
 
 
 # === PyTorch's fused update ===
@@ -167,12 +226,20 @@ def fused_calls(monkeypatch):
 @needs_torch
 def test_the_fused_update_is_taken_once_for_each_decay(fused_calls):
     train(AdamW(0.02), GRADIENTS[:2])
-    assert fused_calls == [2, 1] * 2
+    assert fused_calls == [1, 2] * 2  # the bias, and what is decayed
 
 
 @needs_torch
-def test_fused_and_unfused_updates_agree(fused_calls):
-    sizes = {"learning_rate": 0.02, "weight_decay": 0.5, "epsilon": 0.01}
+def test_the_fused_update_is_taken_once_for_each_scale(fused_calls):
+    """Not once for each variable, though the variables of one scale are not neighbours."""
+    train(AdamW(0.02, learning_rate_scales=[0.5, 1.0, 0.5], decayed=[True, True, True]), GRADIENTS[:1])
+    assert fused_calls == [2, 1]
+
+
+@needs_torch
+@pytest.mark.parametrize("scales", [None, SCALES], ids=["one rate", "scaled"])
+def test_fused_and_unfused_updates_agree(fused_calls, scales):
+    sizes = {"learning_rate": 0.02, "weight_decay": 0.5, "epsilon": 0.01, "learning_rate_scales": scales}
     unfused = AdamW(**sizes)
     unfused._fused = False
     expected = train(unfused)
@@ -204,8 +271,27 @@ def test_warmup_cosine_without_warmup_starts_at_its_peak(step, expected):
 
 
 @pytest.mark.parametrize(
+    ("step", "expected"),
+    [(0, 0.0), (3, 0.15), (10, 0.5), (10 + 26, 0.3), (62, 0.1), (70, 0.1)],
+    ids=["start", "warming up", "peak", "half way", "end", "after the end"],
+)
+def test_warmup_cosine_ends_at_its_minimum_and_still_starts_at_zero(step, expected):
+    rate = float(warmup_cosine(0.5, total_steps=62, warmup_steps=10, minimum=0.1)(step))
+    np.testing.assert_allclose(rate, expected, atol=1e-7, equal_nan=False)
+
+
+@pytest.mark.parametrize(("step", "expected"), [(0, 0.5), (26, 0.3), (52, 0.1)])
+def test_warmup_cosine_without_warmup_has_a_minimum_too(step, expected):
+    rate = float(warmup_cosine(0.5, 52, minimum=0.1)(step))
+    np.testing.assert_allclose(rate, expected, atol=1e-7, equal_nan=False)
+
+
+@pytest.mark.parametrize(
     ("arguments", "named"),
     [
+        ({"peak": 0.1, "total_steps": 10, "minimum": 0.2}, "minimum=0.2, peak=0.1"),
+        ({"peak": 0.1, "total_steps": 10, "minimum": -0.1}, "`minimum` must be a finite number of at least 0"),
+        ({"peak": 0.1, "total_steps": 10, "minimum": float("nan")}, "`minimum` must be a finite number"),
         ({"peak": 0.0, "total_steps": 10}, "peak"),
         ({"peak": 0.1, "total_steps": 0}, "total_steps"),
         ({"peak": 0.1, "total_steps": 10, "warmup_steps": 10}, "warmup_steps=10, total_steps=10"),

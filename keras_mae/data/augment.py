@@ -21,7 +21,8 @@ class Augmentation:
       images: an image draws its own operations, and the magnitude varies by the recipe's 0.5. Otherwise it is
       Keras' own, which draws once a batch, does not vary the magnitude, and takes ten times as long. Neither has
       just the recipe's operations.
-    - Random erasing fills the box with noise around the middle of 0–255, not with noise around the data's mean.
+    - Random erasing fills the box with normal noise cut off at 0 and 255, half of it black, and not with noise around
+      the data's mean.
     - MixUp and CutMix draw their weights for each image, not once a batch.
 
     Crops belong to the source: this comes after it.
@@ -74,16 +75,17 @@ class Augmentation:
         shift = _checks.fraction("shift", shift)
         erasing = _within("random_erasing", random_erasing, 1)
         layers = keras.layers
+        options: dict[str, Any] = {"seed": seed, "dtype": "float32"}  # whatever the model's policy: 200.3 is 200.3
         self._moving: list[Any] = []
         if flip:
-            self._moving.append(layers.RandomFlip("horizontal", seed=seed))
+            self._moving.append(layers.RandomFlip("horizontal", **options))
         if shift:
-            self._moving.append(layers.RandomTranslation(shift, shift, fill_mode="nearest", seed=seed))
+            self._moving.append(layers.RandomTranslation(shift, shift, fill_mode="nearest", **options))
         self._rand_augment: Any = None
         # (p, p) and (alpha, alpha): given one number, Keras draws from 0 up to it for every image or batch.
-        self._erasing = layers.RandomErasing((erasing,) * 2, (0.02, 1 / 3), seed=seed) if erasing else None
-        self._mixup = layers.MixUp(_checks.non_negative("mixup", mixup), seed=seed) if mixup else None
-        self._cutmix = layers.CutMix((_within("cutmix", cutmix, 1),) * 2, seed=seed) if cutmix else None
+        self._erasing = layers.RandomErasing((erasing,) * 2, (0.02, 1 / 3), **options) if erasing else None
+        self._mixup = layers.MixUp(_checks.non_negative("mixup", mixup), **options) if mixup else None
+        self._cutmix = layers.CutMix((_within("cutmix", cutmix, 1),) * 2, **options) if cutmix else None
         self._generator = np.random.default_rng(seed)
 
     def __call__(self, images: Any, labels: Any) -> Any:
@@ -129,14 +131,20 @@ class Augmentation:
             import tensorflow as tf
 
             return tf.cond(
-                tf.random.uniform(()) < self.switch_probability, lambda: by(self._cutmix), lambda: by(self._mixup)
+                tf.random.uniform((), seed=self.seed) < self.switch_probability,
+                lambda: by(self._cutmix),
+                lambda: by(self._mixup),
             )
         return by(self._cutmix if self._generator.random() < self.switch_probability else self._mixup)
 
 
 def _within(argument: str, value: Any, high: float) -> float:
     """`value` as a `float` in [0, high]."""
-    return high if value == high else _checks.number(argument, value, 0, high, f"in [0, {high}]")
+    return (
+        high
+        if value == high and not isinstance(value, bool)
+        else _checks.number(argument, value, 0, high, f"in [0, {high}]")
+    )
 
 
 def _rand_augment(magnitude: float, seed: int, in_tf_data: bool) -> Any:
@@ -146,4 +154,4 @@ def _rand_augment(magnitude: float, seed: int, in_tf_data: bool) -> Any:
         return keras_cv.layers.RandAugment(
             (0, 255), augmentations_per_image=2, magnitude=magnitude / 10, magnitude_stddev=0.05, seed=seed
         )
-    return keras.layers.RandAugment((0, 255), num_ops=2, factor=magnitude / 10, seed=seed)
+    return keras.layers.RandAugment((0, 255), num_ops=2, factor=magnitude / 10, seed=seed, dtype="float32")

@@ -162,7 +162,8 @@ class FolderSource:
                     "Labelled images lie in a folder for each class. "
                     f"Received: {loose[0]!r} and {len(loose) - 1} more in {str(directory)!r} itself"
                 )
-            self.classes = sorted({parts[0] for parts in names})
+            # Also those without images: training and test folders then number their classes alike.
+            self.classes = sorted(path.name for path in self.directory.iterdir() if path.is_dir())
             self.labels = np.asarray([self.classes.index(parts[0]) for parts in names], "int64")
 
     def __len__(self) -> int:

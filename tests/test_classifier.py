@@ -1,0 +1,696 @@
+"""The classifier: what it computes, starts from, trains, saves and refuses; and `timm`'s ViT as its referee."""
+
+import importlib.util
+import math
+import sys
+from types import ModuleType
+from unittest import mock
+
+import keras
+import numpy as np
+import oracles
+import pytest
+from classifier_helpers import (
+    BACKEND,
+    BATCH,
+    CLASSES,
+    GRID,
+    IMAGE_SHAPE,
+    IMAGES,
+    LABELS,
+    WIDTH,
+    assert_same,
+    compiled,
+    fit,
+    make_classifier,
+    make_encoder,
+    randomise_head,
+    largest,
+    values,
+)
+from keras import ops
+from training_helpers import arrays, quick_compile
+
+import keras_mae
+from keras_mae import presets
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_compile():
+    with quick_compile():
+        yield
+
+
+def to_numpy(x):
+    return ops.convert_to_numpy(x)
+
+
+def one_hot(labels):
+    return np.eye(CLASSES, dtype="float32")[labels]
+
+
+# === What it computes ===
+def norm(x, gamma, beta):
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6) * gamma + beta
+
+
+@pytest.fixture(scope="module")
+def oracle_classifier(mae):
+    """Of the shared model's encoder, which must stay as it is: one classifier each pooling."""
+    options = {"mean": {}, "token": {"batch_norm": True}}
+    return {
+        pooling: randomise_head(keras_mae.ViTClassifier(mae.encoder, CLASSES, pooling=pooling, **options[pooling]))
+        for pooling in options
+    }
+
+
+def test_mean_pooling_is_the_normed_mean_of_the_patch_tokens(oracle_classifier, images, quick):
+    """From the last block on in NumPy. The class token has no part in it."""
+    classifier = oracle_classifier["mean"]
+    tokens = to_numpy(quick(lambda x: classifier.encoder.encode(x))(images)).astype("float64")
+    kernel, bias = values(classifier.head.weights)
+    features = norm(tokens[:, 1:].mean(axis=1), *values(classifier.pool_norm.weights))
+    with_class_token = norm(tokens.mean(axis=1), *values(classifier.pool_norm.weights))
+    assert np.abs(features - with_class_token).max() > 1e-3
+    np.testing.assert_allclose(to_numpy(quick(classifier)(images)), features @ kernel + bias, atol=1e-5)
+
+
+def test_token_pooling_is_the_normed_class_token_through_batch_statistics(
+    oracle_classifier, weights, sizes, images, quick
+):
+    classifier = oracle_classifier["token"]
+    mean, variance, kernel, bias = values(classifier.head.weights)
+    features = (oracles.encode(images, weights, sizes)[:, 0] - mean) / np.sqrt(variance + 1e-6)
+    np.testing.assert_allclose(to_numpy(quick(classifier)(images)), features @ kernel + bias, atol=2e-5)
+
+
+def test_features_are_what_the_head_sees(oracle_classifier, images, quick):
+    classifier = oracle_classifier["mean"]
+    features, logits = map(to_numpy, quick(lambda x: (classifier.features(x), classifier(x)))(images))
+    kernel, bias = values(classifier.head.weights)
+    assert features.shape == (3, 12)
+    np.testing.assert_allclose(features @ kernel + bias, logits, atol=1e-5)
+
+
+# === timm ===
+def import_timm():
+    """timm, whether torchvision is installed or not: it is only imported there, never used by a ViT.
+
+    There is no torchvision for a PyTorch without CUDA in the registry.
+    """
+    if importlib.util.find_spec("timm") is None:
+        pytest.skip("the referee of the PyTorch environment is not installed")
+    if importlib.util.find_spec("torchvision") is None:
+        import torch
+
+        parts = ("ops", "models", "models.feature_extraction", "transforms", "transforms.functional", "datasets")
+        stubs = {name: mock.MagicMock(__spec__=None) for name in ("torchvision", *(f"torchvision.{p}" for p in parts))}
+        stubs["torchvision.ops.misc"] = ModuleType("torchvision.ops.misc")
+        stubs["torchvision.ops.misc"].FrozenBatchNorm2d = type("FrozenBatchNorm2d", (torch.nn.Module,), {})
+        sys.modules.update(stubs)
+        try:
+            import timm
+        finally:
+            for name in stubs:  # transformers would take them for the real one
+                sys.modules.pop(name)
+    import timm
+
+    return timm
+
+
+def their_state(classifier):
+    """Our weights under the names, and in the layouts, of timm."""
+
+    def dense(layer, name):
+        return {f"{name}.weight": to_numpy(layer.kernel).T, f"{name}.bias": to_numpy(layer.bias)}
+
+    def layer_norm(layer, name):
+        return {f"{name}.weight": to_numpy(layer.gamma), f"{name}.bias": to_numpy(layer.beta)}
+
+    encoder = classifier.encoder
+    p, q = encoder.patch_size
+    projection = encoder.patch_embedding.projection
+    kernel = to_numpy(projection.kernel).reshape(p, q, encoder.image_shape[2], -1)
+    state = {
+        "cls_token": to_numpy(encoder.class_token),
+        "pos_embed": to_numpy(encoder.position_embedding)[None],
+        "patch_embed.proj.weight": kernel.transpose(3, 2, 0, 1),
+        "patch_embed.proj.bias": to_numpy(projection.bias),
+        **dense(classifier.head.layers[-1], "head"),
+    }
+    for i, block in enumerate(encoder.blocks):
+        state |= layer_norm(block.norm1, f"blocks.{i}.norm1") | layer_norm(block.norm2, f"blocks.{i}.norm2")
+        state |= dense(block.attention.qkv, f"blocks.{i}.attn.qkv")
+        state |= dense(block.attention.projection, f"blocks.{i}.attn.proj")
+        state |= dense(block.mlp.fc1, f"blocks.{i}.mlp.fc1") | dense(block.mlp.fc2, f"blocks.{i}.mlp.fc2")
+    if classifier.pooling == "mean":
+        return state | layer_norm(classifier.pool_norm, "fc_norm")
+    return state | layer_norm(encoder.norm, "norm")
+
+
+def run_timm(classifier, images):
+    """Logits of timm's ViT with our weights."""
+    import torch
+
+    timm = import_timm()
+    encoder = classifier.encoder
+    model = timm.models.vision_transformer.VisionTransformer(
+        img_size=encoder.image_shape[:2],
+        patch_size=encoder.patch_size,
+        in_chans=encoder.image_shape[2],
+        num_classes=CLASSES,
+        embed_dim=encoder.embed_dim,
+        depth=encoder.depth,
+        num_heads=encoder.num_heads,
+        class_token=True,
+        global_pool={"mean": "avg", "token": "token"}[classifier.pooling],
+    ).eval()
+    state = {key: torch.tensor(value) for key, value in their_state(classifier).items()}
+    model.load_state_dict(state, strict=True)
+    pixels = (images.astype("float64") - encoder.pixel_mean) / encoder.pixel_std
+    with torch.no_grad():
+        return model(torch.tensor(pixels.transpose(0, 3, 1, 2), dtype=torch.float32)).numpy()
+
+
+@pytest.mark.parametrize("pooling", ["mean", "token"])
+def test_logits_agree_with_timm(pooling, referee, mae, images, randomise, quick):
+    name = f"timm_{pooling}.npz"
+    classifier = keras_mae.ViTClassifier(mae.encoder, CLASSES, pooling=pooling)
+    if referee.live:
+        randomise(classifier, seed=9)
+        found = {str(i): value for i, value in enumerate(values(classifier.weights))}
+        referee.write(name, logits=run_timm(classifier, images), **found)
+        expected = run_timm(classifier, images)
+    else:
+        left = referee.read(name)
+        classifier.set_weights([left[str(i)] for i in range(len(classifier.weights))])
+        expected = left["logits"]
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(to_numpy(quick(classifier)(images)), expected, atol=1e-5)
+
+
+# === What it starts from ===
+@pytest.mark.parametrize(
+    ("preset", "parameters"),
+    [
+        ("mae_vit_base_patch16_224", 86_567_656),
+        ("mae_vit_large_patch16_224", 304_326_632),
+        ("mae_vit_huge_patch14_224", 632_045_800),
+    ],
+)
+def test_published_parameter_counts(preset, parameters):
+    """Shapes without values; those of a copy could not be filled, so the encoder is made without its last norm."""
+    with keras.StatelessScope(initialize_variables=False):
+        encoder = keras_mae.ViTEncoder(**presets.get(preset).encoder, final_norm=False)
+        classifier = keras_mae.ViTClassifier(encoder, 1000, copy=False)
+        assert classifier.count_params() == parameters
+        assert sum(math.prod(weight.shape) for weight in classifier.trainable_weights) == parameters
+    keras.utils.clear_session()  # forget the variables that wait for a value
+
+
+def test_a_copy_has_a_norm_of_the_mean_in_place_of_the_encoders():
+    encoder = make_encoder()
+    classifier = keras_mae.ViTClassifier(encoder, CLASSES)
+    assert classifier.count_params() == encoder.count_params() + WIDTH * CLASSES + CLASSES
+    assert classifier.encoder.norm is None
+    assert_same(values(classifier.pool_norm.weights), [np.ones(WIDTH, "float32"), np.zeros(WIDTH, "float32")])
+
+
+@pytest.mark.parametrize(("batch_norm", "std"), [(False, 2e-5), (True, 0.01)])
+def test_the_head_starts_small(batch_norm, std):
+    """Of 12,012 draws the standard deviation is known to 0.6 %."""
+    keras.utils.set_random_seed(0)
+    classifier = keras_mae.ViTClassifier(make_encoder(), 1001, batch_norm=batch_norm)
+    kernel, bias = values(classifier.head.layers[-1].weights)
+    np.testing.assert_allclose(kernel.std(), std, rtol=0.03)
+    assert abs(kernel.mean()) < 4.5 * std / np.sqrt(kernel.size)
+    assert not bias.any()
+
+
+def test_the_probes_batch_norm_has_no_scale_and_no_shift():
+    first, last = keras_mae.ViTClassifier(make_encoder(), CLASSES, pooling="token", batch_norm=True).head.layers
+    assert [weight.path.rpartition("/")[2] for weight in first.weights] == ["moving_mean", "moving_variance"]
+    assert (first.epsilon, first.momentum) == (1e-6, 0.9)
+    assert len(last.trainable_weights) == 2
+
+
+def test_another_image_size_resizes_the_positions_in_two_dimensions():
+    """And takes every other weight as it is. A resize of the flattened grid would give another table."""
+    encoder = make_encoder()
+    generator = np.random.default_rng(5)
+    encoder.position_embedding.assign(generator.standard_normal((7, WIDTH)))
+    classifier = keras_mae.ViTClassifier(encoder, CLASSES, pooling="token", image_shape=(12, 20, 1))
+    expected = keras_mae.resize_positions(to_numpy(encoder.position_embedding), GRID, (3, 5))
+    np.testing.assert_array_equal(to_numpy(classifier.encoder.position_embedding), expected)
+    same = [
+        (new, old) for new, old in zip(classifier.encoder.weights, encoder.weights, strict=True) if "pos" not in old.path
+    ]
+    assert len(same) == len(encoder.weights) - 1
+    assert_same(values(new for new, _ in same), values(old for _, old in same))
+    assert to_numpy(classifier(np.zeros((2, 12, 20, 1), "uint8"))).shape == (2, CLASSES)
+
+
+# === Drop path ===
+def test_drop_path_acts_in_training_only(quick):
+    classifier = make_classifier(drop_path_rate=0.5)
+    images = np.repeat(IMAGES[:1], 40, axis=0)
+    trained, plain = (to_numpy(quick(lambda x, t=t: classifier(x, training=t))(images)) for t in (True, False))
+    np.testing.assert_allclose(plain, plain[:1].repeat(40, axis=0), atol=1e-5)
+    assert np.abs(trained - trained[:1]).max() > 0.1
+
+
+def silence(block):
+    """Nothing that this block drops is missed."""
+    for layer in (block.attention.projection, block.mlp.fc2):
+        for weight in layer.weights:
+            weight.assign(np.zeros(weight.shape))
+
+
+@pytest.mark.parametrize(("trainable_blocks", "drops"), [(0, False), (1, False), (2, True)])
+def test_frozen_blocks_drop_no_path(trainable_blocks, drops, quick):
+    """Of three blocks the first never drops and the last is silent: what acts is the middle one."""
+    encoder = make_encoder(depth=3)
+    silence(encoder.blocks[2])
+    classifier = make_classifier(encoder, drop_path_rate=0.8, trainable_blocks=trainable_blocks)
+    trained, plain = (to_numpy(quick(lambda x, t=t: classifier(x, training=t))(IMAGES)) for t in (True, False))
+    assert bool(np.abs(trained - plain).max() > 1e-2) is drops
+    assert np.isfinite(trained).all()
+
+
+# === What is trained ===
+def test_one_step_of_fine_tuning_moves_every_weight():
+    """With the recipe's optimizer, positions included: they are fixed in pre-training."""
+    classifier = make_classifier()
+    assert any(weight is classifier.encoder.position_embedding for weight in classifier.trainable_variables)
+    compiled(classifier, keras_mae.optimizers.fine_tuning_adamw(classifier, 0.1, BATCH, layer_decay=0.75))
+    before = arrays(classifier.trainable_variables)
+    fit(classifier)
+    after = arrays(classifier.trainable_variables)
+    moved = {path: np.abs(after[path] - before[path]).max() for path in before}
+    assert {path: value for path, value in moved.items() if not value > 1e-6} == {}
+    assert len(moved) == len(classifier.weights)
+
+
+STEM = {"class_token", "kernel of the patches", "bias of the patches", "positions"}
+ATTENTION, MLP = {"norm1", "attention"}, {"norm2", "mlp"}
+# What of the encoder is trained: parts of block 0, parts of block 1, and whether the stem is.
+TRAINED = {
+    0: (set(), set(), False),
+    0.5: (set(), MLP, False),
+    1: (set(), ATTENTION | MLP, False),
+    1.5: (MLP, ATTENTION | MLP, False),
+    2: (ATTENTION | MLP, ATTENTION | MLP, False),
+    None: (ATTENTION | MLP, ATTENTION | MLP, True),
+}
+
+
+def expected_trained(classifier, trainable_blocks):
+    first, second, stem = TRAINED[trainable_blocks]
+    encoder = classifier.encoder
+    expected = [*classifier.pool_norm.weights, *classifier.head.weights]
+    for block, parts in zip(encoder.blocks, (first, second), strict=True):
+        expected += [weight for part in parts for weight in getattr(block, part).weights]
+    if stem:
+        expected += [encoder.class_token, encoder.position_embedding, *encoder.patch_embedding.weights]
+    return {id(weight) for weight in expected}
+
+
+@pytest.mark.parametrize("trainable_blocks", TRAINED)
+def test_trainable_blocks_are_the_last_ones(trainable_blocks):
+    classifier = make_classifier(trainable_blocks=trainable_blocks)
+    trained = {id(weight) for weight in classifier.trainable_weights}
+    assert trained == expected_trained(classifier, trainable_blocks)
+
+
+@pytest.mark.parametrize("trainable_blocks", [0, 0.5, 1.5])
+def test_what_is_frozen_keeps_its_bits_and_all_else_moves(trainable_blocks):
+    classifier = compiled(make_classifier(trainable_blocks=trainable_blocks))
+    expected = expected_trained(classifier, trainable_blocks)
+    frozen = [weight for weight in classifier.weights if id(weight) not in expected]
+    trained = [weight for weight in classifier.weights if id(weight) in expected]
+    before, moving = values(frozen), values(trained)
+    fit(classifier, steps=2)
+    assert_same(values(frozen), before)
+    assert [i for i, (a, b) in enumerate(zip(values(trained), moving, strict=True)) if not np.abs(a - b).max() > 0] == []
+    assert frozen
+
+
+@pytest.mark.parametrize("copy", [True, False])
+def test_only_without_a_copy_is_the_given_encoder_trained(copy, make_mae):
+    encoder = make_encoder()
+    mae = keras_mae.MaskedAutoencoder(encoder, keras_mae.MAEDecoder(8, 1, 2))
+    classifier = compiled(make_classifier(encoder, copy=copy))
+    before, decoder = arrays(encoder.weights), values(mae.decoder.weights)
+    positions_trained, norm_trained = encoder.position_embedding.trainable, encoder.norm.trainable
+    fit(classifier)
+    after = arrays(encoder.weights)
+    moved = {path for path in before if not np.array_equal(after[path], before[path])}
+    assert (classifier.encoder is encoder) is not copy
+    # With mean pooling the final norm has no part in the output.
+    assert moved == (set() if copy else {path for path in before if not path.startswith("encoder/norm/")})
+    assert_same(values(mae.decoder.weights), decoder)
+    assert (positions_trained, norm_trained) == ((False, True) if copy else (True, False))
+    assert int(encoder.step.value) == (0 if copy else 1)
+
+
+def test_a_probes_statistics_move_while_the_encoder_keeps_its_bits():
+    classifier = compiled(make_classifier(pooling="token", trainable_blocks=0, batch_norm=True))
+    before, statistics = values(classifier.encoder.weights), values(classifier.head.layers[0].weights)
+    seen = to_numpy(classifier.features(IMAGES[:BATCH]))
+    fit(classifier)
+    assert_same(values(classifier.encoder.weights), before)
+    moved = values(classifier.head.layers[0].weights)
+    for got, old, batch in zip(moved, statistics, (seen.mean(0), seen.var(0)), strict=True):
+        np.testing.assert_allclose(got, 0.9 * old + 0.1 * batch, atol=1e-5)
+
+
+# === The step ===
+class Stock(keras_mae.ViTClassifier):
+    """The same model on Keras' own training step: the oracle wherever nothing is skipped."""
+
+    train_step = keras.Model.train_step
+
+
+KINDS = {
+    "fine-tuning": {"drop_path_rate": 0.4},
+    "sample weights": {},
+    "last block": {"trainable_blocks": 1},
+    "probe": {"pooling": "token", "trainable_blocks": 0, "batch_norm": True},
+}
+WEIGHTS = np.tile(np.array([0.2, 3, 0.5, 1, 2], "float32"), 4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_four_steps_end_at_the_weights_and_logs_of_keras_own_step(kind):
+    ends, logs = [], []
+    for cls in (keras_mae.ViTClassifier, Stock):
+        classifier = make_classifier(cls=cls, **KINDS[kind])
+        # TensorFlow's tape, and so Keras' own step, overlooks what was frozen when it was made.
+        classifier.encoder.position_embedding.trainable = False
+        compiled(classifier)
+        start = values(classifier.weights)
+        logs.append(fit(classifier, steps=4, sample_weight=WEIGHTS if kind == "sample weights" else None))
+        ends.append(values(classifier.weights))
+    assert largest(ends[0], start) > 1e-2
+    assert largest(ends[0], ends[1]) < 5e-6
+    assert logs[0].pop("skipped_steps") == [0]
+    logs[1].pop("skipped_steps", None)  # Keras' own step reports every metric it finds
+    assert logs[0].keys() == logs[1].keys() == {"loss", "accuracy"}
+    for name in logs[1]:
+        np.testing.assert_allclose(logs[0][name], logs[1][name], rtol=1e-5, equal_nan=False)
+
+
+@pytest.fixture(scope="module")
+def one_step():
+    """Logs and weights after one step on integer labels."""
+    classifier = compiled(make_classifier())
+    return fit(classifier), values(classifier.weights)
+
+
+def test_the_logged_loss_and_accuracy_are_those_of_the_logits(one_step):
+    logits = to_numpy(make_classifier().predict_on_batch(IMAGES[:BATCH])).astype("float64")
+    exponents = np.exp(logits - logits.max(-1, keepdims=True))
+    chosen = (exponents / exponents.sum(-1, keepdims=True))[np.arange(BATCH), LABELS[:BATCH]]
+    np.testing.assert_allclose(one_step[0]["loss"], [-np.log(chosen).mean()], rtol=1e-5, equal_nan=False)
+    assert one_step[0]["accuracy"] == pytest.approx([np.mean(logits.argmax(-1) == LABELS[:BATCH])])
+
+
+def test_a_step_that_is_not_finite_changes_no_weight_and_is_counted():
+    classifier = compiled(make_classifier())
+    good = IMAGES[:BATCH].astype("float32")
+    first = classifier.train_on_batch(good, LABELS[:BATCH], return_dict=True)
+    before = values([*classifier.weights, *classifier.optimizer.variables])
+    bad = good.copy()
+    bad[2, 5, 7, 0] = np.nan
+    logs = classifier.train_on_batch(bad, LABELS[:BATCH], return_dict=True)
+    assert_same(values([*classifier.weights, *classifier.optimizer.variables]), before)
+    assert (float(first["skipped_steps"]), float(logs["skipped_steps"])) == (0, 1)
+    assert np.isfinite(float(logs["loss"]))
+
+
+@pytest.mark.xfail(strict=True, reason="a skipped step's batch statistics enter the moving ones, NaN for good")
+def test_a_step_that_is_not_finite_leaves_a_probes_statistics_alone():
+    classifier = compiled(make_classifier(pooling="token", trainable_blocks=0, batch_norm=True))
+    bad = IMAGES[:BATCH].astype("float32")
+    bad[2, 5, 7, 0] = np.nan
+    before = values(classifier.weights)
+    logs = classifier.train_on_batch(bad, LABELS[:BATCH], return_dict=True)
+    assert float(logs["skipped_steps"]) == 1
+    assert_same(values(classifier.weights), before)
+
+
+class Batches(keras.utils.PyDataset):
+    """Each image says which batch of which epoch it is of."""
+
+    def __init__(self):
+        super().__init__()
+        self.epoch = 0
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return np.full((BATCH, *IMAGE_SHAPE), 10 * self.epoch + index, "uint8"), LABELS[:BATCH]
+
+    def on_epoch_end(self):
+        self.epoch += 1
+
+
+class Seeing(keras_mae.ViTClassifier):
+    def outputs_for_loss(self, x, training):
+        self.seen.append(int(to_numpy(x).max()))
+        return super().outputs_for_loss(x, training)
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="a compiled step cannot say what it sees")
+def test_every_epoch_sees_the_batches_from_the_first_on():
+    """Keras builds metrics with the first batch of `fit`, after which a `PyDataset` stays a batch ahead."""
+    classifier = compiled(make_classifier(cls=Seeing))
+    classifier.seen = []
+    classifier.fit(Batches(), epochs=2, shuffle=False, verbose=0)
+    assert [seen % 10 for seen in classifier.seen] == [0, 1, 2, 0, 1, 2]
+    assert [len({seen // 10 for seen in epoch}) for epoch in (classifier.seen[:3], classifier.seen[3:])] == [1, 1]
+
+
+# === Labels ===
+LABEL_FORMS = {
+    "column": lambda labels: labels[:, None],
+    "int32": lambda labels: labels.astype("int32"),
+    "uint8": lambda labels: labels.astype("uint8"),
+    "probabilities": one_hot,
+}
+
+
+@pytest.mark.parametrize("form", LABEL_FORMS)
+def test_every_form_of_labels_trains_as_integers_do(form, one_step):
+    classifier = compiled(make_classifier())
+    logs = fit(classifier, IMAGES[:BATCH], LABEL_FORMS[form](LABELS[:BATCH]))
+    assert largest(values(classifier.weights), one_step[1]) < 1e-6
+    assert logs["accuracy"] == one_step[0]["accuracy"]
+
+
+def test_mixed_labels_and_integers_have_one_loss_and_one_metric():
+    """MixUp trains on probabilities and is validated on integers; the most probable label counts as the right one."""
+    logits = np.random.default_rng(0).standard_normal((BATCH, CLASSES)).astype("float32")
+    mixed = 0.7 * one_hot(LABELS[:BATCH]) + 0.3 * one_hot(LABELS[BATCH : 2 * BATCH])
+    log_softmax = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    loss = to_numpy(keras_mae.transfer.CrossEntropy()(mixed, logits))
+    np.testing.assert_allclose(loss, -(mixed * log_softmax).sum(-1).mean(), rtol=1e-6)
+    logits[:2] += 9 * one_hot(LABELS[:2])
+    expected = np.mean(logits.argmax(-1) == LABELS[:BATCH])
+    assert 0 < expected < 1
+    for labels in (mixed, LABELS[:BATCH], LABELS[:BATCH, None]):
+        metric = keras_mae.transfer.Accuracy()
+        metric.update_state(labels, logits)
+        assert float(metric.result()) == pytest.approx(expected)
+
+
+def test_class_weights_act_as_sample_weights():
+    by_class = {label: 0.25 + 0.5 * label for label in range(CLASSES)}
+    weighted = [compiled(make_classifier()) for _ in range(2)]
+    fit(weighted[0], class_weight=by_class)
+    fit(weighted[1], sample_weight=np.array([by_class[label] for label in LABELS[:BATCH]], "float32"))
+    assert_same(values(weighted[0].weights), values(weighted[1].weights))
+
+
+def test_sample_weights_act(one_step):
+    classifier = compiled(make_classifier())
+    logs = fit(classifier, sample_weight=WEIGHTS[:BATCH])
+    assert abs(logs["loss"][0] - one_step[0]["loss"][0]) > 1e-3
+
+
+def test_other_losses_and_metrics_get_logits(one_step):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    classifier = compiled(make_classifier(), loss=loss, metrics=["sparse_categorical_accuracy"])
+    logs = fit(classifier)
+    assert largest(values(classifier.weights), one_step[1]) < 1e-6
+    assert logs["sparse_categorical_accuracy"] == one_step[0]["accuracy"]
+
+
+def test_predictions_need_no_labels_and_no_compiling():
+    """The training step's check of the labels is not predict's."""
+    classifier = make_classifier()
+    predicted = classifier.predict(IMAGES, batch_size=BATCH, verbose=0)
+    assert predicted.shape == (20, CLASSES)
+    np.testing.assert_allclose(predicted[:BATCH], to_numpy(classifier(IMAGES[:BATCH])), atol=1e-5)
+
+
+def test_evaluation_counts_no_steps_and_changes_nothing():
+    classifier = compiled(make_classifier(drop_path_rate=0.5, batch_norm=True))
+    before = values([*classifier.weights, *classifier.optimizer.variables])
+    logs = classifier.evaluate(IMAGES, LABELS, batch_size=BATCH, verbose=0, return_dict=True)
+    assert logs.keys() == {"loss", "accuracy"}
+    predicted = classifier.predict(IMAGES, batch_size=BATCH, verbose=0)
+    assert logs["accuracy"] == pytest.approx(np.mean(predicted.argmax(-1) == LABELS))
+    assert_same(values([*classifier.weights, *classifier.optimizer.variables]), before)
+
+
+# === Precision ===
+@pytest.mark.parametrize("where", ["encoder", "everywhere"])
+def test_mixed_precision_gives_float32_logits(where):
+    """The encoder alone, and with the whole of Keras set to it, as a script does."""
+    policy = keras.config.dtype_policy()
+    try:
+        if where == "everywhere":
+            keras.config.set_dtype_policy("mixed_bfloat16")
+        classifier = make_classifier(make_encoder(dtype="mixed_bfloat16"), batch_norm=True)
+        logits = classifier(IMAGES[:BATCH])
+        tokens = classifier.encoder(IMAGES[:BATCH])
+    finally:
+        keras.config.set_dtype_policy(policy)
+    assert [keras.backend.standardize_dtype(x.dtype) for x in (tokens, logits)] == ["bfloat16", "float32"]
+    assert {layer.compute_dtype for layer in classifier.head.layers} == {"float32"}
+    exact = to_numpy(make_classifier(batch_norm=True)(IMAGES[:BATCH]))
+    np.testing.assert_allclose(to_numpy(logits), exact, atol=0.05 * np.abs(exact).max())
+
+
+# === Saved ===
+def probe():
+    classifier = make_classifier(pooling="token", trainable_blocks=0, batch_norm=True)
+    return compiled(classifier, keras_mae.optimizers.probing_lars(3.0, BATCH, total_steps=6, warmup_steps=3))
+
+
+def fine_tuning():
+    classifier = make_classifier(drop_path_rate=0.4)
+    options = {"total_steps": 6, "warmup_steps": 3, "layer_decay": 0.5}
+    return compiled(classifier, keras_mae.optimizers.fine_tuning_adamw(classifier, 2.0, BATCH, **options))
+
+
+def train_on(classifier, steps):
+    for step in steps:
+        rows = slice(step * BATCH, (step + 1) * BATCH)
+        classifier.train_on_batch(IMAGES[rows], LABELS[rows])
+    return classifier
+
+
+@pytest.mark.parametrize("make", [fine_tuning, probe])
+def test_training_continues_after_a_save_as_if_there_had_been_none(make, tmp_path):
+    """Two steps, save, load, two steps: the bits of four, in weights, slots, statistics and the drop-path draws."""
+    classifier = train_on(make(), range(2))
+    classifier.save(tmp_path / "classifier.keras")
+    halfway = values(classifier.weights)
+    loaded = keras.saving.load_model(tmp_path / "classifier.keras")
+    assert type(loaded.optimizer) is type(classifier.optimizer)
+    ends = [
+        values([*model.weights, *model.optimizer.variables])
+        for model in (train_on(classifier, range(2, 4)), train_on(loaded, range(2, 4)))
+    ]
+    assert_same(ends[1], ends[0])
+    assert int(loaded.encoder.step.value) == int(classifier.encoder.step.value)
+    assert largest(values(classifier.weights), halfway) > 1e-3
+
+
+@pytest.fixture(scope="module")
+def saved(referee):
+    """A classifier as PyTorch saved it, and what PyTorch computed with it."""
+    name = "classifier"
+    if referee.live:
+        if referee.directory is None:
+            pytest.skip("KERAS_MAE_REFEREE is not set: nowhere to save for the other backends")
+        classifier = make_classifier(pooling="token", trainable_blocks=1.5, batch_norm=True, image_shape=(12, 20, 1))
+        optimizer = keras_mae.optimizers.fine_tuning_adamw(classifier, 0.2, BATCH, layer_decay=0.5)
+        compiled(classifier, optimizer).train_on_batch(large_images(), LABELS[:BATCH])
+        logits = to_numpy(classifier.predict_on_batch(large_images()))
+        referee.write(f"{name}.npz", logits=logits, slot=to_numpy(optimizer.variables[-1]))
+        classifier.save(referee.directory / f"{name}.keras")
+    return keras.saving.load_model(referee.path(f"{name}.keras")), referee.read(f"{name}.npz")
+
+
+def large_images():
+    return np.random.default_rng(7).integers(0, 256, (BATCH, 12, 20, 1), "uint8")
+
+
+def test_a_classifier_saved_on_another_backend_computes_the_same(saved):
+    classifier, left = saved
+    assert classifier.encoder.image_shape == (12, 20, 1)
+    np.testing.assert_allclose(classifier.predict_on_batch(large_images()), left["logits"], atol=1e-5)
+
+
+def test_a_classifier_saved_on_another_backend_goes_on_training(saved):
+    classifier, left = saved
+    trained = {id(weight) for weight in classifier.trainable_variables}
+    assert len(trained) == 6 + 12 + 2 + 2  # half a block, a block, the final norm, the head
+    assert len(classifier.optimizer.learning_rate_scales) == len(trained)
+    assert int(classifier.optimizer.iterations) == 1
+    np.testing.assert_array_equal(to_numpy(classifier.optimizer.variables[-1]), left["slot"])
+
+
+# === Refused ===
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_classes": 0}, "`num_classes` must be a positive integer. Received: num_classes=0"),
+        ({"pooling": "max"}, "`pooling` must be one of 'mean', 'token'. Received: pooling='max'"),
+        ({"trainable_blocks": 2.5}, "`trainable_blocks` must be 0, 0.5, 1, ... up to the encoder's 2. Received: .*2.5"),
+        ({"trainable_blocks": 3}, "`trainable_blocks` must be 0, 0.5, .* Received: trainable_blocks=3"),
+        ({"trainable_blocks": 0.25}, "`trainable_blocks` must be 0, 0.5, .* Received: trainable_blocks=0.25"),
+        ({"trainable_blocks": -1}, "`trainable_blocks` must be 0, 0.5, .* Received: trainable_blocks=-1"),
+        ({"trainable_blocks": True}, "`trainable_blocks` must be 0, 0.5, .* Received: trainable_blocks=True"),
+        ({"drop_path_rate": 1.0}, r"`drop_path_rate` must be in \[0, 1\). Received: drop_path_rate=1.0"),
+        ({"image_shape": (9, 12, 1)}, r"`patch_size` must divide.*image_shape=\(9, 12, 1\)"),
+        ({"image_shape": (8, 12, 3)}, r"`image_shape` must be of 1 channels. Received: image_shape=\(8, 12, 3\)"),
+        ({"copy": False, "drop_path_rate": 0.5}, "With `copy=False` the encoder stays as it is. Received: .*0.5"),
+        ({"copy": False, "image_shape": (4, 8, 1)}, "With `copy=False` the encoder stays as it is. Received: .*4, 8"),
+        ({"encoder": "vit"}, "`encoder` must be a keras_mae.ViTEncoder, such as mae.encoder. Received: encoder='vit'"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        keras_mae.ViTClassifier(**{"encoder": make_encoder(), "num_classes": CLASSES, **arguments})
+
+
+def test_the_class_token_of_an_encoder_without_its_norm_is_refused():
+    with pytest.raises(ValueError, match='`pooling="token"` takes an encoder with a final norm'):
+        keras_mae.ViTClassifier(make_encoder(final_norm=False), CLASSES, pooling="token")
+
+
+def test_images_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"`images` must have shape \(batch, 8, 12, 1\)"):
+        make_classifier()(np.zeros((BATCH, 12, 8, 1), "uint8"))
+
+
+BAD_LABELS = {
+    "too large": (np.array([0, 1, 2, 3, CLASSES]), r"integers in \[0, 11\). Received: labels from 0 to 11"),
+    "negative": (np.array([0, -1, 2, 3, 4]), r"integers in \[0, 11\). Received: labels from -1 to 4"),
+    "column": (np.array([[0], [1], [2], [3], [CLASSES]]), r"integers in \[0, 11\)."),
+    "other classes": (np.zeros((BATCH, 7), "float32"), r"or probabilities \(batch, 11\).*labels.shape=\(5, 7\)"),
+    "none": (None, r"trained on \(images, labels\). Received: no labels"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_LABELS)
+def test_labels_of_other_classes_are_refused_before_a_weight_changes(kind):
+    """TensorFlow's and JAX's compiled steps included."""
+    labels, message = BAD_LABELS[kind]
+    classifier = compiled(make_classifier(), run_eagerly=False)
+    before = values(classifier.weights)
+    with pytest.raises(Exception, match=message):
+        fit(classifier, IMAGES[:BATCH], labels)
+    assert_same(values(classifier.weights), before)
+
+
+def test_labels_to_validate_on_are_checked_too():
+    classifier = compiled(make_classifier())
+    with pytest.raises(ValueError, match=r"integers in \[0, 11\). Received: labels from 0 to 12"):
+        fit(classifier, validation_data=(IMAGES[:BATCH], np.array([0, 1, 2, 3, 12])))

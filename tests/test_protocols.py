@@ -1,0 +1,191 @@
+"""The protocols as runs: the directories they leave."""
+
+import csv
+import io
+import json
+
+import keras
+import numpy as np
+import pytest
+from classifier_helpers import BATCH, CLASSES, IMAGES, LABELS, assert_same, make_encoder, values
+from rich.console import Console
+from training_helpers import quick_compile
+
+import keras_mae
+from keras_mae import recipes, training, transfer
+
+NAMES = [f"kind {letter}" for letter in "abcdefghijk"]
+FINE_TUNE = recipes.fine_tune("small_images", epochs=2, warmup_epochs=1, batch_size=BATCH)
+PROBE = recipes.linear_probe("small_images", epochs=2, warmup_epochs=1, batch_size=BATCH)
+TRAINED = {"classifier.keras", "confusion.png", "curves.png", "history.csv", "metrics.json", "recipe.json"}
+TEST = slice(0, 13)  # fewer than all, so that some class may be missing and the last batch is not full
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_compile():
+    with quick_compile():
+        yield
+
+
+def dataset():
+    return keras_mae.data.from_arrays(IMAGES, LABELS, BATCH, drop_remainder=True, loader="python")
+
+
+def held_out():
+    return keras_mae.data.from_arrays(IMAGES[TEST], LABELS[TEST], BATCH, shuffle=False, loader="python")
+
+
+class Run:
+    """A run, what it was given, and what it showed."""
+
+    def __init__(self, protocol, directory):
+        shown, self.encoder, self.directory = io.StringIO(), make_encoder(), directory / "deep" / "run"
+        self.before = values(self.encoder.weights)
+        console = Console(file=shown, width=200)
+        if protocol == "knn":
+            training.knn(self.encoder, dataset(), held_out(), NAMES, self.directory, k=3, pooling="mean")
+        elif protocol == "probe":
+            training.linear_probe(
+                self.encoder, dataset(), held_out(), NAMES, PROBE, self.directory, console=console
+            )
+        else:
+            blocks = 1 if protocol == "partial" else None
+            training.fine_tune(
+                self.encoder, dataset(), held_out(), NAMES, FINE_TUNE, self.directory, blocks, console=console
+            )
+        self.shown = shown.getvalue()
+        self.files = {path.name for path in self.directory.iterdir()}
+        self.metrics = json.loads((self.directory / "metrics.json").read_text())
+
+    def recipe(self):
+        return json.loads((self.directory / "recipe.json").read_text())
+
+
+@pytest.fixture(scope="module", params=["fine-tuning", "partial", "probe"])
+def run(request, tmp_path_factory):
+    run = Run(request.param, tmp_path_factory.mktemp("runs"))
+    run.protocol = request.param
+    return run
+
+
+@pytest.fixture(scope="module")
+def knn_run(tmp_path_factory):
+    return Run("knn", tmp_path_factory.mktemp("runs"))
+
+
+def test_a_run_leaves_its_files_and_nothing_else(run):
+    assert run.files == TRAINED
+    for name in ("curves.png", "confusion.png"):
+        assert (run.directory / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_the_given_encoder_is_left_alone(run):
+    assert_same(values(run.encoder.weights), run.before)
+
+
+def test_the_saved_classifier_scores_what_the_metrics_say(run):
+    """By a way of its own: predictions of the loaded model on the arrays."""
+    loaded = keras.saving.load_model(run.directory / "classifier.keras")
+    right = loaded.predict(IMAGES[TEST], batch_size=BATCH, verbose=0).argmax(-1) == LABELS[TEST]
+    assert run.metrics["images"] == 13
+    assert run.metrics["accuracy"] == pytest.approx(right.mean())
+    assert list(run.metrics["accuracy_by_class"]) == NAMES
+    for label, accuracy in enumerate(run.metrics["accuracy_by_class"].values()):
+        chosen = right[LABELS[TEST] == label]
+        assert accuracy == (pytest.approx(chosen.mean()) if chosen.size else None)
+    assert None in run.metrics["accuracy_by_class"].values()
+
+
+def test_the_saved_classifier_has_its_optimizer(run):
+    loaded = keras.saving.load_model(run.directory / "classifier.keras")
+    assert int(loaded.optimizer.iterations) == 8
+    kind = keras_mae.optimizers.LARS if run.protocol == "probe" else keras_mae.optimizers.AdamW
+    assert type(loaded.optimizer) is kind
+    expected = {"fine-tuning": ("mean", None), "partial": ("mean", 1), "probe": ("token", 0)}
+    assert (loaded.pooling, loaded.trainable_blocks) == expected[run.protocol]
+
+
+def test_history_and_recipe_say_what_happened(run):
+    rows = list(csv.DictReader((run.directory / "history.csv").open()))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert set(rows[0]) == {
+        "epoch", "loss", "accuracy", "skipped_steps", "val_loss", "val_accuracy", "learning_rate",
+    }  # fmt: skip
+    assert all(np.isfinite(float(value)) for row in rows for value in row.values())
+    assert float(rows[1]["val_accuracy"]) == pytest.approx(run.metrics["accuracy"])
+    recipe, peak = run.recipe(), (PROBE if run.protocol == "probe" else FINE_TUNE).learning_rate
+    assert recipe["learning_rate"] == pytest.approx(peak)
+    assert float(rows[0]["learning_rate"]) == pytest.approx(peak)
+    assert recipe["steps_per_epoch"] == 4
+    assert recipe["backend"] == keras.backend.backend()
+    assert recipe["protocol"] == ("linear probe" if run.protocol == "probe" else "fine-tuning")
+    assert recipe.get("blocks") == (1 if run.protocol == "partial" else None)
+    assert recipe["parameters"] == keras.saving.load_model(run.directory / "classifier.keras").count_params()
+
+
+def test_progress_shows_accuracy_and_speed(run):
+    lines = run.shown.strip().splitlines()
+    assert [line.startswith(f"epoch {number}/2") for number, line in enumerate(lines, 1)] == [True, True]
+    assert "val_accuracy" in lines[0]
+    assert "images/s" in lines[0]
+
+
+def test_nearest_neighbours_leave_their_scores(knn_run):
+    assert knn_run.files == {"confusion.png", "metrics.json"}
+    train, test = (
+        transfer.extract_features(knn_run.encoder, IMAGES[part], LABELS[part], pooling="mean", progress=False)
+        for part in (slice(None), TEST)
+    )
+    expected = transfer.knn_accuracy(train, test, k=3)
+    assert 0 < expected <= 1
+    assert knn_run.metrics["accuracy"] == pytest.approx(expected)
+    settings = {"k": 3, "temperature": 0.07, "pooling": "mean", "backend": keras.backend.backend(), "images": 13}
+    assert settings.items() <= knn_run.metrics.items()
+    assert_same(values(knn_run.encoder.weights), knn_run.before)
+
+
+PROTOCOLS = {
+    "fine_tune": {"recipe": FINE_TUNE},
+    "linear_probe": {"recipe": PROBE},
+    "knn": {"k": 3},
+}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_directory_with_files_is_refused_and_kept(protocol, tmp_path):
+    (tmp_path / "precious.txt").write_text("mine")
+    arguments = {"run_directory": tmp_path, **PROTOCOLS[protocol]}
+    with pytest.raises(ValueError, match="`run_directory` must not exist or be empty"):
+        getattr(training, protocol)(make_encoder(), dataset(), held_out(), NAMES, **arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_run_that_cannot_begin_leaves_nothing(protocol, tmp_path):
+    """Labels of more classes than there are names; more neighbours than images."""
+    arguments = {"run_directory": tmp_path / "run", **PROTOCOLS[protocol]}
+    names = NAMES if protocol == "knn" else NAMES[:3]
+    if protocol == "knn":
+        arguments["k"] = 21
+    with pytest.raises(Exception, match=r"`k` must not exceed|Labels must be integers in \[0, 3\)"):
+        getattr(training, protocol)(make_encoder(), dataset(), held_out(), names, **arguments)
+    assert not (tmp_path / "run").exists()
+
+
+class Interrupted(training.Progress):
+    """Ctrl-C as the second epoch begins."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_run_keeps_what_was_learned(tmp_path, monkeypatch):
+    monkeypatch.setattr("keras_mae.training.protocols.Progress", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        training.fine_tune(make_encoder(), dataset(), held_out(), NAMES, FINE_TUNE, tmp_path / "run")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == TRAINED
+    assert len((tmp_path / "run" / "history.csv").read_text().splitlines()) == 2
+    loaded = keras.saving.load_model(tmp_path / "run" / "classifier.keras")
+    assert (loaded.num_classes, int(loaded.optimizer.iterations)) == (CLASSES, 4)

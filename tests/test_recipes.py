@@ -1,0 +1,334 @@
+"""The published recipes, number by number, and what is refused."""
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+
+import keras_mae
+from keras_mae import recipes
+from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe
+
+FUNCTIONS = {"pretrain": recipes.pretrain, "fine_tune": recipes.fine_tune, "linear_probe": recipes.linear_probe}
+SIZES, SOURCES = ("base", "large", "huge"), ("repository", "paper")
+each_function = pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
+each_size = pytest.mark.parametrize("size", SIZES)
+each_source = pytest.mark.parametrize("source", SOURCES)
+
+
+def assert_has(recipe, **expected):
+    assert {name: getattr(recipe, name) for name in expected} == expected
+
+
+# === Pre-training: FACTS, section 2 ===
+@each_source
+@each_size
+def test_pretraining_is_one_recipe_for_all_sizes(size, source):
+    recipe = recipes.pretrain(size, source)
+    assert type(recipe) is PretrainRecipe
+    assert_has(
+        recipe,
+        base_learning_rate=1.5e-4,
+        batch_size=4096,
+        epochs=800,
+        warmup_epochs=40,
+        weight_decay=0.05,
+        beta_1=0.9,
+        beta_2=0.95,
+        mask_ratio=0.75,
+        accumulation_steps=1,
+        masks_per_image=1,
+        source=source,
+    )
+
+
+# === Fine-tuning: FACTS, section 3 ===
+@pytest.mark.parametrize(
+    ("size", "source", "rate", "layer_decay", "drop_path_rate", "epochs"),
+    [
+        ("base", "repository", 5e-4, 0.65, 0.1, 100),
+        ("large", "repository", 1e-3, 0.75, 0.2, 50),
+        ("huge", "repository", 1e-3, 0.75, 0.3, 50),
+        ("base", "paper", 1e-3, 0.75, 0.1, 100),
+        ("large", "paper", 1e-3, 0.75, 0.1, 50),
+        ("huge", "paper", 1e-3, 0.75, 0.2, 50),
+    ],
+)
+def test_fine_tuning_differs_by_size_and_source(size, source, rate, layer_decay, drop_path_rate, epochs):
+    assert_has(
+        recipes.fine_tune(size, source),
+        base_learning_rate=rate,
+        layer_decay=layer_decay,
+        drop_path_rate=drop_path_rate,
+        epochs=epochs,
+        source=source,
+    )
+
+
+@each_source
+@each_size
+def test_the_rest_of_fine_tuning_is_shared(size, source):
+    recipe = recipes.fine_tune(size, source)
+    assert type(recipe) is FineTuneRecipe
+    assert_has(
+        recipe,
+        batch_size=1024,
+        warmup_epochs=5,
+        weight_decay=0.05,
+        beta_1=0.9,
+        beta_2=0.999,
+        minimum_learning_rate=1e-6,
+        flip=True,
+        shift=0.0,
+        rand_augment=9.0,
+        random_erasing=0.25,
+        mixup=0.8,
+        cutmix=1.0,
+        switch_probability=0.5,
+        label_smoothing=0.1,
+    )
+
+
+# === Linear probing: FACTS, section 4 ===
+@pytest.mark.parametrize(
+    ("size", "source", "epochs"),
+    [
+        ("base", "repository", 90),
+        ("large", "repository", 50),
+        ("huge", "repository", 50),
+        ("base", "paper", 90),
+        ("large", "paper", 90),
+        ("huge", "paper", 90),
+    ],
+)
+def test_linear_probing(size, source, epochs):
+    recipe = recipes.linear_probe(size, source)
+    assert type(recipe) is LinearProbeRecipe
+    assert_has(
+        recipe,
+        base_learning_rate=0.1,
+        batch_size=16384,
+        epochs=epochs,
+        warmup_epochs=10,
+        weight_decay=0.0,
+        momentum=0.9,
+        flip=True,
+        source=source,
+    )
+
+
+# === The learning rate ===
+@pytest.mark.parametrize(
+    ("recipe", "expected"),
+    [
+        (recipes.pretrain(), 2.4e-3),
+        (recipes.fine_tune("base", "repository"), 2e-3),
+        (recipes.fine_tune("base", "paper"), 4e-3),
+        (recipes.linear_probe(), 6.4),
+        (recipes.fine_tune(batch_size=640, base_learning_rate=3e-4), 7.5e-4),
+        (recipes.fine_tune(batch_size=640, base_learning_rate=3e-4, accumulation_steps=5), 7.5e-4),
+    ],
+    ids=["pretrain", "fine_tune", "paper's fine_tune", "linear_probe", "another batch", "accumulated"],
+)
+def test_the_learning_rate_follows_the_batch(recipe, expected):
+    assert recipe.learning_rate == pytest.approx(expected, rel=1e-12)
+
+
+def rates_of(optimizer, *steps):
+    schedule = keras.optimizers.schedules.deserialize(optimizer.get_config()["learning_rate"])
+    return [float(schedule(step)) for step in steps]
+
+
+class Model:
+    """As much of a classifier as its optimizer asks for: a stem, and a head two layers up."""
+
+    num_layers = 2
+
+    def __init__(self):
+        self.trainable_variables = [keras.Variable(np.ones((3, 5))), keras.Variable(np.ones((7,)))]
+        self.no_weight_decay = []
+
+    def layer_index(self, variable):
+        return 0 if variable is self.trainable_variables[0] else 2
+
+
+def test_the_fine_tuning_optimizer_has_the_recipes_numbers():
+    recipe = FineTuneRecipe(
+        epochs=13,
+        warmup_epochs=3,
+        batch_size=640,
+        base_learning_rate=0.2,
+        weight_decay=0.3,
+        layer_decay=0.5,
+        beta_1=0.8,
+        beta_2=0.7,
+        minimum_learning_rate=0.125,
+        accumulation_steps=2,
+    )
+    optimizer = recipe.optimizer(Model(), steps_per_epoch=4)
+    assert_has(
+        optimizer,
+        weight_decay=0.3,
+        beta_1=0.8,
+        beta_2=0.7,
+        learning_rate_scales=[0.25, 1.0],
+        decayed=[True, False],
+        gradient_accumulation_steps=2,
+    )
+    # 13 epochs of 4 batches, two to an update: 26 updates, 6 of warm-up.
+    rates = rates_of(optimizer, 0, 3, 6, 16, 26)
+    np.testing.assert_allclose(rates, [0, 0.25, 0.5, 0.3125, 0.125], rtol=1e-6, atol=1e-9)
+
+
+def test_a_learning_rate_below_the_minimum_is_kept():
+    """A batch of one image at the published rates, say: the run must not be refused for it."""
+    recipe = FineTuneRecipe(base_learning_rate=1e-5, batch_size=1, warmup_epochs=0, epochs=3)
+    rates = rates_of(recipe.optimizer(Model(), steps_per_epoch=2), 0, 6)
+    np.testing.assert_allclose(rates, [1e-5 / 256] * 2, rtol=1e-5)
+
+
+def test_the_probes_optimizer_has_the_recipes_numbers():
+    recipe = LinearProbeRecipe(
+        epochs=13, warmup_epochs=3, batch_size=640, base_learning_rate=0.2, weight_decay=0.3, momentum=0.7
+    )
+    optimizer = recipe.optimizer(steps_per_epoch=2)
+    assert type(optimizer) is keras_mae.optimizers.LARS
+    assert_has(optimizer, weight_decay=0.3, momentum=0.7, gradient_accumulation_steps=None)
+    np.testing.assert_allclose(rates_of(optimizer, 0, 3, 6, 16, 26), [0, 0.25, 0.5, 0.25, 0], rtol=1e-6, atol=1e-7)
+
+
+# === Augmentation ===
+@pytest.mark.parametrize("recipe", [recipes.fine_tune(), recipes.linear_probe()], ids=["fine_tune", "linear_probe"])
+def test_augmentation_takes_all_it_is_given(recipe):
+    keras_mae.data.Augmentation(7, **recipe.augmentation)
+
+
+def test_every_number_of_the_augmentation_is_the_recipes():
+    chosen = {
+        "flip": False,
+        "shift": 0.11,
+        "rand_augment": 3.0,
+        "random_erasing": 0.13,
+        "mixup": 0.17,
+        "cutmix": 0.19,
+        "switch_probability": 0.23,
+        "label_smoothing": 0.29,
+        "seed": 31,
+    }
+    assert recipes.fine_tune(**chosen).augmentation == chosen
+
+
+def test_the_probe_mirrors_and_does_nothing_else():
+    assert recipes.linear_probe(seed=31).augmentation == {"flip": True, "seed": 31}
+
+
+# === Changes ===
+@each_function
+def test_recipes_are_frozen(function):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        function().epochs = 3
+
+
+@each_function
+def test_changes_are_made_and_nothing_else(function):
+    recipe = function("large", epochs=61, seed=5)
+    assert recipe == dataclasses.replace(function("large"), epochs=61, seed=5)
+    assert_has(recipe, epochs=61, seed=5)
+
+
+@each_function
+def test_unknown_sizes_are_refused_and_the_known_named(function):
+    with pytest.raises(ValueError, match="`size` must be one of 'base', 'large', 'huge', 'small_images'.*'giant'"):
+        function("giant")
+
+
+@each_function
+@pytest.mark.parametrize("size", ["huge", "small_images"])
+def test_unknown_sources_are_refused(function, size):
+    with pytest.raises(ValueError, match="`source` must be one of .*'memory'"):
+        function(size, "memory")
+
+
+@each_function
+def test_unknown_fields_are_refused_by_name(function):
+    with pytest.raises(ValueError, match="Recipe has epochs, .*weight_decay.* Received: colour, layer_dekay"):
+        function(layer_dekay=0.5, colour=1)
+
+
+@each_function
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "`epochs` must be a positive integer"),
+        ({"epochs": 5, "warmup_epochs": 5}, "`warmup_epochs` must be an integer, at least 0 and less than `epochs`"),
+        ({"batch_size": 2.5}, "`batch_size` must be a positive integer"),
+        ({"accumulation_steps": 3}, "`accumulation_steps` must divide `batch_size`"),
+        ({"base_learning_rate": float("nan")}, "`base_learning_rate` must be a finite number above 0"),
+        ({"weight_decay": -1}, "`weight_decay` must be a finite number of at least 0"),
+        ({"seed": -1}, "`seed` must be an integer"),
+    ],
+)
+def test_values_out_of_range_are_refused(function, options, message):
+    with pytest.raises(ValueError, match=message):
+        function(**options)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "message"),
+    [
+        (FineTuneRecipe, {"layer_decay": 0.0}, "`layer_decay` must be a finite number above 0"),
+        (FineTuneRecipe, {"layer_decay": 1.1}, "`layer_decay` must be in"),
+        (FineTuneRecipe, {"drop_path_rate": 1.0}, "`drop_path_rate` must be in"),
+        (FineTuneRecipe, {"beta_2": float("nan")}, "`beta_2` must be in"),
+        (FineTuneRecipe, {"minimum_learning_rate": -1e-6}, "`minimum_learning_rate` must be"),
+        (FineTuneRecipe, {"label_smoothing": 1.0}, "`label_smoothing` must be in"),
+        (FineTuneRecipe, {"source": "memory"}, "`source` must be one of"),
+        (LinearProbeRecipe, {"momentum": 1.0}, "`momentum` must be in"),
+    ],
+)
+def test_values_of_one_recipe_out_of_range_are_refused(recipe, options, message):
+    with pytest.raises(ValueError, match=message):
+        recipe(**options)
+
+
+def test_no_layer_decay_is_allowed():
+    assert FineTuneRecipe(layer_decay=1).layer_decay == 1
+
+
+# === What is shown and kept ===
+@each_function
+def test_small_images_have_recipes_of_our_own_and_say_so(function):
+    recipe = function("small_images")
+    assert recipe.source == "keras_mae"
+    assert str(recipe).splitlines()[0] == f"{type(recipe).__name__}, from keras_mae, tuned on validation images"
+
+
+@each_source
+@each_function
+def test_a_recipe_prints_every_field_its_rate_and_where_it_comes_from(function, source):
+    recipe = function("large", source, seed=17)
+    title, *rows = str(recipe).splitlines()
+    where = {"repository": "the authors' repository", "paper": "the paper, appendix A.1"}[source]
+    assert title == f"{type(recipe).__name__}, from {where}"
+    # Names and values in two columns; the last row's name has blanks in it.
+    shown = dict(row.split(maxsplit=1) for row in rows[:-1])
+    fields = {field.name for field in dataclasses.fields(recipe)} - {"source"}
+    assert shown == {name: str(getattr(recipe, name)) for name in fields}
+    name, _, value = rows[-1].rpartition(" ")
+    assert name.strip() == "learning_rate (base × batch / 256)"
+    assert float(value) == pytest.approx(recipe.learning_rate, rel=1e-3)
+
+
+@each_function
+def test_resolved_is_json_with_what_follows(function):
+    recipe = function(batch_size=640, accumulation_steps=5)
+    resolved = json.loads(json.dumps(recipe.resolved(steps_per_epoch=7)))
+    assert set(resolved) == {field.name for field in dataclasses.fields(recipe)} | {
+        "learning_rate",
+        "step_batch_size",
+        "steps_per_epoch",
+    }
+    assert (resolved["learning_rate"], resolved["step_batch_size"]) == (recipe.learning_rate, 128)
+    assert resolved["steps_per_epoch"] == 7
