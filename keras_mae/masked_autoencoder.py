@@ -291,6 +291,8 @@ class MaskedAutoencoder(TrainStep, keras.Model):
     def metrics(self) -> list[keras.metrics.Metric]:
         return [self.loss_tracker, self.psnr_tracker, self.skipped_tracker]
 
+    moving_statistics: tuple[Any, ...] = ()  # nothing but trainable weights is moved by a step
+
     def outputs_for_loss(self, x: Any, training: bool) -> dict[str, Any]:
         """What a training or evaluation step computes."""
         return self(x, training=training, removed_only=True)

@@ -203,8 +203,8 @@ EXAMPLES: dict[str, Example] = {
     "ViTClassifier": Example(classifier, lambda model: model(IMAGES[:, :12]), lambda model: model),
     "optimizers.AdamW": optimizer(keras_mae.optimizers.AdamW),
     "optimizers.LARS": Example(lars),
-    # A loss and a metric have no weights to lose and are saved inside the compiled model: the configuration is all.
-    "transfer.Accuracy": Example(lambda **kwargs: keras_mae.transfer.Accuracy(name="mine", dtype="float16", **kwargs)),
+    # A loss and a metric have no weights to lose and are saved in a compiled model: the configuration is all.
+    "transfer.Accuracy": Example(lambda **kwargs: keras_mae.transfer.Accuracy("mine", dtype="float16", **kwargs)),
     "transfer.CrossEntropy": Example(
         lambda **kwargs: keras_mae.transfer.CrossEntropy(name="mine", reduction="sum", dtype="float16", **kwargs)
     ),

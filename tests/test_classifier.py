@@ -22,10 +22,10 @@ from classifier_helpers import (
     assert_same,
     compiled,
     fit,
+    largest,
     make_classifier,
     make_encoder,
     randomise_head,
-    largest,
     values,
 )
 from keras import ops
@@ -105,7 +105,8 @@ def import_timm():
         import torch
 
         parts = ("ops", "models", "models.feature_extraction", "transforms", "transforms.functional", "datasets")
-        stubs = {name: mock.MagicMock(__spec__=None) for name in ("torchvision", *(f"torchvision.{p}" for p in parts))}
+        names = ["torchvision", *(f"torchvision.{part}" for part in parts)]
+        stubs = {name: mock.MagicMock(__spec__=None) for name in names}
         stubs["torchvision.ops.misc"] = ModuleType("torchvision.ops.misc")
         stubs["torchvision.ops.misc"].FrozenBatchNorm2d = type("FrozenBatchNorm2d", (torch.nn.Module,), {})
         sys.modules.update(stubs)
@@ -244,7 +245,9 @@ def test_another_image_size_resizes_the_positions_in_two_dimensions():
     expected = keras_mae.resize_positions(to_numpy(encoder.position_embedding), GRID, (3, 5))
     np.testing.assert_array_equal(to_numpy(classifier.encoder.position_embedding), expected)
     same = [
-        (new, old) for new, old in zip(classifier.encoder.weights, encoder.weights, strict=True) if "pos" not in old.path
+        (new, old)
+        for new, old in zip(classifier.encoder.weights, encoder.weights, strict=True)
+        if "pos" not in old.path
     ]
     assert len(same) == len(encoder.weights) - 1
     assert_same(values(new for new, _ in same), values(old for _, old in same))
@@ -323,6 +326,13 @@ def test_trainable_blocks_are_the_last_ones(trainable_blocks):
     assert trained == expected_trained(classifier, trainable_blocks)
 
 
+def test_the_encoder_of_a_probe_can_be_fine_tuned():
+    """It comes frozen, and its copy must not."""
+    probed = make_classifier(pooling="token", trainable_blocks=0, batch_norm=True)
+    classifier = make_classifier(probed.encoder)
+    assert len(classifier.trainable_variables) == len(classifier.weights)
+
+
 @pytest.mark.parametrize("trainable_blocks", [0, 0.5, 1.5])
 def test_what_is_frozen_keeps_its_bits_and_all_else_moves(trainable_blocks):
     classifier = compiled(make_classifier(trainable_blocks=trainable_blocks))
@@ -332,7 +342,9 @@ def test_what_is_frozen_keeps_its_bits_and_all_else_moves(trainable_blocks):
     before, moving = values(frozen), values(trained)
     fit(classifier, steps=2)
     assert_same(values(frozen), before)
-    assert [i for i, (a, b) in enumerate(zip(values(trained), moving, strict=True)) if not np.abs(a - b).max() > 0] == []
+    assert [
+        i for i, (a, b) in enumerate(zip(values(trained), moving, strict=True)) if not np.abs(a - b).max() > 0
+    ] == []
     assert frozen
 
 
@@ -429,7 +441,6 @@ def test_a_step_that_is_not_finite_changes_no_weight_and_is_counted():
     assert np.isfinite(float(logs["loss"]))
 
 
-@pytest.mark.xfail(strict=True, reason="a skipped step's batch statistics enter the moving ones, NaN for good")
 def test_a_step_that_is_not_finite_leaves_a_probes_statistics_alone():
     classifier = compiled(make_classifier(pooling="token", trainable_blocks=0, batch_norm=True))
     bad = IMAGES[:BATCH].astype("float32")
@@ -642,7 +653,10 @@ def test_a_classifier_saved_on_another_backend_goes_on_training(saved):
     [
         ({"num_classes": 0}, "`num_classes` must be a positive integer. Received: num_classes=0"),
         ({"pooling": "max"}, "`pooling` must be one of 'mean', 'token'. Received: pooling='max'"),
-        ({"trainable_blocks": 2.5}, "`trainable_blocks` must be 0, 0.5, 1, ... up to the encoder's 2. Received: .*2.5"),
+        (
+            {"trainable_blocks": 2.5},
+            "`trainable_blocks` must be 0, .* up to the encoder's 2. Received: .*2.5",
+        ),
         ({"trainable_blocks": 3}, "`trainable_blocks` must be 0, 0.5, .* Received: trainable_blocks=3"),
         ({"trainable_blocks": 0.25}, "`trainable_blocks` must be 0, 0.5, .* Received: trainable_blocks=0.25"),
         ({"trainable_blocks": -1}, "`trainable_blocks` must be 0, 0.5, .* Received: trainable_blocks=-1"),
@@ -652,7 +666,10 @@ def test_a_classifier_saved_on_another_backend_goes_on_training(saved):
         ({"image_shape": (8, 12, 3)}, r"`image_shape` must be of 1 channels. Received: image_shape=\(8, 12, 3\)"),
         ({"copy": False, "drop_path_rate": 0.5}, "With `copy=False` the encoder stays as it is. Received: .*0.5"),
         ({"copy": False, "image_shape": (4, 8, 1)}, "With `copy=False` the encoder stays as it is. Received: .*4, 8"),
-        ({"encoder": "vit"}, "`encoder` must be a keras_mae.ViTEncoder, such as mae.encoder. Received: encoder='vit'"),
+        (
+            {"encoder": "vit"},
+            "`encoder` must be a keras_mae.ViTEncoder, .* Received: encoder='vit'",
+        ),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):

@@ -45,9 +45,7 @@ class Run:
         if protocol == "knn":
             training.knn(self.encoder, dataset(), held_out(), NAMES, self.directory, k=3, pooling="mean")
         elif protocol == "probe":
-            training.linear_probe(
-                self.encoder, dataset(), held_out(), NAMES, PROBE, self.directory, console=console
-            )
+            training.linear_probe(self.encoder, dataset(), held_out(), NAMES, PROBE, self.directory, console=console)
         else:
             blocks = 1 if protocol == "partial" else None
             training.fine_tune(

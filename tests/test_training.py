@@ -1,5 +1,6 @@
 """Recipes, and the runner with its run directory."""
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -198,10 +199,8 @@ def test_an_interrupt_that_numpy_drops_still_stops_the_run(images, tmp_path):
     class Press(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
             if len(ended) == 3:
-                try:
+                with contextlib.suppress(KeyboardInterrupt):  # as NumPy does
                     signal.raise_signal(signal.SIGINT)
-                except KeyboardInterrupt:
-                    pass  # as NumPy does
 
         def on_train_batch_end(self, batch, logs=None):
             ended.append(batch)

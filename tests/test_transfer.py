@@ -304,7 +304,9 @@ def neighbours():
     centres = generator.standard_normal((CLASSES, WIDTH))
     features = centres[labels] + 0.8 * generator.standard_normal((97, WIDTH))
     features *= np.exp(generator.standard_normal((97, 1)))
-    return Features(features[:67].astype("float32"), labels[:67]), Features(features[67:].astype("float32"), labels[67:])
+    return Features(features[:67].astype("float32"), labels[:67]), Features(
+        features[67:].astype("float32"), labels[67:]
+    )
 
 
 @pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (13, 0.07), (13, 5.0), (67, 0.07)])

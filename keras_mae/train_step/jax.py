@@ -12,7 +12,8 @@ _STATE = ("trainable_variables", "non_trainable_variables", "optimizer_variables
 
 
 class TrainStep(keras.Model):
-    """`train_step` and `test_step` of a model with `outputs_for_loss`, `check_batch` and `update_metrics`."""
+    """`train_step` and `test_step` of a model with `outputs_for_loss`, `check_batch`, `update_metrics` and
+    `moving_statistics`."""
 
     def _loss(self, trainable: Any, non_trainable: Any, optimizer: Any, data: Any, training: bool) -> tuple[Any, Any]:
         """The scaled loss, and (loss, outputs, new non-trainable state)."""
@@ -39,10 +40,15 @@ class TrainStep(keras.Model):
     def train_step(self, state: Any, data: Any) -> tuple[dict[str, Any], Any]:
         trainable, non_trainable, optimizer, metrics = state
         data = keras.utils.unpack_x_y_sample_weight(data)
-        (_, (loss, outputs, non_trainable)), gradients = jax.value_and_grad(self._loss, has_aux=True)(
+        (_, (loss, outputs, moved)), gradients = jax.value_and_grad(self._loss, has_aux=True)(
             trainable, non_trainable, optimizer, data, True
         )
         finite = jnp.stack([jnp.isfinite(value).all() for value in (loss, *gradients)]).all()
+        statistics = {id(statistic) for statistic in self.moving_statistics}
+        non_trainable = [
+            jnp.where(finite, new, old) if id(variable) in statistics else new
+            for variable, new, old in zip(self.non_trainable_variables, moved, non_trainable, strict=True)
+        ]
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             # It skips the step itself, and must see the overflow to lower its scale. It looks at the gradients
             # alone: an infinite loss, whose gradients may be finite, is passed on to them as NaN.

@@ -9,11 +9,13 @@ import tensorflow as tf
 
 
 class TrainStep(keras.Model):
-    """`train_step` and `test_step` of a model with `outputs_for_loss`, `check_batch` and `update_metrics`."""
+    """`train_step` and `test_step` of a model with `outputs_for_loss`, `check_batch`, `update_metrics` and
+    `moving_statistics`."""
 
     def train_step(self, data: Any) -> dict[str, Any]:
         x, y, sample_weight = self._unpack(data)
         weights = self.trainable_weights
+        statistics = [tf.identity(statistic.value) for statistic in self.moving_statistics]
         with tf.GradientTape() as tape:
             # By itself the tape overlooks what was frozen when it was made, as positions are.
             tape.watch([weight.value for weight in weights])
@@ -33,6 +35,8 @@ class TrainStep(keras.Model):
             apply()
         else:
             tf.cond(finite, apply, lambda: None)
+        for statistic, before in zip(self.moving_statistics, statistics, strict=True):
+            statistic.assign(tf.where(finite, statistic.value, before))
         return self.update_metrics((x, y, sample_weight), outputs, loss, finite)
 
     def test_step(self, data: Any) -> dict[str, Any]:

@@ -9,10 +9,12 @@ import torch
 
 
 class TrainStep(keras.Model):
-    """`train_step` and `test_step` of a model with `outputs_for_loss`, `check_batch` and `update_metrics`."""
+    """`train_step` and `test_step` of a model with `outputs_for_loss`, `check_batch`, `update_metrics` and
+    `moving_statistics`."""
 
     def train_step(self, data: Any) -> dict[str, Any]:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(self.check_batch(data))
+        statistics = [statistic.value.clone() for statistic in self.moving_statistics]
         outputs = self.outputs_for_loss(x, training=True)
         loss = self.compute_loss(x, y, outputs, sample_weight, training=True)
         self.zero_grad()
@@ -31,6 +33,9 @@ class TrainStep(keras.Model):
                 self.optimizer.apply(gradients, weights)
             elif finite:
                 self.optimizer.apply(gradients, weights)
+            if not finite:
+                for statistic, before in zip(self.moving_statistics, statistics, strict=True):
+                    statistic.assign(before)
             return self.update_metrics((x, y, sample_weight), outputs, loss, finite)
 
     @torch.no_grad()

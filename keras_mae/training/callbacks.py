@@ -77,9 +77,12 @@ class Interruptible(keras.callbacks.Callback):
     that is raised there. This remembers it, and raises it again at the end of the step.
     """
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def __init__(self) -> None:
+        super().__init__()
         self._interrupted = False
         self._previous: Any = None
+
+    def on_train_begin(self, logs: Any = None) -> None:
         if threading.current_thread() is threading.main_thread():  # Python allows handlers in no other
             self._previous = signal.signal(signal.SIGINT, self._interrupt)
 

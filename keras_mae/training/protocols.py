@@ -116,7 +116,7 @@ def _run(
     finally:
         interruptible.close()
         progress.close()
-        if history.epoch:
+        if getattr(history, "epoch", None):  # Keras sets it when training begins
             classifier = history.model
             write(directory / "classifier.keras", classifier.save)
             facts |= {"backend": keras.backend.backend(), "parameters": classifier.count_params()}

@@ -83,7 +83,7 @@ def pretrain(
     finally:
         interruptible.close()
         progress.close()
-        if history.epoch:
+        if getattr(history, "epoch", None):  # Keras sets it when training begins
             facts = {
                 "image_shape": model.encoder.image_shape,
                 "patch_size": model.encoder.patch_size,

@@ -55,8 +55,8 @@ class ViTClassifier(TrainStep, keras.Model):
         image_shape: (height, width, channels) of the images to classify, if other than the encoder's: its positions
             are resized bicubically in two dimensions.
         trainable_blocks: How many of the encoder's last blocks to train. `None` trains the encoder altogether; 0
-            freezes it altogether; half a block (0.5, 1.5, ...) is a block's MLP with its norm. Frozen blocks drop
-            no path.
+            freezes it altogether; half a block (0.5, 1.5, ...) is a block's MLP with its norm. Blocks that are
+            frozen altogether drop no path.
         batch_norm: Whether a BatchNorm without scale and shift goes before the head (linear probing). Its statistics
             move in training, frozen encoder or not. As everywhere in Keras its moving variance is the biased one.
         copy: Whether the classifier takes a copy of the encoder. If not, it trains the encoder it is given: the
@@ -145,6 +145,8 @@ class ViTClassifier(TrainStep, keras.Model):
     def _choose_trained(self) -> None:
         """Freeze what `trainable_blocks` leaves out, and what has no part in the output."""
         encoder, blocks = self.encoder, self.trainable_blocks
+        # A probe's encoder comes frozen; on TensorFlow setting False where it is False does not reach the parts.
+        encoder.trainable = True
         if self.pooling == "mean" and encoder.norm is not None:
             encoder.norm.trainable = False
         encoder.position_embedding.trainable = blocks is None
@@ -220,6 +222,11 @@ class ViTClassifier(TrainStep, keras.Model):
     def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
 
+    @property
+    def moving_statistics(self) -> list[Any]:
+        """What a step moves besides the trainable weights: the BatchNorm's statistics."""
+        return self.head.non_trainable_variables
+
     def outputs_for_loss(self, x: Any, training: bool) -> Any:
         """What a training or evaluation step computes."""
         return self(x, training=training)
@@ -264,7 +271,7 @@ class ViTClassifier(TrainStep, keras.Model):
         """`keras.Model.fit`; labels given as an array are all checked before it starts."""
         held_out = kwargs.get("validation_data")
         for labels in (y, held_out[1] if isinstance(held_out, tuple) and len(held_out) > 1 else None):
-            if isinstance(labels, np.ndarray) and labels.ndim == 1:
+            if isinstance(labels, np.ndarray) and (labels.ndim == 1 or labels.shape[1:] == (1,)):
                 check_labels(labels, self.num_classes)
         return super().fit(x, y, *args, **kwargs)
 

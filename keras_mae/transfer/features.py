@@ -27,7 +27,7 @@ class _Extractor(keras.Model):
     """The encoder and the pooling, for Keras to compile."""
 
     def __init__(self, encoder: ViTEncoder, pooling: str):
-        super().__init__(autocast=False)
+        super().__init__(name="features", autocast=False)  # TensorFlow takes no name that starts with "_"
         self.encoder, self.pooling = encoder, pooling
         self.built = True
 

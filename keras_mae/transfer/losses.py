@@ -21,14 +21,19 @@ def _probabilities(labels: Any, logits: Any) -> Any:
 
 @keras.saving.register_keras_serializable(package="keras_mae")
 class CrossEntropy(keras.losses.Loss):
-    """Cross-entropy of logits with integer labels (batch,) or probabilities (batch, classes), in float32."""
+    """Cross-entropy of logits with integer labels (batch,) or probabilities (batch, classes), in float32.
+
+    A label that is no class gives NaN, for which the training step leaves the weights alone.
+    """
 
     def __init__(self, name: str = "cross_entropy", **kwargs: Any):
         super().__init__(name=name, **kwargs)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         logits = ops.cast(y_pred, "float32")
-        return -ops.sum(_probabilities(y_true, logits) * ops.log_softmax(logits, axis=-1), axis=-1)
+        labels = _probabilities(y_true, logits)
+        loss = -ops.sum(labels * ops.log_softmax(logits, axis=-1), axis=-1)
+        return ops.where(ops.sum(labels, axis=-1) > 0, loss, float("nan"))
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
