@@ -14,7 +14,7 @@ from keras_mae import transfer, visualize
 from keras_mae.encoder import ViTEncoder
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe
 from keras_mae.training.callbacks import Interruptible, LogLearningRate, Progress
-from keras_mae.training.runner import check_free, write, write_history, write_json
+from keras_mae.training.runner import check_free, make, write, write_history, write_json
 from keras_mae.transfer.features import batches
 from keras_mae.transfer.fine_tuning import length
 
@@ -106,8 +106,7 @@ def _run(
     console: Console | None,
 ) -> Path:
     directory = check_free(run_directory)
-    existed = directory.exists()
-    directory.mkdir(parents=True, exist_ok=True)
+    made = make(directory)
     history = keras.callbacks.History()
     interruptible = Interruptible()
     progress = Progress(length(dataset) * recipe.step_batch_size, console)
@@ -126,8 +125,9 @@ def _run(
             pairs = [(classifier.predict_on_batch(images).argmax(-1), labels) for images, labels in batches(test)]
             predicted, labels = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
             _leave_scores(directory, predicted, labels, classes)
-        elif not existed:
-            directory.rmdir()
+        else:
+            for folder in made:
+                folder.rmdir()
     return directory
 
 

@@ -69,8 +69,7 @@ def pretrain(
     interruptible = Interruptible()
     progress = Progress(steps * recipe.step_batch_size, console)
     history = keras.callbacks.History()
-    existed = directory.exists()
-    directory.mkdir(parents=True, exist_ok=True)
+    made = make(directory)
     try:
         model.fit(
             dataset,
@@ -93,8 +92,9 @@ def pretrain(
                 "parameters": model.count_params(),
             }
             _save(directory, model, recipe.resolved(steps) | facts, history.history, examples)
-        elif not existed:
-            directory.rmdir()
+        else:
+            for folder in made:
+                folder.rmdir()
     return directory
 
 
@@ -111,6 +111,13 @@ def check_free(run_directory: str | Path) -> Path:
             f"Received: run_directory={str(directory)!r}"
         )
     return directory
+
+
+def make(directory: Path) -> list[Path]:
+    """Make the directory, and return what was made for it, the innermost first."""
+    made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    return made
 
 
 def _save(
