@@ -86,11 +86,7 @@ def report(options: argparse.Namespace) -> None:
 
 def main() -> None:
     """Compute the cells that are missing, print the table, draw the picture."""
-    parser = study.parser(__doc__.split("\n\n")[0], "mask_ratio_study")
-    parser.add_argument("--quick", action="store_true", help="one seed, 600 labels, pre-training on 6,000 images")
-    options = parser.parse_args()
-    if options.quick and options.out == parser.get_default("out"):
-        options.out = options.out.with_name(options.out.name + "-quick")
+    options = study.parser(__doc__.split("\n\n")[0], "mask_ratio_study").parse_args()
     study.main(options, stages(options), lambda name: compute(name, options))
     report(options)
 

@@ -23,15 +23,18 @@ from typing import Any
 def parser(description: str, name: str) -> argparse.ArgumentParser:
     """Options of every study."""
     made = argparse.ArgumentParser(description=description)
+    made.add_argument("--quick", action="store_true", help="one seed, few images and labels: a look")
     made.add_argument("--jobs", type=int, default=2, help="cells side by side")
     made.add_argument("--data", type=Path, help="folder of Fashion-MNIST's IDX files")
-    made.add_argument("--out", type=Path, default=Path("runs") / name, help="run directory")
+    made.add_argument("--out", type=Path, help=f"run directory; runs/{name} by default, with -quick behind it")
     made.add_argument("--cell", help="compute this cell only, here")
+    made.set_defaults(name=name)
     return made
 
 
 def main(options: argparse.Namespace, stages: list[list[str]], compute: Callable[[str], Any]) -> None:
     """Compute what is missing: a stage needs what the one before it left."""
+    options.out = options.out or Path("runs") / (options.name + ("-quick" if options.quick else ""))
     options.out.mkdir(parents=True, exist_ok=True)
     if options.cell:
         began = time.perf_counter()
@@ -121,7 +124,7 @@ def probe(encoder: Any, train: Any, test: Any, seed: int) -> float:
 
     from keras_mae import recipes, transfer
 
-    batch = min(1024, len(train[0]) // 4)
+    batch = min(256, len(train[0]) // 4)
     recipe = recipes.linear_probe("small_images", seed=seed, batch_size=batch)
     keras.utils.set_random_seed(seed)
     classifier = transfer.linear_probe(encoder, train, 10, recipe, cache_features=True, verbose=0)

@@ -143,12 +143,10 @@ def row(name: str, cells: Any) -> None:
 def main() -> None:
     """Compute the cells that are missing, and print the table."""
     parser = study.parser(__doc__.split("\n\n")[0], "transfer_fashion_mnist")
-    parser.add_argument("--quick", action="store_true", help="one seed, 600 labels, pre-training on 6,000 images")
     parser.add_argument("--validate", action="store_true", help="evaluate on 10,000 training images kept apart")
     parser.add_argument("--change", default="{}", help="fields of FineTuneRecipe to change, as JSON (tuning)")
     options = parser.parse_args()
-    if (options.quick or options.validate) and options.out == parser.get_default("out"):
-        options.out = options.out.with_name(options.out.name + ("-quick" if options.quick else "-validation"))
+    options.name += "-validation" if options.validate else ""
     study.main(options, stages(options), lambda name: compute(name, options))
     report(options)
 

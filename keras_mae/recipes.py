@@ -330,7 +330,7 @@ _SMALL_FINE_TUNE = FineTuneRecipe(
     shift=0.07,  # two pixels of 28
     source=OWN,
 )
-_SMALL_PROBE = LinearProbeRecipe(epochs=50, warmup_epochs=5, batch_size=1024, base_learning_rate=2.0, source=OWN)
+_SMALL_PROBE = LinearProbeRecipe(epochs=100, warmup_epochs=10, batch_size=256, base_learning_rate=4.0, source=OWN)
 
 
 def _published(size: str, source: str | None) -> str:

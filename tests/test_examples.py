@@ -1,5 +1,6 @@
 """The examples run; their numbers come from real sizes and are in their docstrings."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+sys.path.insert(0, str(EXAMPLES))
 
 
 def run(script, *arguments):
@@ -23,17 +25,22 @@ def run(script, *arguments):
     return result.stdout
 
 
-def test_pretrain_fashion_mnist_trains_and_compares(tmp_path):
-    """On pictures of one bright square each, made here."""
+@pytest.fixture
+def squares(tmp_path):
+    """A folder like Fashion-MNIST's, of pictures of one bright square each, made here."""
     rng = np.random.default_rng(0)
     for prefix, count in (("train", 256), ("t10k", 200)):
         images = np.zeros((count, 28, 28), "uint8")
         for image, (row, column) in zip(images, rng.integers(0, 12, (count, 2)), strict=True):
             image[row : row + 16, column : column + 16] = 200
-        for kind, array in (("images-idx3", images), ("labels-idx1", np.zeros(count, "uint8"))):
+        for kind, array in (("images-idx3", images), ("labels-idx1", np.arange(count, dtype="uint8") % 10)):
             header = b"\x00\x00\x08" + bytes([array.ndim]) + np.array(array.shape, ">u4").tobytes()
             (tmp_path / f"{prefix}-{kind}-ubyte").write_bytes(header + array.tobytes())
-    out = run("pretrain_fashion_mnist.py", "--epochs", 2, "--data", tmp_path, "--out", tmp_path / "run")
+    return tmp_path
+
+
+def test_pretrain_fashion_mnist_trains_and_compares(squares, tmp_path):
+    out = run("pretrain_fashion_mnist.py", "--epochs", 2, "--data", squares, "--out", tmp_path / "run")
     assert "inpaint_biharmonic" in out
     errors = json.loads((tmp_path / "run" / "errors.json").read_text())
     assert errors["inpaint_biharmonic"][0] is None
@@ -49,3 +56,32 @@ def test_benchmark_step_times_and_compares():
     lines = [line.split() for line in out.splitlines()]
     assert ["transformers", "1.00×"] in [[line[0], line[-1]] for line in lines if line]
     assert "without mask tokens in the encoder a step is" in out
+
+
+# The studies' code is the same on every backend and its parts are tested on each; this is their plumbing.
+@pytest.mark.skipif(os.environ.get("KERAS_BACKEND") != "torch", reason="four processes each: on one backend only")
+@pytest.mark.parametrize(
+    ("script", "kept", "computed", "shown"),
+    [
+        ("transfer_fashion_mnist.py", "finetune-scratch-600-0", "finetune-pretrained-600-0", "fine-tuned, scratch"),
+        ("scaling_study.py", "finetune-scratch-1.2 M-0", "finetune-pretrained-0.06 M-0", "scaling.png"),
+        ("mask_ratio_study.py", "finetune-90-0", "probe-25-0", "mask_ratio.png"),
+    ],
+)
+def test_a_study_computes_the_cells_that_are_missing_and_no_others(squares, tmp_path, script, kept, computed, shown):
+    out = tmp_path / "study"
+    options = ("--quick", "--data", squares, "--out", out)
+    known = json.dumps({"result": 0.123, "minutes": 0.0})
+    module = __import__(script.removesuffix(".py"))
+    needed = [name for stage in module.stages(argparse.Namespace(quick=True)) for name in stage]
+    out.mkdir()
+    encoder = {"transfer_fashion_mnist.py": "0", "scaling_study.py": "0.06 M", "mask_ratio_study.py": "25"}[script]
+    for name in set(needed) - {computed, f"pretrain-{encoder}"}:
+        content = known if not name.startswith("features") else json.dumps({"result": {}, "minutes": 0.0})
+        (out / f"{name}.json").write_text(content)
+    table = run(script, *options)
+    assert shown in table
+    assert "12.3" in table
+    assert 0 <= json.loads((out / f"{computed}.json").read_text())["result"] <= 1
+    assert (out / f"{kept}.json").read_text() == known
+    assert (out / f"pretrain-{encoder}" / "encoder.keras").exists()
