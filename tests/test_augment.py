@@ -220,6 +220,14 @@ def test_rand_augment_changes_colour_images_and_keeps_their_range(loader):
     np.testing.assert_array_equal(same, 0)
 
 
+def test_rand_augment_is_keras_cvs_where_it_is_installed():
+    """Keras' own draws once a batch: images that come in alike come out alike."""
+    pytest.importorskip("keras_cv")
+    images = np.tile(np.random.default_rng(0).integers(0, 256, (1, 29, 31, 3), "uint8"), (13, 1, 1, 1))
+    got, _ = run(Augmentation(CLASSES, rand_augment=9.0), images, np.zeros(13, "int64"), "tf.data")
+    assert len(np.unique(got.reshape(13, -1), axis=0)) > 4
+
+
 @each_loader
 def test_rand_augment_refuses_grey_images(loader):
     images, labels = plain(3)

@@ -82,6 +82,7 @@ class Augmentation:
         if shift:
             self._moving.append(layers.RandomTranslation(shift, shift, fill_mode="nearest", **options))
         self._rand_augment: Any = None
+        self._has_keras_cv = importlib.util.find_spec("keras_cv") is not None  # asked here: a graph cannot trace it
         # (p, p) and (alpha, alpha): given one number, Keras draws from 0 up to it for every image or batch.
         self._erasing = layers.RandomErasing((erasing,) * 2, (0.02, 1 / 3), **options) if erasing else None
         self._mixup = layers.MixUp(_checks.non_negative("mixup", mixup), **options) if mixup else None
@@ -96,7 +97,7 @@ class Augmentation:
             images = layer(images, training=True)
         if self.magnitude:
             if self._rand_augment is None:
-                self._rand_augment = _rand_augment(self.magnitude, self.seed, in_tf_data)
+                self._rand_augment = _rand_augment(self.magnitude, self.seed, in_tf_data and self._has_keras_cv)
             images = self._rand_augment(images, training=True)
         if self._erasing is not None:
             images = self._erasing(images, training=True)
@@ -147,8 +148,8 @@ def _within(argument: str, value: Any, high: float) -> float:
     )
 
 
-def _rand_augment(magnitude: float, seed: int, in_tf_data: bool) -> Any:
-    if in_tf_data and importlib.util.find_spec("keras_cv"):
+def _rand_augment(magnitude: float, seed: int, keras_cv_takes_it: bool) -> Any:
+    if keras_cv_takes_it:
         import keras_cv
 
         return keras_cv.layers.RandAugment(
