@@ -18,7 +18,7 @@ import study
 
 SIZES = {"0.06 M": (48, 2, 4), "0.45 M": (96, 4, 4), "1.2 M": (128, 6, 4)}  # encoder: embed_dim, depth, num_heads
 SEEDS = (0, 1, 2)
-LABELS, EPOCHS, PRETRAIN_EPOCHS, IMAGES = 6_000, 20, 8, 60_000
+LABELS, EPOCHS, PRETRAIN_EPOCHS, IMAGES = 6_000, 15, 8, 60_000
 TUNED = {"scratch": {"layer_decay": 1.0}, "pretrained": {}}  # chosen in transfer_fashion_mnist.py
 
 
