@@ -54,7 +54,13 @@ def compute(name: str, options: argparse.Namespace) -> Any:
         encoder = keras.saving.load_model(options.out / f"pretrain-{size}" / "encoder.keras")
     labels, epochs = (600, 4) if options.quick else (LABELS, EPOCHS)
     recipe = recipes.fine_tune(
-        "small_images", batch_size=64, epochs=epochs, warmup_epochs=1, seed=seed, **TUNED[start]
+        "small_images",
+        batch_size=64,
+        base_learning_rate=4e-3,  # 1e-3 at this batch, as in transfer_fashion_mnist.py
+        epochs=epochs,
+        warmup_epochs=1,
+        seed=seed,
+        **TUNED[start],
     )
     return study.fine_tune(encoder, study.labelled(train, labels, seed), test, recipe)
 
