@@ -10,7 +10,7 @@ from keras_mae import data
 from keras_mae.data import Augmentation
 
 LOADERS = [
-    "python",
+    "grain",
     pytest.param(
         "tf.data",
         marks=pytest.mark.skipif(not importlib.util.find_spec("tensorflow"), reason="TensorFlow is not installed"),
@@ -27,7 +27,7 @@ def run(augment, images, labels, loader, batch_size=None):
     """All images in their order, augmented batch by batch."""
     source = data.ArraySource(images, labels)
     dataset = data.make_dataset(source, batch_size or len(images), shuffle=False, loader=loader, augment=augment)
-    batches = [dataset[index] for index in range(len(dataset))] if loader == "python" else list(dataset)
+    batches = [dataset[index] for index in range(len(dataset))] if loader == "grain" else list(dataset)
     return tuple(np.concatenate([np.asarray(batch[part]) for batch in batches]) for part in range(2))
 
 
@@ -133,7 +133,7 @@ def test_the_switch_is_cutmixs_chance(loader):
 def erased():
     """Where each of `COUNT` images changed, and to what."""
     images, labels = plain()
-    got, same = run(Augmentation(CLASSES, random_erasing=0.25), images, labels, "python")
+    got, same = run(Augmentation(CLASSES, random_erasing=0.25), images, labels, "grain")
     np.testing.assert_array_equal(same, labels)
     return (got != images)[..., 0], got[..., 0]
 
@@ -175,7 +175,7 @@ def test_half_of_an_erased_box_is_black(erased):
 
 def test_certain_erasing_spares_no_image():
     images, labels = plain(101)
-    got, _ = run(Augmentation(CLASSES, random_erasing=1.0), images, labels, "python")
+    got, _ = run(Augmentation(CLASSES, random_erasing=1.0), images, labels, "grain")
     assert (got != images).any((1, 2, 3)).all()
 
 
@@ -286,7 +286,7 @@ ALL = {"flip": True, "shift": 0.2, "random_erasing": 0.5, "mixup": 0.8, "cutmix"
 
 def drawn(seed):
     images, labels = slopes(33)
-    return run(Augmentation(CLASSES, seed=seed, **ALL), images, labels + np.arange(33) % CLASSES, "python", 11)
+    return run(Augmentation(CLASSES, seed=seed, **ALL), images, labels + np.arange(33) % CLASSES, "grain", 11)
 
 
 @pytest.fixture(scope="module")
@@ -312,7 +312,7 @@ def test_the_seed_reaches_every_draw(alone):
     images = slopes(11)[0] * (1 + labels[:, None, None, None]) / CLASSES  # no two alike, or mixing would not show
 
     def first_batch(seed):
-        return run(Augmentation(CLASSES, seed=seed, **{alone: ALL[alone]}), images, labels, "python")[0]
+        return run(Augmentation(CLASSES, seed=seed, **{alone: ALL[alone]}), images, labels, "grain")[0]
 
     assert np.abs(first_batch(5) - first_batch(8)).max() > 1
 
@@ -320,7 +320,7 @@ def test_the_seed_reaches_every_draw(alone):
 def test_batches_draw_anew():
     """A seed that is used again for every batch would give every batch the same flips."""
     images, labels = slopes(66)
-    got, _ = run(Augmentation(CLASSES, flip=True), images, labels, "python", batch_size=33)
+    got, _ = run(Augmentation(CLASSES, flip=True), images, labels, "grain", batch_size=33)
     mirrored = (got == images[:, :, ::-1]).all((1, 2, 3))
     assert (mirrored[:33] != mirrored[33:]).any()
 
@@ -367,7 +367,7 @@ def test_the_upper_ends_are_allowed(argument):
 @each_loader
 def test_labels_outside_the_classes_are_refused_before_training(loader):
     images, labels = plain(7)
-    with pytest.raises(ValueError, match=r"`labels` must be in \[0, 4\).*Received: labels up to 4"):
+    with pytest.raises(ValueError, match=r"`labels` must be in \[0, 4\).*Received: labels from 0 to 4"):
         data.from_arrays(images, labels, loader=loader, augment=Augmentation(4))
 
 

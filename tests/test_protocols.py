@@ -28,11 +28,11 @@ def _quick_compile():
 
 
 def dataset():
-    return keras_mae.data.from_arrays(IMAGES, LABELS, BATCH, drop_remainder=True, loader="python")
+    return keras_mae.data.from_arrays(IMAGES, LABELS, BATCH, drop_remainder=True, loader="grain")
 
 
 def held_out():
-    return keras_mae.data.from_arrays(IMAGES[TEST], LABELS[TEST], BATCH, shuffle=False, loader="python")
+    return keras_mae.data.from_arrays(IMAGES[TEST], LABELS[TEST], BATCH, shuffle=False, loader="grain")
 
 
 class Run:

@@ -30,7 +30,7 @@ def images():
 
 
 def dataset(images):
-    return keras_mae.data.from_arrays(images, batch_size=8, drop_remainder=True, loader="python")
+    return keras_mae.data.from_arrays(images, batch_size=8, drop_remainder=True, loader="grain")
 
 
 # === Recipes ===

@@ -35,7 +35,7 @@ def _quick_compile():
 
 
 def dataset(labels=LABELS, images=IMAGES):
-    return keras_mae.data.from_arrays(images, labels, BATCH, shuffle=False, loader="python")
+    return keras_mae.data.from_arrays(images, labels, BATCH, shuffle=False, loader="grain")
 
 
 # === Fine-tuning ===

@@ -124,4 +124,4 @@ def _open(data: str, preset: str, image_size: int | None) -> tuple[Any, Any, tup
         raise ValueError(f"`data` must be {names} or an existing folder of images. Received: data={data!r}")
     size = image_size or shape[:2]
     folder = keras_mae_data.FolderSource(data, size, shape[2])
-    return folder, folder.batch(np.arange(min(8, len(folder)))), folder.image_shape
+    return folder, folder.batch(np.arange(min(8, len(folder))))[0], folder.image_shape

@@ -1,42 +1,53 @@
-"""A source as shuffled batches for `fit`: through tf.data, or without TensorFlow."""
+"""A source as batches for `fit`: through tf.data, or through Grain without TensorFlow."""
 
 from __future__ import annotations
 
 import importlib.util
-import math
 from typing import Any
-
-import keras
-import numpy as np
 
 from keras_mae import _checks
 from keras_mae.data.augment import Augmentation
+from keras_mae.data.batches import Batches, Plan
+from keras_mae.data.crops import CenterCrop, Crop, RandomResizedCrop
 from keras_mae.data.sources import Source
+from keras_mae.data.streams import Stream
 
-LOADERS = ("tf.data", "python")
+LOADERS = ("tf.data", "grain")
 
 
 def make_dataset(
-    source: Source,
+    source: Source | Stream,
     batch_size: int,
     shuffle: bool = True,
     seed: int = 0,
     drop_remainder: bool = False,
-    loader: Any = None,
+    loader: str | None = None,
     augment: Augmentation | None = None,
+    crop: Crop | None = None,
+    crops_per_image: int = 1,
+    shard: tuple[int, int] = (0, 1),
+    workers: int | None = None,
+    deterministic: bool = False,
 ) -> Any:
-    """Batches of images, or of images and labels, decoded in parallel with training, in another order every epoch.
+    """Batches of images, or of images and labels, loaded in parallel with training, in another order every epoch.
 
     Args:
-        source: An `ArraySource` or `FolderSource`.
-        batch_size: Images in a batch.
-        shuffle: Whether to shuffle, over the whole source.
-        seed: Of the order.
+        source: An `ArraySource`, `FolderSource`, `RecordSource`, `Subset`, or, for tf.data, a `Stream`.
+        batch_size: Images in a batch, each crop counted.
+        shuffle: Whether to shuffle: a source over its whole length, a `Stream` within its buffer.
+        seed: Of order and crops: for the same seed, both are the same again in the same loader.
         drop_remainder: Whether to leave out the last batch of an epoch if it is not full. Every batch then has
             the same shape, and XLA compiles once.
-        loader: "tf.data" or "python" (threads of a `keras.utils.PyDataset`, no TensorFlow needed). By default
-            tf.data where TensorFlow is installed.
+        loader: "tf.data", or "grain" (no TensorFlow needed). By default tf.data where TensorFlow is installed.
         augment: What to do to every batch of images and labels.
+        crop: `RandomResizedCrop`, `CenterCrop`, or a function like them. Where images come in sizes of their own, by
+            default `RandomResizedCrop()` with `shuffle`, which is for training, and `CenterCrop()` without.
+        crops_per_image: Crops taken of each image once it is decoded, one behind the other in the batch (repeated
+            sampling): an epoch has as many times more batches. For when decoding is what limits training.
+        shard: Which of how many workers this is: it gets every `shard[1]`th image of the epoch's order.
+        workers: Calls that load side by side (tf.data; by default as many as it finds best), or processes (grain; by
+            default none: threads of this process).
+        deterministic: Whether augmentation draws one batch after the other, so that it repeats too.
 
     Returns:
         A dataset for `fit`, with a length: of images, and of (images, labels) where the source has labels.
@@ -46,93 +57,60 @@ def make_dataset(
     """
     _checks.positive_int("batch_size", batch_size)
     _checks.seed_int("seed", seed)
-    if loader is None:
-        loader = "tf.data" if importlib.util.find_spec("tensorflow") else "python"
-    _checks.one_of("loader", loader, LOADERS)
-    if drop_remainder and len(source) < batch_size:
+    _checks.positive_int("crops_per_image", crops_per_image)
+    if workers is not None:
+        _checks.positive_int("workers", workers)
+    if batch_size % crops_per_image:
+        raise ValueError(
+            "`crops_per_image` must divide `batch_size`. "
+            f"Received: crops_per_image={crops_per_image}, batch_size={batch_size}"
+        )
+    shard = _checked_shard(shard)
+    if crop is None and not source.sized:
+        crop = RandomResizedCrop() if shuffle else CenterCrop()
+    if crop is None and crops_per_image > 1:
+        raise ValueError(f"`crops_per_image` takes a `crop`. Received: crops_per_image={crops_per_image}, crop=None")
+    if augment is not None and not source.labelled:
+        raise ValueError("`augment` takes a source with labels. Received: one without")
+    plan = Plan(
+        batch_size, shuffle, seed, drop_remainder, augment, crop, crops_per_image, shard, workers, deterministic
+    )
+    if source.labels is not None:
+        plan.check_labels(source.labels)
+    has_length = not isinstance(source, Stream) or source.count is not None
+    if has_length and plan.length(len(source)) == 0:
         raise ValueError(
             "`batch_size` must not exceed the number of images when the last batch is dropped. "
             f"Received: batch_size={batch_size} for {len(source)} images"
+            + (f" in {shard[1]} shards" if shard[1] > 1 else "")
         )
-    if augment is not None:
-        _check_augmentable(source, augment)
-    make = _tf_data if loader == "tf.data" else _PythonDataset
-    return make(source, batch_size, shuffle, seed, drop_remainder, augment)
+    return _loaded(source, plan, loader)
 
 
-def _check_augmentable(source: Source, augment: Augmentation) -> None:
-    if source.labels is None:
-        raise ValueError("`augment` takes a source with labels. Received: one without")
-    if source.labels.max() >= augment.num_classes:
-        raise ValueError(
-            f"`labels` must be in [0, {augment.num_classes}), the classes of `augment`. "
-            f"Received: labels up to {source.labels.max()}"
-        )
+def _loaded(source: Source | Stream, plan: Plan, loader: str | None) -> Any:
+    if isinstance(source, Stream):
+        if _checks.one_of("loader", loader or "tf.data", LOADERS) == "grain":
+            raise ValueError(
+                f"Grain reads by index, and {source.name} can only be read from front to back: use "
+                "loader='tf.data', or have `keras-mae prepare` write it as ArrayRecord"
+            )
+        from keras_mae.data import tf_data
+
+        return tf_data.stream_dataset(source, plan)
+    if loader is None:
+        loader = "tf.data" if importlib.util.find_spec("tensorflow") else "grain"
+    batches = Batches(source, plan)
+    if _checks.one_of("loader", loader, LOADERS) == "grain":
+        from keras_mae.data.grain_data import GrainDataset
+
+        return GrainDataset(batches)
+    from keras_mae.data import tf_data
+
+    return tf_data.dataset(batches)
 
 
-def _tf_data(
-    source: Source, batch_size: int, shuffle: bool, seed: int, drop_remainder: bool, augment: Augmentation | None
-) -> Any:
-    import tensorflow as tf
-
-    def load(indices: Any) -> Any:
-        # Pillow decodes and resizes outside Python's lock, so that these calls do run side by side, and both
-        # loaders give the same pixels.
-        images = tf.numpy_function(source.batch, [indices], source.dtype, stateful=False)
-        images = tf.ensure_shape(images, (batch_size if drop_remainder else None, *source.image_shape))
-        if source.labels is None:
-            return images
-        labels = tf.gather(source.labels, indices)
-        return (images, labels) if augment is None else augment(images, labels)
-
-    dataset = tf.data.Dataset.range(len(source))
-    if shuffle:
-        dataset = dataset.shuffle(len(source), seed=seed)
-    dataset = dataset.batch(batch_size, drop_remainder=drop_remainder)
-    return dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
-
-
-class _PythonDataset(keras.utils.PyDataset):
-    """Batches by index, loaded by threads ahead of training."""
-
-    def __init__(
-        self,
-        source: Source,
-        batch_size: int,
-        shuffle: bool,
-        seed: int,
-        drop_remainder: bool,
-        augment: Augmentation | None,
-    ):
-        # One thread where draws are made: two would take them in any order.
-        super().__init__(workers=2 if augment is None else 1, use_multiprocessing=False)
-        self._augment = augment
-        self._source, self._batch_size, self._shuffle, self._seed = source, batch_size, shuffle, seed
-        self._batches = len(source) // batch_size if drop_remainder else math.ceil(len(source) / batch_size)
-        self._epoch = 0
-        self._order = self._draw()
-
-    def _draw(self) -> np.ndarray:
-        if not self._shuffle:
-            return np.arange(len(self._source))
-        return np.random.default_rng((self._seed, self._epoch)).permutation(len(self._source))
-
-    @property
-    def num_batches(self) -> int:
-        return self._batches
-
-    def __len__(self) -> int:
-        return self._batches
-
-    def __getitem__(self, index: int) -> Any:
-        start = index * self._batch_size
-        chosen = self._order[start : start + self._batch_size]
-        images = self._source.batch(chosen)
-        if self._source.labels is None:
-            return images
-        labels = self._source.labels[chosen]
-        return (images, labels) if self._augment is None else self._augment(images, labels)
-
-    def on_epoch_end(self) -> None:
-        self._epoch += 1
-        self._order = self._draw()
+def _checked_shard(shard: Any) -> tuple[int, int]:
+    whole = isinstance(shard, tuple | list) and len(shard) == 2 and all(type(part) is int for part in shard)
+    if not whole or not 0 <= shard[0] < shard[1]:
+        raise _checks.fail("shard", "(number of this worker from 0, number of workers)", shard)
+    return shard[0], shard[1]

@@ -1,8 +1,9 @@
-"""Where images come from, by index: arrays, and folders of files."""
+"""Where images come from, by index: arrays, folders of files, and parts of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,23 +11,43 @@ from typing import Any, Protocol
 import numpy as np
 
 from keras_mae import _checks
+from keras_mae.data import images as image_files
+from keras_mae.data.crops import CenterCrop, Crop
+from keras_mae.data.images import EXTENSIONS, MODES, unreadable
 
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+Generators = Callable[[int], Sequence[np.random.Generator]]
+"""An image's index to the generators that draw its crops: as many as there are crops of it."""
 
 
 class Source(Protocol):
-    """Anything with a length that gives batches by index."""
+    """Anything with a length that gives batches by index.
+
+    `labels` holds one integer from 0 for each image; it is `None` where there are none, and where they are read with
+    the images (`labelled` is true then).
+    """
 
     image_shape: tuple[int, int, int]
     dtype: np.dtype
     labels: np.ndarray | None
+    labelled: bool
+    sized: bool
+    """Whether all images have the shape `image_shape`, so that none needs a crop."""
 
     def __len__(self) -> int: ...
 
-    def batch(self, indices: np.ndarray) -> np.ndarray:
-        """The images at `indices`, (batch, height, width, channels)."""
+    def batch(
+        self, indices: Any, crop: Crop | None = None, generators: Generators | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """The images at `indices`, (batch, height, width, channels), and their labels.
+
+        With `generators`, `crop` is drawn with each of them, and an image's crops follow one another.
+        """
         ...
+
+
+def still(index: int) -> Sequence[np.random.Generator]:
+    """One crop of each image, always the same."""
+    return [np.random.default_rng(index)]
 
 
 class ArraySource:
@@ -35,12 +56,14 @@ class ArraySource:
     Args:
         images: (images, height, width, channels) or, grey, (images, height, width); integers or floats in 0–255.
         labels: Integers from 0 (images,), or `None`.
+        image_size: Side in pixels of the images that crops of these are resized to, or (height, width); by default
+            the images' own.
 
     Raises:
         ValueError: If shape, dtype or range are not those of images and labels.
     """
 
-    def __init__(self, images: Any, labels: Any = None):
+    def __init__(self, images: Any, labels: Any = None, image_size: int | tuple[int, int] | None = None):
         images = images if isinstance(images, np.ndarray) else np.asarray(images)
         images = images[..., None] if images.ndim == 3 else images
         if images.ndim != 4 or not images.size:
@@ -52,8 +75,12 @@ class ArraySource:
             raise ValueError(f"`images` must be integers or floats in 0-255. Received: images.dtype={images.dtype}")
         if images.dtype != np.uint8:
             self._check_range(images)
-        self.images, self.image_shape, self.dtype = images, tuple(images.shape[1:]), images.dtype
+        self.images, self.dtype = images, images.dtype
+        size = images.shape[1:3] if image_size is None else _checks.pair("image_size", image_size)
+        self.image_shape: tuple[int, int, int] = (*size, images.shape[3])
+        self.sized = self.image_shape == images.shape[1:]
         self.labels = None if labels is None else _labels(labels, len(images))
+        self.labelled = labels is not None
 
     @staticmethod
     def _check_range(images: np.ndarray) -> None:
@@ -76,8 +103,13 @@ class ArraySource:
     def __len__(self) -> int:
         return len(self.images)
 
-    def batch(self, indices: np.ndarray) -> np.ndarray:
-        return self.images[indices]
+    def batch(
+        self, indices: Any, crop: Crop | None = None, generators: Generators | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        labels = None if self.labels is None else self.labels[indices]
+        if self.sized and crop is None:
+            return self.images[indices], labels
+        return cut((self.images[index] for index in indices), indices, self.image_shape, crop, generators), labels
 
 
 class Subset:
@@ -91,13 +123,161 @@ class Subset:
     def __init__(self, source: Source, indices: Any):
         self._source, self._indices = source, np.asarray(indices)
         self.image_shape, self.dtype = source.image_shape, source.dtype
+        self.labelled, self.sized = source.labelled, source.sized
         self.labels = None if source.labels is None else source.labels[self._indices]
 
     def __len__(self) -> int:
         return len(self._indices)
 
-    def batch(self, indices: Any) -> np.ndarray:
-        return self._source.batch(self._indices[indices])
+    def batch(
+        self, indices: Any, crop: Crop | None = None, generators: Generators | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        return self._source.batch(self._indices[indices], crop, generators)
+
+
+class FolderSource:
+    """All images below a folder, flat or nested, in the order of their paths; labels are not needed.
+
+    Each is turned upright as its EXIF data say, brought to the wanted number of channels, cut and resized bicubically
+    with antialiasing (see `read_image`).
+
+    Every file's header is read at once, so that empty files, files that are no images and absurdly large ones are
+    found before training starts; a file damaged further in is named when it is decoded.
+
+    Args:
+        directory: The folder.
+        image_size: Side in pixels of the images to make, or (height, width).
+        channels: 1 (grey), 3 (RGB) or 4 (RGBA).
+        labelled: Whether the folders in `directory` are classes, numbered from 0 in the order of their names
+            (`classes`).
+        on_error: "raise", or "skip": then every file is decoded once, here, and what cannot be is left out and
+            listed in `skipped`.
+        allowed: With "skip", the share of damaged files above which there is an error all the same.
+
+    Raises:
+        ValueError: If the folder does not exist or holds no image, files cannot be read as one, or a labelled image
+            lies in no class.
+    """
+
+    dtype = np.dtype("uint8")
+    sized = False
+
+    def __init__(
+        self,
+        directory: str | Path,
+        image_size: int | tuple[int, int] = 224,
+        channels: int = 3,
+        labelled: bool = False,
+        on_error: str = "raise",
+        allowed: float = 0.01,
+    ):
+        self.directory = Path(directory)
+        height, width = _checks.pair("image_size", image_size)
+        self.image_shape = (height, width, _checks.one_of("channels", channels, MODES))
+        _checks.one_of("on_error", on_error, ("raise", "skip"))
+        self.paths = image_paths(self.directory)
+        self.skipped: list[tuple[Path, str]] = []
+        if on_error == "skip":
+            self._leave_out(damaged(self.paths), allowed)
+        else:
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(_check_header, self.paths))
+        self.labelled, self.labels = labelled, None
+        self.classes: list[str] = []
+        if labelled:
+            names = [path.relative_to(self.directory).parts for path in self.paths]
+            if loose := [parts[0] for parts in names if len(parts) == 1]:
+                raise ValueError(
+                    "Labelled images lie in a folder for each class. "
+                    f"Received: {loose[0]!r} and {len(loose) - 1} more in {str(directory)!r} itself"
+                )
+            # Also those without images: training and test folders then number their classes alike.
+            self.classes = sorted(path.name for path in self.directory.iterdir() if path.is_dir())
+            numbers = {name: number for number, name in enumerate(self.classes)}
+            self.labels = np.asarray([numbers[parts[0]] for parts in names], "int64")
+
+    def _leave_out(self, bad: list[tuple[Path, str]], allowed: float) -> None:
+        if len(bad) > allowed * len(self.paths):
+            raise ValueError(
+                f"At most {allowed:.2%} of the images may be damaged (`allowed`). Received: {len(bad)} of "
+                f"{len(self.paths):,} in {str(self.directory)!r}: " + "; ".join(message for _, message in bad[:5])
+            )
+        if bad:
+            warnings.warn(
+                f"{len(bad)} of {len(self.paths):,} images are damaged and left out:\n"
+                + "\n".join(message for _, message in bad),
+                stacklevel=4,
+            )
+        gone = {path for path, _ in bad}
+        self.skipped, self.paths = bad, [path for path in self.paths if path not in gone]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def batch(
+        self, indices: Any, crop: Crop | None = None, generators: Generators | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        files = (self.paths[index] for index in indices)
+        return cut(files, indices, self.image_shape, crop, generators), (
+            None if self.labels is None else self.labels[indices]
+        )
+
+
+def cut(
+    images: Any, indices: Any, image_shape: tuple[int, int, int], crop: Crop | None, generators: Generators | None
+) -> np.ndarray:
+    """The crops of images, which are paths, bytes or arrays, in one array."""
+    crop, generators = crop or CenterCrop(), generators or still
+    pixels: list[np.ndarray] = []
+    for index, image in zip(indices, images, strict=True):
+        name = str(image) if isinstance(image, str | Path) else f"number {index}"
+        pixels += image_files.views(image, name, image_shape, crop, generators(int(index)))
+    return np.stack(pixels)
+
+
+def image_paths(directory: Path) -> list[Path]:
+    """All image files below a folder, in order.
+
+    Raises:
+        ValueError: If there is no such folder, or no image in it.
+    """
+    if not directory.is_dir():
+        raise ValueError(f"`directory` must be an existing folder. Received: directory={str(directory)!r}")
+    paths = sorted(path for path in directory.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
+    if not paths:
+        raise ValueError(
+            f"`directory` must hold images ({', '.join(EXTENSIONS)}), in it or in folders below. "
+            f"Received: none in {str(directory)!r}"
+        )
+    return paths
+
+
+def damaged(paths: Sequence[Path], done: Callable[[], None] | None = None) -> list[tuple[Path, str]]:
+    """The files that cannot be decoded as a whole, and why; `done` is called after each file."""
+
+    def check(path: Path) -> str | None:
+        try:
+            image_files.read_image(path, (8, 8, 1))
+        except ValueError as error:
+            return str(error)
+        finally:
+            if done is not None:
+                done()
+        return None
+
+    with ThreadPoolExecutor() as pool:
+        found = zip(paths, pool.map(check, paths), strict=True)
+        return [(path, message) for path, message in found if message]
+
+
+def _check_header(path: Path) -> None:
+    try:
+        with image_files.open_file(path) as image:
+            image.size  # noqa: B018  (reading it is the check)
+    except ImportError:
+        raise
+    except Exception as error:
+        raise unreadable(path, str(path), error) from error
 
 
 def _labels(labels: Any, images: int) -> np.ndarray:
@@ -110,111 +290,3 @@ def _labels(labels: Any, images: int) -> np.ndarray:
             + (f", the least {labels.min()}" if labels.size and labels.dtype.kind in "ui" else "")
         )
     return labels.astype("int64")
-
-
-class FolderSource:
-    """All images below a folder, flat or nested, in the order of their paths; labels are not needed.
-
-    Each is turned upright as its EXIF data say, brought to the wanted number of channels, resized bicubically
-    with antialiasing until it just covers the wanted size, and cut from its centre.
-
-    Every file's header is read at once, so that empty files and files that are no images are found before
-    training starts; a file damaged further in is named when it is decoded.
-
-    Args:
-        directory: The folder.
-        image_size: Side in pixels of the images to make, or (height, width).
-        channels: 1 (grey), 3 (RGB) or 4 (RGBA).
-        labelled: Whether the folders in `directory` are classes, numbered from 0 in the order of their names
-            (`classes`).
-
-    Raises:
-        ValueError: If the folder does not exist or holds no image, a file cannot be read as one, or a labelled
-            image lies in no class.
-    """
-
-    dtype = np.dtype("uint8")
-
-    def __init__(
-        self, directory: str | Path, image_size: int | tuple[int, int], channels: int = 3, labelled: bool = False
-    ):
-        self.directory = Path(directory)
-        height, width = _checks.pair("image_size", image_size)
-        self.image_shape = (height, width, _checks.one_of("channels", channels, _MODES))
-        if not self.directory.is_dir():
-            raise ValueError(f"`directory` must be an existing folder. Received: directory={str(directory)!r}")
-        self.paths = sorted(
-            path for path in self.directory.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file()
-        )
-        if not self.paths:
-            raise ValueError(
-                f"`directory` must hold images ({', '.join(EXTENSIONS)}), in it or in folders below. "
-                f"Received: none in {str(directory)!r}"
-            )
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(_check_header, self.paths))
-        self.labels = None
-        self.classes: list[str] = []
-        if labelled:
-            names = [path.relative_to(self.directory).parts for path in self.paths]
-            if loose := [parts[0] for parts in names if len(parts) == 1]:
-                raise ValueError(
-                    "Labelled images lie in a folder for each class. "
-                    f"Received: {loose[0]!r} and {len(loose) - 1} more in {str(directory)!r} itself"
-                )
-            # Also those without images: training and test folders then number their classes alike.
-            self.classes = sorted(path.name for path in self.directory.iterdir() if path.is_dir())
-            self.labels = np.asarray([self.classes.index(parts[0]) for parts in names], "int64")
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def batch(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        return np.stack([read_image(self.paths[index], self.image_shape) for index in indices])
-
-
-def _pillow() -> Any:
-    try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
-        raise ImportError('Reading image files takes Pillow: pip install "keras-mae[data]"') from error
-    return Image, ImageOps
-
-
-def _check_header(path: Path) -> None:
-    image_module, _ = _pillow()
-    try:
-        with image_module.open(path) as image:
-            image.size  # noqa: B018  (reading it is the check)
-    except Exception as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> ValueError:
-    what = "it is empty" if path.stat().st_size == 0 else f"{type(error).__name__}: {error}"
-    return ValueError(f"Cannot read the image file {str(path)!r}: {what}")
-
-
-def read_image(path: str | Path, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """One image file as uint8 of `image_shape`: upright, resized to cover it, cut from the centre.
-
-    Raises:
-        ValueError: If the file cannot be decoded; the message names it.
-    """
-    image_module, operations = _pillow()
-    path = Path(path)
-    height, width, channels = image_shape
-    try:
-        with image_module.open(path) as file:
-            # JPEG can be decoded at half, a quarter or an eighth of its size: several times faster.
-            file.draft(_MODES[channels], (max(width, height),) * 2)  # square: EXIF may still turn it
-            image = operations.exif_transpose(file)
-            if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip it at 255
-                image = image_module.fromarray((np.asarray(image, "float32") / 257).astype("uint8"))
-            image = image.convert(_MODES[channels])
-            image = operations.fit(image, (width, height), method=image_module.Resampling.BICUBIC)
-            return np.asarray(image, "uint8").reshape(image_shape)
-    except FileNotFoundError as error:
-        raise ValueError(f"There is no image file {str(path)!r}") from error
-    except Exception as error:
-        raise _unreadable(path, error) from error

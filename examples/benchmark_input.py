@@ -1,0 +1,279 @@
+"""Time the input pipeline: read a JPEG file, decode it, RandomResizedCrop to 224 px, flip, batch.
+
+keras_mae's two loaders and the pipelines people would pick instead: a PyTorch DataLoader with torchvision's transforms,
+written out with Pillow and NumPy, because torchvision does not install everywhere (its own does the same calls). Every
+contestant is a process of its own; all are pinned to the same core and take turns, so that a figure is images a second
+for each core. The same 2,000 JPEG files of 500 × 375 are read by all; they are cut from photographs on first use.
+
+    pip install ".[tensorflow,data]" psutil torch         # torch: a CPU build will do
+    python examples/benchmark_input.py --photos /usr/share/backgrounds    # Debian: mate-backgrounds, lomiri-wallpapers
+    python examples/benchmark_input.py --contestants tf.data --memory 20000
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SIZE, BATCH = 224, 64
+CONTESTANTS = {
+    "tf.data": "keras_mae, tf.data",
+    "grain": "keras_mae, Grain, threads",
+    "grain-process": "keras_mae, Grain, 1 process",
+    "torch": "DataLoader, 1 worker, as usual: float32, normalised",
+    "torch-uint8": "DataLoader, 1 worker, uint8",
+    "torch-inline": "DataLoader, no worker, as usual",
+    "decoder": "Pillow decodes, nothing else",
+    "resizer": "Pillow resizes decoded images, nothing else",
+}
+REFERENCE = "torch"
+
+
+# === In a contestant's process: each yields the number of images in a batch, for ever ===
+def keras_mae_batches(folder: Path, loader: str, workers: int | None) -> Iterator[int]:
+    """keras_mae's loaders; the encoder normalises, so batches stay uint8."""
+    from keras_mae import data
+
+    dataset = data.from_directory(folder, SIZE, BATCH, loader=loader, workers=workers, drop_remainder=True)
+    while True:
+        if loader == "grain":
+            dataset.on_epoch_begin()
+        for batch in dataset:
+            yield len(batch)
+        if loader == "grain":
+            dataset.on_epoch_end()
+
+
+def torch_batches(folder: Path, workers: int, normalised: bool) -> Iterator[int]:
+    """A DataLoader over torchvision's recipe: RandomResizedCrop, flip, ToTensor, Normalize."""
+    import torch
+    from PIL import Image
+
+    torch.set_num_threads(1)
+    paths = sorted(folder.glob("*.jpg"))
+    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+
+    def box(width: int, height: int) -> tuple[int, int, int, int]:
+        for _ in range(10):
+            area = width * height * torch.empty(1).uniform_(0.2, 1.0).item()
+            ratio = torch.exp(torch.empty(1).uniform_(np.log(3 / 4), np.log(4 / 3))).item()
+            w, h = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
+            if w <= width and h <= height:
+                top = int(torch.randint(0, height - h + 1, (1,)))
+                left = int(torch.randint(0, width - w + 1, (1,)))
+                return left, top, left + w, top + h
+        return 0, 0, width, height
+
+    class Folder(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return len(paths)
+
+        def __getitem__(self, index: int) -> Any:
+            with open(paths[index], "rb") as file:
+                image = Image.open(file).convert("RGB")
+            image = image.crop(box(*image.size)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+            if torch.rand(1).item() < 0.5:
+                image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+            if not normalised:
+                return pixels
+            return pixels.to(torch.float32).div(255).sub_(mean[:, None, None]).div_(deviation[:, None, None])
+
+    loader = torch.utils.data.DataLoader(Folder(), BATCH, shuffle=True, num_workers=workers, drop_last=True)
+    while True:
+        for batch in loader:
+            yield len(batch)
+
+
+def decoder(folder: Path) -> Iterator[int]:
+    """What decoding alone allows."""
+    from PIL import Image
+
+    contents = [path.read_bytes() for path in sorted(folder.glob("*.jpg"))[:512]]
+    while True:
+        for content in contents:
+            import io
+
+            Image.open(io.BytesIO(content)).load()
+            yield 1
+
+
+def resizer(folder: Path) -> Iterator[int]:
+    """What resizing alone allows."""
+    from PIL import Image
+
+    from keras_mae.data import RandomResizedCrop
+
+    images = [Image.open(path).convert("RGB") for path in sorted(folder.glob("*.jpg"))[:256]]
+    crop, generator = RandomResizedCrop(), np.random.default_rng(0)
+    while True:
+        for image in images:
+            box = crop(*image.size, (SIZE, SIZE), generator)
+            np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=box[:4]))
+            yield 1
+
+
+BATCHES: dict[str, Callable[[Path], Iterator[int]]] = {
+    "tf.data": lambda folder: keras_mae_batches(folder, "tf.data", None),
+    "grain": lambda folder: keras_mae_batches(folder, "grain", None),
+    "grain-process": lambda folder: keras_mae_batches(folder, "grain", 1),
+    "torch": lambda folder: torch_batches(folder, 1, True),
+    "torch-uint8": lambda folder: torch_batches(folder, 1, False),
+    "torch-inline": lambda folder: torch_batches(folder, 0, True),
+    "decoder": decoder,
+    "resizer": resizer,
+}
+
+
+def work(contestant: str, folder: Path) -> None:
+    """Load so many images for every line that comes in; answer with images a second and the memory in use."""
+    import psutil
+
+    batches, me = BATCHES[contestant](folder), psutil.Process()
+    for _ in range(3 if contestant not in ("decoder", "resizer") else 64):  # start workers, find the parallelism
+        next(batches)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        wanted, loaded, start = int(line), 0, time.perf_counter()
+        while loaded < wanted:
+            loaded += next(batches)
+        seconds = time.perf_counter() - start
+        memory = sum(process.memory_info().rss for process in [me, *me.children(recursive=True)])
+        print(f"loaded {loaded / seconds} {memory / 2**20}", flush=True)
+
+
+# === In the process that asks ===
+class Contestant:
+    """A contestant's process. All stop while one works, so that what it loads ahead is loaded in its own time."""
+
+    def __init__(self, name: str, folder: Path, core: int | None, python: str):
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "KERAS_BACKEND": "tensorflow" if name == "tf.data" else os.environ.get("KERAS_BACKEND", "torch"),
+        }
+        command = [python, __file__, "--worker", name, str(folder), str(-1 if core is None else core)]
+        self.name, self.rates, self.memory = name, list[float](), list[float]()
+        self.process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._expect("ready")
+        self._stop(True)
+
+    def _expect(self, word: str) -> list[str]:
+        for line in self.process.stdout:
+            if line.startswith(word):
+                return line.split()
+        raise SystemExit(f"{self.name} stopped with status {self.process.wait()}")
+
+    def _stop(self, stop: bool) -> None:
+        import psutil
+
+        process = psutil.Process(self.process.pid)
+        for one in [process, *process.children(recursive=True)]:
+            one.suspend() if stop else one.resume()
+
+    def load(self, images: int) -> None:
+        self._stop(False)
+        self.process.stdin.write(f"{images}\n")
+        self.process.stdin.flush()
+        _, rate, memory = self._expect("loaded")
+        self._stop(True)
+        self.rates.append(float(rate))
+        self.memory.append(float(memory))
+
+    def close(self) -> None:
+        self._stop(False)
+        self.process.kill()
+        self.process.wait()
+
+
+def make_images(photos: Path, folder: Path, count: int) -> None:
+    """`count` crops of 500 × 375 from photographs, as JPEG; the same every time."""
+    from PIL import Image
+
+    if len(list(folder.glob("*.jpg"))) >= count:
+        return
+    found = sorted(path for path in photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+    if not found:
+        raise SystemExit(f"There are no photographs in {photos}: name a folder that has some with --photos")
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(0)
+    for number, path in enumerate(found):
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+        for made in range(number, count, len(found)):
+            scale = generator.uniform(1, min(image.size[0] / 500, image.size[1] / 375))
+            left = generator.uniform(0, image.size[0] - 500 * scale)
+            top = generator.uniform(0, image.size[1] - 375 * scale)
+            box = (left, top, left + 500 * scale, top + 375 * scale)
+            crop = image.resize((500, 375), Image.Resampling.BICUBIC, box=box)
+            crop.save(folder / f"{made:05d}.jpg", quality=90)
+
+
+def memory_over(contestant: Contestant, images: int) -> None:
+    """Print the memory in use while so many images stream by."""
+    for _ in range(10):
+        contestant.load(images // 10)
+    figures = ", ".join(f"{memory:.0f}" for memory in contestant.memory)
+    print(f"{CONTESTANTS[contestant.name]}: MiB in use over {images:,} images: {figures}")
+
+
+def main() -> None:
+    """Compare as the arguments say."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--photos", type=Path, default=Path("/usr/share/backgrounds"), help="folder of photographs")
+    parser.add_argument("--folder", type=Path, default=Path("runs/benchmark_input"), help="where the crops are kept")
+    parser.add_argument("--contestants", nargs="+", choices=list(CONTESTANTS), default=list(CONTESTANTS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--images", type=int, default=1280, help="loaded in each turn")
+    parser.add_argument("--core", type=int, default=0, help="the core all are pinned to; -1 for all cores")
+    parser.add_argument("--memory", type=int, default=0, metavar="IMAGES", help="watch memory over so many instead")
+    parser.add_argument("--python", default=sys.executable, help="the contestants' interpreter")
+    options = parser.parse_args()
+    make_images(options.photos, options.folder, 2000)
+    core = None if options.core < 0 else options.core
+    running = [Contestant(name, options.folder, core, options.python) for name in options.contestants]
+    if options.memory:
+        for contestant in running:
+            memory_over(contestant, options.memory)
+    else:
+        for _ in range(options.rounds):
+            for contestant in running:
+                contestant.load(options.images)
+        report(running)
+    for contestant in running:
+        contestant.close()
+
+
+def report(running: list[Contestant]) -> None:
+    """The table."""
+    medians = {contestant.name: statistics.median(contestant.rates) for contestant in running}
+    print(f"{'images a second, one core':54}median    min    max   against the DataLoader")
+    for contestant in running:
+        rate = medians[contestant.name]
+        ratio = f"{rate / medians[REFERENCE]:12.2f}×" if REFERENCE in medians else ""
+        print(
+            f"{CONTESTANTS[contestant.name]:54}{rate:6.0f} {min(contestant.rates):6.0f} "
+            f"{max(contestant.rates):6.0f} {ratio}"
+        )
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        _, _, name, folder, core = sys.argv
+        if core != "-1" and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, {int(core)})
+        work(name, Path(folder))
+    else:
+        main()

@@ -1,0 +1,114 @@
+"""Which part of an image to look at: random crops for training, the centre for evaluation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from keras_mae import _checks
+
+TRIES = 10
+"""How often a random crop that does not fit is drawn again before the centre is taken."""
+
+
+class Box(NamedTuple):
+    """A part of an image, in pixels from its upper left corner, and whether to mirror it."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    flip: bool = False
+
+
+class Crop(Protocol):
+    """Chooses a box of an image of `width` × `height`, to be resized to `size` (height, width)."""
+
+    def __call__(self, width: int, height: int, size: tuple[int, int], generator: np.random.Generator) -> Box: ...
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop:
+    """A random part of the image, mirrored half of the time: the paper's only augmentation in pre-training.
+
+    Area and aspect ratio (log-uniform) are drawn up to ten times until the box fits; then the centre is taken, at
+    the nearest aspect ratio allowed: torchvision's procedure.
+
+    Args:
+        area: Smallest and largest share of the image's area: 0.2–1 in pre-training, 0.08–1 for linear probes.
+        aspect_ratio: Smallest and largest width / height of the box.
+        flip: Whether to mirror half of the images.
+
+    Raises:
+        ValueError: If a range is empty, or not of positive numbers, or `area` goes beyond 1.
+
+    Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1.
+    """
+
+    area: tuple[float, float] = (0.2, 1.0)
+    aspect_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        for name, high in (("area", 1.0), ("aspect_ratio", math.inf)):
+            value = getattr(self, name)
+            if not _is_range(value) or not 0 < value[0] <= value[1] <= high:
+                raise _checks.fail(name, f"two rising numbers above 0{' and up to 1' * (high == 1)}", value)
+
+    def __call__(self, width: int, height: int, size: tuple[int, int], generator: np.random.Generator) -> Box:
+        left, top, box_width, box_height = self._draw(width, height, generator)
+        flip = self.flip and bool(generator.random() < 0.5)
+        return Box(left, top, left + box_width, top + box_height, flip)
+
+    def _draw(self, width: int, height: int, generator: np.random.Generator) -> tuple[int, int, int, int]:
+        low, high = (math.log(ratio) for ratio in self.aspect_ratio)
+        for _ in range(TRIES):
+            pixels = width * height * generator.uniform(*self.area)
+            ratio = math.exp(generator.uniform(low, high))
+            box_width, box_height = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
+            if 0 < box_width <= width and 0 < box_height <= height:
+                left = int(generator.integers(width - box_width + 1))
+                return left, int(generator.integers(height - box_height + 1)), box_width, box_height
+        nearest = min(max(width / height, self.aspect_ratio[0]), self.aspect_ratio[1])
+        box_width, box_height = min(width, round(height * nearest)), min(height, round(width / nearest))
+        box_width, box_height = max(box_width, 1), max(box_height, 1)
+        return (width - box_width) // 2, (height - box_height) // 2, box_width, box_height
+
+
+@dataclass(frozen=True)
+class CenterCrop:
+    """The centre of the image: the short side is resized to size / fraction, and `size` is cut out of the middle.
+
+    Args:
+        fraction: Share of the short side that stays. ImageNet is evaluated with 224 / 256, above 224 pixels with 1.
+
+    Raises:
+        ValueError: If `fraction` is not in (0, 1].
+    """
+
+    fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not _is_number(self.fraction) or not 0 < self.fraction <= 1:
+            raise _checks.fail("fraction", "in (0, 1]", self.fraction)
+
+    def __call__(
+        self, width: int, height: int, size: tuple[int, int], generator: np.random.Generator | None = None
+    ) -> Box:
+        # In whole pixels of the resized image, as if it were resized first and cut then; rounded as torchvision does.
+        scale = max(size[0] / self.fraction / height, size[1] / self.fraction / width)
+        whole = (max(int(width * scale + 1e-6), size[1]), max(int(height * scale + 1e-6), size[0]))
+        left, top = round((whole[0] - size[1]) / 2), round((whole[1] - size[0]) / 2)
+        across, down = width / whole[0], height / whole[1]
+        return Box(left * across, top * down, (left + size[1]) * across, (top + size[0]) * down)
+
+
+def _is_range(value: Any) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_number, value))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

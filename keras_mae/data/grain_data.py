@@ -1,0 +1,90 @@
+"""Batches without TensorFlow: Grain's threads or processes load ahead of training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_mae.data.batches import Batches
+
+_ENDLESS = 2**62
+_THREADS = 4
+
+
+class GrainDataset(keras.utils.PyDataset):
+    """Batches that Grain loads, for `fit` on any backend.
+
+    While `fit` or `evaluate` is in an epoch its batches come in order, loaded ahead; outside of one, `dataset[index]`
+    loads the batch asked for. `position` and `seek` are for checkpoints. With worker processes a script needs the
+    usual `if __name__ == "__main__":`, for each of them imports it.
+
+    Args:
+        batches: What makes which batch.
+    """
+
+    def __init__(self, batches: Batches):
+        super().__init__(workers=0)  # Grain has the workers
+        try:
+            import grain
+        except ImportError as error:
+            raise ImportError('Without TensorFlow, Grain loads images: pip install "keras-mae[data]"') from error
+        self._grain, self._batches = grain, batches
+        self._epoch, self._next = 0, 0
+        self._in_epoch = False
+        self._ahead: Iterator[Any] | None = None
+
+    @property
+    def num_batches(self) -> int:
+        return len(self._batches)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    @property
+    def position(self) -> dict[str, int]:
+        """The next batch to be handed out; what was loaded ahead does not count."""
+        return {"epoch": self._epoch, "batch": self._next}
+
+    def seek(self, epoch: int, batch: int = 0) -> None:
+        """Go on with the `batch`th batch of an epoch, as if all before it had been seen."""
+        self._epoch, self._next, self._ahead = epoch, batch, None
+
+    def on_epoch_begin(self) -> None:
+        self._in_epoch = True
+
+    def on_epoch_end(self) -> None:
+        self._in_epoch = False
+        if self._next:  # left before its end
+            self.seek(self._epoch + 1)
+
+    def __getitem__(self, index: int) -> Any:
+        """In an epoch the next batch, whatever the index, which Keras may shuffle; outside of one, that batch."""
+        if not self._in_epoch:
+            return self._finished(*self._batches[self._epoch * len(self) + index])
+        if self._ahead is None:
+            self._ahead = self._read_ahead(self._epoch * len(self) + self._next)
+        batch = next(self._ahead)
+        self._next += 1
+        if self._next == len(self):
+            self._epoch, self._next = self._epoch + 1, 0
+        return self._finished(*batch)
+
+    def _read_ahead(self, start: int) -> Iterator[Any]:
+        processes = self._batches.plan.workers or 0
+        numbers = self._grain.MapDataset.range(start, _ENDLESS)
+        threads = 1 if processes else _THREADS
+        options = self._grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+        ahead = numbers.map(self._batches.__getitem__).to_iter_dataset(options)
+        if processes:
+            ahead = ahead.mp_prefetch(self._grain.MultiprocessingOptions(num_workers=processes))
+        return iter(ahead)
+
+    def _finished(self, images: np.ndarray, labels: np.ndarray | None) -> Any:
+        """Augmented in this process, so that draws come in order."""
+        augment = self._batches.plan.augment
+        if labels is None:
+            return images
+        return (images, labels) if augment is None else augment(images, labels)

@@ -1,0 +1,222 @@
+"""Images in record files: TFRecord to be read from front to back, ArrayRecord by index.
+
+A record is a `tf.train.Example` with the features `image/encoded` (the file's bytes), `image/filename` and, where
+there are labels, `image/class/label`. Reading ArrayRecord needs no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_mae import _checks
+from keras_mae.data.crops import Crop
+from keras_mae.data.images import MODES
+from keras_mae.data.sources import Generators, cut
+from keras_mae.data.streams import Stream, tensorflow
+
+IMAGE, LABEL, NAME = "image/encoded", "image/class/label", "image/filename"
+
+
+class RecordSource:
+    """Images in ArrayRecord files, by index, with their labels if they have any.
+
+    Args:
+        files: The files, in order.
+        image_size: Side in pixels of the images to make, or (height, width).
+        channels: 1 (grey), 3 (RGB) or 4 (RGBA).
+        classes: The classes' names, in the order of the labels.
+
+    Raises:
+        ValueError: If there is no file, or a record is none of ours.
+    """
+
+    dtype = np.dtype("uint8")
+    sized = False
+    labels: np.ndarray | None = None
+
+    def __init__(
+        self,
+        files: Sequence[str | Path],
+        image_size: int | tuple[int, int] = 224,
+        channels: int = 3,
+        classes: Sequence[str] = (),
+    ):
+        try:
+            from grain.sources import ArrayRecordDataSource
+        except ImportError as error:
+            raise ImportError('Reading ArrayRecord takes Grain: pip install "keras-mae[data]"') from error
+        if not files:
+            raise ValueError("`files` must name at least one ArrayRecord file. Received: none")
+        self.image_shape = (*_checks.pair("image_size", image_size), _checks.one_of("channels", channels, MODES))
+        self._records = ArrayRecordDataSource([str(file) for file in files])
+        self.classes = list(classes)
+        self.labelled = bool(len(self._records)) and LABEL in features(self._records[0])
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def batch(
+        self, indices: Any, crop: Crop | None = None, generators: Generators | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        found = self._read([int(index) for index in indices])
+        labels = np.array([label for _, label in found], "int64") if self.labelled else None
+        return cut((image for image, _ in found), indices, self.image_shape, crop, generators), labels
+
+    def _read(self, indices: list[int]) -> list[tuple[bytes, int | None]]:
+        found = map(features, self._records.__getitems__(indices))
+        return [(example[IMAGE], example.get(LABEL)) for example in found]
+
+
+def tfrecord_stream(
+    files: Sequence[str | Path],
+    image_size: int | tuple[int, int],
+    channels: int,
+    image_key: str,
+    label_key: str | None,
+    count: int | None,
+    on_error: str,
+    allowed: float,
+    classes: Sequence[str] = (),
+) -> Stream:
+    """A stream over TFRecord files, several of them read side by side; see `from_tfrecords`."""
+    tf = tensorflow("TFRecord files")
+    found = [name for file in files for name in sorted(tf.io.gfile.glob(str(file)))]
+    if not found:
+        raise ValueError(f"`files` must name TFRecord files. Received: files={[str(file) for file in files]}")
+    if count is None and not any("://" in name for name in found):
+        count = count_tfrecords(found)
+    return Stream(
+        f"the {len(found)} TFRecord files from {found[0]!r} on",
+        _items(found, image_key, label_key),
+        image_size,
+        _checks.one_of("channels", channels, MODES),
+        label_key is not None,
+        count,
+        on_error,
+        allowed,
+        classes,
+    )
+
+
+def _items(files: Sequence[str], image_key: str, label_key: str | None) -> Callable[[bool, int], Any]:
+    import tensorflow as tf
+
+    spec = {image_key: tf.io.FixedLenFeature((), tf.string)}
+    if label_key is not None:
+        spec[label_key] = tf.io.FixedLenFeature((), tf.int64)
+
+    def parse(record: Any) -> Any:
+        example = tf.io.parse_single_example(record, spec)
+        return example[image_key], tf.zeros((), tf.int64) if label_key is None else example[label_key]
+
+    def items(shuffle: bool, seed: int) -> Any:
+        names = tf.data.Dataset.from_tensor_slices(list(files))
+        if shuffle:
+            names = names.shuffle(len(files), seed=seed)
+        records = names.interleave(
+            tf.data.TFRecordDataset,
+            cycle_length=min(16, len(files)),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+        return records.map(parse)
+
+    return items
+
+
+def count_tfrecords(files: Sequence[str]) -> int:
+    """Records in TFRecord files, by their headers.
+
+    Raises:
+        ValueError: If a file ends within a record.
+    """
+    count = 0
+    for file in files:
+        with open(file, "rb") as opened:
+            size, position = opened.seek(0, 2), 0
+            while position < size:
+                opened.seek(position)
+                header = opened.read(8)
+                position += 16 + int.from_bytes(header, "little")  # length and its checksum, data and its checksum
+                if position > size or len(header) < 8:
+                    raise ValueError(f"The TFRecord file {str(file)!r} ends within a record")
+                count += 1
+    return count
+
+
+def serialized(image: bytes, name: str, label: int | None) -> bytes:
+    """The record of an image."""
+    example = _example_class()()
+    feature = example.features.feature
+    feature[IMAGE].bytes_list.value.append(image)
+    feature[NAME].bytes_list.value.append(name.encode())
+    if label is not None:
+        feature[LABEL].int64_list.value.append(label)
+    return example.SerializeToString(deterministic=True)
+
+
+def features(record: bytes) -> dict[str, Any]:
+    """What is in a record.
+
+    Raises:
+        ValueError: If it is not a `tf.train.Example` with an image.
+    """
+    try:
+        found = _example_class().FromString(record).features.feature
+    except Exception as error:
+        raise ValueError(f"A record is not a tf.train.Example: {error}") from error
+    if IMAGE not in found or len(found[IMAGE].bytes_list.value) != 1:
+        raise ValueError(f"A record must have the feature {IMAGE!r}. Received: {sorted(found)}")
+    read: dict[str, Any] = {IMAGE: found[IMAGE].bytes_list.value[0]}
+    if LABEL in found:
+        read[LABEL] = found[LABEL].int64_list.value[0]
+    return read
+
+
+@functools.cache
+def _example_class() -> Any:
+    """`tf.train.Example` without TensorFlow: the public message, described here in a pool of its own."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+    field = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="tensorflow", syntax="proto3")
+
+    def message(name: str, *fields: tuple[str, int, str | None], repeated: bool = False, inside: Any = None) -> Any:
+        """A message of fields (name, type, name of the type), numbered from 1."""
+        made = (file.message_type if inside is None else inside.nested_type).add(name=name)
+        for number, (title, kind, type_name) in enumerate(fields, 1):
+            made.field.add(
+                name=title,
+                number=number,
+                type=kind,
+                type_name=type_name and f".tensorflow.{type_name}",
+                label=field.LABEL_REPEATED if repeated else field.LABEL_OPTIONAL,
+            )
+        return made
+
+    message("BytesList", ("value", field.TYPE_BYTES, None), repeated=True)
+    message("FloatList", ("value", field.TYPE_FLOAT, None), repeated=True)
+    message("Int64List", ("value", field.TYPE_INT64, None), repeated=True)
+    feature = message(
+        "Feature",
+        ("bytes_list", field.TYPE_MESSAGE, "BytesList"),
+        ("float_list", field.TYPE_MESSAGE, "FloatList"),
+        ("int64_list", field.TYPE_MESSAGE, "Int64List"),
+    )
+    feature.oneof_decl.add(name="kind")
+    for part in feature.field:
+        part.oneof_index = 0
+    entries = message("Features", ("feature", field.TYPE_MESSAGE, "Features.FeatureEntry"), repeated=True)
+    entry = message(
+        "FeatureEntry", ("key", field.TYPE_STRING, None), ("value", field.TYPE_MESSAGE, "Feature"), inside=entries
+    )
+    entry.options.map_entry = True
+    message("Example", ("features", field.TYPE_MESSAGE, "Features"))
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.Example"))

@@ -1,0 +1,175 @@
+"""Images that can only be read from front to back: TFRecord files, TFDS, any `tf.data.Dataset`."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_mae import _checks
+from keras_mae.data import images as image_files
+from keras_mae.data.batches import Plan
+from keras_mae.data.images import MODES
+
+
+class Stream:
+    """A `tf.data.Dataset` of single images, encoded or not, and what becomes of them.
+
+    Args:
+        name: What it is called in errors.
+        items: A function of (shuffle, seed) that makes a dataset of (image, label): the bytes of an image file or an
+            array (height, width, channels) in 0–255, and an integer, 0 where there are no labels.
+        image_size: Side in pixels of the images to make, or (height, width).
+        channels: Channels of the images to make: 1, 3 or 4; for arrays, their own.
+        labelled: Whether labels mean something.
+        count: Images in it, if known.
+        on_error: What to do about an image that cannot be decoded: "raise", or "skip", which counts, lists at the end
+            of the epoch, and makes the length unknown.
+        allowed: With "skip", the share of such images above which the end of the epoch is an error all the same.
+        classes: The classes' names, in the order of the labels.
+        dtype: Of the images to make: uint8, or float32 for arrays of floats.
+        sized: Whether all images come in the shape wanted.
+        shuffle_buffer: Images among which the next is drawn when shuffled.
+    """
+
+    labels = None
+
+    def __init__(
+        self,
+        name: str,
+        items: Callable[[bool, int], Any],
+        image_size: int | tuple[int, int],
+        channels: int,
+        labelled: bool,
+        count: int | None = None,
+        on_error: str = "raise",
+        allowed: float = 0.01,
+        classes: Sequence[str] = (),
+        dtype: str = "uint8",
+        sized: bool = False,
+        shuffle_buffer: int = 4096,
+    ):
+        self.name, self.items, self.labelled, self._allowed = name, items, labelled, allowed
+        self.image_shape = (*_checks.pair("image_size", image_size), _checks.positive_int("channels", channels))
+        self.skips = _checks.one_of("on_error", on_error, ("raise", "skip")) == "skip"
+        self.count = None if self.skips else count
+        self.classes, self.dtype, self.sized = list(classes), np.dtype(dtype), sized
+        self.shuffle_buffer = _checks.positive_int("shuffle_buffer", shuffle_buffer)
+        self._seen, self._bad, self._lock = 0, list[str](), threading.Lock()
+
+    def __len__(self) -> int:
+        if self.count is None:
+            raise TypeError(f"Nobody knows how many images {self.name} holds")
+        return self.count
+
+    def views(self, image: Any, index: int, plan: Plan, epoch: int) -> np.ndarray | None:
+        """The crops of one image, or `None` where it cannot be decoded and is to be skipped."""
+        try:
+            return self._cut(image, f"number {index} of {self.name}", plan, plan.generators(index, epoch))
+        except ValueError as error:
+            if not self.skips:
+                raise
+            with self._lock:
+                self._bad.append(str(error))
+            return None
+        finally:
+            with self._lock:
+                self._seen += 1
+
+    def _cut(self, image: Any, name: str, plan: Plan, generators: Any) -> np.ndarray:
+        if isinstance(image, np.ndarray) and image.dtype.kind == "f":
+            low, high = image.min(), image.max()
+            if not 0 <= low <= high <= 255 or 0 < high <= 1:  # NaN is not
+                raise ValueError(
+                    f"Images must be finite and in 0-255. Received: {name} with values from {low:.4g} to {high:.4g}"
+                )
+        if plan.crop is None:
+            return image[None]
+        return np.stack(image_files.views(image, name, self.image_shape, plan.crop, generators))
+
+    def end_of_epoch(self) -> None:
+        """Say what was skipped since the last call.
+
+        Raises:
+            ValueError: If it was more than is allowed.
+        """
+        with self._lock:
+            seen, bad, self._seen, self._bad = self._seen, self._bad, 0, []
+        if len(bad) > self._allowed * seen:
+            raise ValueError(
+                f"At most {self._allowed:.2%} of the images may be damaged (`allowed`). Received: {len(bad)} of "
+                f"{seen:,} in {self.name}: " + "; ".join(bad[:5])
+            )
+        if bad:
+            listed = "\n".join(bad)
+            warnings.warn(f"{len(bad)} of {seen:,} images of {self.name} are damaged:\n{listed}", stacklevel=2)
+
+
+def dataset_stream(
+    dataset: Any, image_size: int | tuple[int, int] | None, channels: int, on_error: str, allowed: float
+) -> Stream:
+    """Any `tf.data.Dataset` of images as a stream; see `from_dataset`."""
+    tf = tensorflow("A tf.data.Dataset")
+    if not isinstance(dataset, tf.data.Dataset):
+        raise ValueError(f"`dataset` must be a tf.data.Dataset. Received: a {type(dataset).__name__}")
+    image, label = (_part(dataset.element_spec, part) for part in (0, 1))
+    if label is not None and (not label.dtype.is_integer or label.shape.rank not in (0, 1)):
+        raise ValueError(f"Labels must be integers, one for each image. Received: {label}")
+    batched = image.shape.rank in (1, 4) if label is None else label.shape.rank == 1
+    shape = image.shape[1:] if batched else image.shape
+    encoded = image.dtype == tf.string
+    if shape.rank != (0 if encoded else 3):
+        raise ValueError(
+            "Elements must be images, (images, labels) or dicts with 'image' and 'label'; arrays (height, width, "
+            "channels) in 0-255 or the bytes of image files; in batches or one by one. "
+            f"Received: {dataset.element_spec}"
+        )
+    if not encoded and shape[2] is None:
+        raise ValueError(f"Images must have a known number of channels. Received: {image}")
+
+    def pair(*element: Any) -> Any:
+        element = element[0] if len(element) == 1 else element
+        number = _part(element, 1)
+        return _part(element, 0), tf.zeros((), tf.int64) if number is None else tf.cast(number, tf.int64)
+
+    single = dataset.unbatch() if batched else dataset
+    own_size = None if encoded or None in shape[:2] else (shape[0], shape[1])
+    size = own_size or 224 if image_size is None else _checks.pair("image_size", image_size)
+    count = int(single.cardinality())
+    return Stream(
+        "the dataset",
+        lambda shuffle, seed: single.map(pair),
+        size,
+        _checks.one_of("channels", channels, MODES) if encoded else shape[2],
+        label is not None,
+        count if count >= 0 else None,
+        on_error,
+        allowed,
+        dtype="float32" if image.dtype.is_floating else "uint8",
+        sized=size == own_size,
+    )
+
+
+def tensorflow(what: str) -> Any:
+    """TensorFlow, or an error that says what needs it."""
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise ImportError(f'{what} takes TensorFlow: pip install "keras-mae[tensorflow]"') from error
+    return tf
+
+
+def _part(element: Any, part: int) -> Any:
+    """Image (0) or label (1) of an element or its spec; `None` where there is no label."""
+    if isinstance(element, dict):
+        names = (("image", "images"), ("label", "labels"))[part]
+        found = [element[name] for name in names if name in element]
+        if not found and part == 0:
+            raise ValueError(f"Dicts must have the key 'image'. Received: the keys {sorted(element)}")
+        return found[0] if found else None
+    if isinstance(element, tuple | list):
+        return element[part] if len(element) > part else None
+    return element if part == 0 else None

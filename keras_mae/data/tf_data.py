@@ -1,0 +1,118 @@
+"""Batches through tf.data: the loader where TensorFlow is installed, whatever the backend.
+
+Pillow decodes and resizes outside Python's lock, so that calls of Python from tf.data do run side by side, and both
+loaders give the same pixels.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+
+from keras_mae.data.batches import Batches, Plan
+from keras_mae.data.streams import Stream
+
+
+def dataset(batches: Batches) -> Any:
+    """A `tf.data.Dataset` of what `batches` holds; every iteration is an epoch."""
+    import tensorflow as tf
+
+    plan, source, epochs = batches.plan, batches.source, itertools.count()
+
+    def order() -> np.ndarray:
+        epoch = next(epochs)
+        indices = batches.order(epoch)
+        return np.stack([indices, np.full_like(indices, epoch)], axis=1)
+
+    def one_epoch(_: Any) -> Any:
+        return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(tf.numpy_function(order, [], tf.int64), (None, 2)))
+
+    def load(numbers: np.ndarray) -> list[np.ndarray]:
+        images, labels = batches.load(numbers[:, 0], int(numbers[0, 1]))
+        return [images] if labels is None else [images, labels]
+
+    def batch_of(numbers: Any) -> Any:
+        types = [source.dtype, tf.int64] if source.labelled else [source.dtype]
+        loaded = tf.numpy_function(load, [numbers], types, stateful=False)
+        return _shaped(loaded, (plan.static_size, *source.image_shape))
+
+    made = tf.data.Dataset.from_tensors(0).flat_map(one_epoch)
+    made = made.batch(plan.images_per_batch, drop_remainder=plan.drop_remainder)
+    made = made.map(batch_of, num_parallel_calls=plan.workers or tf.data.AUTOTUNE)
+    made = made.apply(tf.data.experimental.assert_cardinality(len(batches)))
+    return _finished(made, plan)
+
+
+def stream_dataset(stream: Stream, plan: Plan) -> Any:
+    """A `tf.data.Dataset` of a stream's images, cut one by one; every iteration is an epoch."""
+    import tensorflow as tf
+
+    epochs = itertools.count()
+    types = [stream.dtype, tf.int64, tf.bool]
+
+    def load(image: Any, label: int, index: int, epoch: int) -> list[Any]:
+        pixels = stream.views(image, int(index), plan, int(epoch))
+        labels = np.full(plan.crops_per_image, label, "int64")
+        plan.check_labels(labels)
+        good = pixels is not None
+        shape = (plan.crops_per_image, *stream.image_shape)
+        return [pixels if good else np.zeros(shape, stream.dtype), labels, good]
+
+    def views_of(item: Any, epoch: Any) -> Any:
+        index, (image, label) = item
+        pixels, labels, good = tf.numpy_function(load, [image, label, index, epoch], types)
+        pixels = tf.ensure_shape(pixels, (plan.crops_per_image, *stream.image_shape))
+        return pixels, tf.ensure_shape(labels, (plan.crops_per_image,)), tf.ensure_shape(good, ())
+
+    epoch = tf.data.Dataset.from_tensors(0).map(
+        lambda _: tf.ensure_shape(tf.numpy_function(lambda: np.int64(next(epochs)), [], tf.int64), ())
+    )
+    items = stream.items(plan.shuffle, plan.seed).enumerate().shard(plan.shard[1], plan.shard[0])
+    if plan.shuffle:
+        items = items.shuffle(stream.shuffle_buffer, seed=plan.seed)
+    made = tf.data.Dataset.zip(items, epoch.flat_map(lambda epoch: tf.data.Dataset.from_tensors(epoch).repeat()))
+    made = made.map(views_of, num_parallel_calls=plan.workers or tf.data.AUTOTUNE)
+    if stream.skips:
+        made = made.filter(lambda pixels, labels, good: good)
+        made = made.concatenate(_at_the_end(stream.end_of_epoch, made.element_spec))
+    made = made.map(lambda pixels, labels, good: (pixels, labels))
+    made = made.unbatch().batch(plan.batch_size, drop_remainder=plan.drop_remainder)
+    if not stream.labelled:
+        made = made.map(lambda pixels, labels: pixels)
+    if stream.count is not None:
+        made = made.apply(tf.data.experimental.assert_cardinality(plan.length(stream.count)))
+    return _finished(made, plan)
+
+
+def _at_the_end(call: Any, spec: Any) -> Any:
+    """A dataset without elements that calls a function when it is asked for one."""
+    import tensorflow as tf
+
+    def called(_: Any) -> Any:
+        return tf.ensure_shape(tf.numpy_function(lambda: np.bool_(call()), [], tf.bool), ())
+
+    none = tf.nest.map_structure(lambda part: tf.zeros(part.shape, part.dtype), spec)
+    return tf.data.Dataset.from_tensors(0).filter(called).map(lambda _: none)
+
+
+def _shaped(loaded: Any, shape: tuple[int | None, ...]) -> Any:
+    """What `tf.numpy_function` forgot: the shape of images and labels."""
+    import tensorflow as tf
+
+    images = tf.ensure_shape(loaded[0], shape)
+    return images if len(loaded) == 1 else (images, tf.ensure_shape(loaded[1], shape[:1]))
+
+
+def _finished(made: Any, plan: Plan) -> Any:
+    """Augmented, loaded ahead, and told how to be distributed."""
+    import tensorflow as tf
+
+    if plan.augment is not None:
+        made = made.map(plan.augment, num_parallel_calls=1 if plan.deterministic else tf.data.AUTOTUNE)
+    options = tf.data.Options()
+    options.deterministic = True
+    policy = tf.data.experimental.AutoShardPolicy
+    options.experimental_distribute.auto_shard_policy = policy.OFF if plan.shard[1] > 1 else policy.DATA
+    return made.prefetch(tf.data.AUTOTUNE).with_options(options)

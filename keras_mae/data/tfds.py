@@ -1,0 +1,140 @@
+"""TensorFlow Datasets: ArrayRecord sets by index, without TensorFlow; all others as streams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from keras_mae import _checks
+from keras_mae.data.images import MODES
+from keras_mae.data.records import RecordSource
+from keras_mae.data.streams import Stream
+
+
+class TFDSSource(RecordSource):
+    """A TFDS split of ArrayRecord files, by index.
+
+    Args:
+        builder: The prepared builder.
+        split: Such as "train" or "train[:10%]".
+        image_size: Side in pixels of the images to make, or (height, width).
+        channels: 1, 3 or 4.
+    """
+
+    def __init__(self, builder: Any, split: str, image_size: int | tuple[int, int], channels: int):
+        import tensorflow_datasets as tfds
+
+        self._image, self._label, self.classes = keys(builder.info)
+        self.image_shape = (*_checks.pair("image_size", image_size), _checks.one_of("channels", channels, MODES))
+        self.labelled = self._label is not None
+        self._records = builder.as_data_source(split, decoders={self._image: tfds.decode.SkipDecoding()})
+
+    def _read(self, indices: list[int]) -> list[tuple[bytes, int | None]]:
+        found = self._records.__getitems__(indices)
+        return [(example[self._image], example[self._label] if self._label else None) for example in found]
+
+
+def source(
+    name: str,
+    split: str,
+    image_size: int | tuple[int, int],
+    channels: int,
+    data_dir: str | Path | None,
+    download: bool,
+    on_error: str,
+    allowed: float,
+) -> TFDSSource | Stream:
+    """The split of a TFDS data set: by index where its files allow that, else as a stream.
+
+    Raises:
+        ValueError: If there is no such data set or split, it is not prepared, or it holds no images.
+    """
+    builder = _prepared(name, data_dir, download)
+    if not builder.info.splits:
+        raise ValueError(f"The data set {name!r} has no splits")
+    try:
+        count = builder.info.splits[split].num_examples
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"`split` must be one of {', '.join(builder.info.splits)}, or a part of one such as "
+            f"'{next(iter(builder.info.splits))}[:10%]'. Received: split={split!r}"
+        ) from error
+    image, label, classes = keys(builder.info)
+    if getattr(builder.info.file_format, "value", None) == "array_record":
+        if on_error != "raise":
+            raise ValueError(
+                f"ArrayRecord sets are read by index: `on_error` must be 'raise'. Received: {on_error!r}"
+            )
+        return TFDSSource(builder, split, image_size, channels)
+    return Stream(
+        f"{name} ({split})",
+        _items(builder, split, image, label),
+        image_size,
+        _checks.one_of("channels", channels, MODES),
+        label is not None,
+        count,
+        on_error,
+        allowed,
+        classes,
+    )
+
+
+def _prepared(name: str, data_dir: str | Path | None, download: bool) -> Any:
+    try:
+        import importlib_resources  # noqa: F401  (tensorflow-datasets needs it and does not say so)
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise ImportError('Reading TFDS takes tensorflow-datasets: pip install "keras-mae[tfds]"') from error
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except tfds.core.registered.DatasetNotFoundError as error:
+        raise ValueError(f"There is no data set {name!r} in TFDS or in data_dir={str(data_dir)!r}") from error
+    if download:
+        builder.download_and_prepare()
+    elif not Path(builder.data_path).is_dir():
+        raise ValueError(
+            f"The data set {name!r} is not prepared in {builder.data_path}: pass download=True, or prepare it with "
+            f"`tfds build {name}`"
+        )
+    return builder
+
+
+def keys(info: Any) -> tuple[str, str | None, list[str]]:
+    """The names of a data set's image and label features, and its classes.
+
+    Raises:
+        ValueError: If it has no image, or several and does not say which is the input.
+    """
+    import tensorflow_datasets as tfds
+
+    images = [name for name, feature in info.features.items() if isinstance(feature, tfds.features.Image)]
+    supervised = info.supervised_keys or (None, None)
+    image = supervised[0] if supervised[0] in images else None
+    if image is None:
+        if len(images) != 1:
+            raise ValueError(f"{info.name} must have one image for each example. Received: the images {images}")
+        image = images[0]
+    labels = [name for name, feature in info.features.items() if isinstance(feature, tfds.features.ClassLabel)]
+    label = supervised[1] if supervised[1] in labels else labels[0] if len(labels) == 1 else None
+    return image, label, list(info.features[label].names) if label else []
+
+
+def _items(builder: Any, split: str, image: str, label: str | None) -> Callable[[bool, int], Any]:
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    def pair(example: Any) -> Any:
+        return example[image], tf.zeros((), tf.int64) if label is None else tf.cast(example[label], tf.int64)
+
+    def items(shuffle: bool, seed: int) -> Any:
+        read = tfds.ReadConfig(shuffle_seed=seed, interleave_cycle_length=16, try_autocache=False)
+        examples = builder.as_dataset(
+            split=split,
+            shuffle_files=shuffle,
+            decoders={image: tfds.decode.SkipDecoding()},
+            read_config=read,
+        )
+        return examples.map(pair)
+
+    return items
