@@ -1,13 +1,16 @@
 """Time the input pipeline: read a JPEG file, decode it, RandomResizedCrop to 224 px, flip, batch.
 
-keras_mae's two loaders and the pipelines people would pick instead: a PyTorch DataLoader with torchvision's transforms,
-written out with Pillow and NumPy, because torchvision does not install everywhere (its own does the same calls). Every
-contestant is a process of its own; all are pinned to the same core and take turns, so that a figure is images a second
-for each core. The same 2,000 JPEG files of 500 × 375 are read by all; they are cut from photographs on first use.
+keras_mae's two loaders and the pipeline people would pick instead: a PyTorch DataLoader with torchvision's
+transforms, written out with Pillow because torchvision does not install everywhere (its own makes the same calls of
+Pillow). Every contestant is a process of its own; all are pinned to the same core and take turns, so that a figure is
+images a second for each core. All read the same 2,000 JPEG files of 500 × 375, which are cut from photographs on first
+use.
 
-    pip install ".[tensorflow,data]" psutil torch         # torch: a CPU build will do
-    python examples/benchmark_input.py --photos /usr/share/backgrounds    # Debian: mate-backgrounds, lomiri-wallpapers
-    python examples/benchmark_input.py --contestants tf.data --memory 20000
+    pip install ".[tensorflow,torch,data,keras-cv]" psutil    # torch: a CPU build will do
+    python examples/benchmark_input.py               # photographs: Debian's mate-backgrounds, lomiri-wallpapers-16.04
+    python examples/benchmark_input.py --photos ~/Pictures
+    python examples/benchmark_input.py --contestants tf.data fine-tuning augmentation torch
+    python examples/benchmark_input.py --contestants tf.data grain --memory 20000    # MiB while so many stream by
 """
 
 from __future__ import annotations
@@ -34,7 +37,10 @@ CONTESTANTS = {
     "torch-inline": "DataLoader, no worker, as usual",
     "decoder": "Pillow decodes, nothing else",
     "resizer": "Pillow resizes decoded images, nothing else",
+    "fine-tuning": "keras_mae, tf.data, and the fine-tuning augmentation",
+    "augmentation": "the fine-tuning augmentation, nothing else",
 }
+DEFAULT = list(CONTESTANTS)[:-2]
 REFERENCE = "torch"
 
 
@@ -51,6 +57,23 @@ def keras_mae_batches(folder: Path, loader: str, workers: int | None) -> Iterato
             yield len(batch)
         if loader == "grain":
             dataset.on_epoch_end()
+
+
+def augmented_batches(folder: Path | None) -> Iterator[int]:
+    """ViT-B's fine-tuning augmentation of labelled images: of a folder, or, without one, of arrays in memory."""
+    from keras_mae import data, recipes
+
+    augment = data.Augmentation(1000, **recipes.fine_tune("base").augmentation)
+    if folder is None:
+        images = np.random.default_rng(0).integers(0, 256, (4 * BATCH, SIZE, SIZE, 3), "uint8")
+        dataset = data.from_arrays(images, np.arange(len(images)), BATCH, augment=augment)
+    else:
+        source = data.FolderSource(folder, SIZE)
+        source.labels, source.labelled = np.arange(len(source)) % 1000, True  # any will do
+        dataset = data.make_dataset(source, BATCH, drop_remainder=True, augment=augment)
+    while True:
+        for images, _ in dataset:
+            yield len(images)
 
 
 def torch_batches(folder: Path, workers: int, normalised: bool) -> Iterator[int]:
@@ -96,13 +119,13 @@ def torch_batches(folder: Path, workers: int, normalised: bool) -> Iterator[int]
 
 def decoder(folder: Path) -> Iterator[int]:
     """What decoding alone allows."""
+    import io
+
     from PIL import Image
 
     contents = [path.read_bytes() for path in sorted(folder.glob("*.jpg"))[:512]]
     while True:
         for content in contents:
-            import io
-
             Image.open(io.BytesIO(content)).load()
             yield 1
 
@@ -131,6 +154,8 @@ BATCHES: dict[str, Callable[[Path], Iterator[int]]] = {
     "torch-inline": lambda folder: torch_batches(folder, 0, True),
     "decoder": decoder,
     "resizer": resizer,
+    "fine-tuning": augmented_batches,
+    "augmentation": lambda folder: augmented_batches(None),
 }
 
 
@@ -160,7 +185,9 @@ class Contestant:
             **os.environ,
             "OMP_NUM_THREADS": "1",
             "TF_CPP_MIN_LOG_LEVEL": "3",
-            "KERAS_BACKEND": "tensorflow" if name == "tf.data" else os.environ.get("KERAS_BACKEND", "torch"),
+            "KERAS_BACKEND": "tensorflow"
+            if name in ("tf.data", "fine-tuning", "augmentation")
+            else os.environ.get("KERAS_BACKEND", "torch"),
         }
         command = [python, __file__, "--worker", name, str(folder), str(-1 if core is None else core)]
         self.name, self.rates, self.memory = name, list[float](), list[float]()
@@ -234,7 +261,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--photos", type=Path, default=Path("/usr/share/backgrounds"), help="folder of photographs")
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmark_input"), help="where the crops are kept")
-    parser.add_argument("--contestants", nargs="+", choices=list(CONTESTANTS), default=list(CONTESTANTS))
+    parser.add_argument("--contestants", nargs="+", choices=list(CONTESTANTS), default=DEFAULT)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=1280, help="loaded in each turn")
     parser.add_argument("--core", type=int, default=0, help="the core all are pinned to; -1 for all cores")

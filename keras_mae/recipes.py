@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from keras_mae import _checks
 from keras_mae.optimizers import LARS, AdamW, fine_tuning_adamw, pretraining_adamw, probing_lars
@@ -27,7 +27,12 @@ class Recipe:
         accumulation_steps: Batches whose gradients are averaged for one update.
         base_learning_rate: For a batch of 256; see `learning_rate`.
         weight_decay: Of the optimizer.
-        seed: Of weights and data order.
+        crop_area: Smallest and largest share of an image that a random crop keeps; `None` for images that come in one
+            size and are taken whole.
+        flip: Whether images are mirrored at random.
+        evaluation_fraction: Share of an image's short side that evaluation keeps, up to 224 pixels; above, it keeps
+            all of it.
+        seed: Of weights, crops and data order.
         source: Where the numbers come from.
     """
 
@@ -37,8 +42,13 @@ class Recipe:
     accumulation_steps: int = 1
     base_learning_rate: float = 1e-3
     weight_decay: float = 0.05
+    crop_area: tuple[float, float] | None = (0.08, 1.0)
+    flip: bool = True
+    evaluation_fraction: float = 224 / 256
     seed: int = 0
     source: str = "paper"
+    _mirrors_crops: ClassVar[bool] = False
+    """Whether `flip` is the crops' affair, and not the augmentation's."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulation_steps"):
@@ -52,6 +62,11 @@ class Recipe:
                 "`warmup_epochs` must be an integer, at least 0 and less than `epochs`. "
                 f"Received: warmup_epochs={self.warmup_epochs}, epochs={self.epochs}"
             )
+        area = self.crop_area
+        if area is not None and not (len(area) == 2 and 0 < area[0] <= area[1] <= 1):
+            raise _checks.fail("crop_area", "two rising numbers above 0 and up to 1, or None", area)
+        if not 0 < self.evaluation_fraction <= 1:
+            raise _checks.fail("evaluation_fraction", "in (0, 1]", self.evaluation_fraction)
         if self.batch_size % self.accumulation_steps:
             raise ValueError(
                 "`accumulation_steps` must divide `batch_size`. "
@@ -67,6 +82,15 @@ class Recipe:
     def step_batch_size(self) -> int:
         """Images in one batch of the dataset."""
         return self.batch_size // self.accumulation_steps
+
+    @property
+    def crop(self) -> dict[str, Any] | None:
+        """The arguments of `keras_mae.data.RandomResizedCrop`, or `None` for images taken whole."""
+        return None if self.crop_area is None else {"area": self.crop_area, "flip": self.flip and self._mirrors_crops}
+
+    def evaluation_crop(self, image_size: int) -> dict[str, float]:
+        """The arguments of `keras_mae.data.CenterCrop` for images of this size in pixels."""
+        return {"fraction": self.evaluation_fraction if image_size <= 224 else 1.0}
 
     def _schedule(self, steps_per_epoch: int) -> dict[str, Any]:
         """What every recipe's optimizer is told of its run."""
@@ -109,7 +133,7 @@ class PretrainRecipe(Recipe):
         mask_ratio: Fraction of the patches to remove.
         norm_pix_loss: Whether each patch is standardised before it is predicted.
         masks_per_image: Masks drawn for each image in one step.
-        seed: Of weights, masks and data order.
+        seed: Of weights, masks, crops and data order.
 
     Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, table 8.
     """
@@ -123,6 +147,8 @@ class PretrainRecipe(Recipe):
     mask_ratio: float = 0.75
     norm_pix_loss: bool = True
     masks_per_image: int = 1
+    crop_area: tuple[float, float] | None = (0.2, 1.0)
+    _mirrors_crops: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -146,7 +172,6 @@ class FineTuneRecipe(Recipe):
         beta_1: Of AdamW.
         beta_2: Of AdamW.
         minimum_learning_rate: Of the head, at the end.
-        flip: Whether images are mirrored at random.
         shift: Fraction of their size by which images are moved at random, up to this much either way.
         rand_augment: Magnitude of RandAugment's two operations, 0 to 10; 0 is none.
         random_erasing: Probability of erasing a box of an image.
@@ -163,7 +188,6 @@ class FineTuneRecipe(Recipe):
     beta_1: float = 0.9
     beta_2: float = 0.999
     minimum_learning_rate: float = 1e-6
-    flip: bool = True
     shift: float = 0.0
     rand_augment: float = 9.0
     random_erasing: float = 0.25
@@ -218,7 +242,6 @@ class LinearProbeRecipe(Recipe):
 
     Attributes:
         momentum: Of LARS.
-        flip: Whether images are mirrored at random.
 
     Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, table 10.
     """
@@ -229,7 +252,6 @@ class LinearProbeRecipe(Recipe):
     base_learning_rate: float = 0.1
     weight_decay: float = 0.0
     momentum: float = 0.9
-    flip: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -317,7 +339,10 @@ def linear_probe(size: str = "base", source: str | None = None, **changes: Any) 
     return _changed(LinearProbeRecipe(epochs=epochs, source=source), changes)
 
 
-_SMALL_PRETRAIN = PretrainRecipe(epochs=40, warmup_epochs=2, batch_size=128, base_learning_rate=4e-3, source=OWN)
+_WHOLE: dict[str, Any] = {"crop_area": None}  # small images were tuned without crops
+_SMALL_PRETRAIN = PretrainRecipe(
+    epochs=40, warmup_epochs=2, batch_size=128, base_learning_rate=4e-3, flip=False, source=OWN, **_WHOLE
+)
 _SMALL_FINE_TUNE = FineTuneRecipe(
     epochs=40,
     warmup_epochs=2,
@@ -328,9 +353,19 @@ _SMALL_FINE_TUNE = FineTuneRecipe(
     mixup=0.0,
     cutmix=0.0,
     shift=0.07,  # two pixels of 28
+    evaluation_fraction=1.0,
     source=OWN,
+    **_WHOLE,
 )
-_SMALL_PROBE = LinearProbeRecipe(epochs=100, warmup_epochs=10, batch_size=256, base_learning_rate=4.0, source=OWN)
+_SMALL_PROBE = LinearProbeRecipe(
+    epochs=100,
+    warmup_epochs=10,
+    batch_size=256,
+    base_learning_rate=4.0,
+    evaluation_fraction=1.0,
+    source=OWN,
+    **_WHOLE,
+)
 
 
 def _published(size: str, source: str | None) -> str:

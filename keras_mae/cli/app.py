@@ -24,6 +24,13 @@ def next_run(name: str) -> Path:
     return directory
 
 
+def crop_of(recipe: Any) -> Any:
+    """The crops that a recipe trains on, of images in sizes of their own."""
+    from keras_mae import data
+
+    return data.CenterCrop() if recipe.crop is None else data.RandomResizedCrop(**recipe.crop)
+
+
 def load(path: Path) -> Any:
     """A model that keras_mae saved, or a `ValueError` that says what the file is instead."""
     import keras

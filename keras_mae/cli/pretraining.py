@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_mae.cli.app import app, next_run
+from keras_mae.cli.app import app, crop_of, next_run
 
 DEFAULT_MODELS = {"digits": "mae_vit_micro_patch2_8", "fashion_mnist": "mae_vit_micro_patch4_28"}
 FOLDER_MODEL = "mae_vit_small_patch16_224"
@@ -22,6 +22,13 @@ class MaskingName(StrEnum):
     grid = "grid"
 
 
+class OnError(StrEnum):
+    """What to do about damaged images."""
+
+    stop = "raise"
+    skip = "skip"
+
+
 class Precision(StrEnum):
     """Keras dtype policies."""
 
@@ -32,7 +39,9 @@ class Precision(StrEnum):
 
 @app.command()
 def pretrain(
-    data: Annotated[str, typer.Argument(help="digits, fashion_mnist, or a folder of images.")] = "digits",
+    data: Annotated[
+        str, typer.Argument(help="digits, fashion_mnist, or a folder: of images, or from keras-mae prepare.")
+    ] = "digits",
     model: Annotated[str | None, typer.Option(help="Preset; by default one that fits the data.")] = None,
     image_size: Annotated[
         int | None, typer.Option(help="Side of a folder's images; the preset's by default.")
@@ -53,6 +62,11 @@ def pretrain(
         bool, typer.Option(help="Predict each patch standardised by its own statistics.")
     ] = False,
     masks_per_image: Annotated[int, typer.Option(help="Masks drawn for each image in one step.")] = 1,
+    crop_area: Annotated[
+        float, typer.Option(help="Of a folder's images: smallest share that a random crop keeps; 1 takes them whole.")
+    ] = 0.2,
+    crops_per_image: Annotated[int, typer.Option(help="Crops of each image once it is decoded.")] = 1,
+    on_error: Annotated[OnError, typer.Option(help="What to do about damaged images.")] = OnError.stop,
     precision: Annotated[Precision, typer.Option(help="Keras dtype policy.")] = Precision.float32,
     seed: Annotated[int, typer.Option(help="Of weights, masks and data order.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Run directory; by default the next free runs/DATA-N.")] = None,
@@ -68,6 +82,8 @@ def pretrain(
     import keras_mae
     from keras_mae.recipes import PretrainRecipe
 
+    preset = model or DEFAULT_MODELS.get(data, FOLDER_MODEL)
+    source, held_out, image_shape = _open(data, preset, image_size, on_error.value)
     recipe = PretrainRecipe(
         epochs=epochs,
         warmup_epochs=epochs // 20 if warmup_epochs is None else warmup_epochs,
@@ -78,10 +94,10 @@ def pretrain(
         mask_ratio=mask_ratio,
         norm_pix_loss=norm_pix_loss,
         masks_per_image=masks_per_image,
+        crop_area=None if source.sized or crop_area == 1 else (crop_area, 1.0),
+        flip=not source.sized and crop_area < 1,
         seed=seed,
     )
-    preset = model or DEFAULT_MODELS.get(data, FOLDER_MODEL)
-    source, held_out, image_shape = _open(data, preset, image_size)
     keras.utils.set_random_seed(seed)
     maskings = {"random": keras_mae.RandomMasking, "block": keras_mae.BlockMasking, "grid": keras_mae.GridMasking}
     mae = keras_mae.MaskedAutoencoder.from_preset(
@@ -93,8 +109,14 @@ def pretrain(
         seed=seed,
         dtype=precision.value,
     )
-    batch = min(recipe.step_batch_size, len(source))
-    dataset = keras_mae.data.make_dataset(source, batch, seed=seed, drop_remainder=True)
+    dataset = keras_mae.data.make_dataset(
+        source,
+        min(recipe.step_batch_size, len(source) * crops_per_image),
+        seed=seed,
+        drop_remainder=True,
+        crop=None if source.sized else crop_of(recipe),
+        crops_per_image=crops_per_image,
+    )
     directory = out or next_run(Path(data).name)
     typer.echo(
         f"{preset}: {mae.count_params():,} parameters, {len(source):,} images of {'x'.join(map(str, image_shape))}, "
@@ -104,7 +126,7 @@ def pretrain(
     typer.echo(f"{directory}: {', '.join(sorted(path.name for path in directory.iterdir()))}")
 
 
-def _open(data: str, preset: str, image_size: int | None) -> tuple[Any, Any, tuple[int, int, int]]:
+def _open(data: str, preset: str, image_size: int | None, on_error: str) -> tuple[Any, Any, tuple[int, int, int]]:
     """The source of images, a few to look at, and their shape."""
     import numpy as np
 
@@ -122,6 +144,6 @@ def _open(data: str, preset: str, image_size: int | None) -> tuple[Any, Any, tup
     if not Path(data).is_dir():
         names = ", ".join(keras_mae_data.NAMES)
         raise ValueError(f"`data` must be {names} or an existing folder of images. Received: data={data!r}")
-    size = image_size or shape[:2]
-    folder = keras_mae_data.FolderSource(data, size, shape[2])
-    return folder, folder.batch(np.arange(min(8, len(folder))))[0], folder.image_shape
+    folder = keras_mae_data.open_directory(data, image_size or shape[:2], shape[2], on_error=on_error)
+    first: Any = next(iter(keras_mae_data.make_dataset(folder, 8, shuffle=False)))
+    return folder, np.asarray(first[0] if isinstance(first, tuple) else first), folder.image_shape

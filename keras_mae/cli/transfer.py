@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_mae.cli.app import app, load, next_run
+from keras_mae.cli.app import app, crop_of, load, next_run
 
 
 class RecipeSize(StrEnum):
@@ -30,7 +30,10 @@ class Pooling(StrEnum):
 
 _Model = Annotated[Path, typer.Argument(help="A saved MaskedAutoencoder or ViTEncoder.")]
 _Labelled = Annotated[
-    str, typer.Argument(help="digits, fashion_mnist, or a folder that holds one folder of images for each class.")
+    str,
+    typer.Argument(
+        help="digits, fashion_mnist, or a folder that holds one folder of images for each class, or is prepared so."
+    ),
 ]
 _Test = Annotated[
     Path | None,
@@ -178,10 +181,10 @@ def _labelled(
             )
         classes = list(keras_mae_data.CLASSES[data])
     else:
-        train = keras_mae_data.FolderSource(data, image_shape[:2], image_shape[2], labelled=True)
+        train = _folder(data, image_shape)
         classes = train.classes
         if test is not None:
-            held_out = keras_mae_data.FolderSource(test, image_shape[:2], image_shape[2], labelled=True)
+            held_out = _folder(test, image_shape)
             if held_out.classes != classes:
                 raise ValueError(
                     f"DATA and --test must hold the same classes. Received: {classes} and {held_out.classes}"
@@ -200,6 +203,18 @@ def _labelled(
     return train, held_out, classes
 
 
+def _folder(directory: str | Path, image_shape: tuple[int, int, int]) -> Any:
+    from keras_mae import data as keras_mae_data
+
+    folder = keras_mae_data.open_directory(directory, image_shape[:2], image_shape[2], labelled=True)
+    if isinstance(folder, keras_mae_data.Stream):
+        raise ValueError(
+            f"This takes images by index. Received: {str(directory)!r}, prepared as TFRecord: prepare it with "
+            "--format array_record"
+        )
+    return folder
+
+
 def _recipe(recipe: Any, images: int, **asked: Any) -> Any:
     """The recipe with what was asked for, its batch no larger than the data and its warm-up within its epochs."""
     from dataclasses import replace
@@ -213,16 +228,27 @@ def _recipe(recipe: Any, images: int, **asked: Any) -> Any:
 
 
 def _datasets(train: Any, held_out: Any, recipe: Any, classes: int) -> tuple[Any, Any]:
+    from dataclasses import replace
+
     from keras_mae import data as keras_mae_data
 
+    crop, evaluated = None, None
+    augmentation = dict(recipe.augmentation)
+    if not train.sized:
+        crop = crop_of(recipe)
+        if recipe.crop is not None:  # mirrored on the way: ten times faster than in the augmentation
+            crop = replace(crop, flip=augmentation.pop("flip"))
+        evaluated = keras_mae_data.CenterCrop(**recipe.evaluation_crop(min(train.image_shape[:2])))
     dataset = keras_mae_data.make_dataset(
         train,
         recipe.step_batch_size,
         seed=recipe.seed,
         drop_remainder=True,
-        augment=keras_mae_data.Augmentation(classes, **recipe.augmentation),
+        crop=crop,
+        augment=keras_mae_data.Augmentation(classes, **augmentation),
     )
-    return dataset, keras_mae_data.make_dataset(held_out, min(256, len(held_out)), shuffle=False)
+    batch = min(256, len(held_out))
+    return dataset, keras_mae_data.make_dataset(held_out, batch, shuffle=False, crop=evaluated)
 
 
 def _say_scores(directory: Path) -> None:
