@@ -3,8 +3,7 @@
 keras_mae's two loaders and the pipeline people would pick instead: a PyTorch DataLoader with torchvision's
 transforms, written out with Pillow because torchvision does not install everywhere (its own makes the same calls of
 Pillow). Every contestant is a process of its own; all are pinned to the same core and take turns, so that a figure is
-images a second for each core. All read the same 2,000 JPEG files of 500 × 375, which are cut from photographs on first
-use.
+images a second for each core. All read the same 2,000 JPEG files of 500 × 375, cut from photographs on first use.
 
     pip install ".[tensorflow,torch,data,keras-cv]" psutil    # torch: a CPU build will do
     python examples/benchmark_input.py               # photographs: Debian's mate-backgrounds, lomiri-wallpapers-16.04
@@ -185,9 +184,6 @@ class Contestant:
             **os.environ,
             "OMP_NUM_THREADS": "1",
             "TF_CPP_MIN_LOG_LEVEL": "3",
-            "KERAS_BACKEND": "tensorflow"
-            if name in ("tf.data", "fine-tuning", "augmentation")
-            else os.environ.get("KERAS_BACKEND", "torch"),
         }
         command = [python, __file__, "--worker", name, str(folder), str(-1 if core is None else core)]
         self.name, self.rates, self.memory = name, list[float](), list[float]()

@@ -285,6 +285,39 @@ def test_one_image_alone_is_refused(keras_mae_command, model, class_folders):
     assert (status, err.count("\n")) == (2, 1)
 
 
+# === prepare ===
+def test_prepare_pretrain_and_finetune_on_what_was_prepared(keras_mae_command, model, class_folders, tmp_path):
+    folder = class_folders
+    status, out, _ = keras_mae_command("prepare", folder, tmp_path / "shards", "--labelled", "--short-side", 24)
+    assert status == 0
+    images = len(list(folder.rglob("*.png")))
+    assert f"{tmp_path / 'shards'}: {images} images in 1 files" in out
+    options = ("--model", "mae_vit_micro_patch4_32", "--epochs", 1, "--batch-size", 4, "--crops-per-image", 2)
+    assert keras_mae_command("pretrain", tmp_path / "shards", *options)[0] == 0
+    recipe = json.loads((tmp_path / "runs" / "shards-1" / "recipe.json").read_text())
+    assert (recipe["crop_area"], recipe["flip"]) == ([0.2, 1.0], True)
+    assert recipe["steps_per_epoch"] == images * 2 // 4
+    status, out, _ = keras_mae_command("finetune", model, tmp_path / "shards", "--epochs", 1, "--batch-size", 4)
+    assert status == 0, out
+
+
+def test_built_in_images_are_taken_whole_and_the_recipe_says_so(keras_mae_command, tmp_path):
+    assert keras_mae_command("pretrain", "--epochs", 1, "--batch-size", 360)[0] == 0
+    recipe = json.loads((tmp_path / "runs" / "digits-1" / "recipe.json").read_text())
+    assert (recipe["crop_area"], recipe["flip"]) == (None, False)
+
+
+def test_check_lists_damaged_files_and_exits_with_1(keras_mae_command, class_folders):
+    folder = class_folders
+    status, out, _ = keras_mae_command("prepare", folder, "--check")
+    assert (status, out.splitlines()[-1]) == (0, f"{folder}: nothing is damaged")
+    (folder / "empty.png").touch()
+    status, out, _ = keras_mae_command("prepare", folder, "--check")
+    assert status == 1
+    assert "empty.png" in out
+    assert "1 damaged" in out
+
+
 @pytest.mark.parametrize(
     "command", [(), ("pretrain",), ("reconstruct",), ("info",), ("finetune",), ("probe",), ("knn",)]
 )
