@@ -7,7 +7,7 @@ from typing import Any
 
 from keras_mae.data.augment import Augmentation
 from keras_mae.data.builtin import CLASSES, NAMES, digits, fashion_mnist, load, read_idx
-from keras_mae.data.crops import CenterCrop, RandomResizedCrop
+from keras_mae.data.crops import Box, CenterCrop, RandomResizedCrop
 from keras_mae.data.images import read_image
 from keras_mae.data.loaders import make_dataset
 from keras_mae.data.prepare import check, prepare, read_manifest
@@ -20,6 +20,7 @@ __all__ = [
     "NAMES",
     "ArraySource",
     "Augmentation",
+    "Box",
     "CenterCrop",
     "FolderSource",
     "RandomResizedCrop",

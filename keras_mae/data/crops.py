@@ -23,6 +23,10 @@ class Box(NamedTuple):
     bottom: float
     flip: bool = False
 
+    def scaled(self, across: float, down: float) -> Box:
+        """The same part of the image in another size."""
+        return Box(self.left * across, self.top * down, self.right * across, self.bottom * down, self.flip)
+
 
 class Crop(Protocol):
     """Chooses a box of an image of `width` × `height`, to be resized to `size` (height, width)."""

@@ -16,6 +16,7 @@ from keras_mae.data.crops import Box, CenterCrop, Crop
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _ORIENTATION = 0x0112  # the EXIF tag; from 5 on, height and width change places
+_DRAFTED = ("JPEG", "MPO")  # can be decoded at reduced size
 
 
 def read_image(file: str | Path | bytes, image_shape: tuple[int, int, int], crop: Crop | None = None) -> np.ndarray:
@@ -33,7 +34,7 @@ def read_image(file: str | Path | bytes, image_shape: tuple[int, int, int], crop
         ValueError: If the file cannot be decoded as a whole; the message names it.
     """
     name = "an image in memory" if isinstance(file, bytes) else str(file)
-    return views(file, name, image_shape, crop or CenterCrop(), [np.random.default_rng(0)])[0]
+    return views(file, name, image_shape, crop or CenterCrop(), [np.random.default_rng(0)])[0].copy()
 
 
 def views(
@@ -48,9 +49,23 @@ def views(
         height, width = image.shape[:2]
         boxes = [crop(width, height, image_shape[:2], generator) for generator in generators]
         return [_cut_array(image, box, image_shape) for box in boxes]
+    with contextlib.ExitStack() as stack:
+        with _named_errors(image, name):
+            file = stack.enter_context(open_file(image))
+            if file.format not in _DRAFTED:
+                file.load()  # Pillow turns TIFF files upright here, and has their upright size before: ask afterwards
+            turned = file.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        width, height = file.size[::-1] if turned else file.size
+        boxes = [crop(width, height, image_shape[:2], generator) for generator in generators]
+        with _named_errors(image, name):
+            return _decode_and_cut(file, boxes, (width, height), image_shape)
+
+
+@contextlib.contextmanager
+def _named_errors(image: str | Path | bytes, name: str) -> Iterator[None]:
+    """Whatever a file makes Pillow raise, as one `ValueError` that names the file."""
     try:
-        with open_file(image) as file:
-            return _views_of_file(file, image_shape, crop, generators)
+        yield
     except ImportError:
         raise
     except FileNotFoundError as error:
@@ -68,16 +83,11 @@ def decoded(path: Path, short_side: int) -> Iterator[Any]:
     """
     from PIL import ImageOps
 
-    try:
-        with open_file(path) as file:
-            if file.format == "JPEG":
-                file.draft(file.mode, (2 * short_side, 2 * short_side))
-            image = ImageOps.exif_transpose(file)
-            yield _in_mode(image, "L" if image.mode in ("1", "L") or image.mode.startswith("I") else "RGB")
-    except ImportError:
-        raise
-    except Exception as error:
-        raise unreadable(path, str(path), error) from error
+    with _named_errors(path, str(path)), open_file(path) as file:
+        if file.format in _DRAFTED:
+            file.draft(file.mode, (2 * short_side, 2 * short_side))
+        image = ImageOps.exif_transpose(file)
+        yield _in_mode(image, "L" if image.mode in ("1", "L") or image.mode.startswith("I") else "RGB")
 
 
 def open_file(image: str | Path | bytes) -> Any:
@@ -104,25 +114,18 @@ def pillow() -> Any:
     return Image
 
 
-def _views_of_file(
-    file: Any, image_shape: tuple[int, int, int], crop: Crop, generators: Sequence[np.random.Generator]
+def _decode_and_cut(
+    file: Any, boxes: Sequence[Box], upright: tuple[int, int], image_shape: tuple[int, int, int]
 ) -> list[np.ndarray]:
+    """The boxes of an open file's image, in pixels of its `upright` (width, height)."""
     from PIL import ImageOps
 
     size, mode = image_shape[:2], MODES[image_shape[2]]
-    orientation = file.getexif().get(_ORIENTATION, 1)
-    width, height = file.size[::-1] if orientation in (5, 6, 7, 8) else file.size
-    boxes = [crop(width, height, size, generator) for generator in generators]
-    if file.format == "JPEG":
+    if file.format in _DRAFTED:
         _decode_smaller(file, boxes, size, mode)
-    image = ImageOps.exif_transpose(file) if orientation != 1 else file
-    across, down = image.size[0] / width, image.size[1] / height
-    image = _in_mode(image, mode)
-    return [
-        _cut(image, box._replace(left=box.left * across, right=box.right * across, top=box.top * down,
-                                 bottom=box.bottom * down), size).reshape(image_shape)
-        for box in boxes
-    ]  # fmt: skip
+    image = _in_mode(ImageOps.exif_transpose(file) if _ORIENTATION in file.getexif() else file, mode)
+    across, down = image.size[0] / upright[0], image.size[1] / upright[1]
+    return [_cut(image, box.scaled(across, down), size).reshape(image_shape) for box in boxes]
 
 
 def _decode_smaller(file: Any, boxes: Sequence[Box], size: tuple[int, int], mode: str) -> None:
@@ -169,12 +172,13 @@ def _cut(image: Any, box: Box, size: tuple[int, int]) -> np.ndarray:
 def _cut_array(image: np.ndarray, box: Box, image_shape: tuple[int, int, int]) -> np.ndarray:
     """The box of an array (height, width, channels) with any number of channels, in the array's own range."""
     size = image_shape[:2]
-    if image.dtype == np.uint8 and image.shape[-1] in MODES:
+    if image.dtype == np.uint8 and image.shape[-1] in (1, 3):  # four: Pillow would take the last one for alpha
         squeezed = image[..., 0] if image.shape[-1] == 1 else image
         return _cut(pillow().fromarray(np.ascontiguousarray(squeezed)), box, size).reshape(image_shape)
+    depth = "uint8" if image.dtype == np.uint8 else "float32"
     bands = [
-        _cut(pillow().fromarray(np.ascontiguousarray(image[..., band], "float32")), box, size)
+        _cut(pillow().fromarray(np.ascontiguousarray(image[..., band], depth)), box, size)
         for band in range(image.shape[-1])
     ]
     pixels = np.stack(bands, axis=-1).clip(0, 255)
-    return pixels if image.dtype.kind == "f" else pixels.round().astype(image.dtype)
+    return (pixels if image.dtype.kind == "f" else pixels.round()).astype(image.dtype, copy=False)

@@ -175,6 +175,7 @@ class FolderSource:
         height, width = _checks.pair("image_size", image_size)
         self.image_shape = (height, width, _checks.one_of("channels", channels, MODES))
         _checks.one_of("on_error", on_error, ("raise", "skip"))
+        _checks.fraction("allowed", allowed)
         self.paths = image_paths(self.directory)
         self.skipped: list[tuple[Path, str]] = []
         if on_error == "skip":

@@ -52,7 +52,8 @@ class Stream:
         sized: bool = False,
         shuffle_buffer: int = 4096,
     ):
-        self.name, self.items, self.labelled, self._allowed = name, items, labelled, allowed
+        self.name, self.items, self.labelled = name, items, labelled
+        self._allowed = _checks.fraction("allowed", allowed)
         self.image_shape = (*_checks.pair("image_size", image_size), _checks.positive_int("channels", channels))
         self.skips = _checks.one_of("on_error", on_error, ("raise", "skip")) == "skip"
         self.count = None if self.skips else count
