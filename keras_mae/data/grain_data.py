@@ -79,6 +79,10 @@ class GrainDataset(keras.utils.PyDataset):
         options = self._grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
         ahead = numbers.map(self._batches.__getitem__).to_iter_dataset(options)
         if processes:
+            from absl import flags
+
+            if not flags.FLAGS.is_parsed():  # Grain asks a flag, which nobody parses outside of an absl application
+                flags.FLAGS.mark_as_parsed()
             ahead = ahead.mp_prefetch(self._grain.MultiprocessingOptions(num_workers=processes))
         return iter(ahead)
 

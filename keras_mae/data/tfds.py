@@ -9,7 +9,7 @@ from typing import Any
 from keras_mae import _checks
 from keras_mae.data.images import MODES
 from keras_mae.data.records import RecordSource
-from keras_mae.data.streams import Stream
+from keras_mae.data.streams import Stream, tensorflow
 
 
 class TFDSSource(RecordSource):
@@ -121,8 +121,9 @@ def keys(info: Any) -> tuple[str, str | None, list[str]]:
 
 
 def _items(builder: Any, split: str, image: str, label: str | None) -> Callable[[bool, int], Any]:
-    import tensorflow as tf
     import tensorflow_datasets as tfds
+
+    tf = tensorflow("A TFDS set that is not ArrayRecord")
 
     def pair(example: Any) -> Any:
         return example[image], tf.zeros((), tf.int64) if label is None else tf.cast(example[label], tf.int64)
