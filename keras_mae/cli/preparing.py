@@ -38,6 +38,10 @@ def prepare(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         task = progress.add_task("checking" if check else "preparing", total=None)
+
+        def show(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
         if out is not None:
             manifest = data.prepare(
                 source,
@@ -49,10 +53,10 @@ def prepare(
                 labelled,
                 on_error.value,
                 allowed,
-                lambda done, total: progress.update(task, completed=done, total=total),
+                show,
             )
         else:
-            damaged = data.check(source, lambda: progress.advance(task))
+            damaged = data.check(source, show)
     if out is not None:
         left_out = f", {len(manifest['skipped'])} damaged ones left out" if manifest["skipped"] else ""
         typer.echo(f"{out}: {manifest['images']:,} images in {len(manifest['shards'])} files{left_out}")

@@ -10,8 +10,8 @@ from keras_mae.data.builtin import CLASSES, NAMES, digits, fashion_mnist, load, 
 from keras_mae.data.crops import Box, CenterCrop, RandomResizedCrop
 from keras_mae.data.images import read_image
 from keras_mae.data.loaders import make_dataset
-from keras_mae.data.prepare import check, prepare, read_manifest
 from keras_mae.data.records import IMAGE, LABEL, RecordSource, tfrecord_stream
+from keras_mae.data.shards import check, prepare, read_manifest
 from keras_mae.data.sources import ArraySource, FolderSource, Subset
 from keras_mae.data.streams import Stream, dataset_stream
 

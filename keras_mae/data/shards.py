@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
@@ -21,6 +22,7 @@ from keras_mae import _checks
 from keras_mae.data import images as image_files
 from keras_mae.data.records import serialized
 from keras_mae.data.sources import FolderSource, damaged, image_paths
+from keras_mae.data.streams import tensorflow
 
 MANIFEST = "manifest.json"
 FORMATS = ("array_record", "tfrecord")
@@ -65,6 +67,8 @@ def prepare(
     _checks.positive_int("short_side", short_side)
     _checks.positive_int("images_per_shard", images_per_shard)
     _checks.one_of("format", format, FORMATS)
+    if format == "tfrecord":
+        tensorflow("Writing TFRecord files")
     if type(quality) is not int or not 1 <= quality <= 100:
         raise _checks.fail("quality", "an integer in [1, 100]", quality)
     source = FolderSource(directory, labelled=labelled, on_error=on_error, allowed=allowed)
@@ -114,27 +118,36 @@ def read_manifest(directory: str | Path) -> dict[str, Any] | None:
     return manifest
 
 
-def check(directory: str | Path, done: Callable[[], None] | None = None) -> list[tuple[Path, str]]:
+def check(directory: str | Path, progress: Callable[[int, int], None] | None = None) -> list[tuple[Path, str]]:
     """What is wrong with a folder: images that cannot be decoded, or shards that are not what the manifest says.
 
     Args:
         directory: Folder of images, or one that `prepare` wrote.
-        done: Called after each file.
+        progress: Called with the number of files done and their total.
+
+    Returns:
+        The files, and what is wrong with each.
 
     Raises:
         ValueError: If there is no such folder, or nothing in it.
     """
     directory = Path(directory)
     manifest = read_manifest(directory) if directory.is_dir() else None
-    if manifest is None:
-        return damaged(image_paths(directory), done)
+    shards = {directory / shard["file"]: shard["sha256"] for shard in manifest["shards"]} if manifest else {}
+    paths = list(shards) or image_paths(directory)
+    count = itertools.count(1)
+
+    def done() -> None:
+        if progress is not None:
+            progress(next(count), len(paths))
+
+    if not shards:
+        return damaged(paths, done)
     wrong = []
-    for shard in manifest["shards"]:
-        path = directory / shard["file"]
-        if _checksum(path) != shard["sha256"]:
+    for path, checksum in shards.items():
+        if _checksum(path) != checksum:
             wrong.append((path, f"{str(path)!r} does not have the manifest's checksum"))
-        if done is not None:
-            done()
+        done()
     return wrong
 
 
