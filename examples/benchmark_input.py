@@ -2,10 +2,11 @@
 
 keras_mae's two loaders and the pipeline people would pick instead: a PyTorch DataLoader with torchvision's
 transforms, written out with Pillow because torchvision does not install everywhere (its own makes the same calls of
-Pillow). Every contestant is a process of its own; all are pinned to the same core and take turns, so that a figure is
-images a second for each core. All read the same 2,000 JPEG files of 500 × 375, cut from photographs on first use.
+Pillow). Every contestant is a process of its own; all are pinned to the same core and take turns, and a figure is
+images for each second of that core that the contestant and its workers had. All read the same 2,000 JPEG files of
+500 × 375, cut from photographs on first use.
 
-    pip install ".[tensorflow,torch,data,keras-cv]" psutil    # torch: a CPU build will do
+    pip install ".[tensorflow,torch,data,keras-cv,examples]"    # torch: a CPU build will do
     python examples/benchmark_input.py               # photographs: Debian's mate-backgrounds, lomiri-wallpapers-16.04
     python examples/benchmark_input.py --photos ~/Pictures
     python examples/benchmark_input.py --contestants tf.data fine-tuning augmentation torch
@@ -19,7 +20,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,8 @@ def torch_batches(folder: Path, workers: int, normalised: bool) -> Iterator[int]
                 return pixels
             return pixels.to(torch.float32).div(255).sub_(mean[:, None, None]).div_(deviation[:, None, None])
 
-    loader = torch.utils.data.DataLoader(Folder(), BATCH, shuffle=True, num_workers=workers, drop_last=True)
+    options = {"num_workers": workers, "persistent_workers": workers > 0, "drop_last": True}
+    loader = torch.utils.data.DataLoader(Folder(), BATCH, shuffle=True, **options)
     while True:
         for batch in loader:
             yield len(batch)
@@ -159,19 +160,26 @@ BATCHES: dict[str, Callable[[Path], Iterator[int]]] = {
 
 
 def work(contestant: str, folder: Path) -> None:
-    """Load so many images for every line that comes in; answer with images a second and the memory in use."""
+    """Load so many images for every line that comes in; answer with images a CPU second and the memory in use."""
     import psutil
 
     batches, me = BATCHES[contestant](folder), psutil.Process()
-    for _ in range(3 if contestant not in ("decoder", "resizer") else 64):  # start workers, find the parallelism
+
+    def processes() -> list[psutil.Process]:
+        return [me, *me.children(recursive=True)]
+
+    def cpu_seconds() -> float:
+        return sum(sum(process.cpu_times()[:4]) for process in processes())  # own and ended children's
+
+    for _ in range(3 if contestant not in ("decoder", "resizer") else 64):  # start workers, load ahead
         next(batches)
     print("ready", flush=True)
     for line in sys.stdin:
-        wanted, loaded, start = int(line), 0, time.perf_counter()
+        wanted, loaded, start = int(line), 0, cpu_seconds()
         while loaded < wanted:
             loaded += next(batches)
-        seconds = time.perf_counter() - start
-        memory = sum(process.memory_info().rss for process in [me, *me.children(recursive=True)])
+        seconds = cpu_seconds() - start
+        memory = sum(process.memory_info().rss for process in processes())
         print(f"loaded {loaded / seconds} {memory / 2**20}", flush=True)
 
 
@@ -257,6 +265,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--photos", type=Path, default=Path("/usr/share/backgrounds"), help="folder of photographs")
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmark_input"), help="where the crops are kept")
+    parser.add_argument("--files", type=int, default=2000, help="crops to make")
     parser.add_argument("--contestants", nargs="+", choices=list(CONTESTANTS), default=DEFAULT)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=1280, help="loaded in each turn")
@@ -264,7 +273,7 @@ def main() -> None:
     parser.add_argument("--memory", type=int, default=0, metavar="IMAGES", help="watch memory over so many instead")
     parser.add_argument("--python", default=sys.executable, help="the contestants' interpreter")
     options = parser.parse_args()
-    make_images(options.photos, options.folder, 2000)
+    make_images(options.photos, options.folder, options.files)
     core = None if options.core < 0 else options.core
     running = [Contestant(name, options.folder, core, options.python) for name in options.contestants]
     if options.memory:
@@ -282,7 +291,7 @@ def main() -> None:
 def report(running: list[Contestant]) -> None:
     """The table."""
     medians = {contestant.name: statistics.median(contestant.rates) for contestant in running}
-    print(f"{'images a second, one core':54}median    min    max   against the DataLoader")
+    print(f"{'images a second of one core':54}median    min    max   against the DataLoader")
     for contestant in running:
         rate = medians[contestant.name]
         ratio = f"{rate / medians[REFERENCE]:12.2f}×" if REFERENCE in medians else ""

@@ -58,6 +58,29 @@ def test_benchmark_step_times_and_compares():
     assert "without mask tokens in the encoder a step is" in out
 
 
+def test_benchmark_input_times_and_compares(tmp_path):
+    """What needs PyTorch or TensorFlow is not in every environment; Grain is."""
+    pytest.importorskip("psutil")
+    from PIL import Image
+
+    (tmp_path / "photos").mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (45, 60, 3), "uint8")
+    Image.fromarray(noise).resize((600, 450)).save(tmp_path / "photos" / "photo.jpg")
+    options = ("--photos", tmp_path / "photos", "--folder", tmp_path / "crops", "--files", 64, "--rounds", 1)
+    contestants = ("--contestants", "grain", "decoder", "resizer")
+    out = run("benchmark_input.py", *options, *contestants, "--images", 64)
+    rates = {line[:40].strip(): float(line.split()[-2]) for line in out.splitlines()[1:]}
+    assert list(rates) == [
+        "keras_mae, Grain, threads",
+        "Pillow decodes, nothing else",
+        "Pillow resizes decoded images, nothing e",
+    ]
+    assert all(rate > 1 for rate in rates.values())
+    assert len(list((tmp_path / "crops").glob("*.jpg"))) == 64
+    out = run("benchmark_input.py", *options, "--contestants", "grain", "--memory", 640)
+    assert len(out.split(":")[-1].split(",")) == 10
+
+
 # The studies' code is the same on every backend and its parts are tested on each; this is their plumbing.
 @pytest.mark.skipif(os.environ.get("KERAS_BACKEND") != "torch", reason="four processes each: on one backend only")
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import keras
 import numpy as np
 
 from keras_mae.data.batches import Batches
+from keras_mae.data.streams import cores
 
 _ENDLESS = 2**62
-_THREADS = 4
 
 
 class GrainDataset(keras.utils.PyDataset):
@@ -75,7 +75,7 @@ class GrainDataset(keras.utils.PyDataset):
     def _read_ahead(self, start: int) -> Iterator[Any]:
         processes = self._batches.plan.workers or 0
         numbers = self._grain.MapDataset.range(start, _ENDLESS)
-        threads = 1 if processes else _THREADS
+        threads = 1 if processes else cores()
         options = self._grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
         ahead = numbers.map(self._batches.__getitem__).to_iter_dataset(options)
         if processes:

@@ -45,8 +45,8 @@ def make_dataset(
         crops_per_image: Crops taken of each image once it is decoded, one behind the other in the batch (repeated
             sampling): an epoch has as many times more batches. For when decoding is what limits training.
         shard: Which of how many workers this is: it gets every `shard[1]`th image of the epoch's order.
-        workers: Calls that load side by side (tf.data; by default as many as it finds best), or processes (grain; by
-            default none: threads of this process).
+        workers: Calls that load side by side (tf.data; as many as there are cores by default), or processes (grain;
+            none by default: threads of this process).
         deterministic: Whether augmentation draws one batch after the other, so that it repeats too.
 
     Returns:

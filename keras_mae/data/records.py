@@ -7,6 +7,7 @@ there are labels, `image/class/label`. Reading ArrayRecord needs no TensorFlow.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from keras_mae import _checks
 from keras_mae.data.crops import Crop
 from keras_mae.data.images import MODES
 from keras_mae.data.sources import Generators, cut
-from keras_mae.data.streams import Stream, tensorflow
+from keras_mae.data.streams import Stream, cores, tensorflow
 
 IMAGE, LABEL, NAME = "image/encoded", "image/class/label", "image/filename"
 
@@ -121,7 +122,7 @@ def _items(files: Sequence[str], image_key: str, label_key: str | None) -> Calla
         records = names.interleave(
             tf.data.TFRecordDataset,
             cycle_length=min(16, len(files)),
-            num_parallel_calls=tf.data.AUTOTUNE,
+            num_parallel_calls=min(cores(), len(files)),
             deterministic=True,
         )
         return records.map(parse)
@@ -154,7 +155,7 @@ def serialized(image: bytes, name: str, label: int | None) -> bytes:
     example = _example_class()()
     feature = example.features.feature
     feature[IMAGE].bytes_list.value.append(image)
-    feature[NAME].bytes_list.value.append(name.encode())
+    feature[NAME].bytes_list.value.append(os.fsencode(name))
     if label is not None:
         feature[LABEL].int64_list.value.append(label)
     return example.SerializeToString(deterministic=True)

@@ -83,16 +83,18 @@ def prepare(
         "skipped": [str(path.relative_to(source.directory)) for path, _ in source.skipped],
         "source": _fingerprint(source),
     }
-    _claim(out, plan)
+    known = _claim(out, plan)
     shards: list[dict[str, Any]] = []
     count = math.ceil(len(source) / images_per_shard)
     for number in range(count):
         indices = range(number * images_per_shard, min((number + 1) * images_per_shard, len(source)))
         path = out / f"{number:05d}-of-{count:05d}.{format}"
-        if not path.exists():
+        checksum = _checksum(path) if path.exists() else None
+        if checksum is None or checksum != known.get(path.name, checksum):  # or it was damaged since
             with contextlib.closing(_records(source, indices, short_side, quality, progress)) as records:
                 _write_shard(path, records, format)
-        shards.append({"file": path.name, "images": len(indices), "sha256": _checksum(path)})
+            checksum = _checksum(path)
+        shards.append({"file": path.name, "images": len(indices), "sha256": checksum})
         if progress is not None:
             progress(indices.stop, len(source))
     manifest = plan | {"shards": shards}
@@ -110,9 +112,9 @@ def read_manifest(directory: str | Path) -> dict[str, Any] | None:
     directory = Path(directory)
     if (directory / _PLAN).exists():
         raise ValueError(f"{str(directory)!r} is not complete: call `keras-mae prepare` again, it goes on")
-    if not (directory / MANIFEST).is_file():
+    manifest = _own(directory / MANIFEST)
+    if manifest is None:
         return None
-    manifest = json.loads((directory / MANIFEST).read_text())
     if missing := [shard["file"] for shard in manifest["shards"] if not (directory / shard["file"]).is_file()]:
         raise ValueError(f"{str(directory)!r} lacks {len(missing)} of its shards. Missing: {', '.join(missing[:5])}")
     return manifest
@@ -154,19 +156,28 @@ def check(directory: str | Path, progress: Callable[[int, int], None] | None = N
 _PLAN = ".unfinished.json"
 
 
-def _claim(out: Path, plan: dict[str, Any]) -> None:
-    """Take the folder for this plan, or raise if it holds another's files."""
-    known = next((out / name for name in (_PLAN, MANIFEST) if (out / name).is_file()), None)
-    if known is not None:
-        before = json.loads(known.read_text())
-        before.pop("shards", None)
+def _own(path: Path) -> dict[str, Any] | None:
+    """What `prepare` wrote into this file, or `None` if there is no such file, or it is another program's."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    keys = {"format", "source"} | ({"shards"} if path.name == MANIFEST else set())
+    return content if isinstance(content, dict) and content.keys() >= keys else None
+
+
+def _claim(out: Path, plan: dict[str, Any]) -> dict[str, str]:
+    """Take the folder for this plan, or raise if it holds another's files; the checksums of shards known so far."""
+    manifest = _own(out / MANIFEST) or {}
+    known = {shard["file"]: shard["sha256"] for shard in manifest.pop("shards", ())}
+    if before := _own(out / _PLAN) or manifest:
         if before != plan:
             differ = sorted(name for name in plan if before.get(name) != plan[name])
             raise ValueError(
                 f"`out` must be empty or hold what the same call left. Received: out={str(out)!r}, written with "
                 f"another {', '.join(differ)}"
             )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or any(path.name != f".writing-{_PLAN}" for path in out.iterdir())):
         raise ValueError(
             f"`out` must not exist, be empty, or hold what the same call left. Received: out={str(out)!r}"
         )
@@ -174,6 +185,7 @@ def _claim(out: Path, plan: dict[str, Any]) -> None:
     for left in out.glob(".writing-*"):
         left.unlink()
     _write_json(out / _PLAN, plan)
+    return known
 
 
 def _fingerprint(source: FolderSource) -> str:
@@ -181,7 +193,8 @@ def _fingerprint(source: FolderSource) -> str:
     hashed = hashlib.sha256()
     for path in source.paths:
         facts = path.stat()
-        hashed.update(f"{path.relative_to(source.directory)}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+        hashed.update(os.fsencode(path.relative_to(source.directory)))  # names may be other bytes than UTF-8
+        hashed.update(f"\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
     return hashed.hexdigest()
 
 

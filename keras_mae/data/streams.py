@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
 from collections.abc import Callable, Sequence
@@ -81,15 +82,22 @@ class Stream:
                 self._seen += 1
 
     def _cut(self, image: Any, name: str, plan: Plan, generators: Any) -> np.ndarray:
-        if isinstance(image, np.ndarray) and image.dtype.kind == "f":
-            low, high = image.min(), image.max()
-            if not 0 <= low <= high <= 255 or 0 < high <= 1:  # NaN is not
+        if isinstance(image, np.ndarray) and image.dtype != np.uint8:
+            values = image.astype("float32", copy=False)
+            low, high = values.min(), values.max()
+            if not 0 <= low <= high <= 255 or (self.dtype.kind == "f" and 0 < high <= 1):  # NaN is not
                 raise ValueError(
                     f"Images must be finite and in 0-255. Received: {name} with values from {low:.4g} to {high:.4g}"
                 )
+            image = image.astype(self.dtype, copy=False)
         if plan.crop is None:
             return image[None]
         return np.stack(image_files.views(image, name, self.image_shape, plan.crop, generators))
+
+    def start_of_epoch(self) -> None:
+        """Forget what was counted in an epoch that was left before its end."""
+        with self._lock:
+            self._seen, self._bad = 0, []
 
     def end_of_epoch(self) -> None:
         """Say what was skipped since the last call.
@@ -152,6 +160,11 @@ def dataset_stream(
         dtype="float32" if image.dtype.is_floating else "uint8",
         sized=size == own_size,
     )
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def tensorflow(what: str) -> Any:

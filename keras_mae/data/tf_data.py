@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from keras_mae.data.batches import Batches, Plan
-from keras_mae.data.streams import Stream
+from keras_mae.data.streams import Stream, cores
 
 
 def dataset(batches: Batches) -> Any:
@@ -40,7 +40,7 @@ def dataset(batches: Batches) -> Any:
 
     made = tf.data.Dataset.from_tensors(0).flat_map(one_epoch)
     made = made.batch(plan.images_per_batch, drop_remainder=plan.drop_remainder)
-    made = made.map(batch_of, num_parallel_calls=plan.workers or tf.data.AUTOTUNE)
+    made = made.map(batch_of, num_parallel_calls=plan.workers or cores())
     made = made.apply(tf.data.experimental.assert_cardinality(len(batches)))
     return _finished(made, plan)
 
@@ -66,14 +66,18 @@ def stream_dataset(stream: Stream, plan: Plan) -> Any:
         pixels = tf.ensure_shape(pixels, (plan.crops_per_image, *stream.image_shape))
         return pixels, tf.ensure_shape(labels, (plan.crops_per_image,)), tf.ensure_shape(good, ())
 
+    def next_epoch() -> np.int64:
+        stream.start_of_epoch()
+        return np.int64(next(epochs))
+
     epoch = tf.data.Dataset.from_tensors(0).map(
-        lambda _: tf.ensure_shape(tf.numpy_function(lambda: np.int64(next(epochs)), [], tf.int64), ())
+        lambda _: tf.ensure_shape(tf.numpy_function(next_epoch, [], tf.int64), ())
     )
     items = stream.items(plan.shuffle, plan.seed).enumerate().shard(plan.shard[1], plan.shard[0])
     if plan.shuffle:
         items = items.shuffle(stream.shuffle_buffer, seed=plan.seed)
     made = tf.data.Dataset.zip(items, epoch.flat_map(lambda epoch: tf.data.Dataset.from_tensors(epoch).repeat()))
-    made = made.map(views_of, num_parallel_calls=plan.workers or tf.data.AUTOTUNE)
+    made = made.map(views_of, num_parallel_calls=plan.workers or cores())
     if stream.skips:
         made = made.filter(lambda pixels, labels, good: good)
         made = made.concatenate(_at_the_end(stream.end_of_epoch, made.element_spec))
@@ -110,9 +114,10 @@ def _finished(made: Any, plan: Plan) -> Any:
     import tensorflow as tf
 
     if plan.augment is not None:
-        made = made.map(plan.augment, num_parallel_calls=1 if plan.deterministic else tf.data.AUTOTUNE)
+        made = made.map(plan.augment, num_parallel_calls=1 if plan.deterministic else cores())
     options = tf.data.Options()
+    options.autotune.enabled = False  # the numbers are known, and finding them takes a tenth of the time
     options.deterministic = True
     policy = tf.data.experimental.AutoShardPolicy
     options.experimental_distribute.auto_shard_policy = policy.OFF if plan.shard[1] > 1 else policy.DATA
-    return made.prefetch(tf.data.AUTOTUNE).with_options(options)
+    return made.prefetch(2).with_options(options)

@@ -60,6 +60,8 @@ def source(
             f"`split` must be one of {', '.join(builder.info.splits)}, or a part of one such as "
             f"'{next(iter(builder.info.splits))}[:10%]'. Received: split={split!r}"
         ) from error
+    if count < 1:
+        raise ValueError(f"`split` must hold images. Received: split={split!r}, which holds none")
     image, label, classes = keys(builder.info)
     if getattr(builder.info.file_format, "value", None) == "array_record":
         if on_error != "raise":
@@ -88,7 +90,7 @@ def _prepared(name: str, data_dir: str | Path | None, download: bool) -> Any:
         raise ImportError('Reading TFDS takes tensorflow-datasets: pip install "keras-mae[tfds]"') from error
     try:
         builder = tfds.builder(name, data_dir=data_dir)
-    except tfds.core.registered.DatasetNotFoundError as error:
+    except (tfds.core.registered.DatasetNotFoundError, AssertionError) as error:  # no such name; no such version
         raise ValueError(f"There is no data set {name!r} in TFDS or in data_dir={str(data_dir)!r}") from error
     if download:
         builder.download_and_prepare()
