@@ -11,6 +11,11 @@ images for each second of that core that the contestant and its workers had. All
     python examples/benchmark_input.py --photos ~/Pictures
     python examples/benchmark_input.py --contestants tf.data fine-tuning augmentation torch
     python examples/benchmark_input.py --contestants tf.data grain --memory 20000    # MiB while so many stream by
+
+Seen (images for each second of one core): tf.data 287, Grain 287 with threads and 263 with a process; the
+DataLoader 210 as usual and 263 with uint8; Pillow's decoder alone 928, its resize alone 621; the fine-tuning
+augmentation alone, KerasCV's RandAugment in it, 55. Memory: 689 MiB after 2,000 images and 687 after 20,000
+(tf.data), 679 and 675 (Grain).
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ def test_a_changed_byte_is_an_error_and_no_image(shards):
     content = bytearray((shards / "train-2.tfrecord").read_bytes())
     content[40] ^= 1
     (shards / "train-2.tfrecord").write_bytes(content)
-    with pytest.raises(Exception, match="corrupted record at 0"):
+    with pytest.raises(Exception, match="corrupted record"):
         epoch(data.from_tfrecords(shards / "*.tfrecord", 8, 4, image_key="jpg"))
 
 

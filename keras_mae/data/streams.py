@@ -125,7 +125,8 @@ def dataset_stream(
     if not isinstance(dataset, tf.data.Dataset):
         raise ValueError(f"`dataset` must be a tf.data.Dataset. Received: a {type(dataset).__name__}")
     image, label = (_part(dataset.element_spec, part) for part in (0, 1))
-    if label is not None and (not label.dtype.is_integer or label.shape.rank not in (0, 1)):
+    ranks = (0,) if image.shape.rank == 0 else (0, 1)
+    if label is not None and (not label.dtype.is_integer or label.shape.rank not in ranks):
         raise ValueError(f"Labels must be integers, one for each image. Received: {label}")
     batched = image.shape.rank in (1, 4) if label is None else label.shape.rank == 1
     shape = image.shape[1:] if batched else image.shape
