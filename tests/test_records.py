@@ -238,6 +238,15 @@ def test_a_damaged_image_in_a_record_is_named_by_its_number(tmp_path):
         source.batch(np.arange(2))
 
 
+@pytest.mark.parametrize("happens", ["a byte changes", "the end is lost"])
+def test_a_damaged_file_is_an_error_that_says_what_to_do(files, happens):
+    content = bytearray(files[1].read_bytes())
+    content[200] ^= 1
+    files[1].write_bytes(content if happens == "a byte changes" else content[: len(content) // 2])
+    with pytest.raises(ValueError, match="One of 3 ArrayRecord files, .*0.array_record' .* `keras_mae.data.check`"):
+        data.RecordSource(files, 8).batch(np.arange(10))
+
+
 @pytest.mark.parametrize("labelled", [False, True])
 def test_a_prepared_folder_opens_as_a_source(tmp_path, labelled):
     data.prepare(write_folder(tmp_path / "images"), tmp_path / "out", images_per_shard=7, labelled=labelled)

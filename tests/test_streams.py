@@ -237,7 +237,7 @@ def test_any_number_of_workers_shares_out_every_image(directory, kind, loader, w
     shards = [make(kind, directory, loader=loader, shard=(index, workers)) for index in range(workers)]
     seen = [numbers(shard) for shard in shards]
     assert max(map(len, seen)) - min(map(len, seen)) <= 1
-    assert sorted(sum(seen, [])) == list(range(COUNT))
+    assert sorted(number for numbers_of_one in seen for number in numbers_of_one) == list(range(COUNT))
 
 
 # === Crops ===

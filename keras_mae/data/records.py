@@ -6,9 +6,10 @@ there are labels, `image/class/label`. Reading ArrayRecord needs no TensorFlow.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class RecordSource:
         classes: The classes' names, in the order of the labels.
 
     Raises:
-        ValueError: If there is no file, or a record is none of ours.
+        ValueError: If there is no file, one is damaged, or a record is none of ours.
     """
 
     dtype = np.dtype("uint8")
@@ -54,9 +55,11 @@ class RecordSource:
         if not files:
             raise ValueError("`files` must name at least one ArrayRecord file. Received: none")
         self.image_shape = (*_checks.pair("image_size", image_size), _checks.one_of("channels", channels, MODES))
-        self._records = ArrayRecordDataSource([str(file) for file in files])
-        self.classes = list(classes)
-        self.labelled = bool(len(self._records)) and LABEL in features(self._records[0])
+        self._files, self.classes = [str(file) for file in files], list(classes)
+        with self._clear_errors():
+            self._records = ArrayRecordDataSource(self._files)
+            first = self._records[0] if len(self._records) else None
+        self.labelled = first is not None and LABEL in features(first)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -69,8 +72,20 @@ class RecordSource:
         return cut((image for image, _ in found), indices, self.image_shape, crop, generators), labels
 
     def _read(self, indices: list[int]) -> list[tuple[bytes, int | None]]:
-        found = map(features, self._records.__getitems__(indices))
-        return [(example[IMAGE], example.get(LABEL)) for example in found]
+        with self._clear_errors():
+            found = self._records.__getitems__(indices)
+        return [(example[IMAGE], example.get(LABEL)) for example in map(features, found)]
+
+    @contextlib.contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        """ArrayRecord's errors say neither which file it was nor, of one that was cut off, anything at all."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise ValueError(
+                f"One of {len(self._files)} ArrayRecord files, of which {self._files[0]!r} is the first, is damaged; "
+                f"`keras_mae.data.check` tells which of a prepared folder's. {error}"
+            ) from error
 
 
 def tfrecord_stream(
