@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from keras_mae import _checks
 from keras_mae.data.augment import Augmentation
 from keras_mae.data.builtin import CLASSES, NAMES, digits, fashion_mnist, load, read_idx
 from keras_mae.data.crops import Box, CenterCrop, RandomResizedCrop
@@ -118,6 +119,7 @@ def open_directory(
     allowed: float = 0.01,
 ) -> Any:
     """The source behind `from_directory`, which has the same arguments."""
+    _checks.one_of("on_error", on_error, ("raise", "skip"))
     manifest = read_manifest(directory) if Path(directory).is_dir() else None
     if manifest is None:
         return FolderSource(directory, image_size, channels, labelled, on_error, allowed)

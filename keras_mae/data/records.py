@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -131,9 +132,19 @@ def _items(files: Sequence[str], image_key: str, label_key: str | None) -> Calla
         return example[image_key], tf.zeros((), tf.int64) if label_key is None else example[label_key]
 
     def items(shuffle: bool, seed: int) -> Any:
-        names = tf.data.Dataset.from_tensor_slices(list(files))
-        if shuffle:
-            names = names.shuffle(len(files), seed=seed)
+        # Not tf.data's own shuffling: that hangs on TensorFlow's global seed, and workers must agree.
+        epochs = itertools.count()
+
+        def order() -> np.ndarray:
+            generator = np.random.default_rng((seed, next(epochs)))
+            return np.array(files, object)[generator.permutation(len(files)) if shuffle else slice(None)]
+
+        def in_order(_: Any) -> Any:
+            return tf.data.Dataset.from_tensor_slices(
+                tf.ensure_shape(tf.numpy_function(order, [], tf.string), (None,))
+            )
+
+        names = tf.data.Dataset.from_tensors(0).flat_map(in_order)
         records = names.interleave(
             tf.data.TFRecordDataset,
             cycle_length=min(16, len(files)),

@@ -131,10 +131,10 @@ def _items(builder: Any, split: str, image: str, label: str | None) -> Callable[
         return example[image], tf.zeros((), tf.int64) if label is None else tf.cast(example[label], tf.int64)
 
     def items(shuffle: bool, seed: int) -> Any:
-        read = tfds.ReadConfig(shuffle_seed=seed, interleave_cycle_length=16, try_autocache=False)
+        read = tfds.ReadConfig(interleave_cycle_length=16, try_autocache=False)
         examples = builder.as_dataset(
             split=split,
-            shuffle_files=shuffle,
+            shuffle_files=False,  # TFDS shuffled them when it wrote them; workers must agree on the order
             decoders={image: tfds.decode.SkipDecoding()},
             read_config=read,
         )
