@@ -151,7 +151,7 @@ def test_other_files_than_array_record_say_that_they_take_tensorflow(data_dir, t
     shutil.copytree(data_dir / "numbered", tmp_path / "numbered")
     path = tmp_path / "numbered" / "1.0.0" / "dataset_info.json"
     path.write_text(path.read_text().replace("array_record", "tfrecord"))
-    with pytest.raises(ImportError, match="A TFDS set that is not ArrayRecord takes TensorFlow: pip install"):
+    with pytest.raises(ImportError, match="Reading a TFDS set that is not ArrayRecord takes TensorFlow: pip install"):
         data.from_tfds("numbered", data_dir=tmp_path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,10 +28,16 @@ class GrainDataset(keras.utils.PyDataset):
 
     def __init__(self, batches: Batches):
         super().__init__(workers=0)  # Grain has the workers
+        # Grain warns that JAX has no profiler for it, also where nobody has JAX.
+        logger = logging.getLogger("absl")
+        level = logger.level
+        logger.setLevel(logging.ERROR)
         try:
             import grain
         except ImportError as error:
             raise ImportError('Without TensorFlow, Grain loads images: pip install "keras-mae[data]"') from error
+        finally:
+            logger.setLevel(level)
         self._grain, self._batches = grain, batches
         self._epoch, self._next = 0, 0
         self._in_epoch = False

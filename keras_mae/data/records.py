@@ -101,7 +101,7 @@ def tfrecord_stream(
     classes: Sequence[str] = (),
 ) -> Stream:
     """A stream over TFRecord files, several of them read side by side; see `from_tfrecords`."""
-    tf = tensorflow("TFRecord files")
+    tf = tensorflow("Reading TFRecord files")
     found = [name for file in files for name in sorted(tf.io.gfile.glob(str(file)))]
     if not found:
         raise ValueError(f"`files` must name TFRecord files. Received: files={[str(file) for file in files]}")

@@ -121,7 +121,7 @@ def dataset_stream(
     dataset: Any, image_size: int | tuple[int, int] | None, channels: int, on_error: str, allowed: float
 ) -> Stream:
     """Any `tf.data.Dataset` of images as a stream; see `from_dataset`."""
-    tf = tensorflow("A tf.data.Dataset")
+    tf = tensorflow("Reading a tf.data.Dataset")
     if not isinstance(dataset, tf.data.Dataset):
         raise ValueError(f"`dataset` must be a tf.data.Dataset. Received: a {type(dataset).__name__}")
     image, label = (_part(dataset.element_spec, part) for part in (0, 1))

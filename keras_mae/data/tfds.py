@@ -125,7 +125,7 @@ def keys(info: Any) -> tuple[str, str | None, list[str]]:
 def _items(builder: Any, split: str, image: str, label: str | None) -> Callable[[bool, int], Any]:
     import tensorflow_datasets as tfds
 
-    tf = tensorflow("A TFDS set that is not ArrayRecord")
+    tf = tensorflow("Reading a TFDS set that is not ArrayRecord")
 
     def pair(example: Any) -> Any:
         return example[image], tf.zeros((), tf.int64) if label is None else tf.cast(example[label], tf.int64)
