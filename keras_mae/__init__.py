@@ -1,6 +1,6 @@
 """Masked autoencoders in Keras 3: the same model on TensorFlow, JAX and PyTorch.
 
-Public names in reading order; `data`, `training` and `visualize` load on first use.
+Public names in reading order; `convert`, `data`, `training` and `visualize` load on first use.
 """
 
 from importlib import import_module
@@ -35,6 +35,7 @@ __all__ = [
     "TransformerBlock",
     "ViTClassifier",
     "ViTEncoder",
+    "convert",
     "data",
     "loss",
     "masking",
@@ -56,6 +57,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("data", "training", "visualize"):
+    if name in ("convert", "data", "training", "visualize"):
         return import_module(f"keras_mae.{name}")
     raise AttributeError(f"module 'keras_mae' has no attribute {name!r}")

@@ -8,9 +8,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mae import _checks
-from keras_mae.patches import PatchEmbedding
+from keras_mae import _checks, presets
+from keras_mae.patches import PatchEmbedding, mix_channels
 from keras_mae.positions import resize_positions, sincos_positions
+from keras_mae.preset_files import PresetFiles, refuse_unknown
 from keras_mae.random import DROP_PATH, StepCounter, hash_noise
 from keras_mae.transformer import TransformerBlock, check_heads
 
@@ -18,7 +19,7 @@ IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
-class ViTEncoder(keras.Model):
+class ViTEncoder(PresetFiles, keras.Model):
     """A vision transformer that encodes all patches of an image, or only those that are visible.
 
     `encoder(images)` is unmasked and deterministic: it is the feature extractor that pre-training leaves
@@ -110,6 +111,16 @@ class ViTEncoder(keras.Model):
         self.step = StepCounter()
         self.build((None, *self.image_shape))
 
+    @classmethod
+    def _from_sizes(cls, sizes: presets.Preset, overrides: dict[str, Any]) -> ViTEncoder:
+        refuse_unknown(overrides, (*presets.ENCODER_ARGUMENTS, "dtype", "name"))
+        return cls(**{**sizes.encoder, **overrides})
+
+    @classmethod
+    def _from_model(cls, model: Any, overrides: dict[str, Any]) -> ViTEncoder:
+        encoder = getattr(model, "encoder", model)
+        return encoder.copy(**overrides) if overrides else encoder
+
     def _by_channel(self, argument: str, value: Any, imagenet: tuple[float, ...]) -> tuple[float, ...]:
         channels = self.image_shape[2]
         if value is None:
@@ -175,32 +186,45 @@ class ViTEncoder(keras.Model):
         """A new encoder with the same weights, which training one of the two leaves alone in the other.
 
         Args:
-            changes: Arguments of `ViTEncoder` that differ: `image_shape` (the positions are resized
-                bicubically in two dimensions), `drop_path_rate`, `final_norm=False`, `seed`, `name`, `dtype`.
+            changes: Arguments of `ViTEncoder` that differ: `image_shape`, `drop_path_rate`, `final_norm=False`,
+                `seed`, `name`, `dtype`. For images of another size the positions are resized bicubically in two
+                dimensions. For another number of channels, with `pixel_mean` and `pixel_std` of their own if need
+                be, the patch kernel is shared out among them, so that an image of equal channels keeps its tokens.
 
         Returns:
             A `ViTEncoder`, its step counter at 0.
 
         Raises:
-            ValueError: If another argument is given, or the new image does not fit the patches and channels.
+            ValueError: If another argument is given, or the new image does not fit the patches.
         """
-        unknown = set(changes) - {"image_shape", "drop_path_rate", "final_norm", "seed", "name", "dtype"}
-        if unknown or changes.get("final_norm", False) > self.final_norm:
+        image_shape = _checks.image_shape(changes.get("image_shape", self.image_shape))
+        other_channels = image_shape[2] != self.image_shape[2]
+        allowed = {"image_shape", "drop_path_rate", "final_norm", "seed", "name", "dtype"}
+        allowed |= {"pixel_mean", "pixel_std"} if other_channels else set()
+        if set(changes) - allowed or changes.get("final_norm", False) > self.final_norm:
             raise ValueError(
                 "A copy may differ in `image_shape`, `drop_path_rate`, `seed`, `name`, `dtype`, and lack the final "
-                f"norm; not in what its weights depend on. Received: {changes}"
+                "norm; with another number of channels also in `pixel_mean` and `pixel_std`; not in what its weights "
+                f"depend on. Received: {changes}"
             )
-        if "image_shape" in changes and _checks.image_shape(changes["image_shape"])[2] != self.image_shape[2]:
-            raise _checks.fail("image_shape", f"of {self.image_shape[2]} channels", changes["image_shape"])
+        if other_channels:
+            share = mix_channels(self.image_shape[2], image_shape[2])
+            share = share / share.sum(axis=0)
+            statistics = {"pixel_mean": self.pixel_mean @ share, "pixel_std": self.pixel_std @ share}
+            changes = {**statistics, **changes}
         copied = type(self).from_config({**self.get_config(), **changes})
         kept = self.weights
         if not copied.final_norm and self.norm is not None:
             kept = [weight for weight in kept if not any(weight is own for own in self.norm.weights)]
         for new, old in zip(copied.weights, kept, strict=True):
+            if other_channels and any(old is own for own in self.patch_embedding.weights):
+                continue
             value = ops.convert_to_numpy(old)
             if old is self.position_embedding:
                 value = resize_positions(value, self.grid, copied.grid)
             new.assign(value)
+        if other_channels:
+            copied.patch_embedding.load_from(self.patch_embedding)
         return copied
 
     def _drop_path_noise(self, rows: Any) -> Any:

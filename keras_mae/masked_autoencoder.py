@@ -20,13 +20,14 @@ from keras_mae.loss import (
 )
 from keras_mae.masking import Mask, Masking, RandomMasking, explicit_mask
 from keras_mae.ops import gather_tokens
+from keras_mae.preset_files import PresetFiles, refuse_unknown
 from keras_mae.random import EVALUATION_STEP, hash_noise
 from keras_mae.reconstruction import Reconstruction, check_images, to_pictures, undo_normalisation
 from keras_mae.train_step import TrainStep
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
-class MaskedAutoencoder(TrainStep, keras.Model):
+class MaskedAutoencoder(PresetFiles, TrainStep, keras.Model):
     """Hides most of an image's patches, encodes the rest, and learns to predict the hidden pixels.
 
     Give `fit` images: arrays, or any dataset Keras takes of `images`, `(images, labels)` (labels are
@@ -107,39 +108,33 @@ class MaskedAutoencoder(TrainStep, keras.Model):
         self.loss_tracker = MeanOfFinite(name="loss")
         self.psnr_tracker = MeanOfFinite(name="psnr")
         self.skipped_tracker = keras.metrics.Sum(name="skipped_steps")
-        self.built = True
+        self.build((None, *self.encoder.image_shape))  # all parts are; `export` wants to have seen a shape
 
     @classmethod
-    def from_preset(cls, preset: str, **overrides: Any) -> MaskedAutoencoder:
-        """A published or small architecture by name, with random weights.
-
-        Args:
-            preset: A name of `keras_mae.presets.names()`, such as "mae_vit_base_patch16_224".
-            overrides: Arguments of `ViTEncoder` (`image_shape`, `drop_path_rate`, ...) or of
-                `MaskedAutoencoder` (`masking`, `norm_pix_loss`, ...) that differ from the preset's.
-
-        Returns:
-            A `MaskedAutoencoder`.
-
-        Raises:
-            ValueError: If there is no such preset or argument.
-        """
-        sizes = presets.get(preset)
+    def _from_sizes(cls, sizes: presets.Preset, overrides: dict[str, Any]) -> MaskedAutoencoder:
         own = {key: overrides.pop(key) for key in cls._OWN_ARGUMENTS if key in overrides}
-        unknown = set(overrides) - set(presets.ENCODER_ARGUMENTS)
-        if unknown:
-            raise ValueError(
-                f"`from_preset` takes arguments of {', '.join((*cls._OWN_ARGUMENTS, *presets.ENCODER_ARGUMENTS))}. "
-                f"Received: {', '.join(sorted(unknown))}"
-            )
+        refuse_unknown(overrides, (*presets.ENCODER_ARGUMENTS, *cls._OWN_ARGUMENTS))
         dtype = {"dtype": own["dtype"]} if "dtype" in own else {}
         encoder = ViTEncoder(**{**sizes.encoder, **overrides, **dtype})
         return cls(encoder, MAEDecoder(**sizes.decoder, **dtype), **own)
 
+    @classmethod
+    def _from_model(cls, model: Any, overrides: dict[str, Any]) -> MaskedAutoencoder:
+        if not isinstance(model, cls):
+            raise ValueError(
+                f"A MaskedAutoencoder needs a decoder, and these weights are a {type(model).__name__}: it can "
+                "reconstruct nothing. Load a checkpoint with a decoder (mae_pretrain_vit_..._full, "
+                "mae_visualize_vit_..., transformers' ViTMAEForPreTraining), or give the encoder a new one: "
+                "MaskedAutoencoder(ViTEncoder.from_preset(...), MAEDecoder())"
+            )
+        refuse_unknown(overrides, ("masking", "masks_per_image", "seed", "name"))
+        own = {"masking": model.masking, "masks_per_image": model.masks_per_image, "seed": model.seed}
+        return cls(model.encoder, model.decoder, norm_pix_loss=model.norm_pix_loss, **{**own, **overrides})
+
     _OWN_ARGUMENTS = ("masking", "norm_pix_loss", "masks_per_image", "seed", "name", "dtype")
 
     def build(self, input_shape: Any = None) -> None:
-        self.built = True  # encoder and decoder were built in the constructor
+        self.built = True  # as encoder and decoder are since the constructor
 
     # === The method ===
     def call(self, inputs: Any, training: bool | None = None, removed_only: bool = False) -> dict[str, Any]:

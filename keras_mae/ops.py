@@ -36,6 +36,16 @@ class Linear(keras.layers.Dense):
         return linear(inputs, self.kernel, self.bias)
 
 
+def gelu(x: Any) -> Any:
+    """The exact (erf) GELU.
+
+    On TensorFlow Keras' own is written with `erfc`, which ONNX does not have: an exported model would not load.
+    """
+    if keras.backend.backend() == "tensorflow":
+        return 0.5 * x * (1.0 + ops.erf(x * 0.7071067811865476))
+    return ops.gelu(x, approximate=False)
+
+
 def gather_tokens(tokens: Any, ids: Any) -> Any:
     """Pick `ids` along the token axis.
 

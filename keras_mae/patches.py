@@ -62,6 +62,18 @@ def unpatchify(patches: Any, patch_size: int | tuple[int, int], image_shape: tup
     return ops.reshape(x, (-1, *shape))
 
 
+def mix_channels(old: int, new: int) -> np.ndarray:
+    """How `new` channels stand in for `old` ones, float32 (old, new); rows sum to 1.
+
+    Channels take turns: each of four new ones stands for red, green, blue and red, and the old red is then the mean
+    of two; a single new one stands for all. So an image whose channels are equal stays what it was.
+    """
+    stands_for = np.arange(max(old, new))
+    mix = np.zeros((old, new), "float32")
+    mix[stands_for % old, stands_for % new] = 1
+    return mix / mix.sum(axis=1, keepdims=True)
+
+
 @keras.saving.register_keras_serializable(package="keras_mae")
 class PatchEmbedding(keras.layers.Layer):
     """Normalises and embeds an image's patches, or only those that are asked for.
@@ -138,6 +150,22 @@ class PatchEmbedding(keras.layers.Layer):
             for values in (self.pixel_mean, self.pixel_std)
         )
         return (ops.cast(patches, "float32") - mean) / std
+
+    def load_from(self, other: PatchEmbedding) -> None:
+        """Take over the weights of a patch embedding for another number of channels, normalised in another way.
+
+        Where all channels of an image are equal its tokens stay the same. See `mix_channels`.
+        """
+        mean, std, own_mean, own_std = (
+            np.asarray(values) for values in (other.pixel_mean, other.pixel_std, self.pixel_mean, self.pixel_std)
+        )
+        mix = mix_channels(len(mean), len(own_mean))
+        kernel = ops.convert_to_numpy(other.projection.kernel).astype("float64")
+        by_channel = kernel.reshape(-1, len(mean), self.embed_dim) / std[:, None]  # of pixels that are not normalised
+        moved = np.einsum("pcd,c->d", by_channel, mix @ own_mean - mean)
+        mixed = np.einsum("pcd,cn->pnd", by_channel, mix * own_std)
+        self.projection.kernel.assign(mixed.reshape(-1, self.embed_dim))
+        self.projection.bias.assign(ops.convert_to_numpy(other.projection.bias) + moved)
 
     def call(self, images: Any, ids_keep: Any = None) -> Any:
         return self.projection(ops.cast(self.pixels(images, ids_keep), self.compute_dtype))

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_mae import _checks
-from keras_mae.ops import Linear
+from keras_mae.ops import Linear, gelu
 from keras_mae.random import to_uniform
 
 
@@ -85,7 +85,7 @@ class MLP(keras.layers.Layer):
         self.fc2.build((*input_shape[:-1], hidden))
 
     def call(self, x: Any) -> Any:
-        return self.fc2(ops.gelu(self.fc1(x), approximate=False))
+        return self.fc2(gelu(self.fc1(x)))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "mlp_ratio": self.mlp_ratio}

@@ -16,6 +16,7 @@ ROOT = Path(keras_mae.__file__).parent
 PROJECT = Path(__file__).parent.parent
 BACKENDS = {"jax", "tensorflow", "torch"}
 OPTIONAL = {"sklearn", "matplotlib", "PIL", "transformers", "skimage", "scipy", "grain", "typer"}
+OPTIONAL |= {"safetensors", "keras_hub", "huggingface_hub"}
 
 _MEASURE = """
 import json, sys, time
@@ -64,20 +65,22 @@ MODEL = {"masked_autoencoder", "reconstruction", "train_step"}
 ALLOWED = {
     **{part: LEAVES - {part} for part in LEAVES},
     **{part: LEAVES for part in FIRST},
-    **{part: LEAVES | FIRST for part in SECOND},
+    **{part: LEAVES | FIRST | {"preset_files"} for part in SECOND},
+    "preset_files": LEAVES | FIRST | {"convert"},  # convert inside functions: models read presets, it makes models
     "train_step": LEAVES,
     "reconstruction": LEAVES | FIRST | SECOND,
-    "masked_autoencoder": LEAVES | FIRST | SECOND | MODEL,
+    "masked_autoencoder": LEAVES | FIRST | SECOND | MODEL | {"preset_files"},
     "optimizers": LEAVES,
     "recipes": LEAVES | {"optimizers"},
     "data": LEAVES,
-    "transfer": LEAVES | FIRST | {"encoder", "optimizers", "recipes", "train_step"},
+    "transfer": LEAVES | FIRST | {"preset_files", "encoder", "optimizers", "recipes", "train_step"},
     "training": LEAVES | FIRST | SECOND | MODEL | {"optimizers", "recipes", "transfer", "visualize", "distribution"},
     "visualize": LEAVES | FIRST | SECOND | MODEL,
     "convert": LEAVES | FIRST | SECOND | MODEL | {"transfer"},
     "distribution": LEAVES,
 }
-MAY_NAME_A_BACKEND = ("train_step/", "data/", "distribution.py", "convert/state_dict.py", "ops.py")
+MAY_NAME_A_BACKEND = ("train_step/", "data/", "distribution.py", "ops.py")
+MAY_NAME_A_BACKEND += ("convert/state_dict.py", "convert/exporting.py")
 MAY_LOAD_A_BACKEND_AT_ONCE = ("train_step/", "data/")  # the others import one inside functions only
 
 FILES = sorted(ROOT.rglob("*.py"))

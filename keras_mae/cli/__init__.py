@@ -7,10 +7,10 @@ import sys
 
 import typer
 
-from keras_mae.cli import preparing, pretraining, saved, transfer
+from keras_mae.cli import converting, preparing, pretraining, saved, transfer
 from keras_mae.cli.app import app
 
-__all__ = ["app", "main", "preparing", "pretraining", "saved", "transfer"]
+__all__ = ["app", "converting", "main", "preparing", "pretraining", "saved", "transfer"]
 
 
 def main() -> None:

@@ -36,7 +36,10 @@ def load(path: Path) -> Any:
     import keras
 
     import keras_mae
+    from keras_mae import preset_files
 
+    if path.is_dir() and preset_files.is_own(path):
+        return preset_files.read(path)
     if path.is_dir():
         raise ValueError(f"A model is a .keras file, not a folder: try {str(path / 'model.keras')!r}")
     if not path.is_file():

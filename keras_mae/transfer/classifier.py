@@ -8,9 +8,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mae import _checks
+from keras_mae import _checks, presets
 from keras_mae.encoder import ViTEncoder
 from keras_mae.ops import Linear, concrete, require
+from keras_mae.preset_files import PresetFiles, refuse_unknown
 from keras_mae.train_step import TrainStep
 from keras_mae.transfer.losses import Accuracy, CrossEntropy
 
@@ -36,7 +37,7 @@ def pool(encoder: ViTEncoder, images: Any, pooling: str, training: bool | None =
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
-class ViTClassifier(TrainStep, keras.Model):
+class ViTClassifier(PresetFiles, TrainStep, keras.Model):
     """Classifies images with a pre-trained encoder.
 
     `compile(optimizer)` is enough: the loss is cross-entropy and the metric accuracy, for integer labels and for
@@ -140,7 +141,27 @@ class ViTClassifier(TrainStep, keras.Model):
         self.head = keras.Sequential(head, name="head")
         self.head.build((None, encoder.embed_dim))
         self.skipped_tracker = keras.metrics.Sum(name="skipped_steps")
-        self.built = True
+        self.build((None, *self.encoder.image_shape))  # all parts are; `export` wants to have seen a shape
+
+    @classmethod
+    def _from_sizes(cls, sizes: presets.Preset, overrides: dict[str, Any]) -> ViTClassifier:
+        own = {key: overrides.pop(key) for key in cls._OWN_ARGUMENTS if key in overrides}
+        refuse_unknown(overrides, (*presets.ENCODER_ARGUMENTS, "dtype", *cls._OWN_ARGUMENTS))
+        return cls(ViTEncoder(**{**sizes.encoder, **overrides}), **own)
+
+    @classmethod
+    def _from_model(cls, model: Any, overrides: dict[str, Any]) -> ViTClassifier:
+        if isinstance(model, cls) and not overrides:
+            return model
+        refuse_unknown(overrides, (*cls._OWN_ARGUMENTS, "drop_path_rate", "image_shape"))
+        if "num_classes" not in overrides:
+            raise ValueError(
+                f"These weights are a {type(model).__name__}; a new head on its encoder takes `num_classes`. "
+                f"Received: {overrides or 'no argument'}"
+            )
+        return cls(getattr(model, "encoder", model), **overrides)
+
+    _OWN_ARGUMENTS = ("num_classes", "pooling", "trainable_blocks", "batch_norm", "name")
 
     def _choose_trained(self) -> None:
         """Freeze what `trainable_blocks` leaves out, and what has no part in the output."""
@@ -167,7 +188,7 @@ class ViTClassifier(TrainStep, keras.Model):
             encoder.trainable = False
 
     def build(self, input_shape: Any = None) -> None:
-        self.built = True  # all parts were built in the constructor
+        self.built = True  # as all parts are since the constructor
 
     # === The method ===
     def call(self, images: Any, training: bool | None = None) -> Any:

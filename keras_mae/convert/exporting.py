@@ -1,0 +1,233 @@
+"""Models for other runtimes: SavedModel, ONNX, LiteRT, OpenVINO and PyTorch's own programs.
+
+No backend can write them all, and none can be swapped in a running process. So a model goes out as Keras' neutral
+`.keras` file to a second process on the backend that can; what that one wrote is loaded by the format's own runtime
+and compared with what the model computes here, on whichever backend this is.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_mae import _checks
+from keras_mae.encoder import ViTEncoder
+from keras_mae.masked_autoencoder import MaskedAutoencoder
+from keras_mae.transfer.classifier import ViTClassifier
+
+# Format -> the backend that writes it, the packages that takes, the ending of its files.
+FORMATS = {
+    "saved_model": ("tensorflow", ("tensorflow",), ""),
+    "onnx": ("tensorflow", ("tensorflow", "onnx", "tf2onnx", "onnxruntime"), ".onnx"),
+    "litert": ("tensorflow", ("tensorflow", "ai_edge_litert"), ".tflite"),
+    "openvino": ("tensorflow", ("tensorflow", "openvino"), ".xml"),
+    "torch": ("torch", ("torch",), ".pt2"),
+}
+BATCHES = (1, 7)
+TOLERANCE = 1e-4
+
+
+def export(model: Any, path: str | Path, format: str) -> float:
+    """Write a model for another runtime, and see that it computes the same there.
+
+    The input is `images`, float32 (batch, height, width, channels), 0–255, of any batch size. An encoder gives
+    tokens, a classifier logits. A masked autoencoder has a second input, `noise`, float32 (batch, patches): the
+    patches of largest noise are removed; it gives `mask` and `reconstruction`, as in Python.
+
+    Args:
+        model: A `ViTEncoder`, `ViTClassifier` or `MaskedAutoencoder`.
+        path: What to write, with the format's ending (`.onnx`, `.tflite`, `.xml`, `.pt2`; "saved_model" is a
+            folder). It must not exist.
+        format: "saved_model", "onnx", "litert", "openvino", for which TensorFlow is needed beside whatever backend
+            is in use, or "torch", for which PyTorch is.
+
+    Returns:
+        The largest difference between the file's outputs and Keras', for batches of 1 and 7, over the largest
+        output.
+
+    Raises:
+        ValueError: If the format is unknown, the path exists or has another ending, or the file does not compute
+            the same (within 1e-4); it is not left behind then.
+        ImportError: If a package is missing.
+    """
+    path = Path(path)
+    _checks.one_of("format", format, tuple(FORMATS))
+    if not isinstance(model, ViTEncoder | ViTClassifier | MaskedAutoencoder):
+        raise _checks.fail("model", "a ViTEncoder, ViTClassifier or MaskedAutoencoder", model)
+    backend, packages, ending = FORMATS[format]
+    if path.suffix != ending:
+        rule = f"end in {ending!r}" if ending else "be a folder, without an ending,"
+        raise ValueError(f"`path` must {rule} for the format {format!r}. Received: path={str(path)!r}")
+    if path.exists():
+        raise ValueError(f"`path` must not exist, so that nothing is lost. Received: path={str(path)!r}")
+    if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
+        raise ImportError(
+            f'Exporting to {format} takes {", ".join(missing)}: pip install "keras-mae[{backend},export]"'
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        model.save(work / "model.keras")
+        batches = {str(batch): _example(model, batch) for batch in BATCHES}
+        for batch, inputs in batches.items():
+            outputs = _flat(model(inputs if len(inputs) > 1 else inputs["images"]))
+            arrays: dict[str, Any] = inputs | {f"output_{name}": value for name, value in outputs.items()}
+            np.savez(work / f"{batch}.npz", **arrays)
+        written = work / f"exported{ending}"
+        difference = _in_another_process(work, written, format, backend)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for file in sorted(work.glob("exported*")):  # OpenVINO's weights are a second file
+            shutil.move(file, path.with_suffix(file.suffix) if file.suffix else path)
+    return difference
+
+
+def _example(model: Any, batch: int) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(batch)
+    encoder = getattr(model, "encoder", model)
+    inputs = {"images": generator.uniform(0, 255, (batch, *encoder.image_shape)).astype("float32")}
+    if isinstance(model, MaskedAutoencoder):
+        inputs["noise"] = generator.random((batch, encoder.num_patches), "float32")
+    return inputs
+
+
+def _flat(outputs: Any) -> dict[str, np.ndarray]:
+    named = outputs if isinstance(outputs, dict) else {"output": outputs}
+    return {name: np.asarray(ops.convert_to_numpy(value), "float32") for name, value in named.items()}
+
+
+def _in_another_process(work: Path, written: Path, format: str, backend: str) -> float:
+    environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+    package = str(Path(__file__).parents[2])
+    environment["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [environment.get("PYTHONPATH")])])
+    command = [sys.executable, "-m", "keras_mae.convert.exporting", str(work), str(written), format]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines() or [f"status {done.returncode}"]
+        raise ValueError(f"Exporting to {format} failed: {lines[-1]}")
+    return float(json.loads((work / "difference.json").read_text()))
+
+
+# === In the other process ===
+def main(work: Path, written: Path, format: str) -> None:
+    """Export `work`/model.keras to `written`, load it again, and compare with the outputs that are in `work`."""
+    model = keras.saving.load_model(work / "model.keras")
+    encoder = getattr(model, "encoder", model)
+    signature = {"images": keras.InputSpec(shape=(None, *encoder.image_shape), dtype="float32")}
+    if isinstance(model, MaskedAutoencoder):
+        signature["noise"] = keras.InputSpec(shape=(None, encoder.num_patches), dtype="float32")
+    if format == "torch":
+        _write_torch(model, signature, written)
+    else:
+        specs = [signature if len(signature) > 1 else signature["images"]]
+        named = "tf_saved_model" if format == "saved_model" else format
+        model.export(str(written), format=named, input_signature=specs, verbose=False)
+    difference = 0.0
+    for batch in BATCHES:
+        arrays = dict(np.load(work / f"{batch}.npz"))
+        outputs = _RUNTIMES[format](written, {name: arrays[name] for name in signature})
+        wanted = {name[7:]: value for name, value in arrays.items() if name.startswith("output_")}
+        if len(outputs) != len(wanted):
+            raise ValueError(f"the exported model has {len(outputs)} outputs instead of {len(wanted)}")
+        for name, value in wanted.items():
+            got = [array for array in outputs if array.shape == value.shape]
+            off = min((float(np.abs(array - value).max()) for array in got), default=np.inf)
+            off = off / max(float(np.abs(value).max()), 1e-30)
+            if not off <= TOLERANCE:
+                raise ValueError(f"its {name} is {off:.1e} off at batch {batch}, where {TOLERANCE} is allowed")
+            difference = max(difference, off)
+    (work / "difference.json").write_text(json.dumps(difference))
+
+
+def _write_torch(model: Any, signature: Any, written: Path) -> None:
+    import torch
+
+    class Program(torch.nn.Module):  # Keras' own `__call__(*args)` hides the inputs' structure from the export
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, inputs: Any) -> Any:
+            return self.model(inputs if len(inputs) > 1 else inputs["images"])
+
+    device = model.weights[0].value.device
+    inputs = {name: torch.zeros((2, *spec.shape[1:]), device=device) for name, spec in signature.items()}
+    batch = torch.export.Dim("batch")
+    dynamic = {name: {0: batch} for name in inputs}
+    program = torch.export.export(Program(), (inputs,), dynamic_shapes=(dynamic,), strict=False)
+    torch.export.save(program, written)
+
+
+# === The runtimes ===
+def _run_saved_model(path: Path, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(path))  # which its functions do not keep alive
+    outputs = loaded.serve(inputs if len(inputs) > 1 else inputs["images"])
+    return list(_flat(outputs).values())
+
+
+def _run_onnx(path: Path, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(None, {each.name: _by_rank(each.shape, inputs) for each in session.get_inputs()})
+
+
+def _run_litert(path: Path, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(path))
+    for each in interpreter.get_input_details():
+        interpreter.resize_tensor_input(each["index"], _by_rank(each["shape"], inputs).shape)
+    interpreter.allocate_tensors()
+    for each in interpreter.get_input_details():
+        interpreter.set_tensor(each["index"], _by_rank(each["shape"], inputs))
+    interpreter.invoke()
+    return [interpreter.get_tensor(each["index"]) for each in interpreter.get_output_details()]
+
+
+def _run_openvino(path: Path, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    import openvino
+
+    # Its default on CPUs that have bfloat16 is bfloat16.
+    compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    results = compiled([_by_rank(each.get_partial_shape(), inputs) for each in compiled.inputs])
+    return [results[output] for output in compiled.outputs]
+
+
+def _run_torch(path: Path, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    import torch
+
+    program = torch.export.load(path).module()
+    tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
+    with torch.no_grad():
+        outputs = program(tensors)
+    return list(_flat(outputs).values())
+
+
+def _by_rank(shape: Any, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    """Runtimes call their inputs what they like; images have four dimensions, noise has two."""
+    return inputs["images" if len(shape) == 4 else "noise"]
+
+
+_RUNTIMES: dict[str, Any] = {
+    "saved_model": _run_saved_model,
+    "onnx": _run_onnx,
+    "litert": _run_litert,
+    "openvino": _run_openvino,
+    "torch": _run_torch,
+}
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

@@ -1,0 +1,166 @@
+"""Files of weights as NumPy arrays by name: safetensors, and PyTorch's without running what a pickle asks for."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_SHARDS = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_WHOLE = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class StateDict:
+    """Tensors by name, float32, and what else the file said.
+
+    Attributes:
+        tensors: Arrays by name.
+        stored: The dtypes they were stored in, by name.
+        config: What was beside them: the content of "config.json" and "preprocessor_config.json" in a folder, and
+            "args", the arguments of the authors' training script.
+        path: Where it came from.
+    """
+
+    tensors: dict[str, np.ndarray]
+    stored: dict[str, str]
+    config: dict[str, Any] = field(default_factory=dict)
+    path: Path = Path()
+
+
+def read(path: str | Path) -> StateDict:
+    """The weights in a file, or in a folder that `transformers` saved.
+
+    A PyTorch file is read with `weights_only=True`: one whose pickle would run code is refused.
+
+    Raises:
+        ValueError: If there is no such file, it is damaged, or it holds no tensors by name.
+        ImportError: If what reads it is missing.
+    """
+    path = Path(path)
+    tensors: dict[str, np.ndarray] = {}
+    stored: dict[str, str] = {}
+    config: dict[str, Any] = {}
+    for file in _files(path):
+        found, beside = _read_file(file)
+        for name, (array, dtype) in found.items():
+            tensors[name], stored[name] = array, dtype
+        config |= beside
+    folder = path if path.is_dir() else path.parent
+    for name in ("config.json", "preprocessor_config.json"):
+        if (folder / name).is_file() and (path.is_dir() or path.name in _WHOLE):
+            config[name] = read_json(folder / name)
+    return StateDict(tensors, stored, config, path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{str(path)!r} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{str(path)!r} must hold a JSON object. Received: {type(content).__name__}")
+    return content
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise ValueError(f"There is no file or folder {str(path)!r}")
+    for name in _WHOLE:
+        if (path / name).is_file():
+            return [path / name]
+    for name in _SHARDS:
+        if (path / name).is_file():
+            shards = sorted(set(read_json(path / name).get("weight_map", {}).values()))
+            if absent := [shard for shard in shards if not (path / shard).is_file()]:
+                raise ValueError(f"{str(path / name)!r} names files that are not there: {', '.join(absent)}")
+            return [path / shard for shard in shards]
+    raise ValueError(f"The folder {str(path)!r} holds no weights: none of {', '.join(_WHOLE + _SHARDS)}")
+
+
+Tensors = dict[str, tuple[np.ndarray, str]]
+
+
+def _read_file(path: Path) -> tuple[Tensors, dict[str, Any]]:
+    """Arrays and the names of their stored dtypes, and what else is there; by content, not by the file's ending."""
+    with path.open("rb") as file:
+        head = file.read(16)
+    if head[:2] == b"PK" or head[:1] == b"\x80":
+        return _read_torch(path)
+    if head[:8] == b"\x89HDF\r\n\x1a\n":
+        raise ValueError(f"{str(path)!r} is an HDF5 file, of Keras: neither safetensors nor PyTorch's")
+    if head[8:9] == b"{":
+        return _read_safetensors(path), {}
+    raise ValueError(f"{str(path)!r} is neither a safetensors nor a PyTorch file")
+
+
+def _read_safetensors(path: Path) -> Tensors:
+    try:
+        import ml_dtypes  # noqa: F401  (Keras brings it; it tells NumPy what bfloat16 is)
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise ImportError('Reading safetensors takes its package: pip install "keras-mae[convert]"') from error
+    try:
+        with safe_open(path, framework="np") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{str(path)!r} is a damaged safetensors file: {error}") from error
+    return {name: (_as_float32(array), str(array.dtype)) for name, array in arrays.items()}
+
+
+def _read_torch(path: Path) -> tuple[Tensors, dict[str, Any]]:
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(
+            f"Reading {path.name} takes PyTorch: pip install torch; or bring the weights as safetensors"
+        ) from error
+    try:
+        # Runs that the authors' script saved hold their arguments, a class that does nothing.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # PyTorch's own message recommends to run what the file asks for.
+        raise ValueError(
+            f"{str(path)!r} is damaged, or its pickle asks for more than tensors, and that is not run "
+            f"({type(error).__name__})"
+        ) from error
+    args = content.get("args") if isinstance(content, Mapping) else None
+    beside = {"args": vars(args)} if isinstance(args, argparse.Namespace) else {}
+    for key in ("model", "state_dict"):  # what training scripts save beside it: optimizer, epoch, ...
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise ValueError(f"{str(path)!r} holds no tensors by name, nor under the key 'model'")
+    arrays = {
+        name: (value.float() if value.is_floating_point() else value).numpy() for name, value in content.items()
+    }
+    return {name: (_as_float32(array), str(content[name].dtype)[6:]) for name, array in arrays.items()}, beside
+
+
+def _as_float32(array: np.ndarray) -> np.ndarray:
+    return array if array.dtype.kind in "iub" else np.asarray(array, "float32")
+
+
+def write_safetensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
+    """Write a safetensors file, with the mark that PyTorch libraries ask for."""
+    from safetensors.numpy import save_file
+
+    save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, path, {"format": "pt"})
+
+
+def write_torch(path: Path, tensors: dict[str, np.ndarray]) -> None:
+    """Write a PyTorch file of the tensors under the key "model"."""
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(f"Writing {path.name} takes PyTorch: pip install torch") from error
+    torch.save({"model": {name: torch.from_numpy(value.copy()) for name, value in tensors.items()}}, path)

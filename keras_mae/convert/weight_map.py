@@ -1,0 +1,217 @@
+"""A weight map is data: rules from names in a file to weights of a model; one function applies them, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_mae.convert.state_dict import StateDict
+from keras_mae.positions import resize_positions
+
+Arrays = list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Transform:
+    """How arrays in a file become one weight, and back."""
+
+    load: Callable[[Arrays], np.ndarray]
+    save: Callable[[np.ndarray], Arrays]
+
+
+SAME = Transform(lambda arrays: arrays[0], lambda weight: [weight])
+TRANSPOSED = Transform(lambda arrays: arrays[0].T, lambda weight: [weight.T])
+FIRST_ROW = Transform(lambda arrays: arrays[0][0], lambda weight: [weight[None]])
+"""Without a leading dimension of 1."""
+FUSED = Transform(
+    lambda arrays: np.concatenate([array.T for array in arrays], axis=1),
+    lambda weight: [part.T for part in np.split(weight, 3, axis=1)],
+)
+"""Query, key and value apart in the file, transposed."""
+FUSED_BIAS = Transform(lambda arrays: np.concatenate(arrays), lambda weight: list(np.split(weight, 3)))
+
+
+def patch_kernel(patch_size: tuple[int, int], channels: int) -> Transform:
+    """A convolution's kernel (width, channels, height, width of a patch) in the file; ours is flat, channels last."""
+    return Transform(
+        lambda arrays: arrays[0].transpose(2, 3, 1, 0).reshape(-1, arrays[0].shape[0]),
+        lambda weight: [weight.reshape(*patch_size, channels, -1).transpose(3, 2, 0, 1)],
+    )
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Tensors of a file that make one weight of a model."""
+
+    sources: tuple[str, ...]
+    target: str
+    transform: Transform = SAME
+
+
+@dataclass
+class Report:
+    """What became of every tensor.
+
+    Attributes:
+        role: What the checkpoint is: "encoder", "pixels" (with a decoder that predicts pixels), "normalised pixels"
+            or "classifier".
+        rows: (tensors in the file, weight of the model, shape, remark) of everything that was carried over.
+        left_out: Tensors that were left out on purpose, and why.
+    """
+
+    role: str
+    rows: list[tuple[str, str, tuple[int, ...], str]] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        width = max(len(row[0]) for row in self.rows)
+        lines = [f"{len(self.rows)} weights, {self.role}"]
+        lines += [
+            f"{theirs:{width}}  {ours}  {shape}  {remark}".rstrip() for theirs, ours, shape, remark in self.rows
+        ]
+        return "\n".join(lines + [f"{name}: left out, {why}" for name, why in self.left_out.items()])
+
+
+def named_weights(model: Any) -> dict[str, Any]:
+    """A model's weights under names that do not hang on what its layers are called.
+
+    Args:
+        model: A `ViTEncoder`, `MaskedAutoencoder` or `ViTClassifier`.
+    """
+    if not hasattr(model, "encoder"):
+        return _vit(model, "encoder") | _layer(model.patch_embedding.projection, "encoder.patches")
+    found = named_weights(model.encoder)
+    if hasattr(model, "decoder"):
+        decoder = model.decoder
+        found |= _vit(decoder, "decoder") | {"decoder.mask_token": decoder.mask_token}
+        return (
+            found | _layer(decoder.embedding, "decoder.embedding") | _layer(decoder.prediction, "decoder.prediction")
+        )
+    if model.pool_norm is not None:
+        found |= _layer(model.pool_norm, "pool_norm")
+    if model.batch_norm:
+        statistics = model.head.layers[0]
+        found |= {"head.mean": statistics.moving_mean, "head.variance": statistics.moving_variance}
+    return found | _layer(model.head.layers[-1], "head")
+
+
+def _vit(part: Any, name: str) -> dict[str, Any]:
+    found = {f"{name}.positions": part.position_embedding}
+    if name == "encoder":
+        found["encoder.class_token"] = part.class_token
+    for index, block in enumerate(part.blocks):
+        for layer, title in (
+            (block.norm1, "norm1"),
+            (block.attention.qkv, "qkv"),
+            (block.attention.projection, "projection"),
+            (block.norm2, "norm2"),
+            (block.mlp.fc1, "fc1"),
+            (block.mlp.fc2, "fc2"),
+        ):
+            found |= _layer(layer, f"{name}.{index}.{title}")
+    return found | (_layer(part.norm, f"{name}.norm") if part.norm is not None else {})
+
+
+def _layer(layer: Any, name: str) -> dict[str, Any]:
+    if hasattr(layer, "kernel"):
+        return {f"{name}.kernel": layer.kernel, f"{name}.bias": layer.bias}
+    return {f"{name}.gamma": layer.gamma, f"{name}.beta": layer.beta}
+
+
+def dense(theirs: str, ours: str) -> list[Rule]:
+    """The rules of a PyTorch linear layer."""
+    return [
+        Rule((f"{theirs}.weight",), f"{ours}.kernel", TRANSPOSED),
+        Rule((f"{theirs}.bias",), f"{ours}.bias"),
+    ]
+
+
+def norm(theirs: str, ours: str) -> list[Rule]:
+    """The rules of a PyTorch norm."""
+    return [Rule((f"{theirs}.weight",), f"{ours}.gamma"), Rule((f"{theirs}.bias",), f"{ours}.beta")]
+
+
+def load_weights(
+    model: Any,
+    state: StateDict,
+    rules: Sequence[Rule],
+    role: str,
+    left_out: dict[str, str] | None = None,
+    old_grid: tuple[int, int] | None = None,
+) -> Report:
+    """Set all of a model's weights from a file, or none of them.
+
+    Args:
+        model: What to set.
+        state: The file's tensors.
+        rules: One for each weight of the model.
+        role: What the checkpoint is, for the report.
+        left_out: Tensors not to be carried over, and why.
+        old_grid: (rows, columns) of the file's positions, if they are to be resized to the model's.
+
+    Raises:
+        ValueError: If a tensor is missing, left over, of another shape or not finite, or a weight has no rule; the
+            message names all of them, and no weight was changed.
+    """
+    weights, report = named_weights(model), Report(role, left_out=dict(left_out or {}))
+    wrong: dict[str, list[str]] = {"missing": [], "of another shape": [], "not finite": []}
+    values: dict[str, np.ndarray] = {}
+    for rule in rules:
+        if absent := [name for name in rule.sources if name not in state.tensors]:
+            wrong["missing"] += absent
+            continue
+        arrays = [state.tensors[name] for name in rule.sources]
+        remark = ", ".join(sorted({state.stored[name] for name in rule.sources} - {"float32"}))
+        remark = f"stored as {remark}" if remark else ""
+        wanted = tuple(weights[rule.target].shape)
+        value = _transformed(rule, arrays)
+        if value is not None and rule.target.endswith(".positions") and old_grid and value.shape != wanted:
+            grid = model.encoder.grid if hasattr(model, "encoder") else model.grid
+            value = resize_positions(value, old_grid, grid)
+            remark = f"{remark} resized from {old_grid} to {grid}".strip()
+        if value is None or value.shape != wanted:
+            shapes = " and ".join(str(array.shape) for array in arrays)
+            needed = rule.transform.save(np.zeros(wanted, "float32"))[0].shape
+            wrong["of another shape"].append(f"{', '.join(rule.sources)} {shapes}, where {needed} fits")
+        elif not np.isfinite(value).all():
+            wrong["not finite"] += rule.sources
+        else:
+            values[rule.target] = value
+            report.rows.append((", ".join(rule.sources), rule.target, wanted, remark))
+    used = {name for rule in rules for name in rule.sources} | set(report.left_out)
+    wrong["unexpected"] = sorted(set(state.tensors) - used)
+    wrong["without a rule"] = sorted(set(weights) - {rule.target for rule in rules})
+    if any(wrong.values()):
+        raise ValueError(
+            f"The weights in {str(state.path)!r} do not fit, and none was loaded. "
+            + "; ".join(f"{what}: {_listed(names)}" for what, names in wrong.items() if names)
+        )
+    for target, value in values.items():
+        weights[target].assign(value)
+    return report
+
+
+def save_weights(model: Any, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
+    """A model's weights under the names, and in the layouts, of a file."""
+    weights, tensors = named_weights(model), {}
+    for rule in rules:
+        weight = ops.convert_to_numpy(weights[rule.target]).astype("float32")
+        for name, array in zip(rule.sources, rule.transform.save(weight), strict=True):
+            tensors[name] = np.ascontiguousarray(array)
+    return tensors
+
+
+def _transformed(rule: Rule, arrays: Arrays) -> np.ndarray | None:
+    try:
+        return rule.transform.load(arrays)
+    except (ValueError, IndexError):  # of another rank
+        return None
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:6])
+    return shown if len(names) <= 6 else f"{shown} and {len(names) - 6} more"
