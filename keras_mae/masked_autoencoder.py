@@ -127,6 +127,8 @@ class MaskedAutoencoder(PresetFiles, TrainStep, keras.Model):
                 "mae_visualize_vit_..., transformers' ViTMAEForPreTraining), or give the encoder a new one: "
                 "MaskedAutoencoder(ViTEncoder.from_preset(...), MAEDecoder())"
             )
+        if not overrides:
+            return model
         refuse_unknown(overrides, ("masking", "masks_per_image", "seed", "name"))
         own = {"masking": model.masking, "masks_per_image": model.masks_per_image, "seed": model.seed}
         return cls(model.encoder, model.decoder, norm_pix_loss=model.norm_pix_loss, **{**own, **overrides})

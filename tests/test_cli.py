@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -318,8 +319,73 @@ def test_check_lists_damaged_files_and_exits_with_1(keras_mae_command, class_fol
     assert "1 damaged" in out
 
 
+# === Weights in and out ===
+def test_convert_there_and_back(keras_mae_command, model, tmp_path):
+    """To the authors' names and back, with the report; the preset folder is a model for the other commands."""
+    status, out, err = keras_mae_command("convert", model, "authors.safetensors", "--format", "reference")
+    assert (status, err) == (0, "")
+    assert out.startswith("authors.safetensors: MaskedAutoencoder, 2,")
+    options = ("--num-heads", 3, "--decoder-num-heads", 2, "--no-norm-pix-loss")
+    status, out, _ = keras_mae_command("convert", "authors.safetensors", "back", "--format", "preset", *options)
+    assert status == 0
+    for fact in ("authors.safetensors: pixels", "blocks.0.attn.qkv.weight", "encoder.0.qkv.kernel", "12x36"):
+        assert fact in out
+    original, back = keras.saving.load_model(model), keras_mae.MaskedAutoencoder.from_preset(tmp_path / "back")
+    for ours, theirs in zip(original.weights, back.weights, strict=True):
+        assert np.array_equal(keras.ops.convert_to_numpy(ours), keras.ops.convert_to_numpy(theirs))
+    assert "MaskedAutoencoder" in keras_mae_command("info", "back")[1]
+    assert keras_mae_command("convert", "back", "new/model.keras")[0] == 0
+    assert keras.saving.load_model(tmp_path / "new" / "model.keras").count_params() == original.count_params()
+
+
 @pytest.mark.parametrize(
-    "command", [(), ("pretrain",), ("reconstruct",), ("info",), ("finetune",), ("probe",), ("knn",)]
+    ("arguments", "message"),
+    [
+        (
+            ("model.keras", "out.safetensors"),
+            "`format` must be given for 'out.safetensors': keras, preset",
+        ),
+        (("model.keras", "out.pth", "--format", "keras"), "The format keras, and only that, is a .keras file"),
+        (("model.keras", "there", "--format", "preset"), "`out` must not exist, so that nothing is lost"),
+        (("model.keras", "out", "--format", "keras_hub"), "takes a ViTEncoder, such as mae.encoder"),
+        (("nothing.pth", "out.keras"), "There is no file or folder 'nothing.pth'"),
+        (("photo.png", "out.keras"), "'photo.png' is neither a safetensors nor a PyTorch file"),
+    ],
+)
+def test_a_conversion_that_cannot_be_leaves_nothing(
+    arguments, message, keras_mae_command, model, encoder_file, photo, tmp_path
+):
+    if "keras_hub" in arguments:
+        pytest.importorskip("keras_hub")
+    shutil.copy(model, tmp_path / "model.keras")
+    (tmp_path / "there").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    status, _, err = keras_mae_command("convert", *arguments)
+    assert status == 2
+    assert message in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_export_says_what_it_wrote_or_what_is_missing(keras_mae_command, model, tmp_path):
+    """The formats themselves are in test_exporting.py."""
+    shutil.copy(model, tmp_path / "model.keras")
+    format = "torch" if os.environ["KERAS_BACKEND"] == "torch" else "saved_model"
+    status, out, err = keras_mae_command("export", "model.keras", "--format", format, "--part", "encoder")
+    if os.environ["KERAS_BACKEND"] == "jax":
+        assert (status, 'takes tensorflow: pip install "keras-mae[tensorflow,export]"' in err) == (2, True)
+        return
+    name = "model_encoder.pt2" if format == "torch" else "model_encoder_saved_model"
+    assert (status, err) == (0, "")
+    assert out.startswith(f"{name}: ViTEncoder, within ")
+    assert (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *[(), ("pretrain",), ("reconstruct",), ("info",), ("finetune",), ("probe",), ("knn",), ("prepare",)],
+        *[("convert",), ("export",)],
+    ],
 )
 def test_help_reads_well(keras_mae_command, command):
     status, out, _ = keras_mae_command(*command, "--help")

@@ -165,3 +165,37 @@ def test_images_of_another_shape_are_refused(mae, shape):
         ValueError, match=r"`images` must have shape \(batch, 15, 14, 3\). Received: images.shape=\(2"
     ):
         mae.encoder(np.zeros(shape, "uint8"))
+
+
+# === Other channels ===
+@pytest.mark.parametrize("channels", [1, 2, 4, 7])
+@pytest.mark.parametrize("statistics", [{}, {"pixel_mean": 90, "pixel_std": 31}])
+def test_an_image_of_equal_channels_keeps_its_tokens(channels, statistics, mae, quick):
+    grey = np.random.default_rng(7).uniform(0, 255, (2, 15, 14, 1)).astype("float32")
+    other = mae.encoder.copy(image_shape=(15, 14, channels), **statistics)
+    tokens = quick(mae.encoder)(np.repeat(grey, 3, axis=-1))
+    got = quick(other)(np.repeat(grey, channels, axis=-1))
+    np.testing.assert_allclose(to_numpy(got), to_numpy(tokens), atol=1e-5)
+
+
+def test_channels_take_turns(mae):
+    """Each of four channels stands for red, green, blue and red: the last two of five share nothing with red."""
+    other = mae.encoder.copy(image_shape=(15, 14, 5))
+    assert other.pixel_mean == (*mae.encoder.pixel_mean, *mae.encoder.pixel_mean[:2])
+    theirs, ours = (
+        ops.convert_to_numpy(encoder.patch_embedding.projection.kernel).reshape(6, -1, 12)
+        for encoder in (mae.encoder, other)
+    )
+    for new, (old, share) in enumerate([(0, 2), (1, 2), (2, 1), (0, 2), (1, 2)]):
+        np.testing.assert_allclose(ours[:, new], theirs[:, old] / share, atol=1e-6)
+
+
+def test_statistics_alone_do_not_change(mae):
+    with pytest.raises(ValueError, match=r"with another number of channels also in `pixel_mean`.* Received: .*3\.0"):
+        mae.encoder.copy(pixel_mean=3.0)
+
+
+def test_a_classifier_may_have_other_channels(mae, quick):
+    grey = np.random.default_rng(7).integers(0, 256, (2, 15, 14, 1), "uint8")
+    classifier = keras_mae.ViTClassifier(mae.encoder, 3, image_shape=(15, 14, 1))
+    assert quick(classifier)(grey).shape == (2, 3)

@@ -1,0 +1,120 @@
+"""Models for other runtimes, which load what was written and agree with Keras before `export` returns."""
+
+import importlib.util
+import subprocess
+import sys
+from functools import partial
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_mae
+from keras_mae import convert
+from keras_mae.convert import exporting
+
+BACKEND = keras.backend.backend()
+MODELS = ("classifier", "mae", "encoder")
+# Every format for the classifier and the reconstruction, which holds an encoder; the encoder alone where most go.
+CASES = [(format, model) for format in exporting.FORMATS for model in MODELS[:2]] + [("onnx", "encoder")]
+
+
+@pytest.fixture(scope="module")
+def models(mae, randomise):
+    return {"mae": mae, "encoder": mae.encoder, "classifier": randomise(keras_mae.ViTClassifier(mae.encoder, 11))}
+
+
+@pytest.mark.parametrize(("format", "name"), CASES)
+def test_the_runtime_agrees_with_keras(format, name, models, tmp_path):
+    backend, packages, ending = exporting.FORMATS[format]
+    path = tmp_path / f"out{ending}"
+    if any(importlib.util.find_spec(package) is None for package in packages):
+        with pytest.raises(ImportError, match=rf"Exporting to {format} takes .*keras-mae\[{backend},export\]"):
+            convert.export(models[name], path, format)
+        return
+    difference = convert.export(models[name], path, format)
+    assert difference <= 1e-5
+    # Once more by hand, for a batch of three that `export` never saw.
+    generator = np.random.default_rng(5)
+    inputs = {"images": generator.uniform(0, 255, (3, 15, 14, 3)).astype("float32")}
+    if name == "mae":
+        inputs["noise"] = generator.random((3, 35), "float32")
+    outputs = exporting._RUNTIMES[format](path, inputs)
+    wanted = models[name](inputs if name == "mae" else inputs["images"])
+    wanted = [ops.convert_to_numpy(value) for value in (wanted.values() if isinstance(wanted, dict) else [wanted])]
+    for value in wanted:
+        got = next(array for array in outputs if array.shape == value.shape)
+        np.testing.assert_allclose(got, value, atol=1e-4, rtol=1e-4)
+
+
+def test_keras_own_export_works_too(models, tmp_path):
+    """A user who knows Keras types this."""
+    if BACKEND != "tensorflow":
+        pytest.skip("on the other backends Keras' own export is not ours to promise")
+    import tensorflow as tf
+
+    images = np.zeros((2, 15, 14, 3), "float32")
+    logits = ops.convert_to_numpy(models["classifier"](images))
+    models["classifier"].export(tmp_path / "saved", verbose=False)
+    loaded = tf.saved_model.load(tmp_path / "saved")
+    np.testing.assert_allclose(loaded.serve(images).numpy(), logits, atol=1e-5)
+
+
+# === What goes wrong ===
+def pretend(monkeypatch, format, tmp_path, script):
+    """Another process that does something else than to export."""
+    monkeypatch.setattr(exporting.importlib.util, "find_spec", lambda name: True)
+    run = subprocess.run
+
+    def replaced(command, **kwargs):
+        return run([sys.executable, "-c", script, *command[3:]], **kwargs)
+
+    monkeypatch.setattr(exporting.subprocess, "run", replaced)
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("raise ValueError('its output is 3.0e-01 off at batch 7')", "Exporting to onnx failed: .*off at batch 7"),
+        ("import os; os._exit(9)", "Exporting to onnx failed: status 9"),
+    ],
+)
+def test_a_failed_export_leaves_nothing(script, message, models, tmp_path, monkeypatch):
+    pretend(monkeypatch, "onnx", tmp_path, script)
+    with pytest.raises(ValueError, match=message):
+        convert.export(models["encoder"], tmp_path / "out" / "x.onnx", "onnx")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_computes_something_else_is_refused(models, tmp_path, monkeypatch):
+    """The comparison itself, with a runtime that is a little off."""
+    model = models["encoder"]
+    model.save(tmp_path / "model.keras")
+    for batch in exporting.BATCHES:
+        inputs = exporting._example(model, batch)
+        np.savez(tmp_path / f"{batch}.npz", **inputs, output_output=np.ones((batch, 36, 12), "float32"))
+    monkeypatch.setattr(keras.Model, "export", lambda *_, **__: None)
+    for off, message in ((2e-4, "its output is 2.0e-04 off at batch 1"), (np.nan, "its output is nan off")):
+        runtime = partial(lambda off, path, inputs: [np.ones((len(inputs["images"]), 36, 12)) + off], off)
+        monkeypatch.setitem(exporting._RUNTIMES, "onnx", runtime)
+        with pytest.raises(ValueError, match=message):
+            exporting.main(tmp_path, tmp_path / "x.onnx", "onnx")
+    monkeypatch.setitem(exporting._RUNTIMES, "onnx", lambda path, inputs: [])
+    with pytest.raises(ValueError, match="has 0 outputs instead of 1"):
+        exporting.main(tmp_path, tmp_path / "x.onnx", "onnx")
+
+
+def test_bad_arguments(models, tmp_path):
+    encoder = models["encoder"]
+    (tmp_path / "there.onnx").write_text("mine")
+    for model, path, format, message in (
+        (encoder, "x.onnx", "tensorrt", "`format` must be one of 'saved_model', 'onnx'"),
+        (encoder, "x.tflite", "onnx", "`path` must end in '.onnx' for the format 'onnx'"),
+        (encoder, "x.pb", "saved_model", "`path` must be a folder, without an ending, for the format 'saved_model'"),
+        (encoder, "there.onnx", "onnx", "`path` must not exist, so that nothing is lost"),
+        (keras.Sequential(), "x.onnx", "onnx", "`model` must be a ViTEncoder, ViTClassifier or MaskedAutoencoder"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            convert.export(model, tmp_path / path, format)
+    assert (tmp_path / "there.onnx").read_text() == "mine"
