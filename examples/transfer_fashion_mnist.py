@@ -9,6 +9,20 @@ and nearest neighbours on the frozen features of the pre-trained and of the untr
 seeds, which change weights, masks, labelled images and data order; pre-training is done anew for each. Accuracies
 are on the 10,000 test images, which nothing was tuned on: learning rates and layer decay were chosen for scratch
 and for pre-trained separately, with the same effort, on 10,000 training images (`--validate`, `--change`).
+
+Seen with PyTorch and OMP_NUM_THREADS=1, accuracy in %, mean and standard deviation over the seeds:
+
+                                               600         6,000        60,000  labels
+    fine-tuned, scratch                   73.3 ± 0.8    79.8 ± 0.4    83.2 ± 0.2
+    linear probe, untrained               57.6 ± 1.5    74.8 ± 0.3    78.2 ± 0.1
+    20 nearest neighbours, untrained      48.2 ± 1.8    61.5 ± 1.1    70.2 ± 0.4
+    fine-tuned, pretrained                81.7 ± 0.7    86.8 ± 0.3    88.3 ± 0.3
+    linear probe, pretrained              78.3 ± 0.8    82.9 ± 0.6    84.4 ± 0.4
+    20 nearest neighbours, pretrained     76.0 ± 1.6    80.8 ± 1.2    84.4 ± 0.7
+
+The cells took 2 minutes (600 labels), 6 (6,000) and 12 (60,000) each on a core of its own, features 6 to 8 and
+pre-training 22. While other programs kept the cores busy some took three and four times as long: 6.8 hours of cells in
+all, 3.4 on two cores; undisturbed about 2.
 """
 
 from __future__ import annotations

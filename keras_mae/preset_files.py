@@ -53,7 +53,10 @@ class PresetFiles:
         sizes = presets.get(str(preset))
         if weights is None:
             return cls._from_sizes(sizes, overrides)
-        changes = {key: overrides.pop(key) for key in (*presets.ENCODER_ARGUMENTS, "dtype") if key in overrides}
+        own = (*presets.ENCODER_ARGUMENTS, "dtype")
+        if _other_channels(sizes, overrides):  # then the encoder is loaded as it is, and copied
+            own = tuple(key for key in own if key not in ("image_shape", "pixel_mean", "pixel_std"))
+        changes = {key: overrides.pop(key) for key in own if key in overrides}
         hints = {
             "num_heads": sizes.encoder["num_heads"],
             "decoder_num_heads": sizes.decoder["num_heads"],
@@ -172,6 +175,11 @@ def _download(name: str) -> Path:
     except Exception as error:
         raise ValueError(f"Cannot get {HUB}{name}: {str(error).strip().splitlines()[0]}") from error
     return folder
+
+
+def _other_channels(sizes: presets.Preset, overrides: dict[str, Any]) -> bool:
+    image_shape = overrides.get("image_shape")
+    return image_shape is not None and _checks.image_shape(image_shape)[2] != sizes.encoder["image_shape"][2]
 
 
 def _refuse_other_sizes(encoder: Any, sizes: presets.Preset, preset: Any, weights: Any) -> None:

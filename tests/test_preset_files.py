@@ -121,6 +121,11 @@ def test_published_weights_are_downloaded(checkpoint):
     assert same_weights(mae.encoder, load(keras_mae.ViTEncoder))
     assert load(keras_mae.ViTClassifier, num_classes=3).num_classes == 3
     assert load(image_shape=(32, 40, 1)).encoder.grid == (8, 10)
+    coloured = load(keras_mae.ViTEncoder, image_shape=(32, 40, 3), pixel_mean=3, drop_path_rate=0.1)
+    assert (coloured.image_shape, coloured.pixel_mean[0], coloured.drop_path_rate) == ((32, 40, 3), 3, 0.1)
+    assert load(keras_mae.ViTClassifier, num_classes=3, image_shape=(28, 28, 3)).encoder.image_shape == (28, 28, 3)
+    with pytest.raises(ValueError, match="takes arguments of masking, .* Received: image_shape"):
+        load(image_shape=(28, 28, 3))
 
 
 def test_a_file_of_the_name_is_taken_without_network(checkpoint, tmp_path, monkeypatch):
