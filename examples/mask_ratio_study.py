@@ -18,7 +18,7 @@ import study
 PRESET = "mae_vit_micro_patch4_28"
 RATIOS = (25, 50, 75, 90)
 SEEDS = (0, 1, 2)
-LABELS, EPOCHS, PRETRAIN_EPOCHS, IMAGES = 600, 50, 8, 60_000
+LABELS, EPOCHS, PRETRAIN_EPOCHS, IMAGES = 600, 50, 6, 60_000
 PROTOCOLS = ("probe", "finetune")
 
 

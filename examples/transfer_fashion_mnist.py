@@ -21,8 +21,7 @@ Seen with PyTorch and OMP_NUM_THREADS=1, accuracy in %, mean and standard deviat
     20 nearest neighbours, pretrained     76.0 ± 1.6    80.8 ± 1.2    84.4 ± 0.7
 
 The cells took 2 minutes (600 labels), 6 (6,000) and 12 (60,000) each on a core of its own, features 6 to 8 and
-pre-training 22. While other programs kept the cores busy some took three and four times as long: 6.8 hours of cells in
-all, 3.4 on two cores; undisturbed about 2.
+pre-training 22: about 2 hours on two cores. While other programs kept the cores busy some took four times as long.
 """
 
 from __future__ import annotations
