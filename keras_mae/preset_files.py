@@ -53,7 +53,7 @@ class PresetFiles:
         sizes = presets.get(str(preset))
         if weights is None:
             return cls._from_sizes(sizes, overrides)
-        own = (*presets.ENCODER_ARGUMENTS, "dtype")
+        own: tuple[str, ...] = (*presets.ENCODER_ARGUMENTS, "dtype")
         if _other_channels(sizes, overrides):  # then the encoder is loaded as it is, and copied
             own = tuple(key for key in own if key not in ("image_shape", "pixel_mean", "pixel_std"))
         changes = {key: overrides.pop(key) for key in own if key in overrides}

@@ -19,10 +19,12 @@ class Progress(keras.callbacks.Callback):
     Args:
         images_per_epoch: Images in an epoch.
         console: Where to write; a new `rich` console by default.
+        epochs: The run's, if `fit` is only told of a part of them.
     """
 
-    def __init__(self, images_per_epoch: int, console: Console | None = None):
+    def __init__(self, images_per_epoch: int, console: Console | None = None, epochs: int | None = None):
         super().__init__()
+        self.epochs = epochs
         self.images_per_epoch = images_per_epoch
         self.console = console or Console()
         self._bars: Bars | None = None
@@ -30,10 +32,11 @@ class Progress(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         self._began = time.perf_counter()
         self._done = 0
+        self._epochs = self.epochs or self.params["epochs"]
         if self.console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self._bars = Bars(*columns, console=self.console, transient=True)
-            total = self.params["epochs"] * self.params["steps"] if self.params["steps"] else None
+            total = self._epochs * self.params["steps"] if self.params["steps"] else None
             self._task = self._bars.add_task("training", total=total)
             self._bars.start()
 
@@ -42,20 +45,19 @@ class Progress(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if self._bars is not None:
-            self._bars.update(self._task, advance=1, description=f"epoch {self._epoch + 1}/{self.params['epochs']}")
+            self._bars.update(self._task, advance=1, description=f"epoch {self._epoch + 1}/{self._epochs}")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         now = time.perf_counter()
         self._done += 1
         rate = self.images_per_epoch / (now - self._epoch_began)
-        left = (now - self._began) / self._done * (self.params["epochs"] - epoch - 1)
+        left = (now - self._began) / self._done * (self._epochs - epoch - 1)
         measured = "  ".join(
             f"{name} {float(value):.4g}" for name, value in (logs or {}).items() if value is not None
         )
         minutes, seconds = divmod(round(left), 60)
         self.console.print(
-            f"epoch {epoch + 1}/{self.params['epochs']}  {measured}  "
-            f"{rate:.0f} images/s  {minutes}:{seconds:02d} left",
+            f"epoch {epoch + 1}/{self._epochs}  {measured}  {rate:.0f} images/s  {minutes}:{seconds:02d} left",
             highlight=False,
             soft_wrap=True,
         )
