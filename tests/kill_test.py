@@ -40,25 +40,25 @@ def main(kills: int, seed: int = 0, epochs: int = 4, say: bool = True) -> Counts
     generator, counts = random.Random(seed), Counts()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        wanted = outcome(work / "alone", epochs)
+        with start(work / "alone", epochs) as process:
+            process.communicate()
+        if process.returncode:
+            raise SystemExit(f"the run that was left alone stopped with status {process.returncode}")
+        wanted = outcome(work / "alone")
         while counts.kills < kills:
             counts.runs += 1
             run = work / f"run-{counts.runs}"
             while not killed_or_done(run, epochs, generator, counts, kills):
                 pass
-            if outcome(run, epochs) != wanted:
+            if outcome(run) != wanted:
                 raise SystemExit(f"run {counts.runs} ended otherwise than the one that was left alone; seed {seed}")
             if say:
                 print(f"{counts}: the same", flush=True)
     return counts
 
 
-def outcome(run: Path, epochs: int) -> tuple[bytes, str]:
-    """Finish the run if need be; its final weights and history."""
-    with start(run, epochs) as process:
-        process.communicate()
-    if process.returncode:
-        raise SystemExit(f"the run stopped with status {process.returncode}")
+def outcome(run: Path) -> tuple[bytes, str]:
+    """Final weights and history of a run."""
     return (run.with_suffix(".weights")).read_bytes(), (run / "history.csv").read_text()
 
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from keras_mae import visualize
 from keras_mae.masked_autoencoder import MaskedAutoencoder
 from keras_mae.recipes import PretrainRecipe
-from keras_mae.training.callbacks import Interruptible, LogLearningRate, Progress
+from keras_mae.training.callbacks import Interruptible, LogLearningRate, Progress, StopOnNonFinite
 from keras_mae.training.resume import Checkpoints, Preempted, lock, seek
 from keras_mae.transfer.fine_tuning import length
 
@@ -119,11 +119,11 @@ def _fit(
 ) -> None:
     """`fit` from where the run is to its last epoch."""
     position, steps = checkpoints.position, checkpoints.batches_per_epoch
-    interruptible = Interruptible()
+    interruptible, stop = Interruptible(), StopOnNonFinite(dataset=dataset)
     progress = Progress(steps * recipe.step_batch_size, console, recipe.epochs)
     options: dict[str, Any] = {
         "validation_data": validation_data,
-        "callbacks": [interruptible, LogLearningRate(), progress, *callbacks, checkpoints],
+        "callbacks": [interruptible, LogLearningRate(), stop, progress, *callbacks, checkpoints],
         "shuffle": False,  # the dataset shuffles itself
         "verbose": 0,
     }
