@@ -105,6 +105,20 @@ def test_both_loaders_give_the_same_pixels(photos):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("loader", LOADERS)
+def test_seek_goes_on_as_if_all_before_had_been_seen(loader, photos):
+    dataset, resumed = (data.from_directory(photos, 16, 2, loader=loader, seed=4) for _ in range(2))
+    epochs = [epoch(dataset) for _ in range(3)]
+    resumed.seek(1, 1)
+    if loader == "grain":
+        resumed.on_epoch_begin()
+        rest = [np.asarray(resumed[0]) for _ in range(3)]
+    else:
+        rest = [np.asarray(batch) for batch in resumed.take(3)]
+    for batch, expected in zip([*rest, *epoch(resumed)], [*epochs[1][1:], *epochs[2]], strict=True):
+        np.testing.assert_array_equal(batch, expected)
+
+
 # === Grain ===
 def test_grain_goes_on_from_a_position_with_the_batches_that_would_have_come(photos):
     dataset, resumed = (data.from_directory(photos, 16, 2, loader="grain", seed=4) for _ in range(2))

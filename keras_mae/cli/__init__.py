@@ -21,7 +21,7 @@ def main() -> None:
         status = command(standalone_mode=False)
     except KeyboardInterrupt:
         sys.exit(130)
-    except (ValueError, ImportError, OSError) as error:
+    except (ValueError, ImportError, OSError, FloatingPointError) as error:
         _fail(str(error), 2)
     except Exception as error:
         if not hasattr(error, "format_message"):  # click's errors have it, whichever click typer brings

@@ -70,18 +70,28 @@ def pretrain(
     precision: Annotated[Precision, typer.Option(help="Keras dtype policy.")] = Precision.float32,
     seed: Annotated[int, typer.Option(help="Of weights, masks and data order.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Run directory; by default the next free runs/DATA-N.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out, if one was begun; with its own options.")
+    ] = False,
+    checkpoint_minutes: Annotated[float, typer.Option(help="Save what --resume needs so often.")] = 10.0,
+    checkpoint_steps: Annotated[int | None, typer.Option(help="Save it after so many steps, too.")] = None,
 ) -> None:
     """Pre-train a masked autoencoder and leave a run directory.
 
     Without arguments: 1,437 digits, a micro ViT, a minute or two on a laptop. The defaults are for small images
     and data sets; the published recipe for ImageNet is --epochs 800 --warmup-epochs 40 --batch-size 4096
     --base-learning-rate 1.5e-4 --norm-pix-loss.
+
+    A run that was killed goes on, as if nothing had happened, with the same command and --out DIRECTORY --resume; so
+    that command can be given from the start.
     """
     import keras
 
     import keras_mae
     from keras_mae.recipes import PretrainRecipe
 
+    if resume and out is None:
+        raise ValueError("`resume` takes the run directory: --out runs/digits-1 --resume")
     preset = model or DEFAULT_MODELS.get(data, FOLDER_MODEL)
     source, held_out, image_shape = _open(data, preset, image_size, on_error.value)
     recipe = PretrainRecipe(
@@ -122,7 +132,16 @@ def pretrain(
         f"{preset}: {mae.count_params():,} parameters, {len(source):,} images of {'x'.join(map(str, image_shape))}, "
         f"{keras.backend.backend()}, learning rate {recipe.learning_rate:.3g}"
     )
-    keras_mae.training.pretrain(mae, dataset, recipe, directory, held_out)
+    keras_mae.training.pretrain(
+        mae,
+        dataset,
+        recipe,
+        directory,
+        held_out,
+        resume=resume,
+        checkpoint_steps=checkpoint_steps,
+        checkpoint_minutes=checkpoint_minutes,
+    )
     typer.echo(f"{directory}: {', '.join(sorted(path.name for path in directory.iterdir()))}")
 
 

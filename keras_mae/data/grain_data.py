@@ -40,7 +40,7 @@ class GrainDataset(keras.utils.PyDataset):
             logger.setLevel(level)
         self._grain, self._batches = grain, batches
         self._epoch, self._next = 0, 0
-        self._in_epoch = False
+        self._in_epoch, self._begun = False, False
         self._ahead: Iterator[Any] | None = None
 
     @property
@@ -63,8 +63,10 @@ class GrainDataset(keras.utils.PyDataset):
         self._in_epoch = True
 
     def on_epoch_end(self) -> None:
-        self._in_epoch = False
-        if self._next:  # left before its end
+        # Keras calls it before the first epoch too, when `seek` has been to the middle of one.
+        left_before_its_end = self._begun and self._next
+        self._in_epoch = self._begun = False
+        if left_before_its_end:
             self.seek(self._epoch + 1)
 
     def __getitem__(self, index: int) -> Any:
@@ -74,7 +76,7 @@ class GrainDataset(keras.utils.PyDataset):
         if self._ahead is None:
             self._ahead = self._read_ahead(self._epoch * len(self) + self._next)
         batch = next(self._ahead)
-        self._next += 1
+        self._next, self._begun = self._next + 1, True
         if self._next == len(self):
             self._epoch, self._next = self._epoch + 1, 0
         return self._finished(*batch)

@@ -19,11 +19,16 @@ def dataset(batches: Batches) -> Any:
     """A `tf.data.Dataset` of what `batches` holds; every iteration is an epoch."""
     import tensorflow as tf
 
-    plan, source, epochs = batches.plan, batches.source, itertools.count()
+    plan, source = batches.plan, batches.source
+    place = {"epoch": 0, "batch": 0}
+
+    def seek(epoch: int, batch: int = 0) -> None:
+        place.update(epoch=epoch, batch=batch)
 
     def order() -> np.ndarray:
-        epoch = next(epochs)
-        indices = batches.order(epoch)
+        epoch, begin = place["epoch"], place["batch"] * plan.images_per_batch
+        seek(epoch + 1)
+        indices = batches.order(epoch)[begin:]
         return np.stack([indices, np.full_like(indices, epoch)], axis=1)
 
     def one_epoch(_: Any) -> Any:
@@ -42,7 +47,9 @@ def dataset(batches: Batches) -> Any:
     made = made.batch(plan.images_per_batch, drop_remainder=plan.drop_remainder)
     made = made.map(batch_of, num_parallel_calls=plan.workers or cores())
     made = made.apply(tf.data.experimental.assert_cardinality(len(batches)))
-    return _finished(made, plan)
+    made = _finished(made, plan)
+    made.seek = seek  # the next iteration starts there, as if all before it had been seen
+    return made
 
 
 def stream_dataset(stream: Stream, plan: Plan) -> Any:

@@ -8,9 +8,12 @@ import time
 from typing import Any
 
 import keras
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+
+from keras_mae import _checks
 
 
 class Progress(keras.callbacks.Callback):
@@ -19,10 +22,12 @@ class Progress(keras.callbacks.Callback):
     Args:
         images_per_epoch: Images in an epoch.
         console: Where to write; a new `rich` console by default.
+        epochs: The run's, if `fit` is only told of a part of them.
     """
 
-    def __init__(self, images_per_epoch: int, console: Console | None = None):
+    def __init__(self, images_per_epoch: int, console: Console | None = None, epochs: int | None = None):
         super().__init__()
+        self.epochs = epochs
         self.images_per_epoch = images_per_epoch
         self.console = console or Console()
         self._bars: Bars | None = None
@@ -30,10 +35,11 @@ class Progress(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         self._began = time.perf_counter()
         self._done = 0
+        self._epochs = self.epochs or self.params["epochs"]
         if self.console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self._bars = Bars(*columns, console=self.console, transient=True)
-            total = self.params["epochs"] * self.params["steps"] if self.params["steps"] else None
+            total = self._epochs * self.params["steps"] if self.params["steps"] else None
             self._task = self._bars.add_task("training", total=total)
             self._bars.start()
 
@@ -42,20 +48,19 @@ class Progress(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if self._bars is not None:
-            self._bars.update(self._task, advance=1, description=f"epoch {self._epoch + 1}/{self.params['epochs']}")
+            self._bars.update(self._task, advance=1, description=f"epoch {self._epoch + 1}/{self._epochs}")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         now = time.perf_counter()
         self._done += 1
         rate = self.images_per_epoch / (now - self._epoch_began)
-        left = (now - self._began) / self._done * (self.params["epochs"] - epoch - 1)
+        left = (now - self._began) / self._done * (self._epochs - epoch - 1)
         measured = "  ".join(
             f"{name} {float(value):.4g}" for name, value in (logs or {}).items() if value is not None
         )
         minutes, seconds = divmod(round(left), 60)
         self.console.print(
-            f"epoch {epoch + 1}/{self.params['epochs']}  {measured}  "
-            f"{rate:.0f} images/s  {minutes}:{seconds:02d} left",
+            f"epoch {epoch + 1}/{self._epochs}  {measured}  {rate:.0f} images/s  {minutes}:{seconds:02d} left",
             highlight=False,
             soft_wrap=True,
         )
@@ -102,6 +107,57 @@ class Interruptible(keras.callbacks.Callback):
         if self._previous is not None:
             signal.signal(signal.SIGINT, self._previous)
             self._previous = None
+
+
+class StopOnNonFinite(keras.callbacks.Callback):
+    """Ends a run whose steps have ceased to be finite, and says what can be known about it.
+
+    The training step leaves such a step out and counts it: weights stay as they were. One now and then is harmless, a
+    long row is a run that learns nothing.
+
+    Args:
+        limit: Steps in a row. They are looked at once in so many steps, for looking holds an accelerator up, so that
+            up to twice as many may pass.
+        dataset: What the run is trained on, for a batch to look at.
+
+    Raises:
+        FloatingPointError: In `fit`.
+    """
+
+    def __init__(self, limit: int = 50, dataset: Any = None):
+        super().__init__()
+        self.limit = _checks.positive_int("limit", limit)
+        self.dataset = dataset
+        self._steps, self._before_epoch = 0, 0.0
+        self._seen: float | None = None
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._steps += 1
+        if self._steps % self.limit:
+            return
+        skipped = self._before_epoch + float(logs["skipped_steps"])
+        if self._seen is not None and skipped - self._seen >= self.limit:
+            raise FloatingPointError(self._diagnosis())
+        self._seen = skipped
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._before_epoch += float((logs or {}).get("skipped_steps", 0))
+
+    def _diagnosis(self) -> str:
+        model = self.model
+        rate = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
+        said = (
+            f"{self.limit} training steps in a row were not finite, and were left out. Updates so far: "
+            f"{int(keras.ops.convert_to_numpy(model.optimizer.iterations))}, learning rate {rate:.3g}"
+        )
+        if self.dataset is None:
+            return said
+        batch = keras.utils.unpack_x_y_sample_weight(next(iter(self.dataset)))
+        images = np.asarray(batch[0]["images"] if isinstance(batch[0], dict) else batch[0])
+        finite = np.isfinite(images.astype("float32"))
+        said += f". The images of a batch: {'finite' if finite.all() else f'{(~finite).sum()} values are not finite'}"
+        loss = model.test_on_batch(*batch, return_dict=True)["loss"]
+        return f"{said}; its loss is {float(loss):.4g}" + (": it is the gradients" if np.isfinite(loss) else "")
 
 
 class LogLearningRate(keras.callbacks.Callback):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +18,11 @@ from rich.console import Console
 from keras_mae import visualize
 from keras_mae.masked_autoencoder import MaskedAutoencoder
 from keras_mae.recipes import PretrainRecipe
-from keras_mae.training.callbacks import Interruptible, LogLearningRate, Progress
+from keras_mae.training.callbacks import Interruptible, LogLearningRate, Progress, StopOnNonFinite
+from keras_mae.training.resume import Checkpoints, Preempted, lock, seek
 from keras_mae.transfer.fine_tuning import length
+
+_CHECKPOINTS = "checkpoints"
 
 
 def pretrain(
@@ -31,6 +35,9 @@ def pretrain(
     callbacks: Any = (),
     console: Console | None = None,
     jit_compile: bool | str = "auto",
+    resume: bool = False,
+    checkpoint_steps: int | None = None,
+    checkpoint_minutes: float = 10.0,
 ) -> Path:
     """Pre-train `model` and leave in `run_directory`: `model.keras` (with its optimizer), `encoder.keras`,
     `history.csv`, `recipe.json`, `loss.png` and `reconstructions.png`.
@@ -38,6 +45,10 @@ def pretrain(
     Every file is written under another name and moved into place, so that none is ever half there. If training
     stops early, by Ctrl-C or an error, what was learned until then is saved; a run that stops before its first
     epoch ends leaves nothing.
+
+    Meanwhile `checkpoints/` holds all it takes to go on after the process was killed: with `resume=True` the run
+    ends with the weights, bit for bit on one machine, that it would have had. On SIGTERM, which a machine that is
+    preempted sends, one is written and the process exits with status 143.
 
     Args:
         model: What to train, not yet compiled. Its masking and target are its own: make it by the recipe.
@@ -49,14 +60,18 @@ def pretrain(
         callbacks: More Keras callbacks.
         console: Where progress is shown.
         jit_compile: As in `keras.Model.compile`.
+        resume: Whether to go on with the run in `run_directory`, if there is one. A finished one is left as it is.
+        checkpoint_steps: Write a checkpoint after so many steps.
+        checkpoint_minutes: Write one when so many minutes have passed.
 
     Returns:
         The run directory.
 
     Raises:
-        ValueError: If `run_directory` holds files, `dataset` has no length, or the model is not the recipe's.
+        ValueError: If `run_directory` holds files or another run, another process is at work there, `dataset` has no
+            length or, to resume, no `seek`, or the model is not the recipe's.
     """
-    directory = check_free(run_directory)
+    directory = Path(run_directory) if resume else check_free(run_directory)
     for name, own in (
         ("mask_ratio", model.masking.mask_ratio),
         ("norm_pix_loss", model.norm_pix_loss),
@@ -65,37 +80,100 @@ def pretrain(
         if own != getattr(recipe, name):
             raise ValueError(f"Model and recipe must agree. Received: {name}={own} and {getattr(recipe, name)}")
     steps = length(dataset)
+    facts = recipe.resolved(steps) | {
+        "image_shape": model.encoder.image_shape,
+        "patch_size": model.encoder.patch_size,
+        "masking": type(model.masking).__name__,
+        "dtype": model.encoder.dtype_policy.name,
+        "backend": keras.backend.backend(),
+        "parameters": model.count_params(),
+    }
     model.compile(recipe.optimizer(steps), jit_compile=jit_compile)
-    interruptible = Interruptible()
-    progress = Progress(steps * recipe.step_batch_size, console)
-    history = keras.callbacks.History()
+    checkpoints = Checkpoints(directory / _CHECKPOINTS, steps, facts, checkpoint_steps, checkpoint_minutes)
+    if resume and _finished(directory, recipe.epochs):
+        return directory
     made = make(directory)
+    with lock(directory):
+        if resume:
+            checkpoints.restore(model)
+        try:
+            _fit(model, dataset, recipe, checkpoints, validation_data, callbacks, console)
+        except Preempted:
+            raise
+        except BaseException:
+            _leave(directory, model, facts, checkpoints, examples, made)
+            raise
+        _leave(directory, model, facts, checkpoints, examples, made)
+        shutil.rmtree(directory / _CHECKPOINTS, ignore_errors=True)  # model.keras holds it all now
+    return directory
+
+
+def _fit(
+    model: MaskedAutoencoder,
+    dataset: Any,
+    recipe: PretrainRecipe,
+    checkpoints: Checkpoints,
+    validation_data: Any,
+    callbacks: Any,
+    console: Console | None,
+) -> None:
+    """`fit` from where the run is to its last epoch."""
+    position, steps = checkpoints.position, checkpoints.batches_per_epoch
+    interruptible, stop = Interruptible(), StopOnNonFinite(dataset=dataset)
+    progress = Progress(steps * recipe.step_batch_size, console, recipe.epochs)
+    options: dict[str, Any] = {
+        "validation_data": validation_data,
+        "callbacks": [interruptible, LogLearningRate(), stop, progress, *callbacks, checkpoints],
+        "shuffle": False,  # the dataset shuffles itself
+        "verbose": 0,
+    }
     try:
-        model.fit(
-            dataset,
-            epochs=recipe.epochs,
-            validation_data=validation_data,
-            callbacks=[interruptible, LogLearningRate(), history, progress, *callbacks],
-            shuffle=False,  # the dataset shuffles itself
-            verbose=0,
-        )
+        if position.step:
+            seek(dataset, position.epoch, position.batch)
+        if position.batch:  # the epoch that was begun
+            left = steps - position.batch
+            model.fit(
+                dataset, initial_epoch=position.epoch, epochs=position.epoch + 1, steps_per_epoch=left, **options
+            )
+        if position.epoch < recipe.epochs:
+            model.fit(dataset, initial_epoch=position.epoch, epochs=recipe.epochs, **options)
     finally:
         interruptible.close()
         progress.close()
-        if getattr(history, "epoch", None):  # Keras sets it when training begins
-            facts = {
-                "image_shape": model.encoder.image_shape,
-                "patch_size": model.encoder.patch_size,
-                "masking": type(model.masking).__name__,
-                "dtype": model.encoder.dtype_policy.name,
-                "backend": keras.backend.backend(),
-                "parameters": model.count_params(),
-            }
-            _save(directory, model, recipe.resolved(steps) | facts, history.history, examples)
-        else:
-            for folder in made:
-                folder.rmdir()
-    return directory
+        checkpoints.close()
+
+
+def _leave(
+    directory: Path,
+    model: MaskedAutoencoder,
+    facts: dict[str, Any],
+    checkpoints: Checkpoints,
+    examples: np.ndarray,
+    made: list[Path],
+) -> None:
+    """Write the run's files if it learned anything, or take away the folders that were made for it."""
+    if checkpoints.position.history:
+        _save(directory, model, facts, checkpoints.position.history, examples)
+    elif not any(directory.iterdir()):
+        for folder in made:
+            folder.rmdir()
+
+
+def _finished(directory: Path, epochs: int) -> bool:
+    """Whether a run directory holds all epochs.
+
+    Raises:
+        ValueError: If it holds files of a run that cannot be gone on with.
+    """
+    if (directory / _CHECKPOINTS).exists() or not directory.exists() or not any(directory.iterdir()):
+        return False
+    history = directory / "history.csv"
+    rows = len(history.read_text().splitlines()) - 1 if history.is_file() else 0
+    if rows < epochs:
+        raise ValueError(
+            f"{str(directory)!r} holds files, and no checkpoint to go on from: {rows} of {epochs} epochs"
+        )
+    return True
 
 
 def check_free(run_directory: str | Path) -> Path:
