@@ -117,6 +117,10 @@ class ViTEncoder(PresetFiles, keras.Model):
         return cls(**{**sizes.encoder, **overrides})
 
     @classmethod
+    def _hints(cls) -> dict[str, Any]:
+        return {"encoder_only": True}
+
+    @classmethod
     def _from_model(cls, model: Any, overrides: dict[str, Any]) -> ViTEncoder:
         encoder = getattr(model, "encoder", model)
         return encoder.copy(**overrides) if overrides else encoder
@@ -126,8 +130,8 @@ class ViTEncoder(PresetFiles, keras.Model):
         if value is None:
             return imagenet if channels == 3 else (127.5,) * channels
         values = np.ravel(value).astype(float).tolist()
-        if len(values) not in (1, channels):
-            raise _checks.fail(argument, f"a number or one for each of the {channels} channels", value)
+        if len(values) not in (1, channels) or not np.isfinite(values).all():
+            raise _checks.fail(argument, f"a finite number or one for each of the {channels} channels", value)
         return tuple(values * channels if len(values) == 1 else values)
 
     @property
@@ -201,7 +205,7 @@ class ViTEncoder(PresetFiles, keras.Model):
         other_channels = image_shape[2] != self.image_shape[2]
         allowed = {"image_shape", "drop_path_rate", "final_norm", "seed", "name", "dtype"}
         allowed |= {"pixel_mean", "pixel_std"} if other_channels else set()
-        if set(changes) - allowed or changes.get("final_norm", False) > self.final_norm:
+        if set(changes) - allowed or changes.get("final_norm", self.final_norm) not in (False, self.final_norm):
             raise ValueError(
                 "A copy may differ in `image_shape`, `drop_path_rate`, `seed`, `name`, `dtype`, and lack the final "
                 "norm; with another number of channels also in `pixel_mean` and `pixel_std`; not in what its weights "

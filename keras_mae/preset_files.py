@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from keras_mae import _checks, presets
 
 HUB = "hf://"
 _CONFIG, _WEIGHTS, _CARD = "config.json", "model.weights.h5", "README.md"
+_HINTS = ("num_heads", "decoder_num_heads", "norm_pix_loss")
 _CLASSES = ("MaskedAutoencoder", "ViTClassifier", "ViTEncoder")
 
 
@@ -46,25 +48,37 @@ class PresetFiles:
             ValueError: If there is no such preset, it holds another kind of model (an encoder alone cannot
                 reconstruct), it does not fit the architecture, or an argument is unknown.
         """
+        if not isinstance(preset, str | Path):
+            raise _checks.fail("preset", "a name or a path", preset)
         if str(preset) not in presets.names():
             if weights is not None:
                 raise ValueError(f"`weights` are for an architecture by name. Received: preset={str(preset)!r}")
-            return cls._from_model(read(preset), overrides)
+            hints: dict[str, Any] = {}
+            if not is_own(path := located(preset)):
+                hints = {key: overrides.pop(key) for key in _HINTS if key in overrides} | cls._hints()
+            return cls._from_model(read(path, hints), overrides)
         sizes = presets.get(str(preset))
         if weights is None:
             return cls._from_sizes(sizes, overrides)
-        own: tuple[str, ...] = (*presets.ENCODER_ARGUMENTS, "dtype")
-        if _other_channels(sizes, overrides):  # then the encoder is loaded as it is, and copied
-            own = tuple(key for key in own if key not in ("image_shape", "pixel_mean", "pixel_std"))
-        changes = {key: overrides.pop(key) for key in own if key in overrides}
-        hints = {
-            "num_heads": sizes.encoder["num_heads"],
-            "decoder_num_heads": sizes.decoder["num_heads"],
-            "norm_pix_loss": overrides.pop("norm_pix_loss", None),
-        }
-        model = read(weights, published=True, hints=hints, **changes)
-        _refuse_other_sizes(getattr(model, "encoder", model), sizes, preset, weights)
+        path = located(weights, published=True)
+        image_shape = overrides.get("image_shape", sizes.encoder["image_shape"])
+        other_channels = _checks.image_shape(image_shape)[2] != sizes.encoder["image_shape"][2]
+        hints = {}
+        if not is_own(path):
+            # Of another number of channels an encoder is loaded as it is, and copied.
+            own = ("drop_path_rate", "dtype", *(() if other_channels else ("image_shape", "pixel_mean", "pixel_std")))
+            hints = {key: overrides.pop(key) for key in (*own, "norm_pix_loss") if key in overrides}
+            heads = {"num_heads": sizes.encoder["num_heads"], "decoder_num_heads": sizes.decoder["num_heads"]}
+            hints |= heads | cls._hints()
+        model = read(path, hints)
+        expected = sizes.encoder | ({} if other_channels else {"image_shape": image_shape})
+        _refuse_other_sizes(getattr(model, "encoder", model), expected, preset, weights)
         return cls._from_model(model, overrides)
+
+    @classmethod
+    def _hints(cls) -> dict[str, Any]:
+        """What `convert.load` is told besides."""
+        return {}
 
     @classmethod
     def _from_sizes(cls, sizes: presets.Preset, overrides: dict[str, Any]) -> Self:
@@ -80,7 +94,7 @@ class PresetFiles:
         The folder can be uploaded to the Hugging Face Hub as it is.
 
         Args:
-            path: The folder. It must not exist, or be empty.
+            path: The folder. It must not exist.
 
         Returns:
             The path.
@@ -89,33 +103,70 @@ class PresetFiles:
             ValueError: If there is something at `path`.
         """
         path = Path(path)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.suffix == ".keras":
+            raise ValueError(f"`path` must be a folder: a .keras file is `model.save`'s. Received: {str(path)!r}")
+        if path.exists() or not path.name:
             raise ValueError(f"`path` must not exist, so that nothing is lost. Received: path={str(path)!r}")
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".writing-{path.name}-{os.getpid()}")
+        unfinished = path.with_name(f".writing-{os.getpid()}-{path.name}")
         unfinished.mkdir()
         try:
             config = keras.saving.serialize_keras_object(self)
-            config.pop("compile_config", None)  # an optimizer's state is not in the folder either
+            config.pop("compile_config", None)
+            self._save_weights_alone(unfinished / _WEIGHTS)
+            config["keras_mae"] = {
+                "sha256": _digest(unfinished / _WEIGHTS),
+                "parameters": self.count_params(),  # type: ignore[attr-defined]
+            }
             (unfinished / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-            self.save_weights(unfinished / _WEIGHTS)  # type: ignore[attr-defined]
             (unfinished / _CARD).write_text(card(self, path.name), encoding="utf-8")
-            if path.exists():
-                path.rmdir()
             unfinished.rename(path)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
         return path
 
+    def _save_weights_alone(self: Any, path: Path) -> None:
+        """Keras would save the optimizer with them."""
+        optimizer = getattr(self, "optimizer", None)
+        self.optimizer = None
+        try:
+            self.save_weights(path)
+        finally:
+            self.optimizer = optimizer
 
-def read(preset: str | Path, published: bool = False, hints: dict[str, Any] | None = None, **encoder: Any) -> Any:
-    """The model in a folder or file, or on the Hub.
+
+def located(preset: str | Path, published: bool = False) -> Path:
+    """Where a preset is on this machine, once it is downloaded if need be.
 
     Args:
         preset: As in `from_preset`.
         published: Whether it may be the name of a published checkpoint.
-        hints: What a file may not say: `num_heads`, `decoder_num_heads`, `norm_pix_loss`.
-        encoder: Arguments of `ViTEncoder` that differ, for other libraries' files.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if str(preset).startswith(HUB):
+        return _download(str(preset).removeprefix(HUB))
+    path = Path(preset)
+    if path.exists():
+        return path
+    if published and not path.suffix:
+        from keras_mae import convert
+
+        return convert.fetch(str(preset))
+    if published or path.suffix:
+        raise ValueError(f"There is no file or folder {str(preset)!r}")
+    raise _checks.fail(
+        "preset", f"one of {', '.join(presets.names())}, a folder, a file or {HUB}user/name", str(preset)
+    )
+
+
+def read(preset: str | Path, hints: dict[str, Any] | None = None) -> Any:
+    """The model in a folder or file, or on the Hub.
+
+    Args:
+        preset: As in `from_preset`.
+        hints: Arguments of `keras_mae.convert.load`, for other libraries' files.
 
     Raises:
         ValueError: If there is none.
@@ -123,19 +174,17 @@ def read(preset: str | Path, published: bool = False, hints: dict[str, Any] | No
     # Only here, and late: converting needs the models, and the models have `from_preset`.
     from keras_mae import convert
 
-    if str(preset).startswith(HUB):
-        path = _download(str(preset).removeprefix(HUB))
-    elif published and not Path(preset).exists():
-        path = convert.fetch(str(preset))
-    else:
-        path = Path(preset)
-    if not path.exists():
-        _checks.one_of("preset", str(preset), (*presets.names(), "a folder", "a file", f"{HUB}user/name"))
+    path = located(preset)
     if not is_own(path):
-        return convert.load(path, **(hints or {}), **encoder).model
-    model = keras.saving.load_model(path) if path.suffix == ".keras" else _read_folder(path)
-    if encoder:
-        raise ValueError(f"A model of keras_mae's own is taken as it was saved. Received: {encoder}")
+        return convert.load(path, **(hints or {})).model
+    if path.suffix != ".keras":
+        return _read_folder(path)
+    try:
+        model = keras.saving.load_model(path)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"Cannot load the model file {str(path)!r}: {error}") from error
+    if type(model).__name__ not in _CLASSES:
+        raise ValueError(f"{str(path)!r} holds no model of keras_mae. Received: a {type(model).__name__}")
     return model
 
 
@@ -153,12 +202,25 @@ def _read_folder(path: Path) -> Any:
     registered = str(config.get("registered_name")) if isinstance(config, dict) else ""
     if registered not in [f"keras_mae>{name}" for name in _CLASSES]:
         raise ValueError(f"The preset {str(path)!r} holds no model of keras_mae, but: {registered}")
-    model = keras.saving.deserialize_keras_object(config)
+    stated = config.pop("keras_mae", {})
+    if stated.get("sha256") != _digest(path / _WEIGHTS):
+        raise ValueError(f"The weights in {str(path)!r} are damaged, or others than it was saved with")
     try:
+        model = keras.saving.deserialize_keras_object(config)
         model.load_weights(path / _WEIGHTS)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"The weights in {str(path)!r} are damaged or do not fit its {_CONFIG}: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"The weights in {str(path)!r} do not fit its {_CONFIG}: {error}") from error
+    if model.count_params() != stated.get("parameters"):  # Keras overlooks weights that nobody asks for
+        raise ValueError(
+            f"The weights in {str(path)!r} do not fit its {_CONFIG}: {stated.get('parameters')} parameters were "
+            f"saved, and it has {model.count_params()}"
+        )
     return model
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _download(name: str) -> Path:
@@ -177,21 +239,16 @@ def _download(name: str) -> Path:
     return folder
 
 
-def _other_channels(sizes: presets.Preset, overrides: dict[str, Any]) -> bool:
-    image_shape = overrides.get("image_shape")
-    return image_shape is not None and _checks.image_shape(image_shape)[2] != sizes.encoder["image_shape"][2]
-
-
-def _refuse_other_sizes(encoder: Any, sizes: presets.Preset, preset: Any, weights: Any) -> None:
-    differ = {
-        name: getattr(encoder, name)
-        for name in ("embed_dim", "depth", "num_heads")
-        if getattr(encoder, name) != sizes.encoder[name]
-    }
-    if encoder.patch_size != _checks.pair("patch_size", sizes.encoder["patch_size"]):
-        differ["patch_size"] = encoder.patch_size
+def _refuse_other_sizes(encoder: Any, expected: dict[str, Any], preset: Any, weights: Any) -> None:
+    """An error if the weights are not the architecture's that was named."""
+    expected = expected | {"patch_size": _checks.pair("patch_size", expected["patch_size"])}
+    differ = {name: found for name in expected if (found := getattr(encoder, name)) != _tuple(expected[name])}
     if differ:
         raise ValueError(f"The weights {str(weights)!r} are not of {str(preset)!r}: they have {differ}")
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def refuse_unknown(overrides: dict[str, Any], allowed: tuple[str, ...]) -> None:

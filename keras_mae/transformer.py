@@ -78,7 +78,7 @@ class MLP(keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         dim = input_shape[-1]
-        hidden = _checks.positive_int("embed_dim * mlp_ratio", int(dim * self.mlp_ratio))
+        hidden = _checks.positive_int("embed_dim * mlp_ratio", round(dim * self.mlp_ratio))
         self.fc1 = Linear(hidden, name="fc1", dtype=self.dtype_policy)
         self.fc2 = Linear(dim, name="fc2", dtype=self.dtype_policy)
         self.fc1.build(input_shape)

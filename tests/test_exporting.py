@@ -108,11 +108,13 @@ def test_a_file_that_computes_something_else_is_refused(models, tmp_path, monkey
 def test_bad_arguments(models, tmp_path):
     encoder = models["encoder"]
     (tmp_path / "there.onnx").write_text("mine")
+    (tmp_path / "mine.bin").write_text("mine")
     for model, path, format, message in (
         (encoder, "x.onnx", "tensorrt", "`format` must be one of 'saved_model', 'onnx'"),
         (encoder, "x.tflite", "onnx", "`path` must end in '.onnx' for the format 'onnx'"),
         (encoder, "x.pb", "saved_model", "`path` must be a folder, without an ending, for the format 'saved_model'"),
-        (encoder, "there.onnx", "onnx", "`path` must not exist, so that nothing is lost"),
+        (encoder, "there.onnx", "onnx", "there.onnx' must not exist, so that nothing is lost"),
+        (encoder, "mine.xml", "openvino", "mine.bin' must not exist, so that nothing is lost"),
         (keras.Sequential(), "x.onnx", "onnx", "`model` must be a ViTEncoder, ViTClassifier or MaskedAutoencoder"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -45,10 +45,10 @@ class Part(StrEnum):
 @app.command()
 def convert(
     source: Annotated[
-        Path,
+        str,
         typer.Argument(
             help="A .pth, .bin or .safetensors file of the authors' or timm's, a folder of transformers' or "
-            "KerasHub's, or a model of keras_mae's."
+            "KerasHub's, hf://user/name, or a model of keras_mae's."
         ),
     ],
     out: Annotated[Path, typer.Argument(help="What to write: a .keras file, another file, or a folder.")],
@@ -76,10 +76,13 @@ def convert(
         raise ValueError(f"The format keras, and only that, is a .keras file. Received: {str(out)!r} as {format}")
     if out.exists():
         raise ValueError(f"`out` must not exist, so that nothing is lost. Received: {str(out)!r}")
-    if preset_files.is_own(source):
-        model = load(source)
+    path = preset_files.located(source)
+    if preset_files.is_own(path):
+        if {norm_pix_loss, num_heads, decoder_num_heads} != {None}:
+            raise ValueError(f"A model of keras_mae's says what it is: these options are not for {source!r}")
+        model = load(path)
     else:
-        model, report = keras_mae_convert.load(source, norm_pix_loss, num_heads, decoder_num_heads)
+        model, report = keras_mae_convert.load(path, norm_pix_loss, num_heads, decoder_num_heads)
         _print(report, source)
     if format is Format.preset:
         model.save_to_preset(out)
@@ -119,7 +122,7 @@ def export(
     typer.echo(f"{out}: {type(loaded).__name__}, within {difference:.1e} of Keras' outputs at batch 1 and 7")
 
 
-def _print(report: Report, source: Path) -> None:
+def _print(report: Report, source: str) -> None:
     from rich.console import Console
     from rich.table import Table
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 from types import ModuleType
@@ -38,6 +39,7 @@ def load(
     num_heads: int | None = None,
     decoder_num_heads: int | None = None,
     image_shape: tuple[int, int, int] | None = None,
+    encoder_only: bool = False,
     **encoder: Any,
 ) -> Converted:
     """A model from another library's file: an encoder, masked autoencoder or classifier, whichever it holds.
@@ -52,6 +54,7 @@ def load(
         decoder_num_heads: The decoder's, likewise.
         image_shape: Of the images, if other than the file's: the positions are resized in two dimensions. Other
             channels: `encoder.copy(image_shape=...)`.
+        encoder_only: Whether to return the encoder of a masked autoencoder or classifier. All of the file is checked.
         encoder: Other arguments of `ViTEncoder`, such as `pixel_mean`, `drop_path_rate` or `dtype`.
 
     Returns:
@@ -63,19 +66,42 @@ def load(
         ImportError: If a package that reads it is missing: PyTorch for `.pth` and `.bin`, `safetensors`, KerasHub.
     """
     path = Path(path)
+    if image_shape is not None:
+        image_shape = _checks.image_shape(image_shape)
     if path.is_dir() and keras_hub.matches(path):
         if image_shape is not None:
             raise ValueError("A KerasHub preset is loaded at its own size: then `encoder.copy(image_shape=...)`")
-        return Converted(*keras_hub.read_preset(path, **encoder))
+        model, report = keras_hub.read_preset(path, **encoder)
+        _refuse_other_heads(path, num_heads, getattr(model, "encoder", model).num_heads)
+        return Converted(getattr(model, "encoder", model) if encoder_only else model, report)
     state = read(path)
     layout: ModuleType
-    if hugging_face.matches(state):
-        layout, found = hugging_face, hugging_face.sizes(state)
-    elif reference.matches(state):
-        layout, found = reference, reference.sizes(state, num_heads, decoder_num_heads)
-    else:
-        some = ", ".join(sorted(state.tensors)[:5])
-        raise ValueError(f"{str(path)!r} has no layout known here: {', '.join(FORMATS)}. It holds {some}, ...")
+    try:
+        if hugging_face.matches(state):
+            layout, found = hugging_face, hugging_face.sizes(state)
+            _refuse_other_heads(path, num_heads, found["encoder"]["num_heads"])
+            _refuse_other_heads(path, decoder_num_heads, found.get("decoder", {}).get("num_heads", decoder_num_heads))
+        elif reference.matches(state):
+            layout, found = reference, reference.sizes(state, num_heads, decoder_num_heads)
+        else:
+            some = ", ".join(sorted(state.tensors)[:5]) or "nothing"
+            raise ValueError(f"{str(path)!r} has no layout known here: {', '.join(FORMATS)}. It holds {some}")
+        model, report = _loaded(state, layout, found, image_shape, norm_pix_loss, encoder_only, encoder)
+    except (KeyError, IndexError, TypeError, AttributeError, ZeroDivisionError) as error:
+        what = f"there is no {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{str(path)!r} does not hold what its layout must: {what}") from error
+    return Converted(getattr(model, "encoder", model) if encoder_only else model, report)
+
+
+def _loaded(
+    state: StateDict,
+    layout: ModuleType,
+    found: dict[str, Any],
+    image_shape: tuple[int, int, int] | None,
+    norm_pix_loss: bool | None,
+    encoder_only: bool,
+    encoder: dict[str, Any],
+) -> tuple[Any, Report]:
     arguments = found["encoder"] | encoder
     own_shape = (*_image_size(arguments, image_shape), arguments.pop("channels"))
     if image_shape is not None and image_shape[2] != own_shape[2]:
@@ -85,10 +111,15 @@ def load(
         )
     grid = (own_shape[0] // arguments["patch_size"][0], own_shape[1] // arguments["patch_size"][1])
     vit = ViTEncoder(image_shape or own_shape, **arguments)
-    model, said = _build(vit, layout.role(state), found, state, layout, norm_pix_loss)
+    normalised = _normalised(state, layout, norm_pix_loss, encoder_only)
+    model, said = _build(vit, layout.role(state), found, state, layout, normalised)
     rules = hugging_face.rules(model, state) if layout is hugging_face else reference.rules(model)
-    report = load_weights(model, state, rules, said, _left_out(state), grid if image_shape else None)
-    return Converted(model, report)
+    return model, load_weights(model, state, rules, said, _left_out(state), grid if image_shape else None)
+
+
+def _refuse_other_heads(path: Path, given: int | None, found: int | None) -> None:
+    if given not in (None, found):
+        raise ValueError(f"{str(path)!r} says how many heads there are: {found}. Received: {given}")
 
 
 def save(model: Any, path: str | Path, format: str) -> Path:
@@ -100,8 +131,10 @@ def save(model: Any, path: str | Path, format: str) -> Path:
         path: File to write, or, for "transformers" and "keras_hub", folder. It must not exist.
         format: "reference", the authors' names, and "timm", which has the same for an encoder or a classifier: a
             PyTorch file with the tensors under the key "model" if it is called `.pth`, `.pt` or `.bin`, or else
-            safetensors; "transformers", a folder for `from_pretrained`; "keras_hub", a folder for `from_preset` of
-            an encoder or a classifier on the class token.
+            safetensors. Such a file holds weights alone: statistics of pixels, `layer_norm_eps`, mask ratio and
+            `norm_pix_loss` are to be said when it is loaded. "transformers", a folder for `from_pretrained`; it knows
+            random masking only. "keras_hub", a folder for `from_preset` of an encoder or a classifier on the class
+            token.
 
     Returns:
         The path.
@@ -119,12 +152,11 @@ def save(model: Any, path: str | Path, format: str) -> Path:
         model = without_batch_norm(model)
     if format == "timm" and isinstance(model, MaskedAutoencoder):
         raise ValueError("A `timm` ViT has no decoder: save mae.encoder, or in the format 'reference'")
-    if format == "transformers" and getattr(model, "pooling", None) == "mean":
-        raise ValueError(
-            "`transformers` classifies by the class token and has no norm behind the mean of the patch tokens: save "
-            "a classifier with pooling=\"token\", or in the format 'timm'"
-        )
-    unfinished = path.with_name(f".writing-{path.name}")  # which keeps the ending
+    if format == "transformers":
+        hugging_face.refuse(model)
+    if format == "keras_hub":
+        keras_hub.refuse(model)
+    unfinished = path.with_name(f".writing-{os.getpid()}-{path.name}")  # which keeps the ending
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         _write(model, unfinished, format)
@@ -149,7 +181,7 @@ def _write(model: Any, path: Path, format: str) -> None:
         ):
             (path / name).write_text(json.dumps(content, indent=2) + "\n")
     else:
-        write = write_torch if path.suffix in (".pth", ".pt", ".bin") else write_safetensors
+        write = write_torch if path.suffix.lower() in (".pth", ".pt", ".bin") else write_safetensors
         write(path, save_weights(model, reference.rules(model)))
 
 
@@ -182,31 +214,35 @@ def _image_size(arguments: dict[str, Any], asked: tuple[int, int, int] | None) -
     )
 
 
+def _normalised(state: StateDict, layout: ModuleType, given: bool | None, encoder_only: bool) -> bool:
+    """Whether the decoder, if there is one, predicts normalised pixels."""
+    if layout.role(state) != "autoencoder":
+        if given is not None:
+            raise ValueError(f"There is no decoder in {state.path.name!r}. Received: norm_pix_loss={given}")
+        return False
+    said = layout.norm_pix_loss(state)
+    if given is None and said is None and not encoder_only:
+        raise ValueError(
+            f"Nothing in {state.path.name!r} says whether its decoder predicts pixels or normalised pixels: "
+            "give `norm_pix_loss`"
+        )
+    # A name may be wrong; what a configuration says is not.
+    if given is not None and said is not None and given != said and state.config:
+        where = "config.json" if layout is hugging_face else "The run that saved it"
+        raise ValueError(f"{where} says norm_pix_loss={said}. Received: norm_pix_loss={given}")
+    return bool(said if given is None else given)
+
+
 def _build(
-    encoder: ViTEncoder,
-    role: str,
-    found: dict[str, Any],
-    state: StateDict,
-    layout: ModuleType,
-    norm_pix_loss: bool | None,
+    encoder: ViTEncoder, role: str, found: dict[str, Any], state: StateDict, layout: ModuleType, norm_pix_loss: bool
 ) -> tuple[Any, str]:
     """The model without its weights, and what it is."""
     if role == "encoder":
         return encoder, "encoder"
     if role == "classifier":
         return _classifier(encoder, state, layout), "classifier"
-    said = layout.norm_pix_loss(state)
-    if said is None and norm_pix_loss is None:
-        raise ValueError(
-            f"Nothing in {state.path.name!r} says whether its decoder predicts pixels or normalised pixels: "
-            "give `norm_pix_loss`"
-        )
-    if norm_pix_loss is None:
-        norm_pix_loss = said
-    elif layout is hugging_face and said != norm_pix_loss:
-        raise ValueError(f"config.json says norm_pix_loss={said}. Received: norm_pix_loss={norm_pix_loss}")
-    decoder = MAEDecoder(**found["decoder"], dtype=encoder.dtype_policy)
     ratio = (state.config.get("config.json") or state.config.get("args") or {}).get("mask_ratio", 0.75)
+    decoder = MAEDecoder(**found["decoder"], dtype=encoder.dtype_policy)
     model = MaskedAutoencoder(encoder, decoder, RandomMasking(ratio), norm_pix_loss=norm_pix_loss)
     return model, "normalised pixels" if norm_pix_loss else "pixels"
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from keras_mae.convert.state_dict import StateDict
 from keras_mae.convert.weight_map import FIRST_ROW, FUSED, FUSED_BIAS, Rule, dense, norm, patch_kernel
 
@@ -48,7 +50,7 @@ def sizes(state: StateDict) -> dict[str, dict[str, Any]]:
     config = state.config.get("config.json")
     if config is None:
         raise ValueError(f"There is no config.json beside {str(state.path)!r}: name the folder that holds both")
-    if config.get("hidden_act", "gelu") != "gelu" or not config.get("qkv_bias", True):
+    if config.get("hidden_act", "gelu") not in ("gelu", "gelu_python") or not config.get("qkv_bias", True):
         raise ValueError(
             "A ViT here has the exact GELU and biases of query, key and value. Received: "
             f"hidden_act={config.get('hidden_act')!r}, qkv_bias={config.get('qkv_bias')}"
@@ -65,9 +67,8 @@ def sizes(state: StateDict) -> dict[str, dict[str, Any]]:
         "image_size": _pair(config["image_size"]),
         "layer_norm_eps": eps,
     }
-    for ours, theirs in (("pixel_mean", "image_mean"), ("pixel_std", "image_std")):
-        if theirs in pixels and pixels.get("do_normalize", True):
-            encoder[ours] = [round(value / pixels.get("rescale_factor", 1 / 255), 9) for value in pixels[theirs]]
+    if pixels:
+        encoder |= _statistics(pixels)
     found = {"encoder": encoder}
     if role(state) == "autoencoder":
         found["decoder"] = {
@@ -80,9 +81,46 @@ def sizes(state: StateDict) -> dict[str, dict[str, Any]]:
     return found
 
 
+def _statistics(pixels: dict[str, Any]) -> dict[str, Any]:
+    """`pixel_mean` and `pixel_std` of an image processor, which multiplies pixels and normalises then."""
+    factor = pixels.get("rescale_factor", 1 / 255) if pixels.get("do_rescale", True) else 1.0
+    mean, std = 0.0, 1.0
+    if pixels.get("do_normalize", True):
+        mean, std = pixels.get("image_mean", 0.5), pixels.get("image_std", 0.5)
+    return {
+        "pixel_mean": np.round(np.asarray(mean, "float64") / factor, 9),
+        "pixel_std": np.round(np.asarray(std, "float64") / factor, 9),
+    }
+
+
 def norm_pix_loss(state: StateDict) -> bool:
     """Whether the target is normalised, as `config.json` says."""
     return bool(state.config["config.json"].get("norm_pix_loss", False))
+
+
+def refuse(model: Any) -> None:
+    """An error for a model that `transformers` cannot hold."""
+    encoder = getattr(model, "encoder", model)
+    if getattr(model, "pooling", None) == "mean":
+        raise ValueError(
+            "`transformers` classifies by the class token and has no norm behind the mean of the patch tokens: save "
+            "a classifier with pooling=\"token\", or in the format 'timm'"
+        )
+    if encoder.norm is None:
+        raise ValueError("`transformers`' ViT has a final norm. Received: an encoder with final_norm=False")
+    if not hasattr(model, "decoder"):
+        return
+    if model.decoder.layer_norm_eps != encoder.layer_norm_eps:
+        raise ValueError(
+            "`transformers`' ViTMAE has one layer_norm_eps. Received: "
+            f"{encoder.layer_norm_eps} in the encoder, {model.decoder.layer_norm_eps} in the decoder"
+        )
+    (height, width), (rows, columns) = encoder.image_shape[:2], encoder.patch_size
+    if height != width or rows != columns:
+        raise ValueError(
+            "`transformers`' ViTMAE has square images and patches; an encoder alone may have others. "
+            f"Received: image_shape={encoder.image_shape}, patch_size={encoder.patch_size}"
+        )
 
 
 def config_of(model: Any) -> dict[str, Any]:
@@ -98,7 +136,7 @@ def config_of(model: Any) -> dict[str, Any]:
         "hidden_size": encoder.embed_dim,
         "num_hidden_layers": encoder.depth,
         "num_attention_heads": encoder.num_heads,
-        "intermediate_size": int(encoder.embed_dim * encoder.mlp_ratio),
+        "intermediate_size": round(encoder.embed_dim * encoder.mlp_ratio),
         "image_size": _one(encoder.image_shape[:2]),
         "patch_size": _one(encoder.patch_size),
         "num_channels": encoder.image_shape[2],
@@ -113,7 +151,7 @@ def config_of(model: Any) -> dict[str, Any]:
             "decoder_hidden_size": decoder.embed_dim,
             "decoder_num_hidden_layers": decoder.depth,
             "decoder_num_attention_heads": decoder.num_heads,
-            "decoder_intermediate_size": int(decoder.embed_dim * decoder.mlp_ratio),
+            "decoder_intermediate_size": round(decoder.embed_dim * decoder.mlp_ratio),
             "mask_ratio": model.masking.mask_ratio,
             "norm_pix_loss": model.norm_pix_loss,
         }

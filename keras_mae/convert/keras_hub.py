@@ -16,7 +16,8 @@ from keras_mae.transfer.classifier import ViTClassifier
 
 def matches(path: Path) -> bool:
     """Whether a folder is a KerasHub preset."""
-    return (path / "metadata.json").is_file() and "keras_hub" in (path / "config.json").read_text(encoding="utf-8")
+    config = path / "config.json"
+    return (path / "metadata.json").is_file() and config.is_file() and "keras_hub" in config.read_text("utf-8")
 
 
 def _package() -> Any:
@@ -113,27 +114,18 @@ def to_keras_hub(model: Any) -> Any:
         ValueError: If KerasHub has no such model.
     """
     hub = _package().models
+    refuse(model)
     classifier = isinstance(model, ViTClassifier)
-    if not isinstance(model, ViTEncoder | ViTClassifier):
-        raise ValueError(f"KerasHub takes a ViTEncoder, such as mae.encoder, or a ViTClassifier. Received: {model!r}")
-    if classifier and (model.pooling != "token" or model.batch_norm):
-        what = "a BatchNorm before its head" if model.batch_norm else f"pooling={model.pooling!r}"
-        raise ValueError(
-            'KerasHub\'s ViTImageClassifier has the class token (its "gap" averages that token too, which MAE does '
-            f"not) and no norm behind it. Received: a classifier with {what}"
-        )
     encoder = model.encoder if classifier else model
-    if encoder.norm is None:
-        raise ValueError("KerasHub's ViTBackbone has a final norm. Received: an encoder with final_norm=False")
     backbone = hub.ViTBackbone(
         image_shape=encoder.image_shape,
         patch_size=encoder.patch_size,
         num_layers=encoder.depth,
         num_heads=encoder.num_heads,
         hidden_dim=encoder.embed_dim,
-        mlp_dim=int(encoder.embed_dim * encoder.mlp_ratio),
+        mlp_dim=round(encoder.embed_dim * encoder.mlp_ratio),
         layer_norm_epsilon=encoder.layer_norm_eps,
-        dtype=encoder.dtype_policy,
+        dtype=encoder.variable_dtype,  # it cannot load its own presets of mixed precision
     )
     theirs = backbone
     if classifier:
@@ -145,6 +137,21 @@ def to_keras_hub(model: Any) -> Any:
     for name, value in save_weights(model, rules(model)).items():
         weights[name].assign(value)
     return theirs
+
+
+def refuse(model: Any) -> None:
+    """An error for a model that KerasHub cannot hold."""
+    if not isinstance(model, ViTEncoder | ViTClassifier):
+        raise ValueError(f"KerasHub takes a ViTEncoder, such as mae.encoder, or a ViTClassifier. Received: {model!r}")
+    if isinstance(model, ViTClassifier) and (model.pooling != "token" or model.batch_norm):
+        what = "a BatchNorm before its head" if model.batch_norm else f"pooling={model.pooling!r}"
+        raise ValueError(
+            'KerasHub\'s ViTImageClassifier has the class token (its "gap" averages that token too, which MAE does '
+            f"not) and no norm behind it. Received: a classifier with {what}"
+        )
+    encoder = model.encoder if isinstance(model, ViTClassifier) else model
+    if encoder.norm is None:
+        raise ValueError("KerasHub's ViTBackbone has a final norm. Received: an encoder with final_norm=False")
 
 
 def image_converter_of(encoder: ViTEncoder) -> Any:
@@ -225,14 +232,17 @@ def _pair(theirs: str, ours: str, names: tuple[str, str]) -> list[Rule]:
 def read_preset(path: Path, **encoder: Any) -> tuple[Any, Report]:
     """The model in a folder that KerasHub saved."""
     package = _package()
-    if (path / "task.json").is_file():
-        return from_keras_hub(package.models.ViTImageClassifier.from_preset(str(path)), **encoder)
     if read_json(path / "config.json").get("class_name") != "ViTBackbone":
         raise ValueError(f"The KerasHub preset {str(path)!r} is no ViTBackbone")
-    statistics = {}
-    if (path / "preprocessor.json").is_file() or (path / "image_converter.json").is_file():
-        statistics = _statistics_of(package.layers.ViTImageConverter.from_preset(str(path)))
-    return from_keras_hub(package.models.ViTBackbone.from_preset(str(path)), **statistics | encoder)
+    kind = "ViTImageClassifier" if (path / "task.json").is_file() else "ViTBackbone"
+    try:
+        model = getattr(package.models, kind).from_preset(str(path))
+        statistics = {}
+        if kind == "ViTBackbone" and (path / "image_converter.json").is_file():
+            statistics = _statistics_of(package.layers.ViTImageConverter.from_preset(str(path)))
+    except OSError as error:
+        raise ValueError(f"The KerasHub preset {str(path)!r} is damaged: {error}") from error
+    return from_keras_hub(model, **statistics | encoder)
 
 
 def write_preset(model: Any, path: Path) -> None:

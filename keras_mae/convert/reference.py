@@ -30,6 +30,19 @@ def sizes(state: StateDict, num_heads: int | None, decoder_num_heads: int | None
         ValueError: If they tell too little.
     """
     tensors = state.tensors
+    if "cls_token" not in tensors or any(name in tensors for name in ("dist_token", "reg_token")):
+        raise ValueError("A ViT here has a class token, and no distillation or register tokens")
+    if tensors["patch_embed.proj.weight"].ndim != 4 or tensors["pos_embed"].ndim != 3:
+        shapes = tensors["patch_embed.proj.weight"].shape, tensors["pos_embed"].shape
+        raise ValueError(
+            f"A patch kernel must have 4 dimensions and positions 3. Received: {shapes[0]} and {shapes[1]}"
+        )
+    timm = state.config.get("config.json", {})
+    if role(state) == "classifier" and "fc_norm.weight" not in tensors and timm.get("global_pool") == "avg":
+        raise ValueError(
+            "This classifier of timm averages all tokens behind its norm; here the norm is behind the mean of the "
+            "patch tokens (fc_norm). Received: global_pool='avg' without fc_norm"
+        )
     width, channels, *patch = tensors["patch_embed.proj.weight"].shape
     encoder = _part(tensors, "blocks", width) | {
         "patch_size": tuple(patch),
@@ -39,7 +52,7 @@ def sizes(state: StateDict, num_heads: int | None, decoder_num_heads: int | None
         "patches": tensors["pos_embed"].shape[1] - 1,
     }
     for ours, theirs in (("pixel_mean", "mean"), ("pixel_std", "std")):  # where timm's config.json is beside it
-        values = state.config.get("config.json", {}).get("pretrained_cfg", {}).get(theirs)
+        values = timm.get("pretrained_cfg", {}).get(theirs)
         if values is not None:
             encoder[ours] = [round(255 * value, 9) for value in values]
     found = {"encoder": encoder}
@@ -54,8 +67,8 @@ def sizes(state: StateDict, num_heads: int | None, decoder_num_heads: int | None
 
 def norm_pix_loss(state: StateDict) -> bool | None:
     """Whether the decoder predicts normalised pixels: as the training script's arguments say, or the file's name."""
-    if "norm_pix_loss" in state.config.get("args", {}):
-        return bool(state.config["args"]["norm_pix_loss"])
+    if isinstance(given := state.config.get("args", {}).get("norm_pix_loss"), bool):
+        return given
     said = [value for word, value in (("full", True), ("visualize", False)) if word in state.path.name]
     return said[0] if len(said) == 1 else None
 

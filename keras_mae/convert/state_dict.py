@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,7 +56,17 @@ def read(path: str | Path) -> StateDict:
     for name in ("config.json", "preprocessor_config.json"):
         if (folder / name).is_file() and (path.is_dir() or path.name in _WHOLE):
             config[name] = read_json(folder / name)
+    if tensors and all(name.startswith("module.") for name in tensors):  # what PyTorch's data parallelism puts there
+        tensors = {name[7:]: value for name, value in tensors.items()}
+        stored = {name[7:]: value for name, value in stored.items()}
     return StateDict(tensors, stored, config, path)
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    found = read_json(path).get("weight_map")
+    if not isinstance(found, dict) or not all(isinstance(shard, str) for shard in found.values()):
+        raise ValueError(f"{str(path)!r} has no `weight_map` of files by tensor")
+    return found
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -79,7 +90,7 @@ def _files(path: Path) -> list[Path]:
             return [path / name]
     for name in _SHARDS:
         if (path / name).is_file():
-            shards = sorted(set(read_json(path / name).get("weight_map", {}).values()))
+            shards = sorted(set(_weight_map(path / name).values()))
             if absent := [shard for shard in shards if not (path / shard).is_file()]:
                 raise ValueError(f"{str(path / name)!r} names files that are not there: {', '.join(absent)}")
             return [path / shard for shard in shards]
@@ -93,6 +104,8 @@ def _read_file(path: Path) -> tuple[Tensors, dict[str, Any]]:
     """Arrays and the names of their stored dtypes, and what else is there; by content, not by the file's ending."""
     with path.open("rb") as file:
         head = file.read(16)
+    if path.suffix == ".keras":
+        raise ValueError(f"{str(path)!r} is a model of Keras': keras.saving.load_model, or `from_preset`, takes it")
     if head[:2] == b"PK" or head[:1] == b"\x80":
         return _read_torch(path)
     if head[:8] == b"\x89HDF\r\n\x1a\n":
@@ -111,7 +124,7 @@ def _read_safetensors(path: Path) -> Tensors:
     try:
         with safe_open(path, framework="np") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}
-    except SafetensorError as error:
+    except (SafetensorError, AttributeError) as error:  # the latter for types that NumPy does not have
         raise ValueError(f"{str(path)!r} is a damaged safetensors file: {error}") from error
     return {name: (_as_float32(array), str(array.dtype)) for name, array in arrays.items()}
 
@@ -125,36 +138,49 @@ def _read_torch(path: Path) -> tuple[Tensors, dict[str, Any]]:
         ) from error
     try:
         # Runs that the authors' script saved hold their arguments, a class that does nothing.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]), path.open("rb") as file:
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         # PyTorch's own message recommends to run what the file asks for.
+        asked = re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))
         raise ValueError(
             f"{str(path)!r} is damaged, or its pickle asks for more than tensors, and that is not run "
-            f"({type(error).__name__})"
+            f"({asked.group(1) if asked else type(error).__name__})"
         ) from error
     args = content.get("args") if isinstance(content, Mapping) else None
     beside = {"args": vars(args)} if isinstance(args, argparse.Namespace) else {}
     for key in ("model", "state_dict"):  # what training scripts save beside it: optimizer, epoch, ...
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()
+    ):
         raise ValueError(f"{str(path)!r} holds no tensors by name, nor under the key 'model'")
-    arrays = {
-        name: (value.float() if value.is_floating_point() else value).numpy() for name, value in content.items()
-    }
+    try:
+        arrays = {
+            name: (value.float() if value.is_floating_point() else value).detach().numpy()
+            for name, value in content.items()
+        }
+    except (TypeError, RuntimeError, NotImplementedError) as error:  # sparse, quantised, without data
+        raise ValueError(f"{str(path)!r} holds tensors that are no plain arrays: {error}") from error
     return {name: (_as_float32(array), str(content[name].dtype)[6:]) for name, array in arrays.items()}, beside
 
 
 def _as_float32(array: np.ndarray) -> np.ndarray:
-    return array if array.dtype.kind in "iub" else np.asarray(array, "float32")
+    floats = array.dtype.kind == "f" or "float" in array.dtype.name  # bfloat16 is of a kind of its own
+    return np.asarray(array, "float32") if floats else array
 
 
 def write_safetensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
     """Write a safetensors file, with the mark that PyTorch libraries ask for."""
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, path, {"format": "pt"})
+    path.touch()  # says in Python's words where one may not write
+    try:
+        save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, path, {"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(f"Cannot write {str(path)!r}: {error}") from error
 
 
 def write_torch(path: Path, tensors: dict[str, np.ndarray]) -> None:
@@ -163,4 +189,5 @@ def write_torch(path: Path, tensors: dict[str, np.ndarray]) -> None:
         import torch
     except ImportError as error:
         raise ImportError(f"Writing {path.name} takes PyTorch: pip install torch") from error
-    torch.save({"model": {name: torch.from_numpy(value.copy()) for name, value in tensors.items()}}, path)
+    with path.open("wb") as file:
+        torch.save({"model": {name: torch.from_numpy(value.copy()) for name, value in tensors.items()}}, file)

@@ -158,30 +158,38 @@ def load_weights(
             message names all of them, and no weight was changed.
     """
     weights, report = named_weights(model), Report(role, left_out=dict(left_out or {}))
-    wrong: dict[str, list[str]] = {"missing": [], "of another shape": [], "not finite": []}
+    wrong: dict[str, list[str]] = {"missing": [], "of another shape": [], "no floats": [], "not finite": []}
     values: dict[str, np.ndarray] = {}
+    grid = getattr(model, "encoder", model).grid
     for rule in rules:
         if absent := [name for name in rule.sources if name not in state.tensors]:
             wrong["missing"] += absent
             continue
         arrays = [state.tensors[name] for name in rule.sources]
-        remark = ", ".join(sorted({state.stored[name] for name in rule.sources} - {"float32"}))
-        remark = f"stored as {remark}" if remark else ""
-        wanted = tuple(weights[rule.target].shape)
-        value = _transformed(rule, arrays)
-        if value is not None and rule.target.endswith(".positions") and old_grid and value.shape != wanted:
-            grid = model.encoder.grid if hasattr(model, "encoder") else model.grid
-            value = resize_positions(value, old_grid, grid)
-            remark = f"{remark} resized from {old_grid} to {grid}".strip()
-        if value is None or value.shape != wanted:
-            shapes = " and ".join(str(array.shape) for array in arrays)
-            needed = rule.transform.save(np.zeros(wanted, "float32"))[0].shape
-            wrong["of another shape"].append(f"{', '.join(rule.sources)} {shapes}, where {needed} fits")
-        elif not np.isfinite(value).all():
+        shape = own_shape = tuple(weights[rule.target].shape)
+        resized = old_grid not in (None, grid) and rule.target.endswith(".positions")
+        if resized and old_grid is not None:
+            shape = (1 + old_grid[0] * old_grid[1], own_shape[1])
+        fitting = [array.shape for array in rule.transform.save(np.zeros(shape, "float32"))]
+        if odd := [name for name, array in zip(rule.sources, arrays, strict=True) if array.dtype != "float32"]:
+            wrong["no floats"] += [f"{name} ({state.stored[name]})" for name in odd]
+        elif [array.shape for array in arrays] != fitting:
+            wrong["of another shape"] += [
+                f"{name} {array.shape}, where {fits} fits"
+                for name, array, fits in zip(rule.sources, arrays, fitting, strict=True)
+                if array.shape != fits
+            ]
+        elif not all(np.isfinite(array).all() for array in arrays):
             wrong["not finite"] += rule.sources
         else:
+            stored = sorted({state.stored[name] for name in rule.sources} - {"float32"})
+            remarks = [f"stored as {', '.join(stored)}"] if stored else []
+            value = rule.transform.load(arrays)
+            if resized and old_grid is not None:
+                value = resize_positions(value, old_grid, grid)
+                remarks.append(f"resized from {old_grid} to {grid}")
             values[rule.target] = value
-            report.rows.append((", ".join(rule.sources), rule.target, wanted, remark))
+            report.rows.append((", ".join(rule.sources), rule.target, own_shape, ", ".join(remarks)))
     used = {name for rule in rules for name in rule.sources} | set(report.left_out)
     wrong["unexpected"] = sorted(set(state.tensors) - used)
     wrong["without a rule"] = sorted(set(weights) - {rule.target for rule in rules})
@@ -203,13 +211,6 @@ def save_weights(model: Any, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
         for name, array in zip(rule.sources, rule.transform.save(weight), strict=True):
             tensors[name] = np.ascontiguousarray(array)
     return tensors
-
-
-def _transformed(rule: Rule, arrays: Arrays) -> np.ndarray | None:
-    try:
-        return rule.transform.load(arrays)
-    except (ValueError, IndexError):  # of another rank
-        return None
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -146,12 +146,14 @@ class ViTClassifier(PresetFiles, TrainStep, keras.Model):
     @classmethod
     def _from_sizes(cls, sizes: presets.Preset, overrides: dict[str, Any]) -> ViTClassifier:
         own = {key: overrides.pop(key) for key in cls._OWN_ARGUMENTS if key in overrides}
+        if "num_classes" not in own:
+            raise ValueError("A classifier by the name of its architecture takes `num_classes`. Received: none")
         refuse_unknown(overrides, (*presets.ENCODER_ARGUMENTS, "dtype", *cls._OWN_ARGUMENTS))
         return cls(ViTEncoder(**{**sizes.encoder, **overrides}), **own)
 
     @classmethod
     def _from_model(cls, model: Any, overrides: dict[str, Any]) -> ViTClassifier:
-        if isinstance(model, cls) and not overrides:
+        if isinstance(model, cls) and overrides in ({}, {"num_classes": model.num_classes}):
             return model
         refuse_unknown(overrides, (*cls._OWN_ARGUMENTS, "drop_path_rate", "image_shape"))
         if "num_classes" not in overrides:
