@@ -231,9 +231,9 @@ def _download(name: str) -> Path:
         raise ImportError('Presets on the Hub take huggingface_hub: pip install "keras-mae[convert]"') from error
     weights = ["*.weights.h5", "model*.safetensors", "model.safetensors.index.json"]
     try:
-        folder = Path(snapshot_download(name, allow_patterns=["*config*.json", "*metadata.json", *weights]))
+        folder = Path(snapshot_download(name, allow_patterns=["*.json", *weights]))
         if not any(path for pattern in weights for path in folder.glob(pattern)):
-            folder = Path(snapshot_download(name, allow_patterns=["*config*.json", "pytorch_model*.bin*"]))
+            folder = Path(snapshot_download(name, allow_patterns=["*.json", "pytorch_model*.bin*"]))
     except Exception as error:
         raise ValueError(f"Cannot get {HUB}{name}: {str(error).strip().splitlines()[0]}") from error
     return folder

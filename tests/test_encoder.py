@@ -149,7 +149,7 @@ def test_patch_projection_starts_xavier_on_the_flattened_patch():
         ({"embed_dim": 12.0}, "`embed_dim` must be a positive integer. Received: embed_dim=12.0"),
         ({"depth": 0}, "`depth` must be a positive integer. Received: depth=0"),
         ({"drop_path_rate": 1.0}, r"`drop_path_rate` must be in \[0, 1\). Received: drop_path_rate=1.0"),
-        ({"pixel_mean": (1, 2)}, r"`pixel_mean` must be a number or one for each of the 3 channels"),
+        ({"pixel_mean": (1, 2)}, r"`pixel_mean` must be a finite number or one for each of the 3 channels"),
         ({"pixel_std": 0}, "`pixel_std` must be a finite number above 0. Received: pixel_std=0.0"),
         ({"seed": -1}, r"`seed` must be an integer in \[0, 2\*\*31\). Received: seed=-1"),
     ],
