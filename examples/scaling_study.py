@@ -8,15 +8,15 @@ after pre-training on the 60,000 images without labels, with the same number of 
 size; fine-tuning has three seeds, which change weights, labelled images and data order. The picture shows mean and
 standard deviation over them: the spread of pre-training is not in it.
 
-Seen with PyTorch and OMP_NUM_THREADS=1 in about 90 minutes on two busy cores, accuracy in % on the 10,000 test images:
+Seen with PyTorch and OMP_NUM_THREADS=1, in about 90 minutes on two busy cores; accuracy in % on the test images:
 
     encoder             0.06 M        0.45 M         1.2 M
     scratch         72.0 ± 0.9    73.3 ± 0.7    63.8 ± 7.7
     pretrained      75.6 ± 0.6    80.2 ± 1.1    81.4 ± 1.0
 
-After pre-training larger is better; from scratch it is not, and the largest is unstable. Learning rate and layer decay
-are those that were tuned for 0.45 M: at half that rate the largest from scratch is stable and no better than the small
-ones (72.6 instead of 68.8 on validation images, one seed).
+After pre-training larger is better; from scratch it is not, and the largest is unstable. Learning rate and layer
+decay are those that were tuned for 0.45 M: at half that rate the largest from scratch is stable and no better than
+the small ones (72.6 instead of 68.8 on validation images, one seed).
 """
 
 from __future__ import annotations
