@@ -15,8 +15,7 @@ Seen with PyTorch and OMP_NUM_THREADS=1, in about 90 minutes on two busy cores; 
     pretrained      75.6 ± 0.6    80.2 ± 1.1    81.4 ± 1.0
 
 After pre-training larger is better; from scratch it is not, and the largest is unstable. Learning rate and layer
-decay are those that were tuned for 0.45 M: at half that rate the largest from scratch is stable and no better than
-the small ones (72.6 instead of 68.8 on validation images, one seed).
+decay are those that were tuned for 0.45 M: part of what the largest loses from scratch may be theirs.
 """
 
 from __future__ import annotations

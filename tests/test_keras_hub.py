@@ -53,6 +53,7 @@ def test_an_encoder_gives_the_same_tokens_there(encoder, normalised):
     back, report = convert.from_keras_hub(backbone, pixel_mean=encoder.pixel_mean, pixel_std=encoder.pixel_std)
     assert (report.role, len(report.rows)) == ("encoder", 30)
     assert same_weights(encoder, back)
+    assert same_weights(backbone, convert.to_keras_hub(back))
     changed = {"name", "image_shape"}
     ours, theirs = (
         {key: value for key, value in model.get_config().items() if key not in changed} for model in (encoder, back)
