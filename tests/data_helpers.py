@@ -151,3 +151,13 @@ def write_once(directory: Path) -> Path:
 
 INDEXED = ["arrays", "folder", "array_record", "tfds"]
 STREAMED = [pytest.param(kind, marks=needs_tensorflow) for kind in ("tfrecord", "dataset")]
+
+
+def prepare(folder: Any, out: Any, **options: Any) -> Any:
+    """Shards of five images each, 16 pixels high or wide, with labels, unless asked otherwise."""
+    return data.prepare(folder, out, **{"images_per_shard": 5, "short_side": 16, "labelled": True, **options})
+
+
+def contents(directory: Any) -> dict[str, bytes]:
+    """Every file's name and bytes."""
+    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from data_helpers import COUNT, needs_tensorflow, numbers, write_folder
+from data_helpers import COUNT, contents, needs_tensorflow, numbers, prepare, write_folder
 from PIL import Image
 
 from keras_mae import data
@@ -20,14 +20,6 @@ ORIENTATION = 0x0112
 @pytest.fixture
 def folder(tmp_path):
     return write_folder(tmp_path / "images")
-
-
-def prepare(folder, out, **options):
-    return data.prepare(folder, out, **{"images_per_shard": 5, "short_side": 16, "labelled": True, **options})
-
-
-def contents(directory):
-    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
 
 
 def shard_files(directory):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_helpers import CLASSES, COUNT, WITH_TENSORFLOW, needs_tensorflow, numbers, write_folder
+from data_helpers import CLASSES, COUNT, WITH_TENSORFLOW, contents, needs_tensorflow, numbers, prepare, write_folder
 from PIL import Image
 
 import keras_mae
@@ -25,14 +25,6 @@ PER_SHARD = 5
 @pytest.fixture
 def folder(tmp_path):
     return write_folder(tmp_path / "images")
-
-
-def prepare(folder, out, **options):
-    return data.prepare(folder, out, **{"images_per_shard": PER_SHARD, "short_side": 16, "labelled": True, **options})
-
-
-def contents(directory):
-    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
 
 
 @pytest.mark.parametrize("format", FORMATS)
