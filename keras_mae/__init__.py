@@ -10,7 +10,19 @@ from keras_mae._backend import choose_backend
 
 choose_backend()  # before anything imports Keras
 
-from keras_mae import loss, masking, ops, optimizers, patches, positions, presets, random, recipes, transfer
+from keras_mae import (
+    distribution,
+    loss,
+    masking,
+    ops,
+    optimizers,
+    patches,
+    positions,
+    presets,
+    random,
+    recipes,
+    transfer,
+)
 from keras_mae.decoder import MAEDecoder
 from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
@@ -37,6 +49,7 @@ __all__ = [
     "ViTEncoder",
     "convert",
     "data",
+    "distribution",
     "loss",
     "masking",
     "ops",

@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_mae import _checks, presets
+from keras_mae.ops import first_sample
 from keras_mae.patches import PatchEmbedding, mix_channels
 from keras_mae.positions import resize_positions, sincos_positions
 from keras_mae.preset_files import PresetFiles, refuse_unknown
@@ -237,7 +238,8 @@ class ViTEncoder(PresetFiles, keras.Model):
         self.step.advance()
         if not self.drop_path_rate:
             return None
-        noise = hash_noise(self.seed, step, ops.arange(rows, dtype="int32"), 2 * self.depth, DROP_PATH)
+        index = first_sample(rows) + ops.arange(rows, dtype="int32")
+        noise = hash_noise(self.seed, step, index, 2 * self.depth, DROP_PATH)
         return ops.reshape(noise, (-1, self.depth, 2))
 
     def save_own_variables(self, store: Any) -> None:

@@ -19,7 +19,7 @@ from keras_mae.loss import (
     visible_statistics,
 )
 from keras_mae.masking import Mask, Masking, RandomMasking, explicit_mask
-from keras_mae.ops import gather_tokens
+from keras_mae.ops import first_sample, gather_tokens, replicas
 from keras_mae.preset_files import PresetFiles, refuse_unknown
 from keras_mae.random import EVALUATION_STEP, hash_noise
 from keras_mae.reconstruction import Reconstruction, check_images, to_pictures, undo_normalisation
@@ -35,9 +35,9 @@ class MaskedAutoencoder(PresetFiles, TrainStep, keras.Model):
     (batch, rows, columns), 1 = removed, as many as the masking would remove; `"noise"` (batch, patches) for the
     masking to go by; or `"ids_keep"` and `"ids_removed"`, a `Mask`'s.
 
-    Without that, masks are a pure function of (seed, training step, index of the sample in the batch): the
-    same on every backend, compiled or not. `evaluate`, `predict` and `reconstruct` always use the masks of
-    one fixed step, so they repeat their results and leave training alone.
+    Without that, masks are a pure function of (seed, training step, index of the sample in the global batch): the
+    same on every backend, compiled or not, on one device or many. `evaluate`, `predict` and `reconstruct` always
+    use the masks of one fixed step, so they repeat their results and leave training alone.
 
     The training step is the package's own (`keras_mae.train_step`): a step whose loss or gradients are not
     finite changes no weight and is counted in the metric `skipped_steps`.
@@ -185,7 +185,8 @@ class MaskedAutoencoder(PresetFiles, TrainStep, keras.Model):
                     f"Received: noise.shape={tuple(inputs['noise'].shape)}"
                 )
             return self.masking(inputs["noise"], grid=grid)
-        index = ops.arange(ops.shape(inputs["images"])[0] * repeats, dtype="int32")
+        rows = ops.shape(inputs["images"])[0] * repeats
+        index = first_sample(rows) + ops.arange(rows, dtype="int32")
         step = self.encoder.step.value if training else EVALUATION_STEP
         return self.masking(hash_noise(self.seed, step, index, self.encoder.num_patches), grid=grid)
 
@@ -303,7 +304,8 @@ class MaskedAutoencoder(PresetFiles, TrainStep, keras.Model):
         quality = ops.mean(self.removed_psnr(outputs))
         counted = ops.cast(ops.shape(outputs["prediction"])[0], "float32")
         if finite is not None:
-            self.skipped_tracker.update_state(1.0 - ops.cast(finite, "float32"))
+            # All replicas skip together, and what they count is added up.
+            self.skipped_tracker.update_state((1.0 - ops.cast(finite, "float32")) / replicas())
             loss, quality = (ops.where(finite, value, 0.0) for value in (loss, quality))
             counted = counted * ops.cast(finite, "float32")
         self.loss_tracker.update_state(loss, sample_weight=counted)

@@ -66,8 +66,38 @@ def gather_tokens(tokens: Any, ids: Any) -> Any:
     return ops.reshape(picked, (batch, -1 if ids.shape[1] is None else ids.shape[1], dim))
 
 
+def replicas() -> int:
+    """Copies of the model that work on parts of one batch and must be told so: TensorFlow's replicas, PyTorch's
+    processes. On JAX arrays are those of the whole batch."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return tf.distribute.get_strategy().num_replicas_in_sync
+    if backend == "torch":
+        import torch
+
+        return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    return 1
+
+
+def first_sample(rows: Any) -> Any:
+    """The place in the whole batch of the first of this replica's `rows` samples; all replicas have as many."""
+    if replicas() == 1:
+        return 0
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        context = tf.distribute.get_replica_context()
+        return 0 if context is None else ops.cast(context.replica_id_in_sync_group, "int32") * rows
+    import torch
+
+    return torch.distributed.get_rank() * rows
+
+
 def concrete(tensor: Any) -> Any:
-    """`tensor` as a NumPy array, or `None` inside a compiled or symbolic call, where it has no value yet."""
+    """`tensor` as a NumPy array, or `None` inside a compiled or symbolic call, where it has no value yet. Of a batch on
+    several hosts it is this one's part."""
     backend = keras.backend.backend()
     if isinstance(tensor, keras.KerasTensor):
         return None
@@ -81,6 +111,10 @@ def concrete(tensor: Any) -> Any:
 
         if isinstance(tensor, jax.core.Tracer):
             return None
+        if isinstance(tensor, jax.Array) and not tensor.is_fully_addressable:
+            import numpy as np
+
+            return np.concatenate([np.asarray(shard.data) for shard in tensor.addressable_shards])
     elif getattr(tensor, "is_meta", False):
         return None
     return ops.convert_to_numpy(tensor)

@@ -72,7 +72,7 @@ ALLOWED = {
     "masked_autoencoder": LEAVES | FIRST | SECOND | MODEL | {"preset_files"},
     "optimizers": LEAVES,
     "recipes": LEAVES | {"optimizers"},
-    "data": LEAVES,
+    "data": LEAVES | {"distribution"},
     "transfer": LEAVES | FIRST | {"preset_files", "encoder", "optimizers", "recipes", "train_step"},
     "training": LEAVES | FIRST | SECOND | MODEL | {"optimizers", "recipes", "transfer", "visualize", "distribution"},
     "visualize": LEAVES | FIRST | SECOND | MODEL,

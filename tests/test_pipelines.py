@@ -41,9 +41,9 @@ def test_two_epochs_see_every_image_once_each_with_its_label(directory, kind, lo
 
 @every_pipeline
 def test_two_workers_see_every_image_once_between_them(directory, kind, loader):
-    """23 images: the first worker has one more."""
+    """23 images in batches of 4, two for each worker: of the last 3 the first has 2."""
     shards = [make(kind, directory, loader=loader, shard=(index, 2)) for index in range(2)]
-    assert [len(shard) for shard in shards] == [3, 3]
+    assert [len(shard) for shard in shards] == [6, 6]
     for _ in range(2):
         seen = [numbers(shard) for shard in shards]
         assert sorted(map(len, seen)) == [11, 12]

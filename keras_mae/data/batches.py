@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -29,19 +29,29 @@ class Plan:
     deterministic: bool
 
     @property
-    def images_per_batch(self) -> int:
-        """Images behind the crops of a batch."""
-        return self.batch_size // self.crops_per_image
+    def own_size(self) -> int:
+        """This worker's part of a batch."""
+        return self.batch_size // self.shard[1]
+
+    @property
+    def own_images(self) -> int:
+        """Images behind the crops of this worker's part of a batch."""
+        return self.own_size // self.crops_per_image
 
     @property
     def static_size(self) -> int | None:
         """The size of every batch, if it is one."""
-        return self.batch_size if self.drop_remainder else None
+        return self.own_size if self.drop_remainder else None
 
     def length(self, images: int) -> int:
-        """Batches in an epoch of this shard, of a source of so many images."""
-        own = len(range(self.shard[0], images, self.shard[1]))
-        return own // self.images_per_batch if self.drop_remainder else math.ceil(own / self.images_per_batch)
+        """Batches in an epoch of which this worker has a part, of a source of so many images."""
+        whole, rest = divmod(images, self.own_images * self.shard[1])
+        return whole + (not self.drop_remainder and rest > self.shard[0] * self.own_images)
+
+    def is_own(self, place: Any) -> Any:
+        """Whether the image at a place of the epoch's order is in this worker's part of its batch: parts lie one
+        behind the other."""
+        return place % (self.own_images * self.shard[1]) // self.own_images == self.shard[0]
 
     def generators(self, index: int, epoch: int) -> Sequence[np.random.Generator]:
         """What draws the crops of an image in an epoch."""
@@ -69,17 +79,17 @@ class Batches:
 
     def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
         epoch, place = divmod(number, len(self))
-        start = place * self.plan.images_per_batch
-        return self.load(self.order(epoch)[start : start + self.plan.images_per_batch], epoch)
+        start = place * self.plan.own_images
+        return self.load(self.order(epoch)[start : start + self.plan.own_images], epoch)
 
     def order(self, epoch: int) -> np.ndarray:
-        """The indices of this shard's images in an epoch."""
+        """The indices of this worker's images in an epoch."""
         known = self._order  # threads may replace it meanwhile
         if known[0] != epoch:
             indices = np.arange(len(self.source))
             if self.plan.shuffle:
                 np.random.default_rng((self.plan.seed, epoch)).shuffle(indices)
-            known = self._order = epoch, indices[self.plan.shard[0] :: self.plan.shard[1]]
+            known = self._order = epoch, indices[self.plan.is_own(np.arange(len(indices)))]
         return known[1]
 
     def load(self, indices: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
-from keras_mae import _checks
+from keras_mae import _checks, distribution
 from keras_mae.data.augment import Augmentation
 from keras_mae.data.batches import Batches, Plan
 from keras_mae.data.crops import CenterCrop, Crop, RandomResizedCrop
@@ -25,7 +25,7 @@ def make_dataset(
     augment: Augmentation | None = None,
     crop: Crop | None = None,
     crops_per_image: int = 1,
-    shard: tuple[int, int] = (0, 1),
+    shard: tuple[int, int] | None = None,
     workers: int | None = None,
     deterministic: bool = False,
 ) -> Any:
@@ -33,7 +33,7 @@ def make_dataset(
 
     Args:
         source: An `ArraySource`, `FolderSource`, `RecordSource`, `Subset`, or, for tf.data, a `Stream`.
-        batch_size: Images in a batch, each crop counted.
+        batch_size: Images in a batch, each crop counted; of all workers together.
         shuffle: Whether to shuffle: a source over its whole length, a `Stream` within its buffer.
         seed: Of order and crops: for the same seed, both are the same again in the same loader.
         drop_remainder: Whether to leave out the last batch of an epoch if it is not full. Every batch then has
@@ -44,7 +44,8 @@ def make_dataset(
             default `RandomResizedCrop()` with `shuffle`, which is for training, and `CenterCrop()` without.
         crops_per_image: Crops taken of each image once it is decoded, one behind the other in the batch (repeated
             sampling): an epoch has as many times more batches. For when decoding is what limits training.
-        shard: Which of how many workers this is: it gets every `shard[1]`th image of the epoch's order.
+        shard: Which of how many workers this is: it gets its part of every batch. By default what the enclosing
+            `keras_mae.distribution.scope` says, and all of every batch outside of one.
         workers: Calls that load side by side (tf.data; as many as there are cores by default), or processes (grain;
             none by default: threads of this process).
         deterministic: Whether augmentation draws one batch after the other, so that it repeats too.
@@ -65,7 +66,7 @@ def make_dataset(
             "`crops_per_image` must divide `batch_size`. "
             f"Received: crops_per_image={crops_per_image}, batch_size={batch_size}"
         )
-    shard = _checked_shard(shard)
+    shard = _checked_shard(shard, batch_size, crops_per_image, drop_remainder)
     if crop is None and not source.sized:
         crop = RandomResizedCrop() if shuffle else CenterCrop()
     if crop is None and crops_per_image > 1:
@@ -109,8 +110,27 @@ def _loaded(source: Source | Stream, plan: Plan, loader: str | None) -> Any:
     return tf_data.dataset(batches)
 
 
-def _checked_shard(shard: Any) -> tuple[int, int]:
+def _checked_shard(shard: Any, batch_size: int, crops_per_image: int, drop_remainder: bool) -> tuple[int, int]:
+    """Which part of every batch is this worker's."""
+    devices = distribution.current()
+    if shard is None:
+        shard = devices.shard
+        if shard[1] > 1 and not drop_remainder:
+            raise ValueError(
+                "In several processes every batch must be whole: drop_remainder=True. "
+                f"Received: drop_remainder=False in {devices.processes} processes"
+            )
+        if batch_size % (devices.replicas * crops_per_image):
+            raise ValueError(
+                "`batch_size` must be a multiple of replicas × crops_per_image. Received: "
+                f"batch_size={batch_size}, {devices.replicas} replicas, crops_per_image={crops_per_image}"
+            )
     whole = isinstance(shard, tuple | list) and len(shard) == 2 and all(type(part) is int for part in shard)
     if not whole or not 0 <= shard[0] < shard[1]:
         raise _checks.fail("shard", "(number of this worker from 0, number of workers)", shard)
+    if batch_size % (shard[1] * crops_per_image):
+        raise ValueError(
+            "`batch_size` must be a multiple of workers × crops_per_image. Received: "
+            f"batch_size={batch_size}, {shard[1]} workers, crops_per_image={crops_per_image}"
+        )
     return shard[0], shard[1]

@@ -26,7 +26,7 @@ def dataset(batches: Batches) -> Any:
         place.update(epoch=epoch, batch=batch)
 
     def order() -> np.ndarray:
-        epoch, begin = place["epoch"], place["batch"] * plan.images_per_batch
+        epoch, begin = place["epoch"], place["batch"] * plan.own_images
         seek(epoch + 1)
         indices = batches.order(epoch)[begin:]
         return np.stack([indices, np.full_like(indices, epoch)], axis=1)
@@ -44,7 +44,7 @@ def dataset(batches: Batches) -> Any:
         return _shaped(loaded, (plan.static_size, *source.image_shape))
 
     made = tf.data.Dataset.from_tensors(0).flat_map(one_epoch)
-    made = made.batch(plan.images_per_batch, drop_remainder=plan.drop_remainder)
+    made = made.batch(plan.own_images, drop_remainder=plan.drop_remainder)
     made = made.map(batch_of, num_parallel_calls=plan.workers or cores())
     made = made.apply(tf.data.experimental.assert_cardinality(len(batches)))
     made = _finished(made, plan)
@@ -80,7 +80,9 @@ def stream_dataset(stream: Stream, plan: Plan) -> Any:
     epoch = tf.data.Dataset.from_tensors(0).map(
         lambda _: tf.ensure_shape(tf.numpy_function(next_epoch, [], tf.int64), ())
     )
-    items = stream.items(plan.shuffle, plan.seed).enumerate().shard(plan.shard[1], plan.shard[0])
+    items = stream.items(plan.shuffle, plan.seed).enumerate()
+    if plan.shard[1] > 1:
+        items = items.filter(lambda place, item: plan.is_own(place))
     if plan.shuffle:
         items = items.shuffle(stream.shuffle_buffer, seed=plan.seed)
     made = tf.data.Dataset.zip(items, epoch.flat_map(lambda epoch: tf.data.Dataset.from_tensors(epoch).repeat()))
@@ -89,11 +91,13 @@ def stream_dataset(stream: Stream, plan: Plan) -> Any:
         made = made.filter(lambda pixels, labels, good: good)
         made = made.concatenate(_at_the_end(stream.end_of_epoch, made.element_spec))
     made = made.map(lambda pixels, labels, good: (pixels, labels))
-    made = made.unbatch().batch(plan.batch_size, drop_remainder=plan.drop_remainder)
+    made = made.unbatch().batch(plan.own_size, drop_remainder=plan.drop_remainder)
     if not stream.labelled:
         made = made.map(lambda pixels, labels: pixels)
     if stream.count is not None:
-        made = made.apply(tf.data.experimental.assert_cardinality(plan.length(stream.count)))
+        batches = plan.length(stream.count)
+        # Of a last batch that is dropped, this worker's part may be whole.
+        made = made.take(batches).apply(tf.data.experimental.assert_cardinality(batches))
     return _finished(made, plan)
 
 
@@ -127,4 +131,6 @@ def _finished(made: Any, plan: Plan) -> Any:
     options.deterministic = True
     policy = tf.data.experimental.AutoShardPolicy
     options.experimental_distribute.auto_shard_policy = policy.OFF if plan.shard[1] > 1 else policy.DATA
-    return made.prefetch(2).with_options(options)
+    made = made.prefetch(2).with_options(options)
+    made.static_size = plan.static_size  # a distribution strategy parts batches by it
+    return made

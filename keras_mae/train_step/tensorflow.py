@@ -1,4 +1,4 @@
-"""The training step on TensorFlow."""
+"""The training step on TensorFlow, under a distribution strategy too."""
 
 from __future__ import annotations
 
@@ -23,27 +23,25 @@ class TrainStep(keras.Model):
             loss = self.compute_loss(x, y, outputs, sample_weight, training=True)
             scaled_loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled_loss, weights)
-        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(value)) for value in (loss, *gradients)])
-
-        def apply() -> None:
-            self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
-
+        # Of the global batch first: what is clipped, and whether it is finite, must not differ between replicas.
+        global_loss, *gradients = _global_means([loss, *gradients], _rows(x))
+        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(value)) for value in (global_loss, *gradients)])
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             # It skips the step itself, and must see the overflow to lower its scale. It looks at the gradients
             # alone: an infinite loss, whose gradients may be finite, is passed on to them as NaN.
-            gradients = [tf.where(tf.math.is_finite(loss), gradient, float("nan")) for gradient in gradients]
-            apply()
+            gradients = [tf.where(tf.math.is_finite(global_loss), gradient, float("nan")) for gradient in gradients]
+            self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
         else:
-            tf.cond(finite, apply, lambda: None)
+            self._apply_if(finite, gradients)
         for statistic, before in zip(self.moving_statistics, statistics, strict=True):
             statistic.assign(tf.where(finite, statistic.value, before))
-        return self.update_metrics((x, y, sample_weight), outputs, loss, finite)
+        return self._logs((x, y, sample_weight), outputs, loss, finite)
 
     def test_step(self, data: Any) -> dict[str, Any]:
         x, y, sample_weight = self._unpack(data)
         outputs = self.outputs_for_loss(x, training=False)
         loss = self.compute_loss(x, y, outputs, sample_weight, training=False)
-        return self.update_metrics((x, y, sample_weight), outputs, loss)
+        return self._logs((x, y, sample_weight), outputs, loss)
 
     def predict_step(self, data: Any) -> dict[str, Any]:
         self._unpack(data)
@@ -58,3 +56,130 @@ class TrainStep(keras.Model):
                 "give `ids_keep` and `ids_removed`. Received: a `mask` with jit_compile=True"
             )
         return x, y, sample_weight
+
+    def _apply_if(self, finite: Any, gradients: list[Any]) -> None:
+        def apply(gradients: list[Any]) -> None:
+            self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
+
+        if not _merges():
+            tf.cond(finite, lambda: apply(gradients), lambda: None)
+            return
+
+        # Under these strategies an update leaves the replicas' own code, which it cannot do from within a `cond`:
+        # the `cond` has to be outside of it.
+        def together(strategy: Any, finite: Any, gradients: list[Any]) -> None:
+            def on_each() -> None:
+                strategy.extended.call_for_each_replica(apply, args=(gradients,))
+
+            tf.cond(strategy.experimental_local_results(finite)[0], on_each, lambda: None)
+
+        tf.distribute.get_replica_context().merge_call(together, args=(finite, gradients))
+
+    def _logs(self, data: Any, outputs: Any, loss: Any, finite: Any = None) -> dict[str, Any]:
+        """The logs, of all replicas' batches so far."""
+        logs = self.update_metrics(data, outputs, loss, finite)
+        if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+            return logs
+        totals = _sums([variable.value for variable in self.metrics_variables])
+        with keras.StatelessScope(list(zip(self.metrics_variables, totals, strict=True))):
+            results = self.get_metrics_result()
+        # Keras reduces several workers' logs along an axis, which they must then have.
+        return {name: tf.reshape(results[name], (1,)) if _several_workers() else results[name] for name in logs}
+
+    # === What Keras 3.15 does not do under a strategy ===
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        super().compile(*args, **kwargs)
+        if self._distribute_strategy is None or self.optimizer is None:
+            return
+        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        if optimizer.gradient_accumulation_steps:
+            raise ValueError(
+                "Keras cannot accumulate gradients under tf.distribute: take more replicas, or JAX or PyTorch. "
+                f"Received: gradient_accumulation_steps={optimizer.gradient_accumulation_steps}"
+            )
+        several = self._distribute_strategy.num_replicas_in_sync > 1
+        if several and (self.steps_per_execution > 1 or self.jit_compile):
+            raise ValueError(
+                "With several replicas tf.distribute takes neither steps_per_execution nor jit_compile=True. "
+                f"Received: steps_per_execution={self.steps_per_execution}, jit_compile={self.jit_compile}"
+            )
+        optimizer._all_reduce_sum_gradients = lambda pairs: pairs  # the step has done it
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        # Keras' own takes a batch and reduces it over the replicas, which only some batches can be.
+        metrics = self._compile_metrics
+        if self._distribute_strategy is None or not (metrics is None or metrics.built):
+            super()._maybe_symbolic_build(iterator, data_batch)
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        """Keras' own, which divides by the number of replicas so that their sum is a mean: here it is a mean."""
+        return super().compute_loss(*args, **kwargs) * tf.distribute.get_strategy().num_replicas_in_sync
+
+    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        if "validation_data" in kwargs:
+            kwargs["validation_data"] = _parted(kwargs["validation_data"])
+        return super().fit(_parted(x), *args, **kwargs)
+
+    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        return super().evaluate(_parted(x), *args, **kwargs)
+
+
+def _rows(x: Any) -> Any:
+    return tf.shape(x["images"] if isinstance(x, dict) else x)[0]
+
+
+def _global_means(means: list[Any], rows: Any) -> list[Any]:
+    """Means over the global batch of means over each replica's `rows` samples, of which there may be none."""
+    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        return means
+    own = [tf.where(rows > 0, mean * tf.cast(rows, mean.dtype), 0) for mean in means]
+    rows, *totals = _sums([tf.cast(rows, "float32"), *own])
+    return [total / tf.cast(rows, total.dtype) for total in totals]
+
+
+def _sums(values: list[Any]) -> list[Any]:
+    """Of all replicas."""
+    devices = tf.distribute.get_strategy().extended.worker_devices
+    # Where a worker has one replica only, TensorFlow does not say itself where its values are, and then asks.
+    with tf.device(devices[0] if len(devices) == 1 else None):
+        values = [tf.identity(value) for value in values]
+    return tf.distribute.get_replica_context().all_reduce("SUM", values)
+
+
+def _merges() -> bool:
+    """Whether an update leaves the replicas' own code."""
+    strategy = tf.distribute.get_strategy()
+    return tf.distribute.has_strategy() and strategy.extended._use_merge_call() and not _is_tpu(strategy)
+
+
+def _is_tpu(strategy: Any) -> bool:
+    return isinstance(strategy, tf.distribute.TPUStrategy)
+
+
+def _several_workers() -> bool:
+    strategy = tf.distribute.get_strategy()
+    return (
+        isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) and strategy.extended._in_multi_worker_mode()
+    )
+
+
+def _parted(dataset: Any) -> Any:
+    """Batches of `keras_mae.data`, which are this process's part already, shared out among its replicas.
+
+    TensorFlow would part them between workers again, and takes the batches' size from the wrong place where several
+    crops are made of an image.
+    """
+    size = getattr(dataset, "static_size", None)
+    if size is None or not tf.distribute.has_strategy():
+        return dataset
+    strategy = tf.distribute.get_strategy()
+
+    def of_host(context: Any) -> Any:
+        hosts = 1 if _several_workers() else context.num_input_pipelines
+        replicas = context.num_replicas_in_sync // context.num_input_pipelines
+        part = dataset.rebatch(size // hosts).shard(hosts, context.input_pipeline_id % hosts)
+        return part.rebatch(size // hosts // replicas, drop_remainder=True)
+
+    parted = strategy.distribute_datasets_from_function(of_host)
+    parted._cardinality = len(dataset)  # TensorFlow would count the replicas' parts, and Keras take them for steps
+    return parted

@@ -1,11 +1,15 @@
-"""The training step on PyTorch."""
+"""The training step on PyTorch, in several processes too."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import keras
+import numpy as np
 import torch
+from torch import distributed
+
+from keras_mae.ops import replicas
 
 
 class TrainStep(keras.Model):
@@ -22,9 +26,11 @@ class TrainStep(keras.Model):
         weights = self.trainable_weights
         gradients = [weight.value.grad for weight in weights]
         with torch.no_grad():
-            # One pass over the gradients; a norm that overflows where they do not is no step to take either.
             known = [gradient for gradient in gradients if gradient is not None]
-            finite = torch.isfinite(torch.nn.utils.get_total_norm(known)) & torch.isfinite(loss)
+            # Of the global batch first: what is clipped, and whether it is finite, must not differ between processes.
+            global_loss = _global_means(loss.detach(), known, len(x["images"] if isinstance(x, dict) else x))
+            # One pass over the gradients; a norm that overflows where they do not is no step to take either.
+            finite = torch.isfinite(torch.nn.utils.get_total_norm(known)) & torch.isfinite(global_loss)
             if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
                 # It skips the step itself, and must see the overflow to lower its scale. It looks at the
                 # gradients alone: an infinite loss, whose gradients may be finite, is passed on to them as NaN.
@@ -36,11 +42,64 @@ class TrainStep(keras.Model):
             if not finite:
                 for statistic, before in zip(self.moving_statistics, statistics, strict=True):
                     statistic.assign(before)
-            return self.update_metrics((x, y, sample_weight), outputs, loss, finite)
+            return self._logs((x, y, sample_weight), outputs, loss, finite)
 
     @torch.no_grad()
     def test_step(self, data: Any) -> dict[str, Any]:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(self.check_batch(data))
         outputs = self.outputs_for_loss(x, training=False)
         loss = self.compute_loss(x, y, outputs, sample_weight, training=False)
-        return self.update_metrics((x, y, sample_weight), outputs, loss)
+        return self._logs((x, y, sample_weight), outputs, loss)
+
+    def _logs(self, data: Any, outputs: Any, loss: Any, finite: Any = None) -> dict[str, Any]:
+        """The logs, of all processes' batches so far."""
+        if replicas() == 1:
+            return self.update_metrics(data, outputs, loss, finite)
+        values = [variable.value for variable in self.metrics_variables]
+        before = torch.cat([value.flatten() for value in values])
+        logs = self.update_metrics(data, outputs, loss, finite)
+        values = [variable.value for variable in self.metrics_variables]
+        added = torch.cat([value.flatten() for value in values]) - before
+        distributed.all_reduce(added)
+        for value, total in zip(values, (before + added).split([value.numel() for value in values]), strict=True):
+            value.copy_(total.view_as(value))
+        results = self.get_metrics_result()
+        return {name: results[name] for name in logs}
+
+    # === Several processes ===
+    train_function: Any
+
+    def make_train_function(self, force: bool = False) -> None:
+        super().make_train_function(force)
+        if replicas() == 1:
+            return
+        if self.moving_statistics:
+            raise ValueError(
+                "In several PyTorch processes BatchNorm's statistics would be those of a part of the batch: probe in "
+                "one process, or on TensorFlow or JAX. Received: batch_norm=True"
+            )
+        for variable in [*self.variables, *self.optimizer.variables]:  # as they are in the first process
+            distributed.broadcast(variable.value.data, 0)
+
+    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        if replicas() > 1 and isinstance(x, np.ndarray | torch.Tensor):
+            raise ValueError(
+                "Every process would train on all of an array: give `fit` its part of each batch, such as "
+                "keras_mae.data.from_arrays(images, batch_size=...). "
+                f"Received: {type(x).__name__} in {replicas()} processes"
+            )
+        return super().fit(x, *args, **kwargs)
+
+
+def _global_means(loss: Any, gradients: list[Any], rows: int) -> Any:
+    """The loss over the global batch; the gradients are changed to theirs, in one sum between processes."""
+    if replicas() == 1:
+        return loss
+    parts = [*gradients, loss, loss.new_ones(())]
+    flat = torch.cat([part.flatten().to(torch.float32) for part in parts]) * rows
+    distributed.all_reduce(flat)
+    flat /= flat[-1].clone()
+    means = flat.split([part.numel() for part in parts])
+    for gradient, mean in zip(gradients, means, strict=False):
+        gradient.copy_(mean.view_as(gradient))
+    return means[-2][0]

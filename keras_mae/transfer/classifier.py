@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_mae import _checks, presets
 from keras_mae.encoder import ViTEncoder
-from keras_mae.ops import Linear, concrete, require
+from keras_mae.ops import Linear, concrete, replicas, require
 from keras_mae.preset_files import PresetFiles, refuse_unknown
 from keras_mae.train_step import TrainStep
 from keras_mae.transfer.losses import Accuracy, CrossEntropy
@@ -137,6 +137,9 @@ class ViTClassifier(PresetFiles, TrainStep, keras.Model):
         ]
         if self.batch_norm:
             statistics = {"center": False, "scale": False, "dtype": "float32"}
+            statistics["synchronized"] = (
+                keras.backend.backend() == "tensorflow"
+            )  # between replicas; JAX has one batch
             head.insert(0, keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-6, **statistics))
         self.head = keras.Sequential(head, name="head")
         self.head.build((None, encoder.embed_dim))
@@ -303,7 +306,8 @@ class ViTClassifier(PresetFiles, TrainStep, keras.Model):
         x, y, sample_weight = data
         counted = ops.cast(ops.shape(outputs)[0], "float32")
         if finite is not None:
-            self.skipped_tracker.update_state(1.0 - ops.cast(finite, "float32"))
+            # All replicas skip together, and what they count is added up.
+            self.skipped_tracker.update_state((1.0 - ops.cast(finite, "float32")) / replicas())
             loss = ops.where(finite, loss, 0.0)
             counted = counted * ops.cast(finite, "float32")
         self._loss_tracker.update_state(loss, sample_weight=counted)

@@ -1,0 +1,328 @@
+"""One script on one device, several, or several machines: which engine, how many replicas, and whose turn it is to
+write. The arithmetic that makes the result the same is in `train_step/`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_mae import _checks
+
+_BY_BACKEND = {
+    "tensorflow": ("mirrored", "tpu", "multi_worker"),
+    "jax": ("data_parallel", "model_parallel"),
+    "torch": ("torch_ddp",),
+}
+ENGINES = ("auto", "none", *(engine for engines in _BY_BACKEND.values() for engine in engines))
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What a run is spread over.
+
+    Attributes:
+        engine: Its name, or "none".
+        names: The devices of all processes as this one sees them.
+        replicas: Copies of the model, each of which takes an equal part of every batch.
+        process: The number of this process, from 0.
+        processes: Processes altogether.
+    """
+
+    engine: str = "none"
+    names: tuple[str, ...] = ()
+    replicas: int = 1
+    process: int = 0
+    processes: int = 1
+
+    @property
+    def writes(self) -> bool:
+        """Whether this is the process that writes files."""
+        return self.process == 0
+
+    @property
+    def shard(self) -> tuple[int, int]:
+        """Which part of every batch this process loads, and of how many."""
+        parts = min(self.processes, self.replicas)  # a replica may span processes
+        return self.process * parts // self.processes, parts
+
+    def __str__(self) -> str:
+        names = ", ".join(self.names[:8]) + (", ..." if len(self.names) > 8 else "")
+        several = f", process {self.process + 1} of {self.processes}" if self.processes > 1 else ""
+        return f"{self.engine}: {_count(self.replicas, 'replica')} on {names or 'one device'}{several}"
+
+
+_ALONE = Devices()
+_current = _ALONE
+
+
+def current() -> Devices:
+    """What the enclosing `scope` found; one replica of one process outside of any."""
+    return _current
+
+
+@contextlib.contextmanager
+def scope(engine: str = "auto", model_devices: int | None = None) -> Iterator[Devices]:
+    """Spreads what is built, compiled and trained inside over the devices there are.
+
+    Batch sizes stay those of the whole batch: `keras_mae.data` loads this process's part of it, and losses,
+    gradients and metrics are those of the whole batch on every process. Masks follow the sample's place in the
+    whole batch. The result is therefore the same, but for rounding, as on one device.
+
+    Args:
+        engine: On TensorFlow "mirrored" (the GPUs of this machine), "tpu", or "multi_worker" (the machines in the
+            environment variable TF_CONFIG, or of a Slurm job). On JAX "data_parallel" (all devices; several hosts by
+            Keras' own variables, KERAS_DISTRIBUTION_JOB_ADDRESSES, ..._NUM_PROCESSES and ..._PROCESS_ID) or
+            "model_parallel" (weights shared out, too). On PyTorch "torch_ddp" (the processes that `torchrun`
+            started). "auto" takes what fits the backend and what there is; "none" is one device.
+        model_devices: With "model_parallel": devices that share one copy of the model; all by default.
+
+    Returns:
+        A context manager of `Devices`.
+
+    Raises:
+        ValueError: If the engine is another backend's, there are no such devices, or one scope is inside another.
+
+    Example:
+        >>> with keras_mae.distribution.scope("auto") as devices:
+        ...     dataset = keras_mae.data.from_directory("photos/", batch_size=256, drop_remainder=True)
+        ...     mae = keras_mae.MaskedAutoencoder.from_preset("mae_vit_base_patch16_224")
+        ...     mae.compile(keras_mae.optimizers.pretraining_adamw(batch_size=256))
+        ...     mae.fit(dataset)
+    """
+    global _current
+    if _current is not _ALONE:
+        raise ValueError(
+            f"One distribution scope cannot be inside another. Received: {engine} inside {_current.engine}"
+        )
+    engine = _resolve(engine)
+    if model_devices is not None and engine != "model_parallel":
+        raise ValueError(f"`model_devices` goes with 'model_parallel'. Received: model_devices={model_devices}")
+    openers: dict[str, Any] = {
+        "none": lambda: contextlib.nullcontext(_ALONE),
+        "mirrored": _mirrored,
+        "tpu": _tpu,
+        "multi_worker": _multi_worker,
+        "data_parallel": _data_parallel,
+        "model_parallel": lambda: _model_parallel(model_devices),
+        "torch_ddp": _torch_ddp,
+    }
+    with openers[engine]() as devices:
+        _current = devices
+        try:
+            yield devices
+        finally:
+            _current = _ALONE
+
+
+# === Several processes ===
+def gather(value: float) -> list[float]:
+    """`value` of every process, in their order; every process must call it. Waits until all have."""
+    devices = _current
+    if devices.processes == 1:
+        return [float(value)]
+    own = np.zeros(devices.processes, "float64")
+    own[devices.process] = value
+    if devices.engine == "torch_ddp":
+        import torch
+
+        everyone = torch.tensor(own, device="cuda" if torch.cuda.is_available() else "cpu")
+        torch.distributed.all_reduce(everyone)
+        return everyone.tolist()
+    if devices.engine == "multi_worker":
+        import tensorflow as tf
+
+        strategy = tf.distribute.get_strategy()
+        share = tf.constant(own / len(strategy.extended.worker_devices))
+
+        @tf.function
+        def total() -> Any:
+            return strategy.reduce("SUM", strategy.run(lambda: tf.identity(share)), axis=None)
+
+        return total().numpy().tolist()
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(own)).sum(0).tolist()
+
+
+def any_of(flag: bool) -> bool:
+    """Whether it holds in any process; every process must ask."""
+    return any(gather(flag))
+
+
+# === Choosing ===
+def _resolve(engine: str) -> str:
+    backend = keras.backend.backend()
+    _checks.one_of("engine", engine, ENGINES)
+    allowed = ("auto", "none", *_BY_BACKEND[backend])
+    if engine not in allowed:
+        raise ValueError(
+            f"On {backend} `engine` must be one of {', '.join(allowed)}. Received: engine={engine!r}, which belongs "
+            f"to {next(owner for owner, engines in _BY_BACKEND.items() if engine in engines)}"
+        )
+    if engine != "auto":
+        return engine
+    return {"tensorflow": _auto_tensorflow, "jax": _auto_jax, "torch": _auto_torch}[backend]()
+
+
+def _auto_tensorflow() -> str:
+    import tensorflow as tf
+
+    if "TF_CONFIG" in os.environ or _slurm_tasks() > 1:
+        return "multi_worker"
+    if "TPU_NAME" in os.environ:
+        return "tpu"
+    return "mirrored" if len(tf.config.list_physical_devices("GPU")) > 1 else "none"
+
+
+def _auto_jax() -> str:
+    import jax
+
+    several = "KERAS_DISTRIBUTION_NUM_PROCESSES" in os.environ or jax.device_count() > 1
+    return "data_parallel" if several else "none"
+
+
+def _auto_torch() -> str:
+    return "torch_ddp" if int(os.environ.get("WORLD_SIZE", 1)) > 1 else "none"
+
+
+def _slurm_tasks() -> int:
+    return int(os.environ.get("SLURM_NTASKS", 1)) if "SLURM_PROCID" in os.environ else 1
+
+
+# === TensorFlow ===
+def _mirrored() -> Any:
+    import tensorflow as tf
+
+    kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+    names = [device.name for device in tf.config.list_logical_devices(kind)]
+    return _strategy_scope("mirrored", tf.distribute.MirroredStrategy(names))
+
+
+def _tpu() -> Any:
+    import tensorflow as tf
+
+    name = os.environ.get("TPU_NAME", "local")
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(name)
+        return _strategy_scope("tpu", tf.distribute.TPUStrategy(resolver))
+    except Exception as error:  # each kind of absence has an exception of its own
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"There is no TPU that TensorFlow can use (environment variable TPU_NAME: {name!r}): {reason}"
+        ) from error
+
+
+def _multi_worker() -> Any:
+    import tensorflow as tf
+
+    if "TF_CONFIG" not in os.environ and _slurm_tasks() == 1:
+        raise ValueError(
+            "'multi_worker' takes a Slurm job of several tasks, or the environment variable TF_CONFIG on every "
+            'machine: {"cluster": {"worker": ["host0:port", "host1:port"]}, "task": {"type": "worker", "index": 0}}. '
+            "Received: neither"
+        )
+    resolver = None if "TF_CONFIG" in os.environ else tf.distribute.cluster_resolver.SlurmClusterResolver()
+    strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+    if strategy.extended._in_multi_worker_mode():
+        workers = len(strategy.cluster_resolver.cluster_spec().as_dict()["worker"])
+        return _strategy_scope("multi_worker", strategy, strategy.cluster_resolver.task_id, workers)
+    return _strategy_scope("multi_worker", strategy)
+
+
+@contextlib.contextmanager
+def _strategy_scope(engine: str, strategy: Any, process: int = 0, processes: int = 1) -> Iterator[Devices]:
+    names = tuple(str(name).rpartition("device:")[2] or str(name) for name in strategy.extended.worker_devices)
+    with strategy.scope():
+        yield Devices(engine, names, strategy.num_replicas_in_sync, process, processes)
+
+
+# === JAX ===
+def _data_parallel() -> Any:
+    _join_hosts()
+    names = keras.distribution.list_devices()
+    distribution = keras.distribution.DataParallel(devices=names, auto_shard_dataset=False)
+    return _distribution_scope("data_parallel", distribution, names, len(names))
+
+
+def _model_parallel(model_devices: int | None) -> Any:
+    _join_hosts()
+    names = keras.distribution.list_devices()
+    share = len(names) if model_devices is None else _checks.positive_int("model_devices", model_devices)
+    if len(names) % share:
+        raise ValueError(f"`model_devices` must divide the {len(names)} devices. Received: model_devices={share}")
+    mesh = keras.distribution.DeviceMesh((len(names) // share, share), ("batch", "model"), names)
+    distribution = keras.distribution.ModelParallel(
+        layout_map=layout_map(mesh), batch_dim_name="batch", auto_shard_dataset=False
+    )
+    return _distribution_scope("model_parallel", distribution, names, len(names) // share)
+
+
+def layout_map(mesh: Any) -> Any:
+    """How a model's weights are shared out along the axis "model": of each branch the first matrix by columns and the
+    second by rows, so that their products need one sum between devices. All others are on every device.
+
+    Args:
+        mesh: A `keras.distribution.DeviceMesh` with an axis "model".
+
+    Returns:
+        A `keras.distribution.LayoutMap`.
+
+    Reference: "Megatron-LM: Training Multi-Billion Parameter Language Models Using Model Parallelism", section 3.
+    """
+    layouts = keras.distribution.LayoutMap(mesh)
+    layouts[".*(qkv|fc1)/kernel"] = (None, "model")
+    layouts[".*(qkv|fc1)/bias"] = ("model",)
+    layouts[".*(attention/projection|fc2)/kernel"] = ("model", None)
+    return layouts
+
+
+def _join_hosts() -> None:
+    import jax
+
+    if "KERAS_DISTRIBUTION_NUM_PROCESSES" in os.environ and not jax.distributed.is_initialized():
+        keras.distribution.initialize()
+
+
+@contextlib.contextmanager
+def _distribution_scope(engine: str, distribution: Any, names: list[str], replicas: int) -> Iterator[Devices]:
+    import jax
+
+    with distribution.scope():
+        yield Devices(engine, tuple(names), replicas, jax.process_index(), jax.process_count())
+
+
+# === PyTorch ===
+@contextlib.contextmanager
+def _torch_ddp() -> Iterator[Devices]:
+    import torch
+
+    missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    begun = torch.distributed.is_initialized()
+    if missing and not begun:
+        raise ValueError(
+            "'torch_ddp' takes processes that torchrun started: torchrun --nproc-per-node 8 script.py. "
+            f"Received: no {', '.join(missing)} in the environment"
+        )
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    if not begun:
+        torch.distributed.init_process_group("nccl" if cuda else "gloo")
+    try:
+        rank, size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        device = f"cuda:{torch.cuda.current_device()}" if cuda else "cpu"
+        yield Devices("torch_ddp", (device,), size, rank, size)
+    finally:
+        if not begun:
+            torch.distributed.destroy_process_group()
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")

@@ -1,0 +1,142 @@
+"""Train as one process of a run that is spread over devices; `test_distribution.py` starts it and compares.
+
+    python tests/split.py ENGINE FILE
+
+Every variant trains five steps. FILE, an .npz, gets the final weights and the logs of every step by name.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+DEVICES = int(os.environ.get("DEVICES", 1))
+if DEVICES > 1:
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES}"
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+
+import keras_mae  # noqa: E402
+from keras_mae import distribution  # noqa: E402
+
+BATCH, STEPS = 8, 5
+IMAGES = np.random.default_rng(5).integers(0, 256, (BATCH * STEPS, 12, 20, 3)).astype("uint8")
+LABELS = np.random.default_rng(6).integers(0, 3, BATCH * STEPS)
+
+# Plain gradient descent shows the size of a gradient, which AdamW hides; epsilon keeps AdamW from blowing up the
+# rounding of gradients that are zero.
+PRETRAINED = {
+    "sgd": (keras.optimizers.SGD, {"learning_rate": 0.5}, {}),
+    "adamw": (keras_mae.optimizers.AdamW, {"learning_rate": 1e-3, "epsilon": 1e-4}, {"drop_path_rate": 0.3}),
+    "clipped": (keras.optimizers.SGD, {"learning_rate": 0.5, "global_clipnorm": 0.1}, {"masks_per_image": 2}),
+    "each clipped": (keras.optimizers.SGD, {"learning_rate": 0.5, "clipnorm": 0.02}, {}),
+    "ema": (
+        keras_mae.optimizers.AdamW,
+        {"learning_rate": 1e-3, "epsilon": 1e-4, "use_ema": True, "ema_momentum": 0.9},
+        {},
+    ),
+    "accumulated": (keras.optimizers.SGD, {"learning_rate": 0.5, "gradient_accumulation_steps": 2}, {}),
+    "overflow": (keras_mae.optimizers.AdamW, {"learning_rate": 1e-3, "epsilon": 1e-4}, {"dtype": "mixed_float16"}),
+    "not finite": (keras_mae.optimizers.AdamW, {"learning_rate": 1e-3, "epsilon": 1e-4}, {}),
+}
+
+
+class Steps(keras.callbacks.Callback):
+    """The logs of every step and of the epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seen.append({name: float(value) for name, value in logs.items()})
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seen.append({name: float(value) for name, value in logs.items()})
+
+
+class Parts(keras.utils.PyDataset):
+    """This process's part of batches of floats, the last image of the third of which is not finite."""
+
+    def __init__(self):
+        super().__init__()
+        self.images = IMAGES.astype("float32")
+        self.images[3 * BATCH - 1, 0, 0, 0] = np.nan
+
+    def __len__(self):
+        return STEPS
+
+    def __getitem__(self, index):
+        part, parts = distribution.current().shard
+        rows = BATCH // parts
+        return self.images[index * BATCH + part * rows :][:rows]
+
+
+def not_finite():
+    """A batch with a NaN in the part of the last replica only."""
+    if distribution.current().engine != "multi_worker":
+        return Parts()
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensor_slices(Parts().images).batch(BATCH, drop_remainder=True)
+
+
+def batches(labels=None):
+    return keras_mae.data.from_arrays(IMAGES, labels, BATCH, shuffle=True, seed=3, drop_remainder=True)
+
+
+def pretrained(name):
+    optimizer, arguments, options = PRETRAINED[name]
+    policy = {"dtype": options["dtype"]} if "dtype" in options else {}
+    keras.utils.set_random_seed(distribution.current().process if "torch" in distribution.current().engine else 0)
+    drops = {"drop_path_rate": options.get("drop_path_rate", 0.0)}
+    encoder = keras_mae.ViTEncoder((12, 20, 3), 4, embed_dim=16, depth=2, num_heads=2, **drops, **policy)
+    decoder = keras_mae.MAEDecoder(8, depth=1, num_heads=2, **policy)
+    masks = options.get("masks_per_image", 1)
+    mae = keras_mae.MaskedAutoencoder(encoder, decoder, keras_mae.RandomMasking(0.6), masks_per_image=masks, **policy)
+    mae.compile(optimizer(**arguments))
+    steps = Steps()
+    held_out = batches() if name == "adamw" else None
+    data = not_finite() if name in ("not finite", "overflow") else batches()
+    mae.fit(data, validation_data=held_out, shuffle=False, verbose=0, callbacks=[steps])
+    return mae, steps.seen
+
+
+def classified():
+    keras.utils.set_random_seed(0)
+    encoder = keras_mae.ViTEncoder((12, 20, 3), 4, embed_dim=16, depth=2, num_heads=2)
+    probe = keras.backend.backend() != "torch"  # whose processes have statistics of their own: refused
+    classifier = keras_mae.ViTClassifier(encoder, 3, "token", trainable_blocks=1, batch_norm=probe)
+    classifier.compile(keras.optimizers.SGD(0.5))
+    steps = Steps()
+    classifier.fit(batches(LABELS), verbose=0, callbacks=[steps])
+    return classifier, steps.seen
+
+
+def main(engine, path):
+    if DEVICES > 1 and keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * DEVICES)
+    found = {}
+    with distribution.scope(engine) as devices:
+        print(devices)
+        names = [*PRETRAINED, "classifier"]
+        if keras.backend.backend() == "jax":
+            names.remove("overflow")  # XLA has no such matrix product on a CPU
+        for name in names:
+            try:
+                model, logs = classified() if name == "classifier" else pretrained(name)
+            except ValueError as error:
+                found[name] = {"refused": str(error)}
+                continue
+            weights = np.concatenate([keras.ops.convert_to_numpy(value).ravel() for value in model.weights])
+            found[name] = {"logs": logs, "weights": weights.astype(float).tolist()}
+    file = Path(path)
+    file.with_name(f"{file.name}.{devices.process}").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
