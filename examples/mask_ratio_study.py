@@ -36,9 +36,9 @@ def compute(name: str, options: argparse.Namespace) -> Any:
     import keras
 
     import keras_mae
-    from keras_mae import data, recipes
+    from keras_mae import recipes
 
-    train, test = data.fashion_mnist("train", options.data), data.fashion_mnist("test", options.data)
+    train, test = study.images(options)
     kind, ratio, *rest = name.split("-")
     if kind == "pretrain":
         epochs, images = (2, 6_000) if options.quick else (PRETRAIN_EPOCHS, IMAGES)

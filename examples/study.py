@@ -32,9 +32,16 @@ def parser(description: str, name: str) -> argparse.ArgumentParser:
     return made
 
 
+def add_tuning(parser: argparse.ArgumentParser) -> None:
+    """Options that choose numbers without looking at the test images."""
+    parser.add_argument("--validate", action="store_true", help="evaluate on 10,000 training images kept apart")
+    parser.add_argument("--change", default="{}", help="fields of FineTuneRecipe to change, as JSON (tuning)")
+
+
 def main(options: argparse.Namespace, stages: list[list[str]], compute: Callable[[str], Any]) -> None:
     """Compute what is missing: a stage needs what the one before it left."""
-    options.out = options.out or Path("runs") / (options.name + ("-quick" if options.quick else ""))
+    ending = ("-validation" if getattr(options, "validate", False) else "") + ("-quick" if options.quick else "")
+    options.out = options.out or Path("runs") / (options.name + ending)
     options.out.mkdir(parents=True, exist_ok=True)
     if options.cell:
         began = time.perf_counter()
@@ -80,6 +87,18 @@ def shown(values: list[float]) -> str:
 
 
 # === In a cell's process ===
+def images(options: argparse.Namespace) -> tuple[Any, Any]:
+    """(images, labels) to train on, and to evaluate on."""
+    from keras_mae import data
+
+    train, test = data.fashion_mnist("train", options.data), data.fashion_mnist("test", options.data)
+    if getattr(options, "validate", False):
+        train, test = tuple(part[:50_000] for part in train), tuple(part[50_000:] for part in train)
+    if options.quick:
+        test = tuple(part[:2_000] for part in test)
+    return train, test
+
+
 def labelled(train: Any, count: int, seed: int) -> Any:
     """`count` of the labelled images, as many of every class, other ones for every seed."""
     import numpy as np

@@ -57,13 +57,7 @@ def stages(options: argparse.Namespace) -> list[list[str]]:
 # === In a cell's process ===
 def compute(name: str, options: argparse.Namespace) -> Any:
     """One cell."""
-    from keras_mae import data
-
-    train, test = data.fashion_mnist("train", options.data), data.fashion_mnist("test", options.data)
-    if options.validate:
-        train, test = tuple(part[:50_000] for part in train), tuple(part[50_000:] for part in train)
-    if options.quick:
-        test = tuple(part[:2_000] for part in test)
+    train, test = study.images(options)
     kind, *rest, seed = name.split("-")
     if kind == "pretrain":
         return pretrain(train[0], int(seed), options)
@@ -156,10 +150,8 @@ def row(name: str, cells: Any) -> None:
 def main() -> None:
     """Compute the cells that are missing, and print the table."""
     parser = study.parser(__doc__.split("\n\n")[0], "transfer_fashion_mnist")
-    parser.add_argument("--validate", action="store_true", help="evaluate on 10,000 training images kept apart")
-    parser.add_argument("--change", default="{}", help="fields of FineTuneRecipe to change, as JSON (tuning)")
+    study.add_tuning(parser)
     options = parser.parse_args()
-    options.name += "-validation" if options.validate else ""
     study.main(options, stages(options), lambda name: compute(name, options))
     report(options)
 

@@ -96,8 +96,10 @@ def first_sample(rows: Any) -> Any:
 
 
 def concrete(tensor: Any) -> Any:
-    """`tensor` as a NumPy array, or `None` inside a compiled or symbolic call, where it has no value yet. Of a batch on
-    several hosts it is this one's part."""
+    """`tensor` as a NumPy array, or `None` inside a compiled or symbolic call, where it has no value yet.
+
+    Of a batch on several hosts it is this one's part.
+    """
     backend = keras.backend.backend()
     if isinstance(tensor, keras.KerasTensor):
         return None

@@ -29,6 +29,19 @@ class OnError(StrEnum):
     skip = "skip"
 
 
+class Engine(StrEnum):
+    """What spreads a run over devices."""
+
+    auto = "auto"
+    none = "none"
+    mirrored = "mirrored"
+    tpu = "tpu"
+    multi_worker = "multi_worker"
+    data_parallel = "data_parallel"
+    model_parallel = "model_parallel"
+    torch_ddp = "torch_ddp"
+
+
 class Precision(StrEnum):
     """Keras dtype policies."""
 
@@ -70,6 +83,9 @@ def pretrain(
     precision: Annotated[Precision, typer.Option(help="Keras dtype policy.")] = Precision.float32,
     seed: Annotated[int, typer.Option(help="Of weights, masks and data order.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Run directory; by default the next free runs/DATA-N.")] = None,
+    distribution: Annotated[
+        Engine, typer.Option(help="What to spread the run over; 'auto' takes what there is.")
+    ] = Engine.auto,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out, if one was begun; with its own options.")
     ] = False,
@@ -84,6 +100,9 @@ def pretrain(
 
     A run that was killed goes on, as if nothing had happened, with the same command and --out DIRECTORY --resume; so
     that command can be given from the start.
+
+    On several devices the batch is shared out among them: --batch-size stays the whole one's. Several processes, as
+    of torchrun, take --out, a folder that they share.
     """
     import keras
 
@@ -92,57 +111,63 @@ def pretrain(
 
     if resume and out is None:
         raise ValueError("`resume` takes the run directory: --out runs/digits-1 --resume")
-    preset = model or DEFAULT_MODELS.get(data, FOLDER_MODEL)
-    source, held_out, image_shape = _open(data, preset, image_size, on_error.value)
-    recipe = PretrainRecipe(
-        epochs=epochs,
-        warmup_epochs=epochs // 20 if warmup_epochs is None else warmup_epochs,
-        batch_size=batch_size,
-        accumulation_steps=accumulation_steps,
-        base_learning_rate=base_learning_rate,
-        weight_decay=weight_decay,
-        mask_ratio=mask_ratio,
-        norm_pix_loss=norm_pix_loss,
-        masks_per_image=masks_per_image,
-        crop_area=None if source.sized or crop_area == 1 else (crop_area, 1.0),
-        flip=not source.sized and crop_area < 1,
-        seed=seed,
-    )
-    keras.utils.set_random_seed(seed)
-    maskings = {"random": keras_mae.RandomMasking, "block": keras_mae.BlockMasking, "grid": keras_mae.GridMasking}
-    mae = keras_mae.MaskedAutoencoder.from_preset(
-        preset,
-        image_shape=image_shape,
-        masking=maskings[masking.value](mask_ratio),
-        norm_pix_loss=norm_pix_loss,
-        masks_per_image=masks_per_image,
-        seed=seed,
-        dtype=precision.value,
-    )
-    dataset = keras_mae.data.make_dataset(
-        source,
-        min(recipe.step_batch_size, len(source) * crops_per_image),
-        seed=seed,
-        drop_remainder=True,
-        crop=None if source.sized else crop_of(recipe),
-        crops_per_image=crops_per_image,
-    )
-    directory = out or next_run(Path(data).name)
-    typer.echo(
-        f"{preset}: {mae.count_params():,} parameters, {len(source):,} images of {'x'.join(map(str, image_shape))}, "
-        f"{keras.backend.backend()}, learning rate {recipe.learning_rate:.3g}"
-    )
-    keras_mae.training.pretrain(
-        mae,
-        dataset,
-        recipe,
-        directory,
-        held_out,
-        resume=resume,
-        checkpoint_steps=checkpoint_steps,
-        checkpoint_minutes=checkpoint_minutes,
-    )
-    typer.echo(f"{directory}: {', '.join(sorted(path.name for path in directory.iterdir()))}")
+    with keras_mae.distribution.scope(distribution.value) as devices:
+        if devices.processes > 1 and out is None:
+            raise ValueError("Several processes take the run directory, which they must share: --out runs/digits-1")
+        preset = model or DEFAULT_MODELS.get(data, FOLDER_MODEL)
+        source, held_out, image_shape = _open(data, preset, image_size, on_error.value)
+        recipe = PretrainRecipe(
+            epochs=epochs,
+            warmup_epochs=epochs // 20 if warmup_epochs is None else warmup_epochs,
+            batch_size=batch_size,
+            accumulation_steps=accumulation_steps,
+            base_learning_rate=base_learning_rate,
+            weight_decay=weight_decay,
+            mask_ratio=mask_ratio,
+            norm_pix_loss=norm_pix_loss,
+            masks_per_image=masks_per_image,
+            crop_area=None if source.sized or crop_area == 1 else (crop_area, 1.0),
+            flip=not source.sized and crop_area < 1,
+            seed=seed,
+        )
+        keras.utils.set_random_seed(seed)
+        maskings = {"random": keras_mae.RandomMasking, "block": keras_mae.BlockMasking, "grid": keras_mae.GridMasking}
+        mae = keras_mae.MaskedAutoencoder.from_preset(
+            preset,
+            image_shape=image_shape,
+            masking=maskings[masking.value](mask_ratio),
+            norm_pix_loss=norm_pix_loss,
+            masks_per_image=masks_per_image,
+            seed=seed,
+            dtype=precision.value,
+        )
+        dataset = keras_mae.data.make_dataset(
+            source,
+            min(recipe.step_batch_size, len(source) * crops_per_image),
+            seed=seed,
+            drop_remainder=True,
+            crop=None if source.sized else crop_of(recipe),
+            crops_per_image=crops_per_image,
+        )
+        directory = out or next_run(Path(data).name)
+        if devices.writes:
+            typer.echo(
+                f"{preset}: {mae.count_params():,} parameters, {len(source):,} images of "
+                f"{'x'.join(map(str, image_shape))}, {keras.backend.backend()}"
+            )
+            typer.echo(f"{devices}; global batch {recipe.batch_size}, learning rate {recipe.learning_rate:.3g}")
+        keras_mae.training.pretrain(
+            mae,
+            dataset,
+            recipe,
+            directory,
+            held_out,
+            resume=resume,
+            checkpoint_steps=checkpoint_steps,
+            checkpoint_minutes=checkpoint_minutes,
+        )
+        if devices.writes:
+            typer.echo(f"{directory}: {', '.join(sorted(path.name for path in directory.iterdir()))}")
 
 
 def _open(data: str, preset: str, image_size: int | None, on_error: str) -> tuple[Any, Any, tuple[int, int, int]]:
@@ -164,5 +189,5 @@ def _open(data: str, preset: str, image_size: int | None, on_error: str) -> tupl
         names = ", ".join(keras_mae_data.NAMES)
         raise ValueError(f"`data` must be {names} or an existing folder of images. Received: data={data!r}")
     folder = keras_mae_data.open_directory(data, image_size or shape[:2], shape[2], on_error=on_error)
-    first: Any = next(iter(keras_mae_data.make_dataset(folder, 8, shuffle=False)))
+    first: Any = next(iter(keras_mae_data.make_dataset(folder, 8, shuffle=False, shard=(0, 1))))
     return folder, np.asarray(first[0] if isinstance(first, tuple) else first), folder.image_shape

@@ -91,7 +91,7 @@ class TrainStep(keras.Model):
         super().compile(*args, **kwargs)
         if self._distribute_strategy is None or self.optimizer is None:
             return
-        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        optimizer: Any = getattr(self.optimizer, "inner_optimizer", self.optimizer)
         if optimizer.gradient_accumulation_steps:
             raise ValueError(
                 "Keras cannot accumulate gradients under tf.distribute: take more replicas, or JAX or PyTorch. "

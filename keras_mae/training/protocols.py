@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from rich.console import Console
 
-from keras_mae import transfer, visualize
+from keras_mae import distribution, transfer, visualize
 from keras_mae.encoder import ViTEncoder
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe
 from keras_mae.training.callbacks import Interruptible, LogLearningRate, Progress
@@ -105,6 +105,12 @@ def _run(
     run_directory: str | Path,
     console: Console | None,
 ) -> Path:
+    processes = distribution.current().processes
+    if processes > 1:
+        raise ValueError(
+            "A transfer protocol runs in one process, whose devices may be several ('mirrored', 'data_parallel'). "
+            f"Received: {processes} processes"
+        )
     directory = check_free(run_directory)
     made = make(directory)
     history = keras.callbacks.History()

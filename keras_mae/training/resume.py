@@ -20,10 +20,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mae import _checks
+from keras_mae import _checks, distribution
 
 _STATE, _WEIGHTS, _METRICS = "state.json", "model.weights.h5", "metrics.npz"
 _UNFINISHED = ".writing-"
+_STEPS_BETWEEN_QUESTIONS = 10  # that processes put to one another: each costs a message
 
 
 class Preempted(SystemExit):
@@ -56,7 +57,8 @@ class Checkpoints(keras.callbacks.Callback):
     metrics, history and the position in the data; every so often, when an epoch ends, and on SIGTERM.
 
     A checkpoint is a folder that appears under its name only when all of it is on the disk. It holds a checksum of
-    each file; one that is damaged is passed over for the one before.
+    each file; one that is damaged is passed over for the one before. Of several processes the first writes, and all
+    save, stop and go on at the same step, on as many devices as there are then; the folder must be one they share.
 
     Args:
         directory: Where checkpoints are kept.
@@ -105,17 +107,25 @@ class Checkpoints(keras.callbacks.Callback):
         Raises:
             ValueError: If there are checkpoints and none of them is whole, or they are not of this model.
         """
-        for leftover in self.directory.glob(f"{_UNFINISHED}*"):
-            shutil.rmtree(leftover)
+        if distribution.current().writes:
+            for leftover in self.directory.glob(f"{_UNFINISHED}*"):
+                shutil.rmtree(leftover)
         found = self.newest()
-        if found is None:
-            return self.position
-        path, state = found
+        if found is not None:
+            self._resume(model, *found)
+        steps = distribution.gather(self.position.step)  # also keeps the first from writing while others read
+        if len(set(steps)) > 1:
+            raise ValueError(
+                f"All processes must find the same checkpoints in {str(self.directory)!r}: a folder that they share. "
+                f"Received: steps {', '.join(f'{step:.0f}' for step in steps)}"
+            )
+        return self.position
+
+    def _resume(self, model: Any, path: Path, state: dict[str, Any]) -> None:
         if differ := [name for name, value in self.facts.items() if state["facts"].get(name) != value]:
             named = ", ".join(f"{name}={self.facts[name]} and not {state['facts'].get(name)}" for name in differ)
             raise ValueError(f"The run in {str(self.directory.parent)!r} is another one. Received: {named}")
         self._load(model, path, state)
-        return self.position
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
         """The newest whole checkpoint and its state; a warning names those that were passed over.
@@ -161,16 +171,23 @@ class Checkpoints(keras.callbacks.Callback):
             OSError: If it cannot be written; the checkpoints before it are as they were.
         """
         path = self.directory / f"step-{self.position.step:09d}"
-        if path.exists():
-            return path
+        # What is spread over processes, they read together.
+        metrics: dict[str, Any] = {
+            str(i): ops.convert_to_numpy(value) for i, value in enumerate(self.model.metrics_variables)
+        }
+        if distribution.current().writes and not path.exists():
+            self._write(path, metrics)
+        distribution.gather(0)  # nobody exits before it is written
+        self._saved = time.monotonic()
+        return path
+
+    def _write(self, path: Path, metrics: dict[str, Any]) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         unfinished = self.directory / f"{_UNFINISHED}{path.name}"
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
         try:
-            model = self.model
-            model.save_weights(unfinished / _WEIGHTS)
-            metrics = {str(i): ops.convert_to_numpy(value) for i, value in enumerate(model.metrics_variables)}
+            self.model.save_weights(unfinished / _WEIGHTS)
             np.savez(unfinished / _METRICS, **metrics)
             state = {
                 "facts": self.facts,
@@ -184,10 +201,8 @@ class Checkpoints(keras.callbacks.Callback):
             _flush(self.directory)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
-        self._saved = time.monotonic()
         for old in self._paths()[: -self.keep]:
             shutil.rmtree(old)
-        return path
 
     # === As a callback ===
     def on_train_begin(self, logs: Any = None) -> None:
@@ -209,23 +224,31 @@ class Checkpoints(keras.callbacks.Callback):
         self.position.batch = self._offset + batch + 1
         self.position.step += 1
         done = self.position.batch == self.batches_per_epoch
-        if self._terminated and not done:  # at its end the epoch is evaluated first
-            self._stop()
-        due = self.every_steps is not None and self.position.step % self.every_steps == 0
-        if not done and (due or time.monotonic() - self._saved >= 60 * self.every_minutes):
+        if done:  # the epoch is evaluated first
+            return
+        stop, due = (False, False)
+        if distribution.current().processes == 1 or self.position.step % _STEPS_BETWEEN_QUESTIONS == 0:
+            stop, due = self._asked()
+        if stop:
+            raise Preempted(self.save())
+        if due or (self.every_steps is not None and self.position.step % self.every_steps == 0):
             self.save()
+
+    def _asked(self) -> tuple[bool, bool]:
+        """Whether any process was told to stop, and whether it is time to save by any clock."""
+        due = time.monotonic() - self._saved >= 60 * self.every_minutes
+        asked = distribution.gather(2 * self._terminated + due)
+        return max(asked) >= 2, max(asked) > 0
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         for name, value in (logs or {}).items():
             self.position.history.setdefault(name, []).append(float(value))
         self.position.epoch, self.position.batch = epoch + 1, 0
-        if self._terminated:
-            self._stop()
-        if self.every_steps is not None or time.monotonic() - self._saved >= 60 * self.every_minutes:
+        stop, due = self._asked()
+        if stop:
+            raise Preempted(self.save())
+        if due or self.every_steps is not None:
             self.save()
-
-    def _stop(self) -> None:
-        raise Preempted(self.save())
 
     def on_train_end(self, logs: Any = None) -> None:
         self.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -15,7 +16,7 @@ import keras
 import numpy as np
 from rich.console import Console
 
-from keras_mae import visualize
+from keras_mae import distribution, visualize
 from keras_mae.masked_autoencoder import MaskedAutoencoder
 from keras_mae.recipes import PretrainRecipe
 from keras_mae.training.callbacks import Interruptible, LogLearningRate, Progress, StopOnNonFinite
@@ -50,6 +51,9 @@ def pretrain(
     ends with the weights, bit for bit on one machine, that it would have had. On SIGTERM, which a machine that is
     preempted sends, one is written and the process exits with status 143.
 
+    Inside a `keras_mae.distribution.scope` of several processes all of them call this, with the same arguments; the
+    first writes, and no `reconstructions.png`, which is `keras-mae reconstruct`'s to make afterwards.
+
     Args:
         model: What to train, not yet compiled. Its masking and target are its own: make it by the recipe.
         dataset: Batches of images, with a length.
@@ -71,7 +75,8 @@ def pretrain(
         ValueError: If `run_directory` holds files or another run, another process is at work there, `dataset` has no
             length or, to resume, no `seek`, or the model is not the recipe's.
     """
-    directory = Path(run_directory) if resume else check_free(run_directory)
+    devices = distribution.current()
+    directory = Path(run_directory) if resume or not devices.writes else check_free(run_directory)
     for name, own in (
         ("mask_ratio", model.masking.mask_ratio),
         ("norm_pix_loss", model.norm_pix_loss),
@@ -92,8 +97,8 @@ def pretrain(
     checkpoints = Checkpoints(directory / _CHECKPOINTS, steps, facts, checkpoint_steps, checkpoint_minutes)
     if resume and _finished(directory, recipe.epochs):
         return directory
-    made = make(directory)
-    with lock(directory):
+    made = make(directory) if devices.writes else []
+    with lock(directory) if devices.writes else contextlib.nullcontext():
         if resume:
             checkpoints.restore(model)
         try:
@@ -104,7 +109,8 @@ def pretrain(
             _leave(directory, model, facts, checkpoints, examples, made)
             raise
         _leave(directory, model, facts, checkpoints, examples, made)
-        shutil.rmtree(directory / _CHECKPOINTS, ignore_errors=True)  # model.keras holds it all now
+        if devices.writes:
+            shutil.rmtree(directory / _CHECKPOINTS, ignore_errors=True)  # model.keras holds it all now
     return directory
 
 
@@ -120,6 +126,8 @@ def _fit(
     """`fit` from where the run is to its last epoch."""
     position, steps = checkpoints.position, checkpoints.batches_per_epoch
     interruptible, stop = Interruptible(), StopOnNonFinite(dataset=dataset)
+    if not distribution.current().writes:
+        console = Console(quiet=True)
     progress = Progress(steps * recipe.step_batch_size, console, recipe.epochs)
     options: dict[str, Any] = {
         "validation_data": validation_data,
@@ -152,6 +160,8 @@ def _leave(
     made: list[Path],
 ) -> None:
     """Write the run's files if it learned anything, or take away the folders that were made for it."""
+    if not distribution.current().writes:
+        return
     if checkpoints.position.history:
         _save(directory, model, facts, checkpoints.position.history, examples)
     elif not any(directory.iterdir()):
@@ -207,6 +217,8 @@ def _save(
     write_json(directory / "recipe.json", recipe)
     write_history(directory / "history.csv", history)
     write(directory / "loss.png", lambda path: visualize.curves(history).savefig(path))
+    if distribution.current().processes > 1:
+        return  # `predict` is the work of all of them, and some may be gone
     result = model.reconstruct(examples)
     write(directory / "reconstructions.png", lambda path: visualize.reconstructions(result).savefig(path))
 

@@ -1,0 +1,274 @@
+"""However a run is spread over devices, it ends with the same weights and logs; `split.py` is one of its parts."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import keras_mae
+from keras_mae import data, distribution
+
+HERE = Path(__file__).parent
+BACKEND = keras.backend.backend()
+ENGINES = {
+    "tensorflow": {"mirrored": (1, 2), "multi_worker": (2, 1)},
+    "jax": {"data_parallel": (1, 2), "model_parallel": (1, 2), "data_parallel on hosts": (2, 1)},
+    "torch": {"torch_ddp": (2, 1)},
+}[BACKEND]  # processes, devices of each
+VARIANTS = ["plain", "clipped", "averaged", "accumulated", "overflow", "not finite", "classifier"]
+REFUSED = {("mirrored", "accumulated"), ("multi_worker", "accumulated")}
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return found.getsockname()[1]
+
+
+def started(command, processes=1, devices=1):
+    """The processes of a run."""
+    ports = [free_port() for _ in range(max(processes, 1))]
+    made = []
+    for process in range(processes):
+        own = {"DEVICES": str(devices), "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"}
+        if processes > 1 and BACKEND == "torch":
+            own |= {"RANK": str(process), "WORLD_SIZE": str(processes), "LOCAL_RANK": str(process)}
+            own |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(ports[0])}
+        elif processes > 1 and BACKEND == "tensorflow":
+            cluster = {"worker": [f"localhost:{port}" for port in ports]}
+            own["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": process}})
+        elif processes > 1:
+            own["KERAS_DISTRIBUTION_JOB_ADDRESSES"] = f"localhost:{ports[0]}"
+            own["KERAS_DISTRIBUTION_NUM_PROCESSES"] = str(processes)
+            own["KERAS_DISTRIBUTION_PROCESS_ID"] = str(process)
+        made.append(
+            subprocess.Popen(
+                [sys.executable, *map(str, command)],
+                env={**os.environ, **own},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    return made
+
+
+def ended(processes):
+    """What they printed, once all are done."""
+    printed = [process.communicate(timeout=400)[0] for process in processes]
+    for process, text in zip(processes, printed, strict=True):
+        assert process.returncode == 0, text[-3000:]
+    return printed
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Engine -> what each of its processes found."""
+    folder = tmp_path_factory.mktemp("split")
+    runs = {"none": (1, 1), **ENGINES}
+    found = {}
+    for engine, (processes, devices) in runs.items():
+        ended(started([HERE / "split.py", engine.split()[0], folder / engine], processes, devices))
+        found[engine] = [json.loads((folder / f"{engine}.{n}").read_text()) for n in range(processes)]
+    return found
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_split_does_not_matter(results, engine, variant):
+    if variant == "overflow" and BACKEND == "jax":
+        pytest.skip("XLA has no float16 matrix product on a CPU")
+    alone = results["none"][0][variant]
+    for found in (process[variant] for process in results[engine]):
+        if (engine, variant) in REFUSED:
+            assert "cannot accumulate gradients under tf.distribute" in found["refused"]
+            continue
+        tolerance = 1e-4 if variant == "overflow" else 1e-5  # float16 rounds parts otherwise than the whole
+        np.testing.assert_allclose(found["weights"], alone["weights"], rtol=0, atol=tolerance)
+        assert len(found["logs"]) == len(alone["logs"]) == 8
+        for own, expected in zip(found["logs"], alone["logs"], strict=True):
+            assert own == pytest.approx(expected, abs=10 * tolerance)
+
+
+@pytest.mark.parametrize("variant", ["overflow", "not finite"])
+@pytest.mark.parametrize("engine", ["none", *ENGINES])
+def test_what_is_not_finite_on_one_replica_is_skipped_on_all(results, engine, variant):
+    if variant == "overflow" and BACKEND == "jax":
+        pytest.skip("XLA has no float16 matrix product on a CPU")
+    for found in (process[variant] for process in results[engine]):
+        assert np.isfinite(found["weights"]).all()
+        assert [epoch["skipped_steps"] for epoch in found["logs"][3::4]] == [1, 1]
+
+
+# === Runs ===
+PRETRAIN = ["-m", "keras_mae.cli", "pretrain", "--epochs", "2", "--checkpoint-steps", "10", "--out"]
+
+
+def history(run):
+    return np.loadtxt(run / "history.csv", delimiter=",", skiprows=1)
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="hosts are joined in the same way, and slow to start")
+def test_two_processes_are_stopped_and_one_goes_on(tmp_path):
+    ended(started([*PRETRAIN, tmp_path / "alone"]))
+    both = started([*PRETRAIN, tmp_path / "run", "--resume"], 2)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    while not list(checkpoints.glob("step-*")) and all(process.poll() is None for process in both):
+        time.sleep(0.05)
+    both[1].send_signal(signal.SIGTERM)  # told to one, heard by both
+    printed = [process.communicate(timeout=200)[0] for process in both]
+    assert [process.returncode for process in both] == [143, 143], printed
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoints"]
+    printed = ended(started([*PRETRAIN, tmp_path / "run", "--resume", "--distribution", "none"]))[0]
+    assert "epoch 2/2" in printed
+    np.testing.assert_allclose(history(tmp_path / "run"), history(tmp_path / "alone"), rtol=1e-4, atol=1e-5)
+
+
+# === Choosing ===
+def test_auto_is_one_device_where_there_is_one(monkeypatch):
+    for name in ("TF_CONFIG", "SLURM_PROCID", "TPU_NAME", "WORLD_SIZE", "KERAS_DISTRIBUTION_NUM_PROCESSES"):
+        monkeypatch.delenv(name, raising=False)
+    with distribution.scope() as devices:
+        assert str(devices) == "none: 1 replica on one device"
+        assert (devices.shard, devices.writes) == ((0, 1), True)
+        assert distribution.current() is devices
+    assert distribution.gather(3) == [3.0]
+
+
+@pytest.mark.parametrize(
+    ("engine", "options", "message"),
+    [
+        ("horovod", {}, "`engine` must be one of 'auto', 'none', 'mirrored'"),
+        ("none", {"model_devices": 2}, "`model_devices` goes with 'model_parallel'"),
+        *(
+            [
+                (
+                    "torch_ddp",
+                    {},
+                    "On tensorflow `engine` must be one of auto, none, mirrored, tpu, multi_worker.*torch",
+                )
+            ]
+            if BACKEND == "tensorflow"
+            else [("mirrored", {}, f"On {BACKEND} `engine` must be one of.*belongs to tensorflow")]
+        ),
+        *{
+            "tensorflow": [
+                ("multi_worker", {}, "TF_CONFIG.*Received: neither"),
+                ("tpu", {}, "There is no TPU that TensorFlow can use"),
+            ],
+            "jax": [("model_parallel", {"model_devices": 3}, "`model_devices` must divide the 1 devices")],
+            "torch": [("torch_ddp", {}, "torchrun.*Received: no RANK, WORLD_SIZE")],
+        }[BACKEND],
+    ],
+)
+def test_an_engine_that_is_not_there_is_refused(engine, options, message):
+    with pytest.raises(ValueError, match=message), distribution.scope(engine, **options):
+        pass
+    assert distribution.current().engine == "none"
+
+
+def test_one_scope_is_not_inside_another():
+    other = ENGINES and next(iter(ENGINES)).split()[0]
+    with (
+        distribution.scope("none"),
+        pytest.raises(ValueError, match="cannot be inside another"),
+        distribution.scope(other),
+    ):
+        pass
+
+
+def test_the_command_line_knows_every_engine():
+    from keras_mae.cli.pretraining import Engine
+
+    assert tuple(engine.value for engine in Engine) == distribution.ENGINES
+
+
+def test_devices_say_what_they_are_and_share_batches_by_replicas():
+    spread = distribution.Devices("model_parallel", ("tpu:0", "tpu:1"), replicas=2, process=3, processes=4)
+    assert str(spread) == "model_parallel: 2 replicas on tpu:0, tpu:1, process 4 of 4"
+    assert spread.shard == (1, 2)
+    assert not spread.writes
+    assert distribution.Devices(replicas=8, process=1, processes=2).shard == (1, 2)
+
+
+# === Data ===
+def test_parts_make_up_the_batch_in_order():
+    images = np.arange(23, dtype="uint8")[:, None, None, None] * np.ones((1, 4, 4, 1), "uint8")
+    loader = "tf.data" if BACKEND == "tensorflow" else "grain"
+
+    def batches(shard):
+        made = data.from_arrays(images, batch_size=6, drop_remainder=True, shard=shard, loader=loader)
+        return [np.asarray(batch)[:, 0, 0, 0].tolist() for batch in made]
+
+    whole, parts = batches((0, 1)), [batches((n, 3)) for n in range(3)]
+    assert len(whole) == 3
+    assert [[*first, *second, *third] for first, second, third in zip(*parts, strict=True)] == whole
+
+
+@pytest.mark.parametrize(
+    ("devices", "options", "message"),
+    [
+        ({"replicas": 2, "processes": 2}, {}, "every batch must be whole: drop_remainder=True"),
+        ({"replicas": 3}, {"drop_remainder": True}, "`batch_size` must be a multiple of replicas.*3 replicas"),
+    ],
+)
+def test_batches_that_cannot_be_shared_out_are_refused(monkeypatch, devices, options, message):
+    monkeypatch.setattr(distribution, "_current", distribution.Devices(**devices))
+    with pytest.raises(ValueError, match=message):
+        data.from_arrays(np.zeros((8, 4, 4, 1), "uint8"), batch_size=4, **options)
+
+
+def test_transfer_runs_in_one_process(monkeypatch, tmp_path):
+    monkeypatch.setattr(distribution, "_current", distribution.Devices(processes=2, process=1))
+    encoder = keras_mae.ViTEncoder((8, 8, 1), 4, embed_dim=8, depth=1, num_heads=2)
+    part = data.from_arrays(np.zeros((8, 8, 8, 1), "uint8"), np.zeros(8, "int64"), 4, shard=(0, 1))
+    recipe = keras_mae.recipes.fine_tune("small_images", epochs=2, warmup_epochs=1)
+    with pytest.raises(ValueError, match="runs in one process.*Received: 2 processes"):
+        keras_mae.training.fine_tune(encoder, part, part, ["a", "b"], recipe, tmp_path / "run")
+
+
+# === What a TPU would refuse ===
+def compiled_step():
+    encoder = keras_mae.ViTEncoder((16, 24, 3), 4, embed_dim=16, depth=2, num_heads=2, drop_path_rate=0.1)
+    mae = keras_mae.MaskedAutoencoder(encoder, keras_mae.MAEDecoder(8, depth=1, num_heads=2), norm_pix_loss=True)
+    mae.compile(keras_mae.optimizers.AdamW(1e-3), jit_compile=True)
+    return mae, np.zeros((4, 16, 24, 3), "uint8")
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's way of asking XLA")
+def test_the_whole_step_is_one_xla_program_of_static_shapes_on_tensorflow():
+    import tensorflow as tf
+
+    mae, images = compiled_step()
+    step = tf.function(mae.train_step, jit_compile=True)
+    program = step.experimental_get_compiler_ir(tf.constant(images))(stage="optimized_hlo")
+    assert "dot(" in program
+    assert "<=" not in program  # how XLA writes a dimension that is only bounded
+    assert 'custom_call_target="PadToStatic"' not in program
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="JAX's way of lowering for a TPU")
+def test_the_whole_step_lowers_for_a_tpu_on_jax():
+    import jax
+
+    mae, images = compiled_step()
+    state = [
+        [variable.value for variable in variables]
+        for variables in (
+            mae.trainable_variables,
+            mae.non_trainable_variables,
+            mae.optimizer.variables,
+            mae.metrics_variables,
+        )
+    ]
+    program = jax.export.export(jax.jit(mae.train_step), platforms=["tpu"])(state, images).mlir_module()
+    assert "dot_general" in program
+    assert "tensor<?" not in program
