@@ -6,6 +6,15 @@
 The paper's figure on the masking ratio in small: the same ViT (0.45 M parameters) is pre-trained on the 60,000 images
 at each ratio, once, and then probed and fine-tuned with 600 labels and three seeds. The picture shows mean and
 standard deviation over them: the spread of pre-training is not in it.
+
+Seen with PyTorch and OMP_NUM_THREADS=1, in about two hours on two busy cores; accuracy in % on the test images:
+
+    masked              25 %          50 %          75 %          90 %
+    linear probe  73.8 ± 0.8    74.7 ± 0.8    76.5 ± 0.2    72.6 ± 0.2
+    fine-tuned    79.8 ± 0.4    80.3 ± 0.3    79.7 ± 0.5    78.8 ± 0.7
+
+As in the paper a linear probe is best at 75 %, and fine-tuning hardly minds: its best ratio, 50 %, is within the
+spread of its neighbours.
 """
 
 from __future__ import annotations

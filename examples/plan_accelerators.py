@@ -1,0 +1,94 @@
+"""What a pre-training run needs on 8, 64 or 512 accelerators, on paper. The formulas are in guides/accelerators.md.
+
+    python examples/plan_accelerators.py                                      # ViT-L, the published schedule, TPU v3
+    python examples/plan_accelerators.py --preset mae_vit_huge_patch14_224 --peak 312     # A100
+
+Nothing is measured here but what is given: peak and utilisation of an accelerator are assumptions.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+IMAGENET, JPEG_BYTES = 1_281_167, 110_000  # images; mean size of a file
+DECODED_PER_CORE = 287  # images/s, examples/benchmark_input.py
+GRADIENT_BYTES = 4  # float32, as the weights are also under mixed precision
+
+
+def flops(tokens: int, width: int, depth: int) -> float:
+    """Of one forward pass through transformer blocks: products with matrices, and attention; 2 an addition with its
+    multiplication."""
+    return depth * (24 * tokens * width**2 + 4 * tokens**2 * width)
+
+
+def parameters(width: int, depth: int) -> float:
+    """Of transformer blocks; biases and norms included."""
+    return depth * (12 * width**2 + 13 * width)
+
+
+def plan(preset: Any, mask_ratio: float, batch: int, epochs: int) -> dict[str, float]:
+    """What does not depend on the number of accelerators."""
+    encoder, decoder = preset.encoder, preset.decoder
+    height, width, channels = encoder["image_shape"]
+    patches = (height // encoder["patch_size"]) * (width // encoder["patch_size"])
+    pixels = encoder["patch_size"] ** 2 * channels
+    visible = int(patches * (1 - mask_ratio))
+    inside, outside = encoder["embed_dim"], decoder["embed_dim"]
+    forward = flops(1 + visible, inside, encoder["depth"]) + flops(1 + patches, outside, decoder["depth"])
+    forward += 2 * visible * pixels * inside + 2 * (1 + visible) * inside * outside
+    forward += 2 * (patches - visible) * outside * pixels
+    weights = parameters(inside, encoder["depth"]) + parameters(outside, decoder["depth"])
+    weights += pixels * inside + inside * outside + outside * pixels
+    return {
+        "flops": 3 * forward,  # backward is twice the forward pass
+        "parameters": weights,
+        "steps": epochs * (IMAGENET // batch),
+        "image_bytes": height * width * channels,
+    }
+
+
+def main() -> None:
+    """Print the table."""
+    from keras_mae import presets
+
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--preset", default="mae_vit_large_patch16_224", help="architecture")
+    parser.add_argument("--accelerators", type=int, nargs="+", default=[8, 64, 512], help="how many")
+    parser.add_argument("--peak", type=float, default=61.5, help="of one, TFLOP/s; a TPU v3 core's by default")
+    parser.add_argument("--utilisation", type=float, default=0.3, help="share of the peak that is reached")
+    parser.add_argument("--link", type=float, default=70, help="between neighbours, GB/s in each direction")
+    parser.add_argument("--batch", type=int, default=4096, help="global")
+    parser.add_argument("--epochs", type=int, default=800, help="passes over ImageNet-1K")
+    options = parser.parse_args()
+    needs = plan(presets.get(options.preset), 0.75, options.batch, options.epochs)
+    print(
+        f"{options.preset}: {needs['parameters'] / 1e6:.0f} M parameters, {needs['flops'] / 1e9:.0f} GFLOP an image "
+        f"and update, {needs['steps']:,.0f} steps of {options.batch}"
+    )
+    rows: dict[str, list[str]] = {}
+    for count in options.accelerators:
+        rate = count * options.peak * 1e12 * options.utilisation / needs["flops"]
+        compute = options.batch / rate
+        traffic = 2 * (count - 1) / count * GRADIENT_BYTES * needs["parameters"]
+        sums = traffic / (options.link * 1e9)
+        for name, value in {
+            "accelerators": f"{count}",
+            "images of each in a batch": f"{options.batch / count:,.0f}",
+            "images/s": f"{rate:,.0f}",
+            "ms a step, computing": f"{1000 * compute:,.0f}",
+            "GB sent by each in a step": f"{traffic / 1e9:.2f}",
+            "ms a step, summing gradients": f"{1000 * sums:.0f}",
+            "GB/s of JPEG files read": f"{rate * JPEG_BYTES / 1e9:.2f}",
+            "GB/s of pixels to the accelerators": f"{rate * needs['image_bytes'] / 1e9:.2f}",
+            "cores that decode": f"{rate / DECODED_PER_CORE:,.0f}",
+            "hours, sums overlapping": f"{needs['steps'] * max(compute, sums) / 3600:.1f}",
+            "hours, sums after": f"{needs['steps'] * (compute + sums) / 3600:.1f}",
+        }.items():
+            rows.setdefault(name, []).append(value)
+    for name, values in rows.items():
+        print(f"{name:36}" + "".join(f"{value:>12}" for value in values))
+
+
+if __name__ == "__main__":
+    main()
