@@ -8,6 +8,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import keras
@@ -45,6 +46,11 @@ class Devices:
     def writes(self) -> bool:
         """Whether this is the process that writes files."""
         return self.process == 0
+
+    @property
+    def reads_together(self) -> bool:
+        """Whether weights can only be read by all processes at once: each then has to save what only one writes."""
+        return self.processes > 1 and self.engine != "torch_ddp"
 
     @property
     def shard(self) -> tuple[int, int]:
@@ -105,7 +111,7 @@ def scope(engine: str = "auto", model_devices: int | None = None) -> Iterator[De
     if model_devices is not None and engine != "model_parallel":
         raise ValueError(f"`model_devices` goes with 'model_parallel'. Received: model_devices={model_devices}")
     openers: dict[str, Any] = {
-        "none": lambda: contextlib.nullcontext(_ALONE),
+        "none": lambda: contextlib.nullcontext(Devices()),
         "mirrored": _mirrored,
         "tpu": _tpu,
         "multi_worker": _multi_worker,
@@ -140,20 +146,21 @@ def gather(value: float) -> list[float]:
 
         strategy = tf.distribute.get_strategy()
         share = tf.constant(own / len(strategy.extended.worker_devices))
-
-        @tf.function
-        def total() -> Any:
-            return strategy.reduce("SUM", strategy.run(lambda: tf.identity(share)), axis=None)
-
-        return total().numpy().tolist()
+        return _summing(strategy)(share).numpy().tolist()
     from jax.experimental import multihost_utils
 
     return np.asarray(multihost_utils.process_allgather(own)).sum(0).tolist()
 
 
-def any_of(flag: bool) -> bool:
-    """Whether it holds in any process; every process must ask."""
-    return any(gather(flag))
+@lru_cache(maxsize=1)
+def _summing(strategy: Any) -> Any:
+    import tensorflow as tf
+
+    @tf.function
+    def total(share: Any) -> Any:
+        return strategy.reduce("SUM", strategy.run(tf.identity, args=(share,)), axis=None)
+
+    return total
 
 
 # === Choosing ===

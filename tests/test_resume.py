@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from types import SimpleNamespace
 
 import keras
 import kill_test
@@ -179,6 +180,15 @@ def test_no_checkpoint_is_whole(begun):
     before = sorted(directory.rglob("*"))
     with pytest.raises(ValueError, match="No checkpoint in .* is whole: step-000000016 .*, step-000000015"):
         run(directory)
+    assert sorted(directory.rglob("*")) == before
+
+
+def test_a_disk_with_no_room_is_said_before_anything_is_written(begun, monkeypatch):
+    directory, _ = begun
+    before = sorted(directory.rglob("*"))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10_000))
+    with pytest.raises(OSError, match="do not fit on the disk"):
+        run(directory, checkpoint_steps=1)
     assert sorted(directory.rglob("*")) == before
 
 

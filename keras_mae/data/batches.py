@@ -89,6 +89,8 @@ class Batches:
             indices = np.arange(len(self.source))
             if self.plan.shuffle:
                 np.random.default_rng((self.plan.seed, epoch)).shuffle(indices)
+            if self.plan.drop_remainder:  # of which this worker's part may be whole
+                indices = indices[: self.plan.own_images * self.plan.shard[1] * len(self)]
             known = self._order = epoch, indices[self.plan.is_own(np.arange(len(indices)))]
         return known[1]
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
 import signal
+import tempfile
 import threading
 import time
 import warnings
@@ -91,6 +93,7 @@ class Checkpoints(keras.callbacks.Callback):
         self.position = Position()
         self._metrics: list[np.ndarray] | None = None
         self._offset = 0
+        self._saved_step: int | None = None
         self._terminated = False
         self._previous: Any = None
 
@@ -156,6 +159,7 @@ class Checkpoints(keras.callbacks.Callback):
         with np.load(path / _METRICS) as arrays:
             self._metrics = [arrays[str(index)] for index in range(len(arrays.files))]
         self.position = Position(**state["position"])
+        self._saved_step = self.position.step
 
     def _paths(self) -> list[Path]:
         return sorted(self.directory.glob("step-*"))
@@ -171,17 +175,22 @@ class Checkpoints(keras.callbacks.Callback):
             OSError: If it cannot be written; the checkpoints before it are as they were.
         """
         path = self.directory / f"step-{self.position.step:09d}"
-        # What is spread over processes, they read together.
-        metrics: dict[str, Any] = {
-            str(i): ops.convert_to_numpy(value) for i, value in enumerate(self.model.metrics_variables)
-        }
-        if distribution.current().writes and not path.exists():
+        if self._saved_step == self.position.step:
+            return path
+        values = enumerate(self.model.metrics_variables)
+        metrics: dict[str, Any] = {str(index): ops.convert_to_numpy(value) for index, value in values}
+        devices = distribution.current()
+        if devices.writes:
             self._write(path, metrics)
+        elif devices.reads_together:
+            with tempfile.TemporaryDirectory() as folder:
+                self.model.save_weights(Path(folder) / _WEIGHTS)
         distribution.gather(0)  # nobody exits before it is written
-        self._saved = time.monotonic()
+        self._saved, self._saved_step = time.monotonic(), self.position.step
         return path
 
     def _write(self, path: Path, metrics: dict[str, Any]) -> None:
+        check_space(self.directory.parent, self.model)
         self.directory.mkdir(parents=True, exist_ok=True)
         unfinished = self.directory / f"{_UNFINISHED}{path.name}"
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -272,6 +281,19 @@ def seek(dataset: Any, epoch: int, batch: int = 0) -> None:
             f"that read images by index do. Received: {type(dataset).__name__}"
         )
     dataset.seek(epoch, batch)
+
+
+def check_space(directory: Path, model: Any) -> None:
+    """Raise an `OSError` where a model and its optimizer have no room.
+
+    HDF5 finds out too late: it cannot close a file that it could not write, and ends the process with a violation.
+    """
+    sizes = [int(np.prod(variable.shape)) for variable in (*model.variables, *model.optimizer.variables)]
+    needed, free = 4 * sum(sizes), shutil.disk_usage(directory).free
+    if needed > free:
+        raise OSError(
+            errno.ENOSPC, f"{needed / 1e6:.1f} MB do not fit on the disk, which has {free / 1e6:.1f}", str(directory)
+        )
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from keras_mae import distribution, visualize
 from keras_mae.masked_autoencoder import MaskedAutoencoder
 from keras_mae.recipes import PretrainRecipe
 from keras_mae.training.callbacks import Interruptible, LogLearningRate, Progress, StopOnNonFinite
-from keras_mae.training.resume import Checkpoints, Preempted, lock, seek
+from keras_mae.training.resume import Checkpoints, Preempted, check_space, lock, seek
 from keras_mae.transfer.fine_tuning import length
 
 _CHECKPOINTS = "checkpoints"
@@ -106,6 +106,8 @@ def pretrain(
         except Preempted:
             raise
         except BaseException:
+            if devices.processes > 1:
+                raise  # the others are elsewhere, and may be needed to read the weights: checkpoints are what is left
             _leave(directory, model, facts, checkpoints, examples, made)
             raise
         _leave(directory, model, facts, checkpoints, examples, made)
@@ -160,11 +162,9 @@ def _leave(
     made: list[Path],
 ) -> None:
     """Write the run's files if it learned anything, or take away the folders that were made for it."""
-    if not distribution.current().writes:
-        return
     if checkpoints.position.history:
         _save(directory, model, facts, checkpoints.position.history, examples)
-    elif not any(directory.iterdir()):
+    elif directory.exists() and not any(directory.iterdir()):
         for folder in made:
             folder.rmdir()
 
@@ -211,6 +211,7 @@ def make(directory: Path) -> list[Path]:
 def _save(
     directory: Path, model: MaskedAutoencoder, recipe: dict[str, Any], history: dict[str, Any], examples: np.ndarray
 ) -> None:
+    check_space(directory, model)
     # Most precious first, should the disk fill up.
     write(directory / "model.keras", model.save)
     write(directory / "encoder.keras", model.encoder.save)
@@ -224,7 +225,16 @@ def _save(
 
 
 def write(path: Path, save: Callable[[Path], Any]) -> None:
-    """Let `save` write a file beside `path`, then move it there: `path` is never half written."""
+    """Let `save` write a file beside `path`, then move it there: `path` is never half written.
+
+    Only the first process writes; where weights are read together, the others' file is thrown away.
+    """
+    devices = distribution.current()
+    if not devices.writes:
+        if devices.reads_together:
+            with tempfile.TemporaryDirectory() as folder:
+                save(Path(folder) / path.name)
+        return
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
         unfinished = Path(folder) / path.name  # the same name: Keras and matplotlib go by its ending
         save(unfinished)
