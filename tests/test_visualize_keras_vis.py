@@ -4,7 +4,6 @@ import keras
 import numpy as np
 import pytest
 from classifier_helpers import GRID, IMAGE_SHAPE, IMAGES, LABELS, WIDTH, make_classifier
-from conftest import randomise_weights
 
 import keras_mae
 from keras_mae import visualize
@@ -70,7 +69,7 @@ def test_class_activation_maps(classifier, name):
     maps = method(name)(visualize.keras_vis(classifier), clone=False)(score, FLOATS, **MAP)
     assert maps.shape == (3, *IMAGE_SHAPE[:2])
     assert np.isfinite(maps).all()
-    assert np.ptp(maps) == 1  # tf-keras-vis stretches to [0, 1]: something is there
+    assert np.ptp(maps) > 0.99  # tf-keras-vis stretches them to [0, 1]: something is there
     assert len(visualize.overlays(IMAGES[:3], {name: maps}).axes) == 6
 
 
@@ -92,7 +91,7 @@ def test_activation_maximisation_raises_the_logit(classifier):
 
     start = np.full((1, *IMAGE_SHAPE), 127.0, "float32")
     model = visualize.keras_vis(classifier)
-    end = ActivationMaximization(model)(CategoricalScore(5), start, steps=10)
+    end = ActivationMaximization(model)(CategoricalScore(5), start, steps=10, input_modifiers=[], regularizers=[])
     assert end.shape == start.shape
     assert float(model(end)[0, 5]) > float(model(start)[0, 5])
 
@@ -114,15 +113,16 @@ def test_grad_cam_points_at_the_corner_that_decides():
     pytest.importorskip("tf_keras_vis")
     from tf_keras_vis.utils.scores import CategoricalScore
 
+    keras.utils.set_random_seed(0)
     encoder = keras_mae.ViTEncoder((16, 16, 1), 4, 32, depth=1, num_heads=2, mlp_ratio=2)
-    classifier = keras_mae.ViTClassifier(randomise_weights(encoder), 2, trainable_blocks=0.5)
-    classifier.compile(keras.optimizers.Adam(1e-2))
+    classifier = keras_mae.ViTClassifier(encoder, 2, trainable_blocks=0.5)
+    classifier.compile(keras.optimizers.Adam(3e-2))
     classifier.fit(*striped_corner(256, 0), batch_size=64, epochs=20, shuffle=False, verbose=0)
     images, labels = striped_corner(32, 1)
     assert (classifier.predict(images, verbose=0).argmax(axis=-1) == labels).all()
     gradcam = method("Gradcam")(visualize.keras_vis(classifier), clone=False)
     floats = images.astype("float32")
     maps = np.asarray(gradcam(CategoricalScore(labels.tolist()), floats, expand_cam=False, **MAP))
-    shares = maps[:, 0, 0] / maps.sum(axis=(1, 2))
-    print("Gradcam", shares.mean(), shares.min())
-    assert shares.mean() > 0.5, f"{shares.mean():.3f}, where chance is 0.0625"
+    assert (maps.reshape(32, 16).argmax(axis=1) == 0).all()
+    share = (maps[:, 0, 0] / maps.sum(axis=(1, 2))).mean()
+    assert share > 0.7, f"{share:.3f}, where chance is 0.0625"  # 0.97; 0.84 and 0.99 with seeds 1 and 2

@@ -68,10 +68,9 @@ def test_rollout_agrees_with_loops_and_its_rows_sum_to_1(mae, images, expected_a
     np.testing.assert_allclose(got.sum(axis=-1), np.ones((3, TOKENS)), atol=1e-5)
 
 
-def test_every_model_shows_its_encoder(mae, classifiers, images):
+def test_a_classifier_shows_its_encoder(mae, classifiers, images):
     expected = visualize.attention_rollout(mae.encoder, images[:1])
-    for model in (mae, classifiers["mean"], classifiers["token"]):
-        np.testing.assert_allclose(visualize.attention_rollout(model, images[:1]), expected, atol=1e-6)
+    np.testing.assert_allclose(visualize.attention_rollout(classifiers["mean"], images[:1]), expected, atol=1e-6)
 
 
 def test_attention_of_a_bfloat16_model_sums_to_1(images):
@@ -185,17 +184,18 @@ def corner_images(count, seed):
 def test_saliency_points_at_the_corner_that_decides():
     encoder = keras_mae.ViTEncoder((16, 16, 1), 4, 16, depth=1, num_heads=2, mlp_ratio=2)
     classifier = keras_mae.ViTClassifier(randomise_weights(encoder), 2)
-    classifier.compile(keras.optimizers.Adam(5e-3))
-    classifier.fit(*corner_images(512, 0), batch_size=64, epochs=20, shuffle=False, verbose=0)
+    classifier.compile(keras.optimizers.Adam(2e-2))
+    classifier.fit(*corner_images(512, 0), batch_size=64, epochs=10, shuffle=False, verbose=0)
     images, labels = corner_images(64, 1)
-    assert (classifier.predict(images, verbose=0).argmax(axis=-1) == labels).all()
+    assert (classifier.predict(images, batch_size=64, verbose=0).argmax(axis=-1) == labels).all()
     for name, maps in {
         "saliency": visualize.saliency(classifier, images, batch_size=64),
-        "smooth_grad": visualize.smooth_grad(classifier, images, samples=8, batch_size=64),
+        "smooth_grad": visualize.smooth_grad(classifier, images, samples=4, batch_size=64),
     }.items():
-        shares = maps[:, :4, :4].sum(axis=(1, 2)) / maps.sum(axis=(1, 2))
-        print(name, shares.mean(), shares.min())
-        assert shares.mean() > 0.4, f"{name}: {shares.mean():.3f}, where chance is 0.0625"
+        by_patch = maps.reshape(64, 4, 4, 4, 4).sum(axis=(2, 4)).reshape(64, 16)
+        assert (by_patch.argmax(axis=1) == 0).all(), name
+        share = (by_patch[:, 0] / by_patch.sum(axis=1)).mean()
+        assert share > 0.65, f"{name}: {share:.3f}, where chance is 0.0625"  # 0.78 and 0.83
 
 
 # === Positions, features, ratios ===
@@ -221,19 +221,16 @@ def test_feature_colours_are_principal_components_over_all_images(mae, images, w
         assert np.abs(got[..., channel].ravel() - expected).max() < 0.51
 
 
-def test_ratios_hide_more_and_more_of_the_same(mae, images):
-    few, many = visualize.reconstruct_at(mae, images, (0.4, 0.8))
+def test_ratios_hide_more_and_more_of_the_same(norm_pix_mae, images):
+    few, many = visualize.reconstruct_at(norm_pix_mae, images, (0.4, 0.8), statistics="true")
     assert few.mask.sum(axis=1).tolist() == [14] * 3
     assert many.mask.sum(axis=1).tolist() == [28] * 3
     assert (few.mask <= many.mask).all()
-    np.testing.assert_array_equal(few.original, images)
-    again = mae.reconstruct(images, mask=many.mask)
+    again = norm_pix_mae.reconstruct(images, mask=many.mask, statistics="true")
     np.testing.assert_array_equal(many.pasted, again.pasted)
-
-
-def test_ratios_say_where_the_statistics_came_from(norm_pix_mae, images):
-    (one,) = visualize.reconstruct_at(norm_pix_mae, images[:1], [0.75], statistics="true")
-    assert "leak" in visualize.reconstructions([one]).get_suptitle()
+    title = visualize.reconstructions([few, many]).get_suptitle()
+    assert title == f"40%, 80% of the patches removed; statistics: {many.statistics}"
+    assert "leak" in title
 
 
 # === What is refused ===

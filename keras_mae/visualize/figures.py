@@ -166,7 +166,12 @@ def attention_heads(image: Any, maps: Any, layers: Sequence[int] | None = None, 
         ImportError: If matplotlib is missing.
         ValueError: If `image` or `maps` have another shape, or there is no such channel.
     """
-    image, maps = _four_dimensions("image", np.asarray(image)[None])[0], _four_dimensions("maps", maps)
+    image, maps = np.asarray(image), np.asarray(maps)
+    if image.ndim != 3 or maps.ndim != 4:
+        raise ValueError(
+            "`image` must have shape (height, width, channels) and `maps` must have shape (layers, heads, rows, "
+            f"columns). Received: image.shape={image.shape}, maps.shape={maps.shape}"
+        )
     numbers = list(range(len(maps)) if layers is None else layers)
     if len(numbers) != len(maps):
         raise _checks.fail("layers", f"one number for each of the {len(maps)} layers of `maps`", layers)
@@ -200,7 +205,8 @@ def position_maps(similarity: Any) -> Any:
     similarity = np.asarray(similarity)
     if similarity.ndim != 4 or similarity.shape[:2] != similarity.shape[2:]:
         raise ValueError(
-            f"`similarity` must have shape (rows, columns, rows, columns). Received: shape={similarity.shape}"
+            f"`similarity` must have shape (rows, columns, rows, columns). "
+            f"Received: similarity.shape={similarity.shape}"
         )
     rows, columns = similarity.shape[:2]
     # One picture: hundreds of panels take matplotlib half a minute.
@@ -230,7 +236,7 @@ def feature_maps(images: Any, colours: Any, bands: Bands = None) -> Any:
 
     Args:
         images: (batch, height, width, channels), 0–255.
-        colours: uint8 (batch, rows, columns, 3), from `feature_colours`.
+        colours: 0–255 (batch, rows, columns, 3), from `feature_colours`.
         bands: As in `reconstructions`.
 
     Returns:
