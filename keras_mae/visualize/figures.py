@@ -196,7 +196,7 @@ def position_maps(similarity: Any) -> Any:
         similarity: (rows, columns, rows, columns), from `position_similarity`.
 
     Returns:
-        A matplotlib `Figure`.
+        A matplotlib `Figure`; colours go from the least similarity to 1.
 
     Raises:
         ImportError: If matplotlib is missing.
@@ -205,7 +205,7 @@ def position_maps(similarity: Any) -> Any:
     similarity = np.asarray(similarity)
     if similarity.ndim != 4 or similarity.shape[:2] != similarity.shape[2:]:
         raise ValueError(
-            f"`similarity` must have shape (rows, columns, rows, columns). "
+            "`similarity` must have shape (rows, columns, rows, columns). "
             f"Received: similarity.shape={similarity.shape}"
         )
     rows, columns = similarity.shape[:2]
@@ -216,10 +216,8 @@ def position_maps(similarity: Any) -> Any:
     whole = tiles.reshape(rows * (rows + gap), columns * (columns + gap))[:-gap, :-gap]
     figure = new_figure(5, 5 * whole.shape[0] / whole.shape[1] * 0.87)
     axes = figure.subplots()
-    picture = _panel(axes, whole, vmin=-1, vmax=1)
-    places = [
-        (size * (np.arange(size) * (1 + gap / size) + 0.5) - 0.5, range(1, size + 1)) for size in (rows, columns)
-    ]
+    picture = _panel(axes, whole, vmin=similarity.min(), vmax=1)
+    places = [(size * (np.arange(size) * (1 + gap / size) + 0.5) - 0.5, range(size)) for size in (rows, columns)]
     axes.set_yticks(*places[0], fontsize=7)
     axes.set_xticks(*places[1], fontsize=7)
     axes.tick_params(length=0)
