@@ -59,6 +59,14 @@ def pair(argument: str, value: Any) -> tuple[int, int]:
     return positive_int(argument, value[0]), positive_int(argument, value[1])
 
 
+def indices(argument: str, value: Any, low: int, high: int, rule: str) -> list[int]:
+    """`value`, an integer or several, each in [low, high), as a list; `rule` says so in words."""
+    several = [value] if isinstance(value, numbers.Integral) else list(value) if isinstance(value, Iterable) else []
+    if not several or not all(isinstance(one, numbers.Integral) and low <= int(one) < high for one in several):
+        raise fail(argument, rule, value)
+    return [int(one) for one in several]
+
+
 def image_shape(value: Any) -> tuple[int, int, int]:
     """`value` as (height, width, channels)."""
     if not isinstance(value, Sequence) or len(value) != 3:

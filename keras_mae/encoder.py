@@ -170,6 +170,15 @@ class ViTEncoder(PresetFiles, keras.Model):
 
     def encode(self, images: Any, ids_keep: Any = None, training: bool | None = None) -> Any:
         """What `call` returns, before the final norm."""
+        x = self.embed(images, ids_keep)
+        drop_path = self._drop_path_noise(ops.shape(x)[0]) if training else None
+        for index, block in enumerate(self.blocks):
+            # A frozen block is a fixed function: it drops nothing.
+            x = block(x, drop_path_noise=None if drop_path is None or not block.trainable else drop_path[:, index])
+        return x
+
+    def embed(self, images: Any, ids_keep: Any = None) -> Any:
+        """What the first block gets: class token and patches, with their positions."""
         if tuple(images.shape[1:]) != self.image_shape:
             raise ValueError(
                 f"`images` must have shape (batch, {', '.join(map(str, self.image_shape))}). "
@@ -179,13 +188,8 @@ class ViTEncoder(PresetFiles, keras.Model):
         positions = ops.cast(self.position_embedding, self.compute_dtype)
         x = x + (positions[1:] if ids_keep is None else ops.take(positions[1:], ids_keep, axis=0))
         class_token = ops.cast(self.class_token, self.compute_dtype) + positions[0]
-        rows = ops.shape(x)[0]
-        x = ops.concatenate([ops.broadcast_to(class_token, (rows, 1, self.embed_dim)), x], axis=1)
-        drop_path = self._drop_path_noise(rows) if training else None
-        for index, block in enumerate(self.blocks):
-            # A frozen block is a fixed function: it drops nothing.
-            x = block(x, drop_path_noise=None if drop_path is None or not block.trainable else drop_path[:, index])
-        return x
+        class_tokens = ops.broadcast_to(class_token, (ops.shape(x)[0], 1, self.embed_dim))
+        return ops.concatenate([class_tokens, x], axis=1)
 
     def copy(self, **changes: Any) -> ViTEncoder:
         """A new encoder with the same weights, which training one of the two leaves alone in the other.

@@ -6,6 +6,7 @@ importing keras_mae imports none.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -145,6 +146,47 @@ def require(condition: Any, message: str) -> None:
         import jax
 
         jax.debug.callback(check, condition)
+
+
+def gradient(function: Callable[..., Any], variables: Sequence[Any] = ()) -> Callable[..., Any]:
+    """The derivative of a function with respect to its first argument, by the backend's own autodiff.
+
+    Args:
+        function: (x, *others) -> a scalar.
+        variables: The Keras variables it reads. JAX compiles the derivative, and takes what is not named here for
+            constants of the program.
+
+    Returns:
+        (x, *others) -> a tensor of the shape of `x`, which is a float tensor or array.
+    """
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        def with_values(x: Any, values: Any, *others: Any) -> Any:
+            with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+                return function(x, *others)
+
+        compiled = jax.jit(jax.grad(with_values))
+        return lambda x, *others: compiled(x, [variable.value for variable in variables], *others)
+
+    def with_tape(x: Any, *others: Any) -> Any:
+        import tensorflow as tf
+
+        x = tf.convert_to_tensor(x)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(x)
+            value = function(x, *others)
+        return tape.gradient(value, x)
+
+    def with_graph(x: Any, *others: Any) -> Any:
+        import torch
+
+        x = ops.convert_to_tensor(x).detach().clone().requires_grad_()
+        with torch.enable_grad():
+            return torch.autograd.grad(function(x, *others), x)[0]
+
+    return with_tape if backend == "tensorflow" else with_graph
 
 
 def fused_adamw(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -46,11 +47,23 @@ class Attention(keras.layers.Layer):
         self.qkv.build(input_shape)
         self.projection.build(input_shape)
 
-    def call(self, x: Any) -> Any:
+    def _query_key_value(self, x: Any) -> list[Any]:
+        """Three of (batch, tokens, heads, dim / heads)."""
         tokens, dim = x.shape[1:]
         qkv = ops.reshape(self.qkv(x), (-1, tokens, 3, self.num_heads, dim // self.num_heads))
-        mixed = ops.dot_product_attention(*ops.unstack(qkv, 3, axis=2))  # three slices would cost three gradients
-        return self.projection(ops.reshape(mixed, (-1, tokens, dim)))
+        return ops.unstack(qkv, 3, axis=2)  # three slices would cost three gradients
+
+    def call(self, x: Any) -> Any:
+        mixed = ops.dot_product_attention(*self._query_key_value(x))
+        return self.projection(ops.reshape(mixed, (-1, *x.shape[1:])))
+
+    def probabilities(self, x: Any) -> Any:
+        """How much of each token every token takes, float32 (batch, heads, tokens, tokens); rows sum to 1.
+
+        For pictures: `call` leaves it to the backend's fused attention, which never holds this matrix.
+        """
+        query, key, _ = (ops.cast(part, "float32") for part in self._query_key_value(x))
+        return ops.softmax(ops.einsum("bqhd,bkhd->bhqk", query, key) / math.sqrt(query.shape[-1]), axis=-1)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "num_heads": self.num_heads}

@@ -139,19 +139,30 @@ def gelu(x: np.ndarray) -> np.ndarray:
     return x * 0.5 * (1.0 + np.vectorize(math.erf)(x / math.sqrt(2.0)))
 
 
-def attention(x: np.ndarray, w: Weights, name: str, num_heads: int) -> np.ndarray:
-    """One sample and one head at a time; x is (batch, tokens, dim)."""
-    dim = x.shape[-1]
-    width = dim // num_heads
-    query, key, value = np.split(dense(x, w, f"{name}.qkv"), 3, axis=-1)
-    mixed = np.zeros_like(x)
+def attention_weights(x: np.ndarray, w: Weights, name: str, num_heads: int) -> np.ndarray:
+    """(batch, heads, tokens, tokens); one sample and one head at a time."""
+    width = x.shape[-1] // num_heads
+    query, key, _ = np.split(dense(x, w, f"{name}.qkv"), 3, axis=-1)
+    weights = np.zeros((len(x), num_heads, x.shape[1], x.shape[1]))
     for sample in range(len(x)):
         for head in range(num_heads):
             own = slice(head * width, (head + 1) * width)
             scores = query[sample, :, own] @ key[sample, :, own].T / math.sqrt(width)
-            weights = np.exp(scores - scores.max(-1, keepdims=True))
-            weights /= weights.sum(-1, keepdims=True)
-            mixed[sample, :, own] = weights @ value[sample, :, own]
+            weights[sample, head] = np.exp(scores - scores.max(-1, keepdims=True))
+            weights[sample, head] /= weights[sample, head].sum(-1, keepdims=True)
+    return weights
+
+
+def attention(x: np.ndarray, w: Weights, name: str, num_heads: int) -> np.ndarray:
+    """x is (batch, tokens, dim)."""
+    width = x.shape[-1] // num_heads
+    value = np.split(dense(x, w, f"{name}.qkv"), 3, axis=-1)[2]
+    weights = attention_weights(x, w, name, num_heads)
+    mixed = np.zeros_like(x)
+    for sample in range(len(x)):
+        for head in range(num_heads):
+            own = slice(head * width, (head + 1) * width)
+            mixed[sample, :, own] = weights[sample, head] @ value[sample, :, own]
     return dense(mixed, w, f"{name}.projection")
 
 
@@ -164,17 +175,22 @@ def block(x: np.ndarray, w: Weights, name: str, num_heads: int) -> np.ndarray:
     return x + mlp(layer_norm(x, w, f"{name}.norm2"), w, name)
 
 
-def encode(images: np.ndarray, w: Weights, sizes: Sizes, mask: np.ndarray | None = None) -> np.ndarray:
-    """(batch, 1 + kept, dim): class token and visible patches, in reading order."""
+def blocks_of(images: np.ndarray, w: Weights, sizes: Sizes, mask: np.ndarray | None = None) -> list[np.ndarray]:
+    """What each block gets and, last, what the last one returns: (batch, 1 + kept, dim), class token first."""
     x = dense(patches_of(normalised(images, sizes), sizes.patch_size), w, "encoder.patches")
     x = x + w["encoder.positions"][1:]
     if mask is not None:
         x = np.stack([tokens[gone == 0] for tokens, gone in zip(x, mask, strict=True)])
     class_token = (w["encoder.class_token"] + w["encoder.positions"][:1]).reshape(1, 1, -1)
-    x = np.concatenate([np.repeat(class_token, len(x), axis=0), x], axis=1)
+    tokens = [np.concatenate([np.repeat(class_token, len(x), axis=0), x], axis=1)]
     for i in range(sizes.depth):
-        x = block(x, w, f"encoder.{i}", sizes.num_heads)
-    return layer_norm(x, w, "encoder.norm")
+        tokens.append(block(tokens[-1], w, f"encoder.{i}", sizes.num_heads))
+    return tokens
+
+
+def encode(images: np.ndarray, w: Weights, sizes: Sizes, mask: np.ndarray | None = None) -> np.ndarray:
+    """(batch, 1 + kept, dim): class token and visible patches, in reading order."""
+    return layer_norm(blocks_of(images, w, sizes, mask)[-1], w, "encoder.norm")
 
 
 def decode(tokens: np.ndarray, w: Weights, sizes: Sizes, mask: np.ndarray) -> np.ndarray:

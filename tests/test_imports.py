@@ -16,7 +16,7 @@ ROOT = Path(keras_mae.__file__).parent
 PROJECT = Path(__file__).parent.parent
 BACKENDS = {"jax", "tensorflow", "torch"}
 OPTIONAL = {"sklearn", "matplotlib", "PIL", "transformers", "skimage", "scipy", "grain", "typer"}
-OPTIONAL |= {"safetensors", "keras_hub", "huggingface_hub"}
+OPTIONAL |= {"safetensors", "keras_hub", "huggingface_hub", "tf_keras_vis"}
 
 _MEASURE = """
 import json, sys, time
@@ -75,7 +75,7 @@ ALLOWED = {
     "data": LEAVES | {"distribution"},
     "transfer": LEAVES | FIRST | {"preset_files", "encoder", "optimizers", "recipes", "train_step"},
     "training": LEAVES | FIRST | SECOND | MODEL | {"optimizers", "recipes", "transfer", "visualize", "distribution"},
-    "visualize": LEAVES | FIRST | SECOND | MODEL,
+    "visualize": LEAVES | FIRST | SECOND | MODEL | {"transfer"},
     "convert": LEAVES | FIRST | SECOND | MODEL | {"transfer"},
     "distribution": LEAVES,
 }

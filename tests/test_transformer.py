@@ -35,6 +35,20 @@ def test_attention_agrees_with_the_oracle(block, weights, tokens):
     np.testing.assert_allclose(to_numpy(block.attention(tokens)), expected, atol=1e-5)
 
 
+def test_attention_probabilities_agree_with_the_oracle_and_sum_to_1(block, weights, tokens):
+    got = to_numpy(block.attention.probabilities(tokens))
+    np.testing.assert_allclose(got, oracles.attention_weights(tokens, weights, "encoder.1", 3), atol=1e-5)
+    np.testing.assert_allclose(got.sum(axis=-1), np.ones((3, 3, 9)), atol=1e-6)
+
+
+def test_attention_probabilities_are_what_attention_multiplies_with(block, tokens):
+    values = to_numpy(block.attention.qkv(tokens))[..., 24:].reshape(3, 9, 3, 4)
+    mixed = np.einsum("bhqk,bkhd->bqhd", to_numpy(block.attention.probabilities(tokens)), values).reshape(3, 9, 12)
+    np.testing.assert_allclose(
+        to_numpy(block.attention(tokens)), to_numpy(block.attention.projection(mixed)), atol=1e-5
+    )
+
+
 def test_mlp_agrees_with_the_oracle(block, weights, tokens):
     np.testing.assert_allclose(to_numpy(block.mlp(tokens)), oracles.mlp(tokens, weights, "encoder.1"), atol=1e-5)
 

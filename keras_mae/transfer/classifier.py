@@ -31,9 +31,14 @@ def pool(encoder: ViTEncoder, images: Any, pooling: str, training: bool | None =
     Returns:
         (batch, embed_dim).
     """
+    return pool_tokens(encoder, encoder.encode(images, training=training), pooling)
+
+
+def pool_tokens(encoder: ViTEncoder, tokens: Any, pooling: str) -> Any:
+    """`pool`, from what the encoder's last block returned."""
     if pooling == "mean":
-        return ops.mean(encoder.encode(images, training=training)[:, 1:], axis=1)
-    return encoder(images, training=training)[:, 0]
+        return ops.mean(tokens[:, 1:], axis=1)
+    return (tokens if encoder.norm is None else encoder.norm(tokens))[:, 0]
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
@@ -201,7 +206,13 @@ class ViTClassifier(PresetFiles, TrainStep, keras.Model):
 
     def features(self, images: Any, training: bool | None = None) -> Any:
         """What the head sees, float32 (batch, embed_dim)."""
-        x = pool(self.encoder, images, self.pooling, training if self.trainable_blocks != 0 else False)
+        return self.features_of(
+            self.encoder.encode(images, training=training if self.trainable_blocks != 0 else False)
+        )
+
+    def features_of(self, tokens: Any) -> Any:
+        """`features`, from what the encoder's last block returned."""
+        x = pool_tokens(self.encoder, tokens, self.pooling)
         return ops.cast(x if self.pool_norm is None else self.pool_norm(x), "float32")
 
     # === Which layer a weight belongs to, for the optimizer ===

@@ -1,0 +1,47 @@
+"""Pictures: arrays in, a matplotlib figure out; nothing is shown or written unless asked.
+
+Some functions compute arrays (attention, gradients, features), the others draw them, on every backend alike. Only
+`keras_vis` is for one backend.
+"""
+
+from keras_mae.visualize.adapter import keras_vis
+from keras_mae.visualize.arrays import (
+    attention,
+    attention_rollout,
+    feature_colours,
+    patch_maps,
+    position_similarity,
+    reconstruct_at,
+)
+from keras_mae.visualize.figures import (
+    attention_heads,
+    check_savable,
+    confusion,
+    feature_maps,
+    overlays,
+    position_maps,
+    reconstructions,
+)
+from keras_mae.visualize.gradients import saliency, smooth_grad
+from keras_mae.visualize.history import curves, read_history
+
+__all__ = [
+    "attention",
+    "attention_heads",
+    "attention_rollout",
+    "check_savable",
+    "confusion",
+    "curves",
+    "feature_colours",
+    "feature_maps",
+    "keras_vis",
+    "overlays",
+    "patch_maps",
+    "position_maps",
+    "position_similarity",
+    "read_history",
+    "reconstruct_at",
+    "reconstructions",
+    "saliency",
+    "smooth_grad",
+]

@@ -1,0 +1,86 @@
+"""The classifier in the form that tf-keras-vis takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_mae.visualize.models import classifier_of
+
+
+class _Front(keras.layers.Layer):
+    """Images to tokens, up to and with block `depth - 1`."""
+
+    def __init__(self, encoder: Any, depth: int):
+        super().__init__(name="front", autocast=False)
+        self.encoder, self.depth = encoder, depth
+        self.built = True
+
+    def call(self, images: Any) -> Any:
+        x = self.encoder.embed(images)
+        for block in self.encoder.blocks[: self.depth]:
+            x = block(x)
+        return x
+
+
+class _Back(keras.layers.Layer):
+    """Class token and patches, as a map, to logits."""
+
+    def __init__(self, classifier: Any, depth: int):
+        super().__init__(name="back", autocast=False)
+        self.classifier, self.depth = classifier, depth
+        self.built = True
+
+    def call(self, class_token: Any, patches: Any) -> Any:
+        encoder = self.classifier.encoder
+        x = ops.concatenate([class_token, ops.reshape(patches, (-1, encoder.num_patches, encoder.embed_dim))], axis=1)
+        for block in encoder.blocks[self.depth :]:
+            x = block(x)
+        return self.classifier.head(self.classifier.features_of(x))
+
+
+def keras_vis(classifier: Any) -> keras.Model:
+    """A classifier as a functional model, with the feature map that tf-keras-vis' methods look for. TensorFlow only.
+
+    It shares the classifier's weights and returns its logits. Its layer "feature_map" holds the patch tokens as
+    (batch, rows, columns, embed_dim): after the last block, or before it with `pooling="token"`, for behind it the
+    patches have no part in the class token. Name it to Grad-CAM, Grad-CAM++, Score-CAM and Layer-CAM, and always
+    with `seek_penultimate_conv_layer=False`; saliency and activation maximisation take no layer. Images are floats,
+    0–255: integers have no gradient. The output is logits already, so no `ReplaceToLinear` is needed.
+
+    Args:
+        classifier: A `ViTClassifier`.
+
+    Returns:
+        A functional `keras.Model`: images (batch, height, width, channels) to logits (batch, num_classes).
+
+    Raises:
+        ValueError: If this is no `ViTClassifier`, or Keras' backend is not TensorFlow.
+
+    Example:
+        >>> from tf_keras_vis.gradcam import Gradcam
+        >>> from tf_keras_vis.utils.scores import CategoricalScore
+        >>> gradcam = Gradcam(keras_mae.visualize.keras_vis(classifier), clone=False)
+        >>> maps = gradcam(
+        ...     CategoricalScore([3, 5]),
+        ...     images[:2].astype("float32"),
+        ...     penultimate_layer="feature_map",
+        ...     seek_penultimate_conv_layer=False,
+        ... )
+        >>> figure = keras_mae.visualize.overlays(images[:2], maps)
+    """
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise ValueError(
+            "tf-keras-vis works on the TensorFlow backend only: set KERAS_BACKEND=tensorflow (the same .keras file "
+            "loads there), or use `saliency`, `smooth_grad` and `attention_rollout`, which take every backend. "
+            f"Received: the backend {backend!r}"
+        )
+    encoder = classifier_of(classifier).encoder
+    depth = encoder.depth - (classifier.pooling == "token")
+    images = keras.Input(encoder.image_shape, name="images")
+    tokens = _Front(encoder, depth)(images)
+    patches = keras.layers.Reshape((*encoder.grid, encoder.embed_dim), name="feature_map")(tokens[:, 1:])
+    return keras.Model(images, _Back(classifier, depth)(tokens[:, :1], patches), name="keras_vis")

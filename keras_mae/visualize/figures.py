@@ -1,0 +1,310 @@
+"""The drawing: images and maps in grids of panels, confusion matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_mae import _checks
+from keras_mae.reconstruction import Reconstruction
+
+Bands = int | Sequence[int] | None
+
+
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure, in inches.
+
+    Raises:
+        ImportError: If matplotlib is missing.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('Pictures take matplotlib: pip install "keras-mae[viz]"') from error
+    return Figure((width, height), dpi=100, layout="constrained")  # no pyplot: no display, no global state
+
+
+def _shown(images: np.ndarray, bands: Bands) -> np.ndarray:
+    """Images of 0–255 as matplotlib takes them: float32 in [0, 1], one channel or three.
+
+    By default one channel is grey, of two the first, three are colour, and of more the first three.
+    """
+    channels = images.shape[-1]
+    if bands is None:
+        bands = (0,) if channels < 3 else (0, 1, 2)
+    rule = f"one or three of the images' {channels} channels, from 0"
+    wanted = _checks.indices("bands", bands, 0, channels, rule)
+    if len(wanted) not in (1, 3):
+        raise _checks.fail("bands", rule, bands)
+    return np.clip(images[..., wanted].astype("float32") / 255, 0, 1)
+
+
+def _panel(axes: Any, image: np.ndarray, **style: Any) -> Any:
+    """Show a picture or a map, without ticks or a frame."""
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    if image.ndim == 3 and image.shape[2] == 1:
+        image, style = image[..., 0], {"cmap": "gray", "vmin": 0, "vmax": 1, **style}
+    return axes.imshow(image, interpolation="nearest", **style)
+
+
+def _panels(rows: int, columns: int, aspect: float, side: float = 1.5, extra: float = 0.5) -> tuple[Any, Any]:
+    """A figure with a grid of panels of `side` inches whose height is `aspect` times that."""
+    figure = new_figure(side * columns, side * aspect * rows + extra)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _four_dimensions(argument: str, images: Any) -> np.ndarray:
+    images = np.asarray(images)
+    if images.ndim != 4 or not len(images):
+        raise ValueError(
+            f"`{argument}` must have shape (batch, height, width, channels) with at least one image. "
+            f"Received: {argument}.shape={images.shape}"
+        )
+    return images
+
+
+def reconstructions(
+    result: Reconstruction | Sequence[Reconstruction], max_images: int = 8, bands: Bands = None
+) -> Any:
+    """Masked, predicted, pasted and original side by side, an image a row, as in the paper's figure 2.
+
+    Args:
+        result: What `MaskedAutoencoder.reconstruct` returned, or several of them, such as the mask ratios of
+            `reconstruct_at`: their images one below the other, the share of removed patches beside them.
+        max_images: Images of each result to show, the first ones.
+        bands: Channels to show: one in grey, or three as red, green and blue. The first three by default, or the
+            first of fewer.
+
+    Returns:
+        A matplotlib `Figure`; `figure.savefig(path)` writes it.
+
+    Raises:
+        ImportError: If matplotlib is missing.
+        ValueError: If there is nothing to show, or no such channel.
+    """
+    results = [result] if isinstance(result, Reconstruction) else list(result)
+    if not results or not all(isinstance(one, Reconstruction) for one in results):
+        raise _checks.fail("result", "a Reconstruction or several", result)
+    _checks.positive_int("max_images", max_images)
+    rows = [(one, index) for one in results for index in range(min(max_images, len(one.original)))]
+    titles = {
+        "masked": "masked",
+        "predicted": "prediction",
+        "pasted": "prediction + visible",
+        "original": "original",
+    }
+    height, width = results[0].original.shape[1:3]
+    figure, grid = _panels(len(rows), len(titles), height / width)
+    for axes, (one, index) in zip(grid, rows, strict=True):
+        for panel, name in zip(axes, titles, strict=True):
+            _panel(panel, _shown(getattr(one, name)[index], bands))
+        if len(results) > 1:
+            axes[0].set_ylabel(f"{one.mask[index].mean():.0%}", fontsize=8)
+    for panel, title in zip(grid[0], titles.values(), strict=True):
+        panel.set_title(title, fontsize=8)
+    removed = ", ".join(dict.fromkeys(f"{one.mask.mean():.0%}" for one in results))
+    sources = " / ".join(dict.fromkeys(one.statistics for one in results))
+    figure.suptitle(f"{removed} of the patches removed; statistics: {sources}", fontsize=7)
+    return figure
+
+
+def overlays(images: Any, maps: Any, bands: Bands = None) -> Any:
+    """Images beside the same in grey with maps over them: rollout, saliency, or another library's Grad-CAM.
+
+    Args:
+        images: (batch, height, width, channels), 0–255.
+        maps: (batch, rows, columns), on the grid of patches or of pixels; or a dict of several, by their titles.
+            Each is stretched from its smallest value to its largest.
+        bands: As in `reconstructions`.
+
+    Returns:
+        A matplotlib `Figure`, an image a row.
+
+    Raises:
+        ImportError: If matplotlib is missing.
+        ValueError: If images and maps do not fit one another, or there is no such channel.
+    """
+    images = _four_dimensions("images", images)
+    by_title = {title: np.asarray(one) for title, one in (maps if isinstance(maps, Mapping) else {"": maps}).items()}
+    for title, one in by_title.items():
+        if one.ndim != 3 or len(one) != len(images):
+            raise ValueError(
+                f"`maps` must have shape (batch, rows, columns), one for each of the {len(images)} images. "
+                f"Received: {title or 'maps'}.shape={one.shape}"
+            )
+    height, width = images.shape[1:3]
+    shown = _shown(images, bands)
+    figure, grid = _panels(len(images), 1 + len(by_title), height / width, extra=0.3 if any(by_title) else 0)
+    everywhere = (-0.5, width - 0.5, height - 0.5, -0.5)
+    for row, axes in enumerate(grid):
+        _panel(axes[0], shown[row])
+        for panel, one in zip(axes[1:], by_title.values(), strict=True):
+            _panel(panel, shown[row].mean(axis=-1, keepdims=True))
+            _panel(panel, one[row], cmap="inferno", alpha=0.65, extent=everywhere)
+    for panel, title in zip(grid[0, 1:], by_title, strict=True):
+        panel.set_title(title, fontsize=8)
+    return figure
+
+
+def attention_heads(image: Any, maps: Any, layers: Sequence[int] | None = None, bands: Bands = None) -> Any:
+    """Where each head of each layer looks in one image.
+
+    Args:
+        image: (height, width, channels), 0–255.
+        maps: (layers, heads, rows, columns), such as `patch_maps(model, attention(model, images))[0]`.
+        layers: The numbers of these layers; 0, 1, ... by default.
+        bands: As in `reconstructions`.
+
+    Returns:
+        A matplotlib `Figure`: the image, then a row for each layer and a column for each head, each map from 0
+        to its own largest value.
+
+    Raises:
+        ImportError: If matplotlib is missing.
+        ValueError: If `image` or `maps` have another shape, or there is no such channel.
+    """
+    image, maps = np.asarray(image), np.asarray(maps)
+    if image.ndim != 3 or maps.ndim != 4:
+        raise ValueError(
+            "`image` must have shape (height, width, channels) and `maps` must have shape (layers, heads, rows, "
+            f"columns). Received: image.shape={image.shape}, maps.shape={maps.shape}"
+        )
+    numbers = list(range(len(maps)) if layers is None else layers)
+    if len(numbers) != len(maps):
+        raise _checks.fail("layers", f"one number for each of the {len(maps)} layers of `maps`", layers)
+    figure, grid = _panels(len(maps), 1 + maps.shape[1], image.shape[0] / image.shape[1], side=1.0)
+    _panel(grid[0, 0], _shown(image, bands))
+    for axes in grid[1:, 0]:
+        axes.axis("off")
+    for layer, head in np.ndindex(*maps.shape[:2]):
+        _panel(grid[layer, 1 + head], maps[layer, head], vmin=0, extent=(0, image.shape[1], image.shape[0], 0))
+        if not layer:
+            grid[0, 1 + head].set_title(f"head {head}", fontsize=7)
+        if not head:
+            grid[layer, 1].set_ylabel(f"layer {numbers[layer]}", fontsize=7)
+    figure.suptitle("attention, each map from 0 to its own largest value", fontsize=7)
+    return figure
+
+
+def position_maps(similarity: Any) -> Any:
+    """How like each position is to all others: a small map for each patch, at the patch's place.
+
+    Args:
+        similarity: (rows, columns, rows, columns), from `position_similarity`.
+
+    Returns:
+        A matplotlib `Figure`; colours go from the least similarity to 1.
+
+    Raises:
+        ImportError: If matplotlib is missing.
+        ValueError: If `similarity` has another shape.
+    """
+    similarity = np.asarray(similarity)
+    if similarity.ndim != 4 or similarity.shape[:2] != similarity.shape[2:]:
+        raise ValueError(
+            "`similarity` must have shape (rows, columns, rows, columns). "
+            f"Received: similarity.shape={similarity.shape}"
+        )
+    rows, columns = similarity.shape[:2]
+    # One picture: hundreds of panels take matplotlib half a minute.
+    gap = max(1, round(max(rows, columns) / 8))
+    tiles = np.full((rows, rows + gap, columns, columns + gap), np.nan)
+    tiles[:, :rows, :, :columns] = similarity.transpose(0, 2, 1, 3)
+    whole = tiles.reshape(rows * (rows + gap), columns * (columns + gap))[:-gap, :-gap]
+    figure = new_figure(5, 5 * whole.shape[0] / whole.shape[1] * 0.87)
+    axes = figure.subplots()
+    picture = _panel(axes, whole, vmin=similarity.min(), vmax=1)
+    places = [(size * (np.arange(size) * (1 + gap / size) + 0.5) - 0.5, range(size)) for size in (rows, columns)]
+    axes.set_yticks(*places[0], fontsize=7)
+    axes.set_xticks(*places[1], fontsize=7)
+    axes.tick_params(length=0)
+    axes.set_ylabel("row of the patch", fontsize=8)
+    axes.set_xlabel("column of the patch", fontsize=8)
+    bar = figure.colorbar(picture, ax=axes, shrink=0.8)
+    bar.set_label("cosine similarity", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    return figure
+
+
+def feature_maps(images: Any, colours: Any, bands: Bands = None) -> Any:
+    """Images beside their patches' features as colours.
+
+    Args:
+        images: (batch, height, width, channels), 0–255.
+        colours: 0–255 (batch, rows, columns, 3), from `feature_colours`.
+        bands: As in `reconstructions`.
+
+    Returns:
+        A matplotlib `Figure`, an image a row.
+
+    Raises:
+        ImportError: If matplotlib is missing.
+        ValueError: If images and colours do not fit one another, or there is no such channel.
+    """
+    images, colours = _four_dimensions("images", images), _four_dimensions("colours", colours)
+    if len(colours) != len(images) or colours.shape[3] != 3:
+        raise ValueError(
+            f"`colours` must have shape (batch, rows, columns, 3), one for each of the {len(images)} images. "
+            f"Received: colours.shape={colours.shape}"
+        )
+    height, width = images.shape[1:3]
+    figure, grid = _panels(len(images), 2, height / width, extra=0.3)
+    for axes, image, theirs in zip(grid, _shown(images, bands), _shown(colours, None), strict=True):
+        _panel(axes[0], image)
+        _panel(axes[1], theirs, extent=(0, width, height, 0))
+    for panel, title in zip(grid[0], ("image", "features"), strict=True):
+        panel.set_title(title, fontsize=8)
+    return figure
+
+
+def confusion(labels: Any, predicted: Any, classes: Sequence[str]) -> Any:
+    """Which class is taken for which: a row for each true class, in per cent of its images.
+
+    Args:
+        labels: True classes, integers (images,).
+        predicted: Predicted ones, integers (images,).
+        classes: Names.
+
+    Returns:
+        A matplotlib `Figure`.
+
+    Raises:
+        ImportError: If matplotlib is missing.
+    """
+    counts = np.zeros((len(classes), len(classes)))
+    np.add.at(counts, (np.asarray(labels), np.asarray(predicted)), 1)
+    shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = min(2.5 + 0.5 * len(classes), 20)
+    figure = new_figure(side, side)
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    if len(classes) <= 30:
+        for row, column in np.argwhere(shares >= 0.5):
+            colour = "white" if shares[row, column] > 50 else "black"
+            axes.text(column, row, f"{shares[row, column]:.0f}", ha="center", va="center", color=colour, fontsize=7)
+        axes.set_xticks(range(len(classes)), classes, rotation=60, ha="right", fontsize=7)
+        axes.set_yticks(range(len(classes)), classes, fontsize=7)
+    axes.set(
+        xlabel="predicted",
+        ylabel="true",
+        title=f"% of each class; accuracy {np.diag(counts).sum() / max(counts.sum(), 1):.2%}",
+    )
+    return figure
+
+
+def check_savable(path: Any) -> None:
+    """Refuses a file ending that matplotlib cannot write, before the work is done.
+
+    Raises:
+        ImportError: If matplotlib is missing.
+        ValueError: If it does not know the ending.
+    """
+    formats = new_figure(1, 1).canvas.get_supported_filetypes()
+    ending = str(path).rpartition(".")[2].lower()
+    if ending not in formats:
+        raise ValueError(
+            f"A picture's name must end in one of .{', .'.join(sorted(formats))}. Received: {str(path)!r}"
+        )
