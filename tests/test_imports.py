@@ -16,7 +16,7 @@ ROOT = Path(keras_mae.__file__).parent
 PROJECT = Path(__file__).parent.parent
 BACKENDS = {"jax", "tensorflow", "torch"}
 OPTIONAL = {"sklearn", "matplotlib", "PIL", "transformers", "skimage", "scipy", "grain", "typer"}
-OPTIONAL |= {"safetensors", "keras_hub", "huggingface_hub", "tf_keras_vis"}
+OPTIONAL |= {"safetensors", "keras_hub", "huggingface_hub", "tf_keras_vis", "tensorboard"}
 
 _MEASURE = """
 import json, sys, time

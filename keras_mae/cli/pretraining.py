@@ -86,6 +86,10 @@ def pretrain(
     distribution: Annotated[
         Engine, typer.Option(help="What to spread the run over; 'auto' takes what there is.")
     ] = Engine.auto,
+    watch: Annotated[
+        int | None,
+        typer.Option(help="Draw reconstructions after every so many epochs, in the run directory's watch/."),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out, if one was begun; with its own options.")
     ] = False,
@@ -156,12 +160,19 @@ def pretrain(
                 f"{'x'.join(map(str, image_shape))}, {keras.backend.backend()}"
             )
             typer.echo(f"{devices}; global batch {recipe.batch_size}, learning rate {recipe.learning_rate:.3g}")
+        watching = []
+        if watch is not None:
+            if devices.processes > 1:
+                raise ValueError(f"`watch` goes with one process. Received: {devices.processes} processes")
+            watching = [keras_mae.training.Watch(held_out, directory / "watch", watch)]
+            typer.echo(f"pictures: {directory / 'watch'} (tensorboard --logdir {directory / 'watch'})")
         keras_mae.training.pretrain(
             mae,
             dataset,
             recipe,
             directory,
             held_out,
+            callbacks=watching,
             resume=resume,
             checkpoint_steps=checkpoint_steps,
             checkpoint_minutes=checkpoint_minutes,

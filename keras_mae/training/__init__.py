@@ -5,12 +5,15 @@ from keras_mae.training.callbacks import Progress, StopOnNonFinite
 from keras_mae.training.protocols import fine_tune, knn, linear_probe
 from keras_mae.training.resume import Checkpoints
 from keras_mae.training.runner import pretrain
+from keras_mae.training.watching import OnlineProbe, Watch
 
 __all__ = [
     "Checkpoints",
+    "OnlineProbe",
     "PretrainRecipe",
     "Progress",
     "StopOnNonFinite",
+    "Watch",
     "fine_tune",
     "knn",
     "linear_probe",

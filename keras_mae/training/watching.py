@@ -1,0 +1,118 @@
+"""Watching a run: pictures and scores of a model while it trains."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_mae import _checks, transfer, visualize
+
+
+class Watch(keras.callbacks.Callback):
+    """Draws reconstructions of the same images, under the same masks, as training goes on.
+
+    `directory` gets a picture at each interval, and, where the package `tensorboard` is installed, its event files:
+    all logged numbers at every epoch, and the pictures. `tensorboard --logdir DIRECTORY` shows them. A picture costs
+    one forward pass of the images, and a second or so of drawing.
+
+    Args:
+        images: (images, height, width, channels), 0–255.
+        directory: Where pictures and event files go.
+        every_epochs: Epochs between pictures.
+
+    Raises:
+        ValueError: If an argument is out of range; in `fit`, if the images do not fit the model.
+    """
+
+    def __init__(self, images: Any, directory: str | Path, every_epochs: int = 1):
+        super().__init__()
+        self.images = np.asarray(images)
+        self.directory = Path(directory)
+        self.every_epochs = _checks.positive_int("every_epochs", every_epochs)
+        self._events: Any = None
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        summaries: list[dict[str, Any]] = [
+            {"tag": name, "simple_value": float(value)} for name, value in (logs or {}).items()
+        ]
+        if (epoch + 1) % self.every_epochs == 0:
+            figure = visualize.reconstructions(self.model.reconstruct(self.images), len(self.images))
+            path = self.directory / f"epoch-{epoch + 1:04d}.png"
+            drawn = io.BytesIO()
+            figure.savefig(drawn, format="png")
+            path.write_bytes(drawn.getvalue())
+            width, height = (round(side * figure.dpi) for side in figure.get_size_inches())
+            image = {"height": height, "width": width, "colorspace": 4, "encoded_image_string": drawn.getvalue()}
+            summaries.append({"tag": "reconstructions", "image": image})
+        if importlib.util.find_spec("tensorboard"):
+            self._write(epoch + 1, summaries)
+
+    def _write(self, epoch: int, summaries: list[dict[str, Any]]) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        if self._events is None:
+            self._events = EventFileWriter(str(self.directory))
+        values = [Summary.Value(**summary) for summary in summaries]
+        self._events.add_event(Event(wall_time=time.time(), step=epoch, summary=Summary(value=values)))
+        self._events.flush()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+
+
+class OnlineProbe(keras.callbacks.Callback):
+    """Scores the encoder's features with labels while it is pre-trained without any.
+
+    Adds `knn_accuracy` (or `probe_accuracy`) and `probe_seconds`, what it cost, to the logs of the epochs in which it
+    is done; in the others they are those of the last time. It goes before the callbacks that write logs. The encoder
+    is not changed. The cost is a forward pass of the unmasked images, four times a masked one, and the neighbours'
+    vote or the probe's training on the features.
+
+    Args:
+        train: (images, labels) that vote or are trained on; a few thousand are enough.
+        test: (images, labels) to classify.
+        every_epochs: Epochs between scores.
+        recipe: A `LinearProbeRecipe` for a linear probe; 20 nearest neighbours by default.
+
+    Raises:
+        ValueError: If an argument is out of range; in `fit`, if images or labels do not fit.
+    """
+
+    def __init__(self, train: Any, test: Any, every_epochs: int = 10, recipe: Any = None):
+        super().__init__()
+        self.train, self.test, self.recipe = train, test, recipe
+        self.every_epochs = _checks.positive_int("every_epochs", every_epochs)
+        name = "knn_accuracy" if recipe is None else "probe_accuracy"
+        self._last = {name: float("nan"), "probe_seconds": 0.0}
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if (epoch + 1) % self.every_epochs == 0:
+            began = time.perf_counter()
+            accuracy = self._neighbours() if self.recipe is None else self._probe()
+            self._last = dict(zip(self._last, (accuracy, time.perf_counter() - began), strict=True))
+        if logs is not None:
+            logs.update(self._last)
+
+    def _neighbours(self) -> float:
+        encoder = self.model.encoder
+        voters = transfer.extract_features(encoder, self.train[0], self.train[1], progress=False)
+        others = transfer.extract_features(encoder, self.test[0], self.test[1], progress=False)
+        return transfer.knn_accuracy(voters, others, k=min(20, len(voters.features)))
+
+    def _probe(self) -> float:
+        classes = int(np.max(self.train[1])) + 1
+        probe = transfer.linear_probe(
+            self.model.encoder, self.train, classes, self.recipe, cache_features=True, verbose=0
+        )
+        return float(probe.evaluate(*self.test, verbose=0, return_dict=True)["accuracy"])

@@ -1,0 +1,63 @@
+"""Pictures and scores of a model while it trains, which change nothing of the training."""
+
+import importlib.util
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_mae
+from keras_mae import recipes
+from keras_mae.training import OnlineProbe, Watch
+
+GENERATOR = np.random.default_rng(0)
+LABELS = GENERATOR.integers(0, 2, 24)
+IMAGES = GENERATOR.integers(0, 40, (24, 8, 12, 1), dtype="uint8") + 200 * LABELS[:, None, None, None].astype("uint8")
+
+
+def trained(*callbacks, epochs=3):
+    keras.utils.set_random_seed(0)
+    encoder = keras_mae.ViTEncoder((8, 12, 1), 4, embed_dim=8, depth=1, num_heads=2)
+    mae = keras_mae.MaskedAutoencoder(encoder, keras_mae.MAEDecoder(8, depth=1, num_heads=2))
+    mae.compile(keras_mae.optimizers.AdamW(1e-2))
+    history = mae.fit(IMAGES, batch_size=8, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks)
+    return [ops.convert_to_numpy(weight) for weight in mae.weights], history.history
+
+
+def test_watching_leaves_pictures_and_training_alone(tmp_path):
+    probe = OnlineProbe((IMAGES[:16], LABELS[:16]), (IMAGES[16:], LABELS[16:]), every_epochs=2)
+    watched, history = trained(probe, Watch(IMAGES[:3], tmp_path / "watch", every_epochs=2))
+    for weight, expected in zip(watched, trained()[0], strict=True):
+        np.testing.assert_array_equal(weight, expected)
+    assert [path.name for path in sorted((tmp_path / "watch").glob("*.png"))] == ["epoch-0002.png"]
+    assert np.isnan(history["knn_accuracy"][0])
+    assert history["knn_accuracy"][1:] == [1.0, 1.0]  # bright against dark
+    assert history["probe_seconds"][1] > 0
+
+
+def test_tensorboard_reads_what_was_logged(tmp_path):
+    if not importlib.util.find_spec("tensorboard"):
+        pytest.skip("tensorboard is not installed here")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    _, history = trained(Watch(IMAGES[:2], tmp_path), epochs=2)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [
+        (epoch, pytest.approx(value)) for epoch, value in enumerate(history["loss"], 1)
+    ]
+    [image, _] = events.Images("reconstructions")
+    assert (image.width, image.height) == tuple(np.frombuffer(image.encoded_image_string[16:24], ">u4"))
+
+
+def test_a_linear_probe_is_trained_on_the_way():
+    recipe = recipes.linear_probe("small_images", epochs=3, warmup_epochs=1, batch_size=8)
+    data = (IMAGES[:16], LABELS[:16]), (IMAGES[16:], LABELS[16:])
+    _, history = trained(OnlineProbe(*data, every_epochs=1, recipe=recipe), epochs=1)
+    assert 0 <= history["probe_accuracy"][0] <= 1
+
+
+@pytest.mark.parametrize("make", [lambda n: Watch(IMAGES, "x", n), lambda n: OnlineProbe(None, None, n)])
+def test_intervals_out_of_range_are_refused(make):
+    with pytest.raises(ValueError, match="`every_epochs` must be a positive integer. Received: every_epochs=0"):
+        make(0)
