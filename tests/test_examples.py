@@ -39,6 +39,11 @@ def squares(tmp_path):
     return tmp_path
 
 
+# What the examples are made of is tested on each backend; that the scripts work, on one.
+on_one_backend = pytest.mark.skipif(os.environ.get("KERAS_BACKEND") != "torch", reason="on PyTorch only, for time")
+
+
+@on_one_backend
 def test_pretrain_fashion_mnist_trains_and_compares(squares, tmp_path):
     out = run("pretrain_fashion_mnist.py", "--epochs", 2, "--data", squares, "--out", tmp_path / "run")
     assert "inpaint_biharmonic" in out
@@ -58,6 +63,25 @@ def test_benchmark_step_times_and_compares():
     assert "without mask tokens in the encoder a step is" in out
 
 
+@on_one_backend
+def test_benchmark_scaling_compares_one_process_and_two():
+    out = run("benchmark_scaling.py", "--size", "tiny", "--batch", 1, "--rounds", 1)
+    lines = [line.split() for line in out.splitlines()[2:]]
+    assert [line[0] for line in lines] == ["1", "2"]
+    assert lines[0][2:] == ["1.00", "100%"]
+    assert float(lines[1][1]) > 0
+
+
+def test_the_plan_agrees_with_the_published_hours():
+    """15.4 and 34.5 hours for ViT-L and ViT-H on 128 TPU-v3 cores, paper table 2; parameters with both parts."""
+    for preset, parameters, hours in (("large_patch16", 329, 15.4), ("huge_patch14", 657, 34.5)):
+        out = run("plan_accelerators.py", "--preset", f"mae_vit_{preset}_224", "--accelerators", 128)
+        assert f"{parameters} M parameters" in out
+        [overlapping] = [line.split()[-1] for line in out.splitlines() if line.startswith("hours, sums overlapping")]
+        assert float(overlapping) == pytest.approx(hours, rel=0.05)
+
+
+@on_one_backend
 def test_benchmark_input_times_and_compares(tmp_path):
     """What needs PyTorch or TensorFlow is not in every environment; Grain is."""
     pytest.importorskip("psutil")
@@ -81,8 +105,7 @@ def test_benchmark_input_times_and_compares(tmp_path):
     assert len(out.split(":")[-1].split(",")) == 10
 
 
-# The studies' code is the same on every backend and its parts are tested on each; this is their plumbing.
-@pytest.mark.skipif(os.environ.get("KERAS_BACKEND") != "torch", reason="four processes each: on one backend only")
+@on_one_backend
 @pytest.mark.parametrize(
     ("script", "kept", "computed", "shown"),
     [
