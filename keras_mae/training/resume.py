@@ -206,6 +206,7 @@ class Checkpoints(keras.callbacks.Callback):
             (unfinished / _STATE).write_text(json.dumps({**state, "checksum": _checksum(state)}) + "\n")
             for file in unfinished.iterdir():
                 _flush(file)
+            shutil.rmtree(path, ignore_errors=True)  # a damaged one that was passed over
             unfinished.rename(path)
             _flush(self.directory)
         finally:
