@@ -1,6 +1,6 @@
 """Make the notebooks of the guides: guides/NAME.ipynb from guides/NAME.py, and the table of them in README.md.
 
-    python guides/make_notebooks.py generate               # cells and table; outputs stay where no cell changed
+    python guides/make_notebooks.py generate               # cells and table; outputs stay if no code changed
     python guides/make_notebooks.py generate --check       # change nothing, exit with 1 if anything would change
     python guides/make_notebooks.py execute transfer       # run in full and keep the outputs; all without a name
 
@@ -164,10 +164,10 @@ def generate(chosen: list[Guide], check: bool = False) -> list[str]:
     for guide in chosen:
         fresh = notebook_of(guide)
         written = nbformat.read(guide.notebook, 4) if guide.notebook.exists() else None
-        if written is None or sources(written) != sources(fresh):  # with them, the outputs go
+        if written is None or sources(written) != sources(fresh):
             changed.append(guide.notebook.name)
             if not check:
-                nbformat.write(fresh, guide.notebook)
+                nbformat.write(_with_outputs(fresh, written), guide.notebook)
     readme = PROJECT / "README.md"
     text = readme.read_text(encoding="utf-8")
     if text != with_table(text):
@@ -175,6 +175,17 @@ def generate(chosen: list[Guide], check: bool = False) -> list[str]:
         if not check:
             readme.write_text(with_table(text), encoding="utf-8")
     return changed
+
+
+def _with_outputs(fresh: Any, written: Any) -> Any:
+    """The new notebook with what the old one shows, if the code is the same: an output of other code is a lie."""
+    new, old = (
+        [cell for cell in book.cells if cell.cell_type == "code"] if book else [] for book in (fresh, written)
+    )
+    if [cell.source for cell in new] == [cell.source for cell in old]:
+        for cell, shown in zip(new, old, strict=True):
+            cell.outputs, cell.execution_count = shown.outputs, shown.execution_count
+    return fresh
 
 
 def execute(guide: Guide) -> float:

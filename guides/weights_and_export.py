@@ -75,14 +75,14 @@ test_images, test_labels = keras_mae.data.digits("test")
 
 keras.utils.set_random_seed(0)
 preset = "mae_vit_micro_patch2_8"
-mae = keras_mae.MaskedAutoencoder.from_preset(preset, norm_pix_loss=True)
-epochs = 1 if quick else 30
+mae = keras_mae.MaskedAutoencoder.from_preset(preset)
+epochs = 1 if quick else 40
 steps = epochs * -(-len(images) // 128)
 mae.compile(keras_mae.optimizers.pretraining_adamw(4e-3, 128, total_steps=steps, warmup_steps=steps // 10))
 loss = mae.fit(images, batch_size=128, epochs=epochs, verbose=0).history["loss"]
 print(f"loss {loss[0]:.3f} -> {loss[-1]:.3f}")
 
-file = convert.save(mae, "digits_full.safetensors", "reference")
+file = convert.save(mae, "digits.safetensors", "reference")
 tensors = load_file(file)
 print(len(tensors), "tensors, such as")
 for name in ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "mask_token"):
@@ -91,10 +91,10 @@ for name in ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn
 """
 Loading is the line from above with a file in place of a name. Such a file holds weights and nothing else. So two
 things must be known from elsewhere: the number of heads, which the architecture's name says here, and what the
-decoder predicts, `norm_pix_loss`.
+decoder predicts: pixels here, so `norm_pix_loss=False`.
 """
 
-loaded = keras_mae.MaskedAutoencoder.from_preset(preset, weights=file, norm_pix_loss=True)
+loaded = keras_mae.MaskedAutoencoder.from_preset(preset, weights=file, norm_pix_loss=False)
 largest = max(
     np.abs(keras.ops.convert_to_numpy(ours) - keras.ops.convert_to_numpy(theirs)).max()
     for ours, theirs in zip(mae.weights, loaded.weights)
@@ -111,7 +111,7 @@ figure
 `convert.load` is the function behind it. It finds out by itself what a file is, and reports where every tensor went:
 """
 
-model, report = convert.load(file, norm_pix_loss=True, num_heads=4, decoder_num_heads=4)
+model, report = convert.load(file, norm_pix_loss=False, num_heads=4, decoder_num_heads=4)
 print(type(model).__name__, "-", "\n".join(str(report).splitlines()[:6]), "\n...")
 
 """
@@ -122,7 +122,7 @@ and one has a name nobody knows, as after a careless rename:
 tensors["blocks.0.attn.qkv_weight"] = tensors.pop("blocks.0.attn.qkv.weight")
 save_file(tensors, "renamed.safetensors")
 try:
-    convert.load("renamed.safetensors", norm_pix_loss=True, num_heads=4, decoder_num_heads=4)
+    convert.load("renamed.safetensors", norm_pix_loss=False, num_heads=4, decoder_num_heads=4)
 except ValueError as error:
     print(error)
 

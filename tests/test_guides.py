@@ -43,6 +43,25 @@ def test_a_guides_script_becomes_text_and_code(tmp_path):
         make_notebooks.read(path)
 
 
+def test_outputs_stay_with_the_code_they_come_from(tmp_path, monkeypatch):
+    guide = GUIDES[0]
+    monkeypatch.setattr(make_notebooks, "GUIDES", tmp_path)
+    monkeypatch.setattr(make_notebooks, "with_table", lambda readme: readme)
+    notebook = make_notebooks.notebook_of(guide)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    code[0].outputs = [nbformat.v4.new_output("stream", text="seen")]
+    nbformat.write(notebook, tmp_path / guide.notebook.name)
+
+    def outputs_after(cells):
+        edited = make_notebooks.Guide(guide.name, guide.header, cells)
+        make_notebooks.generate([edited])
+        written = nbformat.read(tmp_path / guide.notebook.name, 4)
+        return [output.text for cell in written.cells for output in cell.get("outputs", [])]
+
+    assert outputs_after((*guide.cells[:-1], ("markdown", "Other words."))) == ["seen"]
+    assert outputs_after((*guide.cells, ("code", "other_code()"))) == []
+
+
 @each_guide
 def test_a_notebook_was_run_in_full_without_errors_and_names_no_machine(guide):
     notebook = nbformat.read(guide.notebook, 4)
