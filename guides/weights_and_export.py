@@ -106,6 +106,9 @@ figure.set_dpi(70)
 figure
 
 """
+Only four patches of sixteen are visible, so the model paints where ink usually is: a blur, but the same blur as before
+saving.
+
 ## Whole or not at all
 
 `convert.load` is the function behind it. It finds out by itself what a file is, and reports where every tensor went:
