@@ -106,8 +106,8 @@ figure.set_dpi(70)
 figure
 
 """
-Only four patches of sixteen are visible, so the model paints where ink usually is: a blur, but the same blur as before
-saving.
+Only four patches of sixteen are visible, so the model paints where ink usually is: a blur, but the same blur as
+before saving.
 
 ## Whole or not at all
 
