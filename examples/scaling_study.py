@@ -1,4 +1,4 @@
-"""Does masked pre-training scale? Three sizes of ViT on Fashion-MNIST, pre-trained against supervised from scratch.
+r"""Does masked pre-training scale? Three sizes of ViT on Fashion-MNIST, pre-trained against supervised from scratch.
 
     KERAS_BACKEND=torch python examples/scaling_study.py             # hours on 2 cores; resumes
     KERAS_BACKEND=torch python examples/scaling_study.py --quick     # minutes, a look
@@ -18,7 +18,8 @@ After pre-training larger is better; from scratch it is not. Learning rate and l
 for 0.45 M, but for the largest from scratch, which trains unstably with them (63.8 ± 7.7): half the learning rate was
 chosen on validation images, where two seeds rose from 70.7 and 68.8 to 72.3 and 72.6 %:
 
-    python examples/scaling_study.py --validate --change '{"base_learning_rate": 0.004}' --cell "finetune-scratch-1.2 M-0"
+    python examples/scaling_study.py --validate --change '{"base_learning_rate": 0.004}' \
+        --cell "finetune-scratch-1.2 M-0"
 """
 
 from __future__ import annotations

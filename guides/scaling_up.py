@@ -20,8 +20,8 @@ with keras_mae.distribution.scope("auto"):
 ```
 
 This guide shows, on whatever machine it runs, that the result does not depend on how a run is spread; then what
-happens when a machine is taken away in the middle of it; then the published recipe. It takes about three minutes. What
-it cannot show here is speed: two processes that share a laptop's cores gain nothing.
+happens when a machine is taken away in the middle of it; then the published recipe. It takes about three minutes.
+What it cannot show here is speed: two processes that share a laptop's cores gain nothing.
 """
 
 import importlib.util
@@ -53,12 +53,13 @@ with keras_mae.distribution.scope("auto") as devices:
 """
 "auto" takes what fits the backend and what there is. By name, on TensorFlow: `mirrored` (`tf.distribute`'s
 MirroredStrategy: the GPUs of a machine), `multi_worker` (MultiWorkerMirroredStrategy: several machines) and `tpu`
-(TPUStrategy). On JAX, through `keras.distribution`: `data_parallel`, and `model_parallel`, which shares out the weights,
-too. On PyTorch: `torch_ddp`, one process for each GPU, started by `torchrun`.
+(TPUStrategy). On JAX, through `keras.distribution`: `data_parallel`, and `model_parallel`, which shares out the
+weights, too. On PyTorch: `torch_ddp`, one process for each GPU, started by `torchrun`.
 
 ## The result is the same
 
-A script as one would write it. Batch sizes are those of the *global* batch, which is what learning rates are chosen for.
+A script as one would write it. Batch sizes are those of the *global* batch, which is what learning rates are
+chosen for.
 """
 
 script = f"""
@@ -125,7 +126,8 @@ The same loss to the last digits, which are rounding: the sums are taken in anot
 - each process loads only its part of every batch, and all parts together are the batch that one process would see;
 - a step that is not finite on one device is skipped on all of them.
 
-A batch that cannot be shared out evenly is refused (`drop_remainder=True` makes all alike), so that TPUs compile once.
+A batch that cannot be shared out evenly is refused (`drop_remainder=True` makes all alike), so that TPUs compile
+once.
 
 ## Input
 
@@ -143,9 +145,9 @@ worked out in [accelerators.md](accelerators.md).
 
 ## Machines go away
 
-Cheap accelerators are lent: the machine gets SIGTERM, and half a minute later it is gone. Give `--resume` from the start:
-the same command then begins a run, goes on with it, or leaves it alone if it is finished. Here a run is stopped in
-its middle, and gone on with.
+Cheap accelerators are lent: the machine gets SIGTERM, and half a minute later it is gone. Give `--resume` from the
+start: the same command then begins a run, goes on with it, or leaves it alone if it is finished. Here a run is
+stopped in its middle, and gone on with.
 """
 
 pretrain = [sys.executable, "-m", "keras_mae.cli", "pretrain", "--epochs", "2", "--checkpoint-steps", "10"]
@@ -168,10 +170,15 @@ subprocess.run([*pretrain, "undisturbed"], cwd=folder, env=environment, capture_
 histories = [np.loadtxt(folder / name / "history.csv", delimiter=",", skiprows=1) for name in ("run", "undisturbed")]
 print("the same history, bit for bit:", np.array_equal(*histories))
 
+names = {"stopped and gone on with": "run", "undisturbed": "undisturbed"}
+figure = keras_mae.visualize.curves({name: folder / run / "history.csv" for name, run in names.items()})
+figure.set_size_inches(5, 4)
+figure
+
 """
-A checkpoint holds weights, optimizer, schedule, metrics, the masks' step and the position in the data, with a checksum of
-each file; a damaged one is passed over for the one before it. It is not tied to the devices: a run that was begun on
-eight may go on with one. `python tests/kill_test.py --kills 50` does this the hard way, with SIGKILL.
+A checkpoint holds weights, optimizer, schedule, metrics, the masks' step and the position in the data, with a
+checksum of each file; a damaged one is passed over for the one before it. It is not tied to the devices: a run that
+was begun on eight may go on with one. `python tests/kill_test.py --kills 50` does this the hard way, with SIGKILL.
 
 In your own script it is `keras_mae.training.pretrain(..., resume=True)`, which is what the command calls.
 
