@@ -183,9 +183,10 @@ for name in installed:
     print(f"{name:12} first step {took['first']:5.1f} s, then {1000 * took['fastest']:4.0f} ms a step")
 
 """
-One after another on whatever machine this is, so a hint and no more. `python examples/benchmark_step.py` measures it
-properly, with all contestants taking turns on one core (`--python BACKEND=INTERPRETER` for backends that are
-installed elsewhere). Median seconds for ViT-S at 224 pixels, batch 8, float32:
+One after another on whatever machine this is, so a hint and no more: while other programs kept both cores busy, this
+cell said 306 (PyTorch), 121 (TensorFlow) and 480 ms (JAX). `python examples/benchmark_step.py` measures it properly,
+with all contestants taking turns on one core (`--python BACKEND=INTERPRETER` for backends that are installed
+elsewhere). Median seconds for ViT-S at 224 pixels, batch 8, float32:
 
 | | seconds a step |
 | --- | --- |
