@@ -100,7 +100,7 @@ two_devices = {
     ),
 }
 engine, command, pretend = two_devices[backend]
-environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "OMP_NUM_THREADS": "1"}
+environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "OMP_NUM_THREADS": "1", "FORCE_COLOR": ""}
 
 
 def run(command, beginning, *arguments):

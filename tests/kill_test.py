@@ -3,7 +3,7 @@
     KERAS_BACKEND=torch python tests/kill_test.py --kills 50
 
 A small masked autoencoder trains in a process of its own, with a checkpoint after every step. It is killed with
-SIGKILL, or every fifth time with SIGTERM, up to two seconds after it was begun or gone on with, and started again
+SIGKILL, or every fifth time with SIGTERM, up to two seconds after its first step, which compiles, and started again
 until it is done; then the next run is begun, until there were enough kills. Final weights and optimizer must be those
 of a run that was left alone, bit for bit, and `history.csv` must be the same. `test_resume.py` runs a small form.
 """
@@ -109,7 +109,7 @@ def train(run: Path, epochs: int) -> None:
     import keras_mae
 
     class Begun(keras.callbacks.Callback):
-        def on_train_batch_begin(self, batch: int, logs: object = None) -> None:
+        def on_train_batch_end(self, batch: int, logs: object = None) -> None:
             if not self.said:
                 print(BEGUN, flush=True)
             self.said = True
