@@ -26,11 +26,15 @@ quick = "KERAS_MAE_QUICK" in os.environ  # a short form for tests: fewer epochs
 installed = [name for name in ("torch", "tensorflow", "jax") if importlib.util.find_spec(name)]
 os.environ.setdefault("KERAS_BACKEND", installed[0])  # in order of speed on a CPU; or name the one you like
 
+import logging
+
 import keras
 import numpy as np
 
 import keras_mae
 from keras_mae import visualize
+
+logging.getLogger("tensorflow").setLevel("ERROR")  # it warns of each call that compiles a small function
 
 images, labels = keras_mae.data.digits("train")
 held_out, held_out_labels = keras_mae.data.digits("test")
@@ -41,7 +45,7 @@ pretraining = mae.fit(images, batch_size=128, epochs=1 if quick else 40, verbose
 
 classifier = keras_mae.ViTClassifier(mae.encoder, num_classes=10)
 classifier.compile(keras_mae.optimizers.AdamW(1e-3))
-classifier.fit(images, labels, batch_size=128, epochs=1 if quick else 10, verbose=0)
+classifier.fit(images, labels, batch_size=128, epochs=1 if quick else 40, verbose=0)
 accuracy = classifier.evaluate(held_out, held_out_labels, verbose=0, return_dict=True)["accuracy"]
 print(f"accuracy on {len(held_out)} digits by writers it has not seen: {accuracy:.1%}")
 
