@@ -273,7 +273,8 @@ def test_what_is_no_dataset_of_images_is_refused(directory):
         ({"shard": (2, 2)}, "`shard` must be"),
         ({"shard": 1}, "`shard` must be"),
         ({"workers": 0}, "`workers` must be a positive integer"),
-        ({"shard": (0, 8), "drop_remainder": True}, "batch_size=4 for 23 images in 8 shards"),
+        ({"shard": (0, 8)}, "`batch_size` must be a multiple of workers.*batch_size=4, 8 workers"),
+        ({"batch_size": 24, "drop_remainder": True}, "batch_size=24 for 23 images"),
         ({"loader": "dali"}, "`loader` must be one of"),
     ],
 )
