@@ -8,7 +8,14 @@ with the number of processes (weak scaling): with no cost at all twice the proce
 runs take turns; the median of the turns is printed. Not for GPUs, where one would start the script itself with
 torchrun: see guides/scaling.md for what their numbers must be.
 
-SEEN
+Seen on two CPU cores of one machine, ViT-S (25 M parameters with the decoder), 8 images a process, two turns:
+
+                      1 process   2 processes   of what is possible
+    PyTorch                7.77         11.51                  74 %
+    TensorFlow             6.08          7.74                  64 %
+    JAX                    3.42          5.71                  83 %
+
+The two cores share caches and memory, which alone costs a part of it; gradients of 100 MB go through the loopback.
 """
 
 from __future__ import annotations
