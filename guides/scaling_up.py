@@ -150,8 +150,8 @@ start: the same command then begins a run, goes on with it, or leaves it alone i
 stopped in its middle, and gone on with.
 """
 
-pretrain = [sys.executable, "-m", "keras_mae.cli", "pretrain", "--epochs", "2", "--checkpoint-steps", "10"]
-pretrain += ["--resume", "--out"]
+pretrain = [sys.executable, "-m", "keras_mae.cli", "pretrain", "--epochs", "1" if quick else "2"]
+pretrain += ["--checkpoint-steps", "10", "--resume", "--out"]
 taken_away = subprocess.Popen([*pretrain, "run"], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
 while not list(folder.glob("run/checkpoints/step-*")):  # until the first checkpoint
     time.sleep(0.1)
