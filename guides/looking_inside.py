@@ -5,6 +5,7 @@ Date created: 2026/11/23
 Last modified: 2026/11/23
 Description: Reconstructions, attention, features, saliency and Grad-CAM of a model, each in one call.
 Accelerator: None
+Extras: data,vis
 Order: 7
 """
 
@@ -23,8 +24,8 @@ import importlib.util
 import os
 
 quick = "KERAS_MAE_QUICK" in os.environ  # a short form for tests: fewer epochs
-installed = [name for name in ("torch", "tensorflow", "jax") if importlib.util.find_spec(name)]
-os.environ.setdefault("KERAS_BACKEND", installed[0])  # in order of speed on a CPU; or name the one you like
+installed = [name for name in ("tensorflow", "torch", "jax") if importlib.util.find_spec(name)]
+os.environ.setdefault("KERAS_BACKEND", installed[0])  # TensorFlow's first, for the last section; or name another
 
 import logging
 

@@ -5,8 +5,9 @@
     python guides/make_notebooks.py execute transfer       # run in full and keep the outputs; all without a name
 
 Takes `pip install ".[guides]"`. A guide is a script in the format of Keras' tutorials: a title block, then strings,
-which become text, and code between them. Beside Keras' fields its title block has "Order", its place in the
-table, and, where it does not run on all of them, "Backends". Notebooks are never edited by hand.
+which become text, and code between them. Beside Keras' fields its title block has "Order", its place in the table;
+"Backends", where it does not run on all of them; and "Extras", where it takes others than most, for the cell that
+installs keras_mae in Colab. Notebooks are never edited by hand.
 
 The repository's address, from which Colab installs, is in one place: `[project.urls]` of pyproject.toml.
 """
@@ -37,7 +38,7 @@ SETUP = """\
 import sys
 
 if "google.colab" in sys.modules:
-    %pip install -q "keras-mae[convert,data,viz] @ git+{address}"
+    %pip install -q "keras-mae[{extras}] @ git+{address}"
 %matplotlib inline"""
 
 
@@ -75,6 +76,11 @@ class Guide:
     def backends(self) -> list[str]:
         """Those it runs on."""
         return re.split(r",\s*", self.header.get("Backends", "tensorflow, jax, torch"))
+
+    @property
+    def extras(self) -> str:
+        """Those it installs in Colab, which has the backends already."""
+        return self.header.get("Extras", "convert,data,viz")
 
 
 def read(path: Path) -> Guide:
@@ -127,7 +133,7 @@ def notebook_of(guide: Guide) -> Any:
     title = (
         f"# {guide.header['Title']}\n\n{about}\n\n[Run it in Colab]({guide.colab}) · [The script]({guide.name}.py)"
     )
-    sources = [("markdown", title), ("code", SETUP.format(address=address())), *guide.cells]
+    sources = [("markdown", title), ("code", SETUP.format(extras=guide.extras, address=address())), *guide.cells]
     make = {"markdown": nbformat.v4.new_markdown_cell, "code": nbformat.v4.new_code_cell}
     cells = [make[kind](source, id=f"cell-{number:02}") for number, (kind, source) in enumerate(sources)]
     metadata: dict[str, Any] = {

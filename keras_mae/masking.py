@@ -4,8 +4,6 @@ Every masking is a function of the order of a sample's noise alone, so one kind 
 noise given by the caller may be integer or float. 1 = removed, 0 = kept, everywhere.
 """
 
-from __future__ import annotations
-
 from math import isqrt
 from typing import Any, NamedTuple
 

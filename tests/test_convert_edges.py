@@ -176,7 +176,7 @@ def test_from_preset_takes_what_a_file_does_not_say(tmp_path, randomise):
     path = convert.save(mae, tmp_path / "mae.safetensors", "reference")
     told = {"num_heads": 4, "decoder_num_heads": 2}
     assert keras_mae.MaskedAutoencoder.from_preset(path, norm_pix_loss=True, **told).norm_pix_loss
-    assert keras_mae.ViTEncoder.from_preset(path, **told).count_params() == mae.encoder.count_params()
+    assert keras_mae.ViTEncoder.from_preset(path, num_heads=4).count_params() == mae.encoder.count_params()
 
 
 def test_from_preset_refuses_another_image_size(tmp_path):

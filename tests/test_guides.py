@@ -1,15 +1,11 @@
-"""The guides run, their notebooks are what is made of them, and links lead somewhere."""
+"""Notebooks are what is made of the guides, and links lead somewhere; `run_guides.py` runs them."""
 
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
 import pytest
-
-import keras_mae
 
 PROJECT = Path(__file__).parent.parent
 sys.path.insert(0, str(PROJECT / "guides"))
@@ -18,7 +14,6 @@ import make_notebooks  # noqa: E402
 
 GUIDES = make_notebooks.guides()
 each_guide = pytest.mark.parametrize("guide", GUIDES, ids=[guide.name for guide in GUIDES])
-DIFFER = ("scaling_up", "looking_inside")  # do other things on other backends
 MACHINE = re.compile(r"(?<![\w.:/~$}-])/(?:tmp|work|root|home|usr|opt|Users)/")
 
 
@@ -77,33 +72,6 @@ def test_a_notebook_was_run_in_full_without_errors_and_names_no_machine(guide):
     text += [data for output in outputs for kind, data in output.get("data", {}).items() if kind.startswith("text/")]
     assert [line for part in text for line in part.splitlines() if MACHINE.search(line)] == []
     assert guide.notebook.stat().st_size < 600_000
-
-
-@pytest.fixture(scope="session")
-def fashion_mnist():
-    """Where it is neither installed nor in Keras' cache nor to be had, there is nothing to run some guides on."""
-    try:
-        keras_mae.data.fashion_mnist("test")
-    except Exception as error:
-        pytest.skip(f"no Fashion-MNIST: {error}")
-
-
-@each_guide
-def test_a_guide_runs_in_its_short_form(guide, tmp_path, request):
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    if backend not in guide.backends:
-        pytest.skip(f"{guide.name} is for {', '.join(guide.backends)}")
-    if backend != "torch" and guide.name not in DIFFER:
-        pytest.skip("on PyTorch only, for time")
-    script = PROJECT / "guides" / f"{guide.name}.py"
-    if "fashion_mnist" in script.read_text(encoding="utf-8"):
-        request.getfixturevalue("fashion_mnist")
-    environment = {"KERAS_MAE_QUICK": "1", "MPLBACKEND": "Agg", "PYTHONPATH": str(PROJECT)}
-    done = subprocess.run(
-        [sys.executable, script], cwd=tmp_path, env={**os.environ, **environment}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert not list(tmp_path.iterdir()), "a guide leaves no files where it is run"
 
 
 @pytest.mark.parametrize("page", ["README.md", *(f"guides/{guide.name}.ipynb" for guide in GUIDES)])

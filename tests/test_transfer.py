@@ -150,6 +150,12 @@ def test_cached_features_say_that_augmentation_is_off(probes):
     assert found["live"][1] == ""
 
 
+def test_a_silent_probe_says_nothing(capsys):
+    transfer.linear_probe(make_encoder(), dataset(), CLASSES, PROBE, cache_features=True, verbose=0)
+    said = capsys.readouterr()
+    assert said.out + said.err == ""
+
+
 def test_cached_and_live_probes_agree_where_nothing_is_random(probes):
     (live, _), (cached, _) = probes[2]["live"], probes[2]["cached"]
     assert largest(values(live.head.weights), values(cached.head.weights)) < 1e-4

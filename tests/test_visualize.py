@@ -22,6 +22,14 @@ def test_reconstructions_show_four_columns_and_name_the_statistics(channels):
     assert shown.shape == ((8, 12) if channels < 3 else (8, 12, 3))
 
 
+def test_a_notebook_shows_a_figure_without_being_asked():
+    pytest.importorskip("IPython")
+    from IPython.core.formatters import DisplayFormatter
+
+    shown, _ = DisplayFormatter().format(visualize.reconstructions(result(3)))
+    assert shown["image/png"].startswith(b"\x89PNG")
+
+
 def test_bands_choose_the_channels():
     colour, grey = (visualize.reconstructions(result(5), bands=bands) for bands in ((4, 0, 2), 3))
     shown = [figure.axes[0].get_images()[0].get_array() for figure in (colour, grey)]

@@ -1,7 +1,5 @@
 """A model from any library's file, and any library's file from a model."""
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -82,7 +80,9 @@ def load(
             _refuse_other_heads(path, num_heads, found["encoder"]["num_heads"])
             _refuse_other_heads(path, decoder_num_heads, found.get("decoder", {}).get("num_heads", decoder_num_heads))
         elif reference.matches(state):
-            layout, found = reference, reference.sizes(state, num_heads, decoder_num_heads)
+            # Of a decoder that is only checked the heads are of no matter: they are in no tensor's shape.
+            heads = decoder_num_heads or (1 if encoder_only else None)
+            layout, found = reference, reference.sizes(state, num_heads, heads)
         else:
             some = ", ".join(sorted(state.tensors)[:5]) or "nothing"
             raise ValueError(f"{str(path)!r} has no layout known here: {', '.join(FORMATS)}. It holds {some}")

@@ -4,8 +4,8 @@ from keras_mae.transfer.classifier import ViTClassifier
 from keras_mae.transfer.features import Features, extract_features
 from keras_mae.transfer.fine_tuning import fine_tune, partial_fine_tune
 from keras_mae.transfer.knn import knn_accuracy, knn_predict
-from keras_mae.transfer.linear_probe import linear_probe
 from keras_mae.transfer.losses import Accuracy, CrossEntropy
+from keras_mae.transfer.probing import linear_probe
 
 __all__ = [
     "Accuracy",

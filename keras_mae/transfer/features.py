@@ -1,7 +1,5 @@
 """Features of a frozen encoder, as an array."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from pathlib import Path

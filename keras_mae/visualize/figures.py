@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ Bands = int | Sequence[int] | None
 
 
 def new_figure(width: float, height: float) -> Any:
-    """An empty figure, in inches.
+    """An empty figure, in inches, which notebooks show by itself.
 
     Raises:
         ImportError: If matplotlib is missing.
@@ -23,7 +25,15 @@ def new_figure(width: float, height: float) -> Any:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError('Pictures take matplotlib: pip install "keras-mae[viz]"') from error
-    return Figure((width, height), dpi=100, layout="constrained")  # no pyplot: no display, no global state
+    figure: Any = Figure((width, height), dpi=100, layout="constrained")  # no pyplot: no display, no global state
+    figure._repr_png_ = partial(_png, figure)  # IPython shows figures only where pyplot has been imported
+    return figure
+
+
+def _png(figure: Any) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
 
 
 def _shown(images: np.ndarray, bands: Bands) -> np.ndarray:

@@ -62,7 +62,7 @@ def curves(history: History | Mapping[str, History]) -> Any:
     """
     runs = {name: _columns(name, run) for name, run in _by_name(history).items()}
     classifies = ["accuracy" in run for run in runs.values()]
-    loss = "mean squared error on removed patches"
+    loss = "mean squared error\non removed patches"
     panels = {"loss": "cross-entropy" if all(classifies) else "loss" if any(classifies) else loss}
     panels |= {
         column: label

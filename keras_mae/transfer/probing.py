@@ -34,7 +34,7 @@ def linear_probe(
         validation_data: Images and labels to evaluate after every epoch.
         cache_features: Whether to compute the features once and train on them: much faster, but every epoch sees
             the images as they came in that one pass. It says so: augmentation is off.
-        console: The `rich` console where it says so; a new one on stderr by default.
+        console: The `rich` console where it says so; a new one on stderr by default, none if `verbose` is 0.
         fit_options: `verbose`, `callbacks` and the like, of `keras.Model.fit`; `jit_compile` of `compile`.
 
     Returns:
@@ -49,13 +49,13 @@ def linear_probe(
     if not cache_features:
         optimizer = recipe.optimizer(length(dataset))
         return train(classifier, optimizer, dataset, recipe.epochs, validation_data, fit_options)
-    if console is None:
+    if console is None and fit_options.get("verbose", 1):
         from rich.console import Console
 
         console = Console(stderr=True)
-    console.print(
-        "The probe trains on cached features: augmentation is off, every epoch sees the same ones.", highlight=False
-    )
+    if console is not None:
+        notice = "The probe trains on cached features: augmentation is off, every epoch sees the same ones."
+        console.print(notice, highlight=False)
     return _on_cached_features(classifier, dataset, recipe, validation_data, fit_options)
 
 
