@@ -9,7 +9,10 @@ from typing import Any
 
 def fail(argument: str, rule: str, value: Any) -> ValueError:
     """The error to raise when `argument` breaks `rule`."""
-    return ValueError(f"`{argument}` must be {rule}. Received: {argument}={value!r}")
+    received = f"{argument}={value!r}"
+    if len(received) > 300 and hasattr(value, "shape"):  # nobody reads a page of pixels
+        received = f"{argument}.shape={tuple(value.shape)}"
+    return ValueError(f"`{argument}` must be {rule}. Received: {received}")
 
 
 def positive_int(argument: str, value: Any) -> int:

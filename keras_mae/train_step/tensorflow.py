@@ -149,11 +149,8 @@ def _sums(values: list[Any]) -> list[Any]:
 def _merges() -> bool:
     """Whether an update leaves the replicas' own code."""
     strategy = tf.distribute.get_strategy()
-    return tf.distribute.has_strategy() and strategy.extended._use_merge_call() and not _is_tpu(strategy)
-
-
-def _is_tpu(strategy: Any) -> bool:
-    return isinstance(strategy, tf.distribute.TPUStrategy)
+    on_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
+    return tf.distribute.has_strategy() and strategy.extended._use_merge_call() and not on_tpu
 
 
 def _several_workers() -> bool:
