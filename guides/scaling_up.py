@@ -153,7 +153,7 @@ stopped in its middle, and gone on with.
 pretrain = [sys.executable, "-m", "keras_mae.cli", "pretrain", "--epochs", "1" if quick else "2"]
 pretrain += ["--checkpoint-steps", "10", "--resume", "--out"]
 taken_away = subprocess.Popen([*pretrain, "run"], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
-while not list(folder.glob("run/checkpoints/step-*")):  # until the first checkpoint
+while taken_away.poll() is None and not list(folder.glob("run/checkpoints/step-*")):  # until the first checkpoint
     time.sleep(0.1)
 taken_away.send_signal(signal.SIGTERM)
 taken_away.communicate()

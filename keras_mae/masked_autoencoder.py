@@ -23,7 +23,7 @@ from keras_mae.ops import first_sample, gather_tokens, replicas
 from keras_mae.preset_files import PresetFiles, refuse_unknown
 from keras_mae.random import EVALUATION_STEP, hash_noise
 from keras_mae.reconstruction import Reconstruction, check_images, to_pictures, undo_normalisation
-from keras_mae.train_step import TrainStep
+from keras_mae.train_step import TrainStep, saved_options
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
@@ -272,7 +272,7 @@ class MaskedAutoencoder(PresetFiles, TrainStep, keras.Model):
             self.optimizer.build(self.trainable_variables)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.compile(**saved_options(config))
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """`keras.Model.fit`; `y` may be left out, also with sample weights."""

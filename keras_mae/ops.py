@@ -210,7 +210,7 @@ def fused_adamw(
     import torch
 
     values = [variable.value for variable in variables]
-    torch._fused_adamw_(
+    torch.compiler.disable(torch._fused_adamw_)(  # torch.compile fails on it
         values,
         list(gradients),
         [momentum.value for momentum in momentums],

@@ -248,6 +248,15 @@ def test_fused_and_unfused_updates_agree(fused_calls, scales):
 
 
 @needs_torch
+def test_the_fused_update_goes_into_a_compiled_step(fused_calls):
+    import torch
+
+    compiled = torch.compile(train, backend="aot_eager")  # what fails does so before code is generated
+    assert_close(compiled(AdamW(0.02)), train(AdamW(0.02)))
+    assert fused_calls == [1, 2] * 2 * STEPS
+
+
+@needs_torch
 def test_amsgrad_is_not_fused(fused_calls):
     """The fused call keeps no maximum of the second moments."""
     train(AdamW(0.02, amsgrad=True))

@@ -295,6 +295,16 @@ def test_two_steps_per_execution_are_two_steps(default):
     assert step_of(model) == 4
 
 
+def test_a_saved_model_is_compiled_as_this_backend_does_it():
+    """A file written on JAX says True, of which PyTorch can make nothing."""
+    model = build()
+    model.compile(keras_mae.optimizers.AdamW())
+    config = model.get_compile_config()
+    other = build()
+    other.compile_from_config(config | {"jit_compile": not config["jit_compile"]})
+    assert other.jit_compile == model.jit_compile
+
+
 @pytest.mark.skipif(BACKEND != "torch", reason="the other backends can")
 def test_steps_per_execution_are_refused_by_pytorch():
     with pytest.raises(ValueError, match="`steps_per_execution` must be 1 with the PyTorch backend"):

@@ -16,4 +16,14 @@ _BACKEND = _checks.one_of("KERAS_BACKEND", keras.backend.backend(), ("tensorflow
 
 TrainStep: Any = import_module(f"keras_mae.train_step.{_BACKEND}").TrainStep
 
-__all__ = ["TrainStep"]
+
+def saved_options(config: dict[str, Any]) -> dict[str, Any]:
+    """What a saved model is compiled with.
+
+    Keras saves what `jit_compile="auto"` came to where the model was saved, which another backend may not be able to
+    do: here it is "auto" again.
+    """
+    return keras.saving.deserialize_keras_object(config) | {"jit_compile": "auto"}
+
+
+__all__ = ["TrainStep", "saved_options"]

@@ -12,7 +12,7 @@ from keras_mae import _checks, presets
 from keras_mae.encoder import ViTEncoder
 from keras_mae.ops import Linear, concrete, replicas, require
 from keras_mae.preset_files import PresetFiles, refuse_unknown
-from keras_mae.train_step import TrainStep
+from keras_mae.train_step import TrainStep, saved_options
 from keras_mae.transfer.losses import Accuracy, CrossEntropy
 
 POOLINGS = ("mean", "token")
@@ -257,7 +257,7 @@ class ViTClassifier(PresetFiles, TrainStep, keras.Model):
             self._compile_loss.build(labels, logits)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.compile(**saved_options(config))
 
     @property
     def moving_statistics(self) -> list[Any]:
