@@ -5,6 +5,7 @@ Date created: 2026/11/23
 Last modified: 2026/11/23
 Description: Train on one backend and go on with another, see that masks are the same bits, and know what differs.
 Accelerator: None
+Backends: torch
 Order: 3
 """
 
@@ -21,7 +22,7 @@ It runs with one backend installed, and shows more with two or three. It takes a
 import importlib.util
 import os
 
-quick = "KERAS_MAE_QUICK" in os.environ  # a short form for tests: fewer epochs and steps
+quick = "KERAS_MAE_QUICK" in os.environ  # a short form for tests: fewer images, epochs and steps
 installed = [name for name in ("torch", "tensorflow", "jax") if importlib.util.find_spec(name)]
 os.environ.setdefault("KERAS_BACKEND", installed[0])  # in order of speed on a CPU; or name the one you like
 
@@ -95,12 +96,13 @@ A few epochs on scikit-learn's 1,437 handwritten digits, 8 × 8 pixels; the mode
 
 images, _ = keras_mae.data.digits("train")
 held_out, _ = keras_mae.data.digits("test")
+few = 128 if quick else None
 epochs = 1 if quick else 20
 
 keras.utils.set_random_seed(0)
 mae = keras_mae.MaskedAutoencoder.from_preset("mae_vit_micro_patch2_8", **size)
 mae.compile(keras_mae.optimizers.AdamW(2e-3))
-history = mae.fit(images, batch_size=128, epochs=epochs, verbose=0)
+history = mae.fit(images[:few], batch_size=128, epochs=epochs, verbose=0)
 first_half = history.history["loss"]
 before = mae.evaluate(held_out, verbose=0, return_dict=True)["loss"]
 mae.save(folder / "half_trained.keras")
@@ -121,7 +123,7 @@ held_out, _ = keras_mae.data.digits("test")
 mae = keras.saving.load_model("half_trained.keras")
 loaded = mae.evaluate(held_out, verbose=0, return_dict=True)["loss"]
 steps = int(mae.optimizer.iterations)
-history = mae.fit(images, batch_size=128, epochs={epochs}, verbose=0)
+history = mae.fit(images[:{few}], batch_size=128, epochs={epochs}, verbose=0)
 mae.save("trained.keras")
 after = mae.evaluate(held_out, verbose=0, return_dict=True)["loss"]
 print(json.dumps({{"loaded": loaded, "steps": steps, "loss": history.history["loss"], "after": after}}))

@@ -23,7 +23,7 @@ fine-tuned to tell them apart.
 import importlib.util
 import os
 
-quick = "KERAS_MAE_QUICK" in os.environ  # a short form for tests: fewer epochs
+quick = "KERAS_MAE_QUICK" in os.environ  # a short form for tests: fewer images and epochs
 installed = [name for name in ("tensorflow", "torch", "jax") if importlib.util.find_spec(name)]
 os.environ.setdefault("KERAS_BACKEND", installed[0])  # TensorFlow's first, for the last section; or name another
 
@@ -39,6 +39,8 @@ logging.getLogger("tensorflow").setLevel("ERROR")  # it warns of each call that 
 
 images, labels = keras_mae.data.digits("train")
 held_out, held_out_labels = keras_mae.data.digits("test")
+if quick:
+    images, labels, held_out, held_out_labels = images[:128], labels[:128], held_out[:64], held_out_labels[:64]
 keras.utils.set_random_seed(0)
 mae = keras_mae.MaskedAutoencoder.from_preset("mae_vit_micro_patch2_8")
 mae.compile(keras_mae.optimizers.AdamW(2e-3))

@@ -6,8 +6,8 @@
 
 Takes `pip install ".[guides]"`. A guide is a script in the format of Keras' tutorials: a title block, then strings,
 which become text, and code between them. Beside Keras' fields its title block has "Order", its place in the table;
-"Backends", where it does not run on all of them; and "Extras", where it takes others than most, for the cell that
-installs keras_mae in Colab. Notebooks are never edited by hand.
+"Backends", those it is started on where that is not all of them (one guide goes through the others itself); and
+"Extras", where it takes others than most, for the cell that installs keras_mae in Colab. Notebooks are never edited.
 
 The repository's address, from which Colab installs, is in one place: `[project.urls]` of pyproject.toml.
 """

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import os
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-if os.environ.get("KERAS_BACKEND") == "jax" and version("jax").startswith("0.10."):
-    # XLA compiles every eager operation for every shape. Without its optimisations that takes a quarter of the
-    # time; `test_referee.py` asks for them again where it compares numbers. A JAX that does not know one of these
-    # flags would not start, hence the version.
-    os.environ.setdefault(
-        "XLA_FLAGS",
-        "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
-        "--xla_cpu_parallel_codegen_split_count=1",
-    )
+import fast_xla
+
+if os.environ.get("KERAS_BACKEND") == "jax":
+    os.environ |= fast_xla.environment() | os.environ
 
 import keras
 import numpy as np

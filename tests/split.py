@@ -12,7 +12,7 @@ from pathlib import Path
 
 DEVICES = int(os.environ.get("DEVICES", 1))
 if DEVICES > 1:
-    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES}"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={DEVICES}"
 
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
