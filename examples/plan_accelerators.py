@@ -82,8 +82,8 @@ def main() -> None:
             "GB/s of JPEG files read": f"{rate * JPEG_BYTES / 1e9:.2f}",
             "GB/s of pixels to the accelerators": f"{rate * needs['image_bytes'] / 1e9:.2f}",
             "cores that decode": f"{rate / DECODED_PER_CORE:,.0f}",
-            "hours, sums overlapping": f"{needs['steps'] * max(compute, sums) / 3600:.1f}",
-            "hours, sums after": f"{needs['steps'] * (compute + sums) / 3600:.1f}",
+            "hours, sums while computing": f"{needs['steps'] * max(compute, sums) / 3600:.1f}",
+            "hours, sums after computing": f"{needs['steps'] * (compute + sums) / 3600:.1f}",
         }.items():
             rows.setdefault(name, []).append(value)
     for name, values in rows.items():

@@ -13,8 +13,9 @@ Order: 3
 ## One process, one backend
 
 Keras runs on TensorFlow, JAX and PyTorch, and keras_mae on all three. Which one it is, is decided once: when Keras is
-imported, from the environment variable `KERAS_BACKEND` (or from `~/.keras/keras.json`). It cannot be changed
-afterwards, so to see two backends we need two processes. This guide starts the second one itself.
+imported, from the environment variable `KERAS_BACKEND` (or, where that is not set, from `~/.keras/keras.json`; the
+next cell sets it). It cannot be changed afterwards, so to see two backends we need two processes. This guide starts
+the second one itself.
 
 It runs with one backend installed, and shows more with two or three. It takes about four minutes.
 """
@@ -185,10 +186,10 @@ for name in installed:
     print(f"{name:12} first step {took['first']:5.1f} s, then {1000 * took['fastest']:4.0f} ms a step")
 
 """
-One after another on whatever machine this is, so a hint and no more: while other programs kept both cores busy, this
-cell said 306 (PyTorch), 121 (TensorFlow) and 480 ms (JAX). `python examples/benchmark_step.py` measures it properly,
-with all contestants taking turns on one core (`--python BACKEND=INTERPRETER` for backends that are installed
-elsewhere). Median seconds for ViT-S at 224 pixels, batch 8, float32:
+One after another on whatever machine this is: do not choose by this cell. On another day, while other programs kept
+both cores busy, it said 306 (PyTorch), 121 (TensorFlow) and 480 ms (JAX). `python examples/benchmark_step.py`
+measures it properly, with all contestants taking turns on one core (`--python BACKEND=INTERPRETER` for backends that
+are installed elsewhere). Median seconds for ViT-S at 224 pixels, batch 8, float32:
 
 | | seconds a step |
 | --- | --- |

@@ -64,9 +64,10 @@ figure.set_dpi(80)
 figure
 
 """
-Above each picture stands where its brightness and contrast come from. A model that predicts normalised patches
-(`norm_pix_loss=True`) does not know them: they are then guessed from the visible patches, or, only for pictures and
-never for scores, taken from the original (`mae.reconstruct(..., statistics="true")`).
+Nine tenths are 15 of these 16 patches, 94 %. The line above says where brightness and contrast of what is filled in
+come from; this model predicts them itself. A model that predicts normalised patches (`norm_pix_loss=True`) does not
+know them: they are then guessed from the visible patches, or, only for pictures and never for scores, taken from the
+original (`mae.reconstruct(..., statistics="true")`).
 
 ## How it trained
 """
@@ -141,10 +142,10 @@ figure
 """
 ## tf-keras-vis: Grad-CAM and its kin
 
-`tf-keras-vis` brings class activation maps and activation maximisation to Keras, on the TensorFlow backend. A
-vision transformer has no last convolution for it to look at; `visualize.keras_vis(classifier)` is the classifier
-with its patch tokens as a feature map by that name. `pip install "keras-mae[vis]"`; on the other backends the call
-says that it cannot.
+`tf-keras-vis` brings class activation maps and activation maximisation to Keras, on the TensorFlow backend. A vision
+transformer has no last convolution for it to look at; `visualize.keras_vis(classifier)` is the classifier with its
+patch tokens as a feature map by that name. The extra `vis` brings the package; on the other backends the call says
+that it cannot.
 """
 
 if keras.backend.backend() == "tensorflow" and importlib.util.find_spec("tf_keras_vis"):
@@ -168,6 +169,9 @@ else:
 figure
 
 """
+With 16 patches and few digits to learn from, do not read much into these: some maps light up background, because the
+tokens there carry what attention has gathered elsewhere.
+
 ## While it trains
 
 A run directory from `keras-mae pretrain` holds `loss.png` and `reconstructions.png`; `keras-mae reconstruct MODEL

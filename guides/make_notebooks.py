@@ -132,6 +132,9 @@ def notebook_of(guide: Guide) -> Any:
     about = "<br>\n".join(f"**{field}:** {guide.header[field]}" for field in FIELDS[1:5])
     title = (
         f"# {guide.header['Title']}\n\n{about}\n\n[Run it in Colab]({guide.colab}) · [The script]({guide.name}.py)"
+        "\n\n"
+        f'Elsewhere: `git clone {address()}`, and in it `pip install ".[torch,{guide.extras}]"` (or `tensorflow`, or '
+        "`jax`). The cell after the next chooses the backend."
     )
     sources = [("markdown", title), ("code", SETUP.format(extras=guide.extras, address=address())), *guide.cells]
     make = {"markdown": nbformat.v4.new_markdown_cell, "code": nbformat.v4.new_code_cell}

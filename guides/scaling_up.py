@@ -176,9 +176,10 @@ figure.set_size_inches(5, 4)
 figure
 
 """
-A checkpoint holds weights, optimizer, schedule, metrics, the masks' step and the position in the data, with a
-checksum of each file; a damaged one is passed over for the one before it. It is not tied to the devices: a run that
-was begun on eight may go on with one. `python tests/kill_test.py --kills 50` does this the hard way, with SIGKILL.
+(One line covers the other.) A checkpoint holds weights, optimizer, schedule, metrics, the masks' step and the
+position in the data, with a checksum of each file; a damaged one is passed over for the one before it. It is not tied
+to the devices: a run that was begun on eight may go on with one. `python tests/kill_test.py --kills 50` does this the
+hard way, with SIGKILL.
 
 In your own script it is `keras_mae.training.pretrain(..., resume=True)`, which is what the command calls.
 
@@ -191,7 +192,8 @@ print(keras_mae.recipes.pretrain("large"))
 
 """
 The learning rate is base × batch / 256, whatever the number of devices. As commands, with `photos/` in place of the
-training images, on a machine with eight GPUs and PyTorch, or on each host of a TPU slice with JAX:
+training images, on a machine with eight GPUs and PyTorch, or on each host of a TPU slice with JAX, once the variables
+below are set:
 
 ```bash
 RECIPE="--model mae_vit_large_patch16_224 --epochs 800 --warmup-epochs 40 --batch-size 4096

@@ -14,7 +14,7 @@ Order: 2
 Many images, few labels: that is the case masked pre-training is for. Here we have 10,000 photographs of clothes
 without labels and 300 with, 30 of each of ten classes, and want a classifier. We pre-train an encoder on the 10,000,
 then put it to use in four ways, from the cheapest to the best, and see beside it what the same encoder does without
-pre-training.
+pre-training. Partial fine-tuning, the fourth, lies between the linear probe and fine-tuning.
 
 If masking, encoder and decoder are new to you, read [Masked autoencoders from
 scratch](masked_autoencoders.ipynb) first. This guide takes about six minutes on one CPU core.
@@ -179,7 +179,7 @@ In the paper, for ViT-Large on ImageNet, the first block brings most: 73.5 % wit
 
 ## What pre-training was worth
 
-All of it side by side:
+The three others side by side:
 """
 
 protocols = ("nearest neighbours", "linear probe", "fine-tuning")

@@ -48,7 +48,7 @@ file, so PyTorch has to be installed, whatever the backend.
 ```python
 mae = keras_mae.MaskedAutoencoder.from_preset("mae_vit_base_patch16_224", weights="mae_pretrain_vit_base_full")
 encoder = keras_mae.ViTEncoder.from_preset("mae_vit_base_patch16_224", weights="mae_pretrain_vit_base")
-encoder = keras_mae.ViTEncoder.from_preset("hf://facebook/vit-mae-base")  # the same from the Hugging Face Hub
+encoder = keras_mae.ViTEncoder.from_preset("hf://facebook/vit-mae-base")  # from the Hugging Face Hub
 ```
 
 These lines are not run here. The names say what a file holds:
@@ -61,7 +61,8 @@ for name in convert.published.CHECKPOINTS:
 - `mae_pretrain_vit_*`: the encoder alone. Enough for features and fine-tuning; it cannot reconstruct anything, and
   keras_mae refuses to pretend otherwise.
 - `mae_pretrain_vit_*_full`: encoder and decoder, trained on normalised pixels.
-- `mae_visualize_vit_*`: encoder and decoder, trained on plain pixels, for good-looking pictures.
+- `mae_visualize_vit_*`: encoder and decoder, trained on plain pixels, for good-looking pictures;
+  `_ganloss` with an adversarial loss besides.
 - `mae_finetuned_vit_*`: classifiers of ImageNet's 1,000 classes.
 
 ## A file of our own in their place

@@ -139,11 +139,12 @@ figure
 
 """
 Parts of two photographs teach a model what roofs, sky and petals look like, and little else; here we only wanted to
-see that everything fits together. (Do not compare the loss on the held-out thirds with the loss in training: other
-things are in those pictures, and sky is easier than roof tiles.) For features that are worth something take thousands
-of photographs. The lines above stay the same.
+see that everything fits together. (The loss on the held-out thirds is higher: they show things that the model has not
+seen, and overlapping crops of two photographs teach little about those.) For features that are worth something take
+thousands of photographs. The lines above stay the same.
 
-The command line does all of this, and resumes if it is stopped:
+The command line does the same for square images, in the size and the channels of a preset, and resumes if it is
+stopped:
 
 ```
 keras-mae pretrain photos/ --model mae_vit_micro_patch4_32 --out runs/photos --resume
@@ -264,20 +265,21 @@ long run.
 **Epochs.** Count steps and looks at each image, not epochs: 100 epochs of 1,000 images are 100,000 looks, and so are
 2 of 50,000. Longer is better for a long time: the paper still gains between 800 and 1,600 epochs of ImageNet. The
 cosine schedule needs to know the end, so choose the longest you can wait for: one epoch, timed as above, times the
-number of epochs. On Fashion-MNIST 12 epochs of 60,000 images, 22 minutes on one core, gave the figures below.
+number of epochs. On Fashion-MNIST 12 epochs of 60,000 images took 22 minutes on a quiet core.
 
 **Model.** After pre-training larger is better, where without it small data holds large models back. Measured by
-`examples/scaling_study.py` with 600 labels on Fashion-MNIST (accuracy in per cent, mean and deviation over
-three seeds of fine-tuning, learning rate and layer decay tuned for the middle one):
+`examples/scaling_study.py` with 600 labels on Fashion-MNIST (accuracy in per cent, mean and deviation over three
+seeds of fine-tuning; learning rate and layer decay tuned for the middle one, but for the largest from scratch, for
+which half the learning rate was chosen on validation images):
 
 | parameters of the encoder | 0.06 M | 0.45 M | 1.2 M |
 | --- | --- | --- | --- |
-| from scratch | 72.0 ± 0.9 | 73.3 ± 0.7 | 63.8 ± 7.7 |
+| from scratch | 72.0 ± 0.9 | 73.3 ± 0.7 | 72.0 ± 1.8 |
 | after pre-training (8 epochs) | 75.6 ± 0.6 | 80.2 ± 1.1 | 81.4 ± 1.0 |
 
-**How many images.** With 600, 6,000 and 60,000 labels pre-training on all 60,000 images was worth 8.4, 7.0 and
-5.1 points (`examples/transfer_fashion_mnist.py`, 12 epochs): most where labels are few. It costs nothing to add
-images without labels, also those you would later test on without knowing their labels.
+**How many images.** With 600, 6,000 and 60,000 labels pre-training on all 60,000 images was worth 8.4, 7.0 and 5.1
+points (`examples/transfer_fashion_mnist.py`, 12 epochs): most where labels are few. Add what images without labels
+you have; but leave out those on which you will report an accuracy, or say that you did not.
 
 ## A place to start
 
@@ -290,8 +292,9 @@ images without labels, also those you would later test on without knowing their 
 
 Mask 75 %; warm up for a tenth of a short run, a twentieth of a long one; weight decay 0.05, which is the default;
 `norm_pix_loss=True` for features, `False` for pictures. `keras_mae.recipes.pretrain("small_images")` and
-`keras_mae.recipes.pretrain("base")` hold these numbers with their sources. The 4e-3 was tuned on Fashion-MNIST with
-the micro model: for your data it is a start.
+`keras_mae.recipes.pretrain("base")` hold these numbers with their sources. (The command line's defaults, 8e-3 and
+batches of 32, are for its 1,437 digits.) The 4e-3 was tuned on Fashion-MNIST with the micro model: for your data it
+is a start.
 
 Next: [what the encoder is then worth](transfer.ipynb).
 """

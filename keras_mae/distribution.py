@@ -99,8 +99,8 @@ def scope(engine: str = "auto", model_devices: int | None = None) -> Iterator[De
         >>> with keras_mae.distribution.scope("auto") as devices:
         ...     dataset = keras_mae.data.from_directory("photos/", batch_size=256, drop_remainder=True)
         ...     mae = keras_mae.MaskedAutoencoder.from_preset("mae_vit_base_patch16_224")
-        ...     mae.compile(keras_mae.optimizers.pretraining_adamw(batch_size=256))
-        ...     mae.fit(dataset)
+        ...     mae.compile(keras_mae.optimizers.pretraining_adamw(batch_size=256, total_steps=100 * len(dataset)))
+        ...     mae.fit(dataset, epochs=100)
     """
     global _current
     if _current is not _ALONE:
@@ -175,6 +175,8 @@ def _resolve(engine: str) -> str:
         )
     if engine != "auto":
         return engine
+    if backend != "torch" and "TORCHELASTIC_RUN_ID" in os.environ:
+        raise ValueError(f"torchrun's processes are PyTorch's: set KERAS_BACKEND=torch. Received: {backend}")
     return {"tensorflow": _auto_tensorflow, "jax": _auto_jax, "torch": _auto_torch}[backend]()
 
 

@@ -133,6 +133,13 @@ def test_two_processes_are_stopped_and_one_goes_on(tmp_path):
 
 
 # === Choosing ===
+@pytest.mark.skipif(BACKEND == "torch", reason="they are PyTorch's")
+def test_torchruns_processes_are_not_each_a_run_of_their_own(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    with pytest.raises(ValueError, match=f"set KERAS_BACKEND=torch. Received: {BACKEND}"), distribution.scope():
+        pass
+
+
 def test_auto_is_one_device_where_there_is_one(monkeypatch):
     for name in ("TF_CONFIG", "SLURM_PROCID", "TPU_NAME", "WORLD_SIZE", "KERAS_DISTRIBUTION_NUM_PROCESSES"):
         monkeypatch.delenv(name, raising=False)
