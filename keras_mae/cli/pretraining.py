@@ -66,7 +66,8 @@ def pretrain(
     batch_size: Annotated[int, typer.Option(help="Images behind one update.")] = 32,
     accumulation_steps: Annotated[int, typer.Option(help="Batches whose gradients make one update.")] = 1,
     base_learning_rate: Annotated[
-        float, typer.Option(help="For 256 images; the learning rate is base * batch size / 256.")
+        float,
+        typer.Option(help="For 256 images; the learning rate is base * batch size / 256. Large batches take 1.5e-4."),
     ] = 8e-3,
     weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = 0.05,
     mask_ratio: Annotated[float, typer.Option(help="Fraction of the patches to remove.")] = 0.75,
