@@ -17,7 +17,7 @@ then put it to use in four ways, from the cheapest to the best, and see beside i
 pre-training. Partial fine-tuning, the fourth, lies between the linear probe and fine-tuning.
 
 If masking, encoder and decoder are new to you, read [Masked autoencoders from
-scratch](masked_autoencoders.ipynb) first. This guide takes about six minutes on one CPU core.
+scratch](masked_autoencoders.ipynb) first. This guide takes about seven minutes on one CPU core.
 """
 
 import importlib.util
