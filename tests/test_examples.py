@@ -77,8 +77,8 @@ def test_the_plan_agrees_with_the_published_hours():
     for preset, parameters, hours in (("large_patch16", 329, 15.4), ("huge_patch14", 657, 34.5)):
         out = run("plan_accelerators.py", "--preset", f"mae_vit_{preset}_224", "--accelerators", 128)
         assert f"{parameters} M parameters" in out
-        [overlapping] = [line.split()[-1] for line in out.splitlines() if line.startswith("hours, sums while computing")]
-        assert float(overlapping) == pytest.approx(hours, rel=0.05)
+        [row] = [line for line in out.splitlines() if line.startswith("hours, sums while computing")]
+        assert float(row.split()[-1]) == pytest.approx(hours, rel=0.05)
 
 
 @on_one_backend
