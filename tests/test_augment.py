@@ -1,6 +1,7 @@
 """Augmentation: images and labels stay a pair, and every chance is the one that was asked for."""
 
 import importlib.util
+import itertools
 
 import keras
 import numpy as np
@@ -298,6 +299,37 @@ def test_one_seed_draws_the_same_again(once):
     for got, expected in zip(drawn(7), once, strict=True):
         np.testing.assert_array_equal(got, expected)
         assert np.isfinite(got).all()
+
+
+@each_loader
+def test_draws_are_the_batchs_whoever_asks_and_in_whatever_order(loader):
+    """From the middle of an epoch on, as a run that was killed goes on, and side by side in tf.data."""
+    images, labels = slopes(66)
+
+    def epochs(epoch, batch):
+        augment = Augmentation(CLASSES, **ALL)
+        dataset = data.from_arrays(images, labels, 11, seed=3, loader=loader, augment=augment)
+        dataset.seek(epoch, batch)
+        if loader == "grain":
+            dataset.on_epoch_begin()
+            batches = [dataset[0] for _ in range(12 - 6 * epoch - batch)]
+        else:
+            batches = [*itertools.islice(dataset, 6 - batch), *(dataset if epoch == 0 else ())]
+        return [np.concatenate([np.ravel(part) for part in batch]) for batch in batches]
+
+    whole, rest = epochs(0, 0), epochs(1, 2)
+    assert len(whole) == 12
+    np.testing.assert_array_equal(rest, whole[8:])
+    assert len({batch.tobytes() for batch in whole}) == 12
+
+
+def test_calls_are_counted_where_nobody_numbers_them():
+    images, labels = slopes(33)
+    augment, again = Augmentation(CLASSES, flip=True), Augmentation(CLASSES, flip=True)
+    first, second = (augment(images, labels)[0] for _ in range(2))
+    assert (first != second).any()
+    np.testing.assert_array_equal(again(images, labels)[0], first)
+    np.testing.assert_array_equal(again(images, labels, 1)[0], second)
 
 
 def test_another_seed_draws_otherwise(once):

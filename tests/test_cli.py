@@ -242,13 +242,48 @@ def test_knn_on_two_folders(keras_mae_command, model, class_folders):
     assert read(Path("runs/knn-photos-1/metrics.json"))["images"] == 4
 
 
+def test_finetune_goes_on_where_it_was_stopped_and_is_scored_again(keras_mae_command, model, monkeypatch):
+    from keras_mae.training import resume
+
+    options = (
+        "finetune",
+        model,
+        "--epochs",
+        2,
+        "--batch-size",
+        700,
+        "--out",
+        "run",
+        "--resume",
+        "--checkpoint-steps",
+        1,
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr(resume.Checkpoints, "_asked", lambda self: (self.position.step == 3, False))  # SIGTERM came
+        assert keras_mae_command(*options)[0] == 143
+    status, out, _ = keras_mae_command(*options)
+    assert (status, "epoch 1/2" in out, "epoch 2/2" in out) == (0, False, True)
+    accuracy = read(Path("run/metrics.json"))["accuracy"]
+    status, out, _ = keras_mae_command("evaluate", "run/classifier.keras")
+    assert status == 0
+    assert out.strip() == saying(Path("runs/evaluate-digits-1"), accuracy, 360)
+    assert read(Path("runs/evaluate-digits-1/metrics.json"))["accuracy"] == accuracy
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["finetune"], "Missing argument"),
         (["finetune", "nothing.keras"], "There is no model file 'nothing.keras'"),
         (["finetune", "MODEL", "nowhere"], "`directory` must be an existing folder"),
-        (["finetune", "MODEL", "fashion_mnist"], "images of (28, 28, 1). Received: a model for (8, 8, 1)"),
+        (
+            ["finetune", "MODEL", "fashion_mnist"],
+            "fashion_mnist has images of (28, 28, 1). Received: a model for (8, 8, 1)",
+        ),
+        (["finetune", "MODEL", "--resume"], "`resume` takes the run directory: --out runs/finetune-digits-1"),
+        (["finetune", "MODEL", "--accumulation-steps", "3"], "`accumulation_steps` must divide `batch_size`"),
+        (["evaluate", "MODEL"], "`classifier` must be a ViTClassifier. Received: a MaskedAutoencoder"),
+        (["evaluate", "nothing.keras"], "There is no model file 'nothing.keras'"),
         (["finetune", "MODEL", "--image-size", "12"], "images of (8, 8, 1). Received: a model for (12, 12, 1)"),
         (["finetune", "MODEL", "--test", "others"], "digits has a test set of its own"),
         (["finetune", "MODEL", "--blocks", "1.5"], "`trainable_blocks` must be 0, 0.5, 1, ... up to the encoder's 1"),
@@ -269,8 +304,10 @@ def test_knn_on_two_folders(keras_mae_command, model, class_folders):
     ],
 )
 def test_a_protocols_mistake_is_one_clear_line_and_status_2(
-    keras_mae_command, model, class_folders, tmp_path, arguments, message
+    keras_mae_command, model, class_folders, tmp_path, monkeypatch, arguments, message
 ):
+    clothes = np.zeros((1, 28, 28, 1), "uint8"), np.zeros(1, "int64")
+    monkeypatch.setattr("keras_mae.data.builtin.fashion_mnist", lambda split: clothes)  # it may not be there
     before = sorted(tmp_path.rglob("*"))
     status, _, err = keras_mae_command(*(model if argument == "MODEL" else argument for argument in arguments))
     assert status == 2
@@ -383,7 +420,17 @@ def test_export_says_what_it_wrote_or_what_is_missing(keras_mae_command, model, 
 @pytest.mark.parametrize(
     "command",
     [
-        *[(), ("pretrain",), ("reconstruct",), ("info",), ("finetune",), ("probe",), ("knn",), ("prepare",)],
+        *[
+            (),
+            ("pretrain",),
+            ("reconstruct",),
+            ("info",),
+            ("finetune",),
+            ("probe",),
+            ("knn",),
+            ("evaluate",),
+            ("prepare",),
+        ],
         *[("convert",), ("export",)],
     ],
 )

@@ -33,7 +33,7 @@ def free_port():
         return found.getsockname()[1]
 
 
-def started(command, processes=1, devices=1):
+def started(command, processes=1, devices=1, environment=None):
     """The processes of a run."""
     ports = [free_port() for _ in range(max(processes, 1))]
     made = []
@@ -52,7 +52,7 @@ def started(command, processes=1, devices=1):
         made.append(
             subprocess.Popen(
                 [sys.executable, *map(str, command)],
-                env={**os.environ, **own},
+                env={**os.environ, **own, **(environment or {})},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -130,6 +130,26 @@ def test_two_processes_are_stopped_and_one_goes_on(tmp_path):
     printed = ended(started([*PRETRAIN, tmp_path / "run", "--resume", "--distribution", "none"]))[0]
     assert "epoch 2/2" in printed
     np.testing.assert_allclose(history(tmp_path / "run"), history(tmp_path / "alone"), rtol=1e-4, atol=1e-5)
+
+
+def test_fine_tuning_is_spread_too(tmp_path):
+    """Shifts are drawn for each part, so that losses are alike and not equal."""
+    model = tmp_path / "model.keras"
+    keras_mae.ViTEncoder((8, 8, 1), 2, embed_dim=12, depth=1, num_heads=3, mlp_ratio=2).save(model)
+    command = ["-m", "keras_mae.cli", "finetune", model, "--epochs", 1, "--batch-size", 64, "--labels", 256, "--out"]
+    ended(started([*command, tmp_path / "alone"]))
+    processes = 1 if BACKEND == "jax" else 2
+    flags = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"}
+    printed = ended(started([*command, tmp_path / "run"], processes, environment=flags if BACKEND == "jax" else {}))
+    assert "2 replicas" in printed[0]
+    np.testing.assert_allclose(history(tmp_path / "run"), history(tmp_path / "alone"), rtol=1e-3)
+    scored = tmp_path / "run"
+    if processes == 2:
+        assert not (scored / "metrics.json").exists()
+        scored = tmp_path / "scored"
+        ended(started(["-m", "keras_mae.cli", "evaluate", tmp_path / "run" / "classifier.keras", "--out", scored]))
+    accuracy = [json.loads((run / "metrics.json").read_text())["accuracy"] for run in (scored, tmp_path / "alone")]
+    assert accuracy[0] == pytest.approx(accuracy[1], abs=0.02)
 
 
 # === Choosing ===
@@ -220,6 +240,19 @@ def test_parts_make_up_the_batch_in_order():
     assert [[*first, *second, *third] for first, second, third in zip(*parts, strict=True)] == whole
 
 
+def test_parts_are_augmented_by_draws_of_their_own():
+    images = np.arange(8 * 12, dtype="uint8").reshape(1, 8, 12, 1).repeat(8, axis=0)
+    augment = data.Augmentation(2, flip=True)
+
+    def mirrored(shard):
+        labels = np.zeros(8, "int64")
+        made = data.from_arrays(images, labels, 8, drop_remainder=True, shuffle=False, shard=shard, augment=augment)
+        batch = made[0] if hasattr(made, "num_batches") else next(iter(made))
+        return (np.asarray(batch[0]) != images[:1]).any((1, 2, 3)).tolist()
+
+    assert mirrored((0, 2)) != mirrored((1, 2))
+
+
 @pytest.mark.parametrize(
     ("devices", "options", "message"),
     [
@@ -231,15 +264,6 @@ def test_batches_that_cannot_be_shared_out_are_refused(monkeypatch, devices, opt
     monkeypatch.setattr(distribution, "_current", distribution.Devices(**devices))
     with pytest.raises(ValueError, match=message):
         data.from_arrays(np.zeros((8, 4, 4, 1), "uint8"), batch_size=4, **options)
-
-
-def test_transfer_runs_in_one_process(monkeypatch, tmp_path):
-    monkeypatch.setattr(distribution, "_current", distribution.Devices(processes=2, process=1))
-    encoder = keras_mae.ViTEncoder((8, 8, 1), 4, embed_dim=8, depth=1, num_heads=2)
-    part = data.from_arrays(np.zeros((8, 8, 8, 1), "uint8"), np.zeros(8, "int64"), 4, shard=(0, 1))
-    recipe = keras_mae.recipes.fine_tune("small_images", epochs=2, warmup_epochs=1)
-    with pytest.raises(ValueError, match="runs in one process.*Received: 2 processes"):
-        keras_mae.training.fine_tune(encoder, part, part, ["a", "b"], recipe, tmp_path / "run")
 
 
 # === What a TPU would refuse ===

@@ -1,8 +1,12 @@
 """The protocols as runs: the directories they leave."""
 
 import csv
+import dataclasses
+import functools
 import io
 import json
+import os
+import signal
 
 import keras
 import numpy as np
@@ -170,6 +174,88 @@ def test_a_run_that_cannot_begin_leaves_nothing(protocol, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+# === Killed and gone on with ===
+class Stop(keras.callbacks.Callback):
+    """Does something at the end of a step, counted from 1."""
+
+    def __init__(self, step, action):
+        super().__init__()
+        self.step, self.action = step, action
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.step -= 1
+        if self.step == 0:
+            self.action()
+
+
+def killed():
+    raise MemoryError("killed")
+
+
+def terminated():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def resumable(protocol, directory, *callbacks):
+    """A run of two epochs of four steps; draws of every kind."""
+    keras.utils.set_random_seed(5)
+    drawn = keras_mae.data.Augmentation(
+        CLASSES, flip=True, **({"mixup": 0.8, "shift": 0.1} if protocol == "fine_tune" else {})
+    )
+    train = keras_mae.data.from_arrays(IMAGES, LABELS, BATCH, drop_remainder=True, augment=drawn)
+    recipe = dataclasses.replace(FINE_TUNE, drop_path_rate=0.3) if protocol == "fine_tune" else PROBE
+    options = {"callbacks": callbacks, "console": Console(file=io.StringIO()), "resume": True, "checkpoint_steps": 2}
+    getattr(training, protocol)(make_encoder(), train, held_out(), NAMES, recipe, directory, **options)
+    saved = keras.saving.load_model(directory / "classifier.keras")
+    return values([*saved.weights, *saved.optimizer.variables]), (directory / "history.csv").read_text()
+
+
+@pytest.mark.parametrize("protocol", ["fine_tune", "linear_probe"])
+def test_a_killed_run_ends_as_if_nothing_had_happened(protocol, tmp_path):
+    weights, history = resumable(protocol, tmp_path / "alone")
+    with pytest.raises(MemoryError):
+        resumable(protocol, tmp_path / "run", Stop(3, killed))  # the checkpoint is a step behind
+    with pytest.raises(SystemExit) as stopped:
+        resumable(protocol, tmp_path / "run", Stop(4, terminated))  # in the second epoch
+    assert stopped.value.code == 143
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"checkpoints"}
+    got, lines = resumable(protocol, tmp_path / "run")
+    assert_same(got, weights)
+    assert lines == history
+    assert {path.name for path in (tmp_path / "run").iterdir()} == TRAINED
+
+
+class Infinite(keras.utils.PyDataset):
+    num_batches = 4
+
+    def __len__(self):
+        return self.num_batches
+
+    def __getitem__(self, index):
+        return np.full((BATCH, *IMAGES.shape[1:]), np.inf, "float32"), LABELS[:BATCH]
+
+
+def test_steps_that_have_ceased_to_be_finite_end_a_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("keras_mae.training.runner.StopOnNonFinite", functools.partial(training.StopOnNonFinite, 2))
+    with pytest.raises(FloatingPointError, match="2 training steps in a row were not finite.*values are not finite"):
+        training.fine_tune(make_encoder(), Infinite(), held_out(), NAMES, FINE_TUNE, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# === Scores of a trained classifier ===
+def test_evaluate_leaves_the_scores_that_the_run_left(run, tmp_path):
+    classifier = keras.saving.load_model(run.directory / "classifier.keras")
+    directory = training.evaluate(classifier, held_out(), NAMES, tmp_path / "again")
+    assert {path.name for path in directory.iterdir()} == {"confusion.png", "metrics.json"}
+    again = json.loads((directory / "metrics.json").read_text())
+    assert again == {**run.metrics, "backend": keras.backend.backend()}
+    with pytest.raises(
+        ValueError, match=f"`classes` must be the {CLASSES} that .* knows. Received: 3, kind a, kind b"
+    ):
+        training.evaluate(classifier, held_out(), NAMES[:3], tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
 class Interrupted(training.Progress):
     """Ctrl-C as the second epoch begins."""
 
@@ -180,7 +266,7 @@ class Interrupted(training.Progress):
 
 
 def test_an_interrupted_run_keeps_what_was_learned(tmp_path, monkeypatch):
-    monkeypatch.setattr("keras_mae.training.protocols.Progress", Interrupted)
+    monkeypatch.setattr("keras_mae.training.runner.Progress", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         training.fine_tune(make_encoder(), dataset(), held_out(), NAMES, FINE_TUNE, tmp_path / "run")
     assert {path.name for path in (tmp_path / "run").iterdir()} == TRAINED

@@ -8,7 +8,20 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_mae.cli.app import app, crop_of, next_run
+from keras_mae.cli.app import (
+    Accumulation,
+    CheckpointMinutes,
+    CheckpointSteps,
+    Distribution,
+    Engine,
+    Out,
+    Resume,
+    app,
+    crop_of,
+    directory_for,
+    say,
+    say_devices,
+)
 
 DEFAULT_MODELS = {"digits": "mae_vit_micro_patch2_8", "fashion_mnist": "mae_vit_micro_patch4_28"}
 FOLDER_MODEL = "mae_vit_small_patch16_224"
@@ -27,19 +40,6 @@ class OnError(StrEnum):
 
     stop = "raise"
     skip = "skip"
-
-
-class Engine(StrEnum):
-    """What spreads a run over devices."""
-
-    auto = "auto"
-    none = "none"
-    mirrored = "mirrored"
-    tpu = "tpu"
-    multi_worker = "multi_worker"
-    data_parallel = "data_parallel"
-    model_parallel = "model_parallel"
-    torch_ddp = "torch_ddp"
 
 
 class Precision(StrEnum):
@@ -64,7 +64,7 @@ def pretrain(
         int | None, typer.Option(help="Of warm-up; a twentieth of the epochs by default.")
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Images behind one update.")] = 32,
-    accumulation_steps: Annotated[int, typer.Option(help="Batches whose gradients make one update.")] = 1,
+    accumulation_steps: Accumulation = 1,
     base_learning_rate: Annotated[
         float,
         typer.Option(help="For 256 images; the learning rate is base * batch size / 256. Large batches take 1.5e-4."),
@@ -83,19 +83,15 @@ def pretrain(
     on_error: Annotated[OnError, typer.Option(help="What to do about damaged images.")] = OnError.stop,
     precision: Annotated[Precision, typer.Option(help="Keras dtype policy.")] = Precision.float32,
     seed: Annotated[int, typer.Option(help="Of weights, masks and data order.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Run directory; by default the next free runs/DATA-N.")] = None,
-    distribution: Annotated[
-        Engine, typer.Option(help="What to spread the run over; 'auto' takes what there is.")
-    ] = Engine.auto,
+    out: Out = None,
+    distribution: Distribution = Engine.auto,
     watch: Annotated[
         int | None,
         typer.Option(help="Draw reconstructions after every so many epochs, in the run directory's watch/."),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out, if one was begun; with its own options.")
-    ] = False,
-    checkpoint_minutes: Annotated[float, typer.Option(help="Save what --resume needs so often.")] = 10.0,
-    checkpoint_steps: Annotated[int | None, typer.Option(help="Save it after so many steps, too.")] = None,
+    resume: Resume = False,
+    checkpoint_minutes: CheckpointMinutes = 10.0,
+    checkpoint_steps: CheckpointSteps = None,
 ) -> None:
     """Pre-train a masked autoencoder and leave a run directory.
 
@@ -114,18 +110,15 @@ def pretrain(
     import keras_mae
     from keras_mae.recipes import PretrainRecipe
 
-    if resume and out is None:
-        raise ValueError("`resume` takes the run directory: --out runs/digits-1 --resume")
     with keras_mae.distribution.scope(distribution.value) as devices:
-        if devices.processes > 1 and out is None:
-            raise ValueError("Several processes take the run directory, which they must share: --out runs/digits-1")
+        directory = directory_for(Path(data).name, out, resume, devices)
         preset = model or DEFAULT_MODELS.get(data, FOLDER_MODEL)
         source, held_out, image_shape = _open(data, preset, image_size, on_error.value)
         recipe = PretrainRecipe(
             epochs=epochs,
             warmup_epochs=epochs // 20 if warmup_epochs is None else warmup_epochs,
             batch_size=batch_size,
-            accumulation_steps=accumulation_steps,
+            accumulation_steps=1 if accumulation_steps is None else accumulation_steps,
             base_learning_rate=base_learning_rate,
             weight_decay=weight_decay,
             mask_ratio=mask_ratio,
@@ -154,13 +147,10 @@ def pretrain(
             crop=None if source.sized else crop_of(recipe),
             crops_per_image=crops_per_image,
         )
-        directory = out or next_run(Path(data).name)
-        if devices.writes:
-            typer.echo(
-                f"{preset}: {mae.count_params():,} parameters, {len(source):,} images of "
-                f"{'x'.join(map(str, image_shape))}, {keras.backend.backend()}"
-            )
-            typer.echo(f"{devices}; global batch {recipe.batch_size}, learning rate {recipe.learning_rate:.3g}")
+        size = "x".join(map(str, image_shape))
+        backend = keras.backend.backend()
+        say(devices, f"{preset}: {mae.count_params():,} parameters, {len(source):,} images of {size}, {backend}")
+        say_devices(devices, recipe)
         watching = []
         if watch is not None:
             if devices.processes > 1:

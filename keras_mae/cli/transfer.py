@@ -1,4 +1,4 @@
-"""`keras-mae finetune`, `probe` and `knn`: what a pre-trained encoder is worth."""
+"""`keras-mae finetune`, `probe`, `knn` and `evaluate`: what a pre-trained encoder is worth."""
 
 from __future__ import annotations
 
@@ -9,7 +9,22 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_mae.cli.app import app, crop_of, load, next_run
+from keras_mae.cli.app import (
+    Accumulation,
+    CheckpointMinutes,
+    CheckpointSteps,
+    Distribution,
+    Engine,
+    Out,
+    Resume,
+    app,
+    crop_of,
+    directory_for,
+    load,
+    next_run,
+    say,
+    say_devices,
+)
 
 
 class RecipeSize(StrEnum):
@@ -39,9 +54,12 @@ _Test = Annotated[
     Path | None,
     typer.Option(help="Folder of the images to evaluate on; without it a tenth of DATA's folder is kept for that."),
 ]
-_Out = Annotated[Path | None, typer.Option(help="Run directory; by default the next free runs/PROTOCOL-DATA-N.")]
 _Labels = Annotated[int | None, typer.Option(help="How many of the labelled images to train on; all by default.")]
 _Seed = Annotated[int, typer.Option(help="Of weights, draws and data order.")]
+_Size = Annotated[RecipeSize, typer.Option(help="Recipe: small_images, or ImageNet's for this ViT.")]
+_Epochs = Annotated[int | None, typer.Option(help="Passes over the data; the recipe's by default.")]
+_BatchSize = Annotated[int | None, typer.Option(help="Images behind one update; the recipe's by default.")]
+_BaseLearningRate = Annotated[float | None, typer.Option(help="For 256 images; the recipe's by default.")]
 
 
 @app.command()
@@ -53,42 +71,64 @@ def finetune(
     blocks: Annotated[
         float | None, typer.Option(help="Train the last 0, 0.5, 1, ... blocks only (partial fine-tuning).")
     ] = None,
-    size: Annotated[
-        RecipeSize, typer.Option(help="Recipe: small_images, or ImageNet's for this ViT.")
-    ] = RecipeSize.small_images,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data; the recipe's by default.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images behind one update; the recipe's by default.")] = None,
-    base_learning_rate: Annotated[float | None, typer.Option(help="For 256 images; the recipe's by default.")] = None,
+    size: _Size = RecipeSize.small_images,
+    epochs: _Epochs = None,
+    batch_size: _BatchSize = None,
+    accumulation_steps: Accumulation = None,
+    base_learning_rate: _BaseLearningRate = None,
     layer_decay: Annotated[float | None, typer.Option(help="The recipe's by default.")] = None,
     drop_path_rate: Annotated[float | None, typer.Option(help="The recipe's by default.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of a folder's images; the model's by default.")] = None,
     seed: _Seed = 0,
-    out: _Out = None,
+    out: Out = None,
+    distribution: Distribution = Engine.auto,
+    resume: Resume = False,
+    checkpoint_minutes: CheckpointMinutes = 10.0,
+    checkpoint_steps: CheckpointSteps = None,
 ) -> None:
-    """Turn MODEL's encoder into a classifier of labelled images, and leave a run directory."""
+    """Turn MODEL's encoder into a classifier of labelled images, and leave a run directory.
+
+    It is spread over devices, and goes on after it was killed, as `keras-mae pretrain` does. Several processes leave
+    no scores of all test images: `keras-mae evaluate` does.
+    """
     import keras
 
     import keras_mae
 
-    encoder = _encoder(model)
-    shape = (image_size, image_size, encoder.image_shape[2]) if image_size else encoder.image_shape
-    train, held_out, classes = _labelled(data, test, shape, labels, seed)
-    recipe = _recipe(
-        keras_mae.recipes.fine_tune(size.value),
-        len(train),
-        epochs=epochs,
-        batch_size=batch_size,
-        base_learning_rate=base_learning_rate,
-        layer_decay=layer_decay,
-        drop_path_rate=drop_path_rate,
-        seed=seed,
-    )
-    keras.utils.set_random_seed(seed)
-    dataset, evaluated = _datasets(train, held_out, recipe, len(classes))
-    directory = out or next_run(f"finetune-{Path(data).name}")
-    typer.echo(recipe)
-    keras_mae.training.fine_tune(encoder, dataset, evaluated, classes, recipe, directory, blocks, shape)
-    _say_scores(directory)
+    with keras_mae.distribution.scope(distribution.value) as devices:
+        directory = directory_for(f"finetune-{Path(data).name}", out, resume, devices)
+        encoder = _encoder(model)
+        shape = (image_size, image_size, encoder.image_shape[2]) if image_size else encoder.image_shape
+        train, held_out, classes = _labelled(data, test, shape, labels, seed)
+        recipe = _recipe(
+            keras_mae.recipes.fine_tune(size.value),
+            len(train),
+            epochs=epochs,
+            batch_size=batch_size,
+            accumulation_steps=accumulation_steps,
+            base_learning_rate=base_learning_rate,
+            layer_decay=layer_decay,
+            drop_path_rate=drop_path_rate,
+            seed=seed,
+        )
+        keras.utils.set_random_seed(seed)
+        say(devices, recipe)
+        say_devices(devices, recipe)
+        keras_mae.training.fine_tune(
+            encoder,
+            _augmented(train, recipe, len(classes)),
+            _in_order(held_out, recipe),
+            classes,
+            recipe,
+            directory,
+            blocks,
+            shape,
+            _in_whole_batches(held_out, recipe, devices),
+            resume=resume,
+            checkpoint_steps=checkpoint_steps,
+            checkpoint_minutes=checkpoint_minutes,
+        )
+        _say_end(devices, directory)
 
 
 @app.command()
@@ -97,36 +137,50 @@ def probe(
     data: _Labelled = "digits",
     test: _Test = None,
     labels: _Labels = None,
-    size: Annotated[
-        RecipeSize, typer.Option(help="Recipe: small_images, or ImageNet's for this ViT.")
-    ] = RecipeSize.small_images,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data; the recipe's by default.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images behind one update; the recipe's by default.")] = None,
-    base_learning_rate: Annotated[float | None, typer.Option(help="For 256 images; the recipe's by default.")] = None,
+    size: _Size = RecipeSize.small_images,
+    epochs: _Epochs = None,
+    batch_size: _BatchSize = None,
+    base_learning_rate: _BaseLearningRate = None,
     seed: _Seed = 0,
-    out: _Out = None,
+    out: Out = None,
+    distribution: Distribution = Engine.auto,
+    resume: Resume = False,
+    checkpoint_minutes: CheckpointMinutes = 10.0,
+    checkpoint_steps: CheckpointSteps = None,
 ) -> None:
     """Train a linear probe on MODEL's frozen encoder, and leave a run directory."""
     import keras
 
     import keras_mae
 
-    encoder = _encoder(model)
-    train, held_out, classes = _labelled(data, test, encoder.image_shape, labels, seed)
-    recipe = _recipe(
-        keras_mae.recipes.linear_probe(size.value),
-        len(train),
-        epochs=epochs,
-        batch_size=batch_size,
-        base_learning_rate=base_learning_rate,
-        seed=seed,
-    )
-    keras.utils.set_random_seed(seed)
-    dataset, evaluated = _datasets(train, held_out, recipe, len(classes))
-    directory = out or next_run(f"probe-{Path(data).name}")
-    typer.echo(recipe)
-    keras_mae.training.linear_probe(encoder, dataset, evaluated, classes, recipe, directory)
-    _say_scores(directory)
+    with keras_mae.distribution.scope(distribution.value) as devices:
+        directory = directory_for(f"probe-{Path(data).name}", out, resume, devices)
+        encoder = _encoder(model)
+        train, held_out, classes = _labelled(data, test, encoder.image_shape, labels, seed)
+        recipe = _recipe(
+            keras_mae.recipes.linear_probe(size.value),
+            len(train),
+            epochs=epochs,
+            batch_size=batch_size,
+            base_learning_rate=base_learning_rate,
+            seed=seed,
+        )
+        keras.utils.set_random_seed(seed)
+        say(devices, recipe)
+        say_devices(devices, recipe)
+        keras_mae.training.linear_probe(
+            encoder,
+            _augmented(train, recipe, len(classes)),
+            _in_order(held_out, recipe),
+            classes,
+            recipe,
+            directory,
+            _in_whole_batches(held_out, recipe, devices),
+            resume=resume,
+            checkpoint_steps=checkpoint_steps,
+            checkpoint_minutes=checkpoint_minutes,
+        )
+        _say_end(devices, directory)
 
 
 @app.command()
@@ -139,7 +193,7 @@ def knn(
     temperature: Annotated[float, typer.Option(help="The smaller, the more the nearest count.")] = 0.07,
     pooling: Annotated[Pooling, typer.Option(help="What an image's feature vector is.")] = Pooling.token,
     seed: _Seed = 0,
-    out: _Out = None,
+    out: Out = None,
 ) -> None:
     """Classify by the nearest neighbours of MODEL's features, and leave a run directory."""
     import keras_mae
@@ -151,6 +205,34 @@ def knn(
     )
     directory = out or next_run(f"knn-{Path(data).name}")
     keras_mae.training.knn(encoder, dataset, evaluated, classes, directory, k, temperature, pooling.value)
+    _say_scores(directory)
+
+
+@app.command()
+def evaluate(
+    classifier: Annotated[Path, typer.Argument(help="A saved ViTClassifier, such as a run's classifier.keras.")],
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="digits, fashion_mnist (their test images), or a folder of class folders, or prepared so."
+        ),
+    ] = "digits",
+    size: _Size = RecipeSize.small_images,
+    out: Out = None,
+) -> None:
+    """Score a trained CLASSIFIER on labelled images, and leave a run directory."""
+    import keras_mae
+
+    loaded = load(classifier)
+    if not isinstance(loaded, keras_mae.ViTClassifier):
+        raise ValueError(
+            f"`classifier` must be a ViTClassifier. Received: a {type(loaded).__name__} in {str(classifier)!r}"
+        )
+    shape = loaded.encoder.image_shape
+    test, classes = _built_in(data, "test", shape) if data in keras_mae.data.NAMES else _folder(data, shape)
+    directory = out or next_run(f"evaluate-{Path(data).name}")
+    recipe = keras_mae.recipes.fine_tune(size.value)
+    keras_mae.training.evaluate(loaded, _in_order(test, recipe), classes, directory)
     _say_scores(directory)
 
 
@@ -171,24 +253,16 @@ def _labelled(
     train: Any
     held_out: Any
     if data in keras_mae_data.NAMES:
-        train, held_out = (
-            keras_mae_data.ArraySource(*keras_mae_data.load(data, split)) for split in ("train", "test")
-        )
-        if train.image_shape != image_shape or test is not None:
-            raise ValueError(
-                f"{data} has a test set of its own and images of {train.image_shape}. "
-                f"Received: a model for {image_shape}" + ("" if test is None else f", --test {test}")
-            )
-        classes = list(keras_mae_data.CLASSES[data])
-    else:
-        train = _folder(data, image_shape)
-        classes = train.classes
         if test is not None:
-            held_out = _folder(test, image_shape)
-            if held_out.classes != classes:
-                raise ValueError(
-                    f"DATA and --test must hold the same classes. Received: {classes} and {held_out.classes}"
-                )
+            raise ValueError(f"{data} has a test set of its own. Received: --test {test}")
+        train, classes = _built_in(data, "train", image_shape)
+        held_out, _ = _built_in(data, "test", image_shape)
+    else:
+        train, classes = _folder(data, image_shape)
+        if test is not None:
+            held_out, others = _folder(test, image_shape)
+            if others != classes:
+                raise ValueError(f"DATA and --test must hold the same classes. Received: {classes} and {others}")
         else:
             order = generator.permutation(len(train))
             kept = max(len(train) // 10, 1)
@@ -203,7 +277,18 @@ def _labelled(
     return train, held_out, classes
 
 
-def _folder(directory: str | Path, image_shape: tuple[int, int, int]) -> Any:
+def _built_in(name: str, split: str, image_shape: tuple[int, int, int]) -> tuple[Any, list[str]]:
+    """A source of images, and their classes."""
+    from keras_mae import data as keras_mae_data
+
+    source = keras_mae_data.ArraySource(*keras_mae_data.load(name, split))
+    if source.image_shape != image_shape:
+        raise ValueError(f"{name} has images of {source.image_shape}. Received: a model for {image_shape}")
+    return source, list(keras_mae_data.CLASSES[name])
+
+
+def _folder(directory: str | Path, image_shape: tuple[int, int, int]) -> tuple[Any, list[str]]:
+    """A source of images, and their classes."""
     from keras_mae import data as keras_mae_data
 
     folder = keras_mae_data.open_directory(directory, image_shape[:2], image_shape[2], labelled=True)
@@ -212,7 +297,7 @@ def _folder(directory: str | Path, image_shape: tuple[int, int, int]) -> Any:
             f"This takes images by index. Received: {str(directory)!r}, prepared as TFRecord: prepare it with "
             "--format array_record"
         )
-    return folder
+    return folder, list(folder.classes)
 
 
 def _recipe(recipe: Any, images: int, **asked: Any) -> Any:
@@ -227,19 +312,19 @@ def _recipe(recipe: Any, images: int, **asked: Any) -> Any:
     return replace(recipe, **changes)
 
 
-def _datasets(train: Any, held_out: Any, recipe: Any, classes: int) -> tuple[Any, Any]:
+def _augmented(train: Any, recipe: Any, classes: int) -> Any:
+    """Batches to train on."""
     from dataclasses import replace
 
     from keras_mae import data as keras_mae_data
 
-    crop, evaluated = None, None
+    crop = None
     augmentation = dict(recipe.augmentation)
     if not train.sized:
         crop = crop_of(recipe)
         if recipe.crop is not None:  # mirrored on the way: ten times faster than in the augmentation
             crop = replace(crop, flip=augmentation.pop("flip"))
-        evaluated = keras_mae_data.CenterCrop(**recipe.evaluation_crop(min(train.image_shape[:2])))
-    dataset = keras_mae_data.make_dataset(
+    return keras_mae_data.make_dataset(
         train,
         recipe.step_batch_size,
         seed=recipe.seed,
@@ -247,8 +332,36 @@ def _datasets(train: Any, held_out: Any, recipe: Any, classes: int) -> tuple[Any
         crop=crop,
         augment=keras_mae_data.Augmentation(classes, **augmentation),
     )
-    batch = min(256, len(held_out))
-    return dataset, keras_mae_data.make_dataset(held_out, batch, shuffle=False, crop=evaluated)
+
+
+def _in_order(source: Any, recipe: Any, batch_size: int = 256, **options: Any) -> Any:
+    """Batches to evaluate on."""
+    from keras_mae import data as keras_mae_data
+
+    crop = None
+    if not source.sized:
+        crop = keras_mae_data.CenterCrop(**recipe.evaluation_crop(min(source.image_shape[:2])))
+    options = {"shard": (0, 1), **options}
+    return keras_mae_data.make_dataset(source, min(batch_size, len(source)), shuffle=False, crop=crop, **options)
+
+
+def _in_whole_batches(source: Any, recipe: Any, devices: Any) -> Any:
+    """Batches to evaluate on after every epoch, where several devices each take an equal part of every batch: of
+    those of up to 256 images that leave out the fewest, the largest."""
+    if devices.replicas == 1:
+        return None
+    sizes = range(devices.replicas, max(256, devices.replicas) + 1, devices.replicas)
+    size = max(sizes, key=lambda size: (len(source) // size * size, size))
+    if size > len(source):
+        raise ValueError(f"{devices.replicas} devices take as many images to evaluate on. Received: {len(source)}")
+    return _in_order(source, recipe, size, drop_remainder=True, shard=None)
+
+
+def _say_end(devices: Any, directory: Path) -> None:
+    if devices.processes == 1:
+        _say_scores(directory)
+    else:
+        say(devices, f"{directory}: keras-mae evaluate {directory / 'classifier.keras'} DATA scores all test images")
 
 
 def _say_scores(directory: Path) -> None:

@@ -3,12 +3,47 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_mae import _checks
+
+
+class Draws(keras.random.SeedGenerator):
+    """The layers' seeds, a pure function of (seed, number of the batch).
+
+    Keras' own are counted on from batch to batch, so that they hang on which of several parallel calls comes first,
+    and a run that goes on with the middle of an epoch draws what its beginning drew.
+    """
+
+    def __init__(self, seed: int):
+        super().__init__(seed)
+        self._seed, self._number, self._drawn = seed, None, 0
+
+    def begin(self, number: Any) -> None:
+        """From here on draw for this batch: an integer, or a tensor inside tf.data."""
+        self._number, self._drawn = number, 0
+
+    def next(self, ordered: bool = True) -> Any:
+        self._drawn += 1
+        if isinstance(self._number, int):
+            words = np.random.SeedSequence((self._seed, self._number, self._drawn)).generate_state(2)
+            return keras.ops.convert_to_tensor(words >> 2, dtype=self.state.dtype)  # PyTorch's generator adds the two
+        import tensorflow as tf
+
+        return tf.random.experimental.stateless_fold_in(tf.constant([self._seed, self._drawn], "int64"), self._number)
+
+    def uniform(self) -> Any:
+        """A number in [0, 1), as the batch's number is."""
+        if isinstance(self._number, int):
+            self._drawn += 1
+            return np.random.default_rng((self._seed, self._number, self._drawn)).random()
+        import tensorflow as tf
+
+        return tf.random.stateless_uniform((), self.next())
 
 
 class Augmentation:
@@ -38,11 +73,13 @@ class Augmentation:
         cutmix: alpha of CutMix's, at most 1; 0 is none.
         switch_probability: Of CutMix where both are on: every batch has one of the two.
         label_smoothing: Probability shared out among all classes.
-        seed: Of all draws. Without TensorFlow they repeat; tf.data's parallel calls take them in any order.
+        seed: Of all draws, which are a pure function of it and of the batch's number; but for KerasCV's.
 
     Call arguments:
         images: (batch, height, width, channels), 0–255.
         labels: Integers (batch,).
+        number: The batch's number; the same number draws the same. Datasets of `keras_mae.data` count on through the
+            epochs; by default calls are counted, inside tf.data in no fixed order.
 
     Returns:
         Images, float32 in 0–255, and labels: probabilities, float32 (batch, num_classes), if anything mixes or
@@ -75,30 +112,38 @@ class Augmentation:
         shift = _checks.fraction("shift", shift)
         erasing = _within("random_erasing", random_erasing, 1)
         layers = keras.layers
+        self._draws, self._calls = Draws(seed), itertools.count()
+
+        def drawing(layer: Any) -> Any:
+            layer._get_seed_generator = lambda backend=None: self._draws
+            return layer
+
         options: dict[str, Any] = {"seed": seed, "dtype": "float32"}  # whatever the model's policy: 200.3 is 200.3
         self._moving: list[Any] = []
         if flip:
-            self._moving.append(layers.RandomFlip("horizontal", **options))
+            self._moving.append(drawing(layers.RandomFlip("horizontal", **options)))
         if shift:
-            self._moving.append(layers.RandomTranslation(shift, shift, fill_mode="nearest", **options))
+            self._moving.append(drawing(layers.RandomTranslation(shift, shift, fill_mode="nearest", **options)))
         self._rand_augment: Any = None
+        if self.magnitude:
+            own = layers.RandAugment((0, 255), num_ops=2, factor=self.magnitude / 10, **options)
+            self._rand_augment = drawing(own)
+        self._keras_cv: Any = None
         self._has_keras_cv = importlib.util.find_spec("keras_cv") is not None  # asked here: a graph cannot trace it
         # (p, p) and (alpha, alpha): given one number, Keras draws from 0 up to it for every image or batch.
-        self._erasing = layers.RandomErasing((erasing,) * 2, (0.02, 1 / 3), **options) if erasing else None
-        self._mixup = layers.MixUp(_checks.non_negative("mixup", mixup), **options) if mixup else None
-        self._cutmix = layers.CutMix((_within("cutmix", cutmix, 1),) * 2, **options) if cutmix else None
-        self._generator = np.random.default_rng(seed)
+        self._erasing = drawing(layers.RandomErasing((erasing,) * 2, (0.02, 1 / 3), **options)) if erasing else None
+        self._mixup = drawing(layers.MixUp(_checks.non_negative("mixup", mixup), **options)) if mixup else None
+        self._cutmix = drawing(layers.CutMix((_within("cutmix", cutmix, 1),) * 2, **options)) if cutmix else None
 
-    def __call__(self, images: Any, labels: Any) -> Any:
+    def __call__(self, images: Any, labels: Any, number: Any = None) -> Any:
         in_tf_data = not isinstance(images, np.ndarray)
-        if self.magnitude and images.shape[-1] != 3:
-            raise ValueError(f"RandAugment takes RGB images. Received: images.shape={tuple(images.shape)}")
+        self._draws.begin(self._numbered(number, in_tf_data))
         for layer in self._moving:
             images = layer(images, training=True)
         if self.magnitude:
-            if self._rand_augment is None:
-                self._rand_augment = _rand_augment(self.magnitude, self.seed, in_tf_data and self._has_keras_cv)
-            images = self._rand_augment(images, training=True)
+            if images.shape[-1] != 3:
+                raise ValueError(f"RandAugment takes RGB images. Received: images.shape={tuple(images.shape)}")
+            images = self._rand_augmented(images, in_tf_data)
         if self._erasing is not None:
             images = self._erasing(images, training=True)
         if self._mixup or self._cutmix or self.label_smoothing:
@@ -111,6 +156,25 @@ class Augmentation:
             return tf.cast(images, "float32"), labels
         images, labels = (keras.ops.convert_to_numpy(value) for value in (images, labels))
         return images.astype("float32", copy=False), labels
+
+    def _numbered(self, number: Any, in_tf_data: bool) -> Any:
+        if not in_tf_data:
+            return next(self._calls) if number is None else int(number)
+        import tensorflow as tf
+
+        if number is None:
+            number = tf.random.uniform((), maxval=2**62, dtype="int64", seed=self.seed)
+        return tf.cast(number, "int64")
+
+    def _rand_augmented(self, images: Any, in_tf_data: bool) -> Any:
+        if not (in_tf_data and self._has_keras_cv):
+            return self._rand_augment(images, training=True)
+        if self._keras_cv is None:
+            import keras_cv
+
+            options = {"magnitude": self.magnitude / 10, "magnitude_stddev": 0.05, "seed": self.seed}
+            self._keras_cv = keras_cv.layers.RandAugment((0, 255), augmentations_per_image=2, **options)
+        return self._keras_cv(images, training=True)
 
     def _probabilities(self, labels: Any, in_tf_data: bool) -> Any:
         if in_tf_data:
@@ -132,11 +196,11 @@ class Augmentation:
             import tensorflow as tf
 
             return tf.cond(
-                tf.random.uniform((), seed=self.seed) < self.switch_probability,
+                self._draws.uniform() < self.switch_probability,
                 lambda: by(self._cutmix),
                 lambda: by(self._mixup),
             )
-        return by(self._cutmix if self._generator.random() < self.switch_probability else self._mixup)
+        return by(self._cutmix if self._draws.uniform() < self.switch_probability else self._mixup)
 
 
 def _within(argument: str, value: Any, high: float) -> float:
@@ -146,13 +210,3 @@ def _within(argument: str, value: Any, high: float) -> float:
         if value == high and not isinstance(value, bool)
         else _checks.number(argument, value, 0, high, f"in [0, {high}]")
     )
-
-
-def _rand_augment(magnitude: float, seed: int, keras_cv_takes_it: bool) -> Any:
-    if keras_cv_takes_it:
-        import keras_cv
-
-        return keras_cv.layers.RandAugment(
-            (0, 255), augmentations_per_image=2, magnitude=magnitude / 10, magnitude_stddev=0.05, seed=seed
-        )
-    return keras.layers.RandAugment((0, 255), num_ops=2, factor=magnitude / 10, seed=seed, dtype="float32")

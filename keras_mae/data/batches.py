@@ -26,7 +26,6 @@ class Plan:
     crops_per_image: int
     shard: tuple[int, int]
     workers: int | None
-    deterministic: bool
 
     @property
     def own_size(self) -> int:
@@ -52,6 +51,10 @@ class Plan:
         """Whether the image at a place of the epoch's order is in this worker's part of its batch: parts lie one
         behind the other."""
         return place % (self.own_images * self.shard[1]) // self.own_images == self.shard[0]
+
+    def draw(self, number: Any) -> Any:
+        """What the augmentation's draws go by, of a batch by its number: each worker's part draws its own."""
+        return number * self.shard[1] + self.shard[0]
 
     def generators(self, index: int, epoch: int) -> Sequence[np.random.Generator]:
         """What draws the crops of an image in an epoch."""

@@ -78,12 +78,19 @@ def fashion_mnist(split: str = "train", directory: str | Path | None = None) -> 
 
     Raises:
         ValueError: If a file is missing, damaged or not what its name says.
+        OSError: If it cannot be downloaded.
     """
     _checks.one_of("split", split, ("train", "test"))
     if directory is None and DEBIAN_FASHION_MNIST.is_dir():
         directory = DEBIAN_FASHION_MNIST
     if directory is None:
-        images, labels = keras.datasets.fashion_mnist.load_data()[split == "test"]
+        try:
+            images, labels = keras.datasets.fashion_mnist.load_data()[split == "test"]
+        except Exception as error:  # Keras raises no narrower one where the network is at fault
+            raise OSError(
+                "Fashion-MNIST could not be downloaded; where its four IDX files are, `directory` reads them "
+                f"(Debian: apt install dataset-fashion-mnist): {error}"
+            ) from error
     else:
         prefix = "train" if split == "train" else "t10k"
         images = read_idx(Path(directory) / f"{prefix}-images-idx3-ubyte")

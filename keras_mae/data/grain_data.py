@@ -71,15 +71,16 @@ class GrainDataset(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> Any:
         """In an epoch the next batch, whatever the index, which Keras may shuffle; outside of one, that batch."""
+        number = self._epoch * len(self) + (self._next if self._in_epoch else index)
         if not self._in_epoch:
-            return self._finished(*self._batches[self._epoch * len(self) + index])
+            return self._finished(number, *self._batches[number])
         if self._ahead is None:
-            self._ahead = self._read_ahead(self._epoch * len(self) + self._next)
+            self._ahead = self._read_ahead(number)
         batch = next(self._ahead)
         self._next, self._begun = self._next + 1, True
         if self._next == len(self):
             self._epoch, self._next = self._epoch + 1, 0
-        return self._finished(*batch)
+        return self._finished(number, *batch)
 
     def _read_ahead(self, start: int) -> Iterator[Any]:
         processes = self._batches.plan.workers or 0
@@ -95,9 +96,9 @@ class GrainDataset(keras.utils.PyDataset):
             ahead = ahead.mp_prefetch(self._grain.MultiprocessingOptions(num_workers=processes))
         return iter(ahead)
 
-    def _finished(self, images: np.ndarray, labels: np.ndarray | None) -> Any:
-        """Augmented in this process, so that draws come in order."""
+    def _finished(self, number: int, images: np.ndarray, labels: np.ndarray | None) -> Any:
+        """Augmented in this process: Keras' layers are not for Grain's."""
         augment = self._batches.plan.augment
         if labels is None:
             return images
-        return (images, labels) if augment is None else augment(images, labels)
+        return (images, labels) if augment is None else augment(images, labels, self._batches.plan.draw(number))

@@ -27,7 +27,6 @@ def make_dataset(
     crops_per_image: int = 1,
     shard: tuple[int, int] | None = None,
     workers: int | None = None,
-    deterministic: bool = False,
 ) -> Any:
     """Batches of images, or of images and labels, loaded in parallel with training, in another order every epoch.
 
@@ -35,7 +34,7 @@ def make_dataset(
         source: An `ArraySource`, `FolderSource`, `RecordSource`, `Subset`, or, for tf.data, a `Stream`.
         batch_size: Images in a batch, each crop counted; of all workers together.
         shuffle: Whether to shuffle: a source over its whole length, a `Stream` within its buffer.
-        seed: Of order and crops: for the same seed, both are the same again in the same loader.
+        seed: Of order and crops: for the same seed, both are the same again.
         drop_remainder: Whether to leave out the last batch of an epoch if it is not full. Every batch then has
             the same shape, and XLA compiles once.
         loader: "tf.data", or "grain" (no TensorFlow needed). By default tf.data where TensorFlow is installed.
@@ -48,7 +47,6 @@ def make_dataset(
             `keras_mae.distribution.scope` says, and all of every batch outside of one.
         workers: Calls that load side by side (tf.data; as many as there are cores by default), or processes (grain;
             none by default: threads of this process).
-        deterministic: Whether augmentation draws one batch after the other, so that it repeats too.
 
     Returns:
         A dataset for `fit`, with a length: of images, and of (images, labels) where the source has labels.
@@ -73,9 +71,7 @@ def make_dataset(
         raise ValueError(f"`crops_per_image` takes a `crop`. Received: crops_per_image={crops_per_image}, crop=None")
     if augment is not None and not source.labelled:
         raise ValueError("`augment` takes a source with labels. Received: one without")
-    plan = Plan(
-        batch_size, shuffle, seed, drop_remainder, augment, crop, crops_per_image, shard, workers, deterministic
-    )
+    plan = Plan(batch_size, shuffle, seed, drop_remainder, augment, crop, crops_per_image, shard, workers)
     if source.labels is not None:
         plan.check_labels(source.labels)
     has_length = not isinstance(source, Stream) or source.count is not None

@@ -26,22 +26,24 @@ def dataset(batches: Batches) -> Any:
         place.update(epoch=epoch, batch=batch)
 
     def order() -> np.ndarray:
+        """For each image its index and the number of its batch."""
         epoch, begin = place["epoch"], place["batch"] * plan.own_images
         seek(epoch + 1)
-        indices = batches.order(epoch)[begin:]
-        return np.stack([indices, np.full_like(indices, epoch)], axis=1)
+        indices = batches.order(epoch)
+        numbers = epoch * len(batches) + np.arange(len(indices)) // plan.own_images
+        return np.stack([indices, numbers], axis=1)[begin:]
 
     def one_epoch(_: Any) -> Any:
         return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(tf.numpy_function(order, [], tf.int64), (None, 2)))
 
     def load(numbers: np.ndarray) -> list[np.ndarray]:
-        images, labels = batches.load(numbers[:, 0], int(numbers[0, 1]))
+        images, labels = batches.load(numbers[:, 0], int(numbers[0, 1]) // len(batches))
         return [images] if labels is None else [images, labels]
 
     def batch_of(numbers: Any) -> Any:
         types = [source.dtype, tf.int64] if source.labelled else [source.dtype]
         loaded = tf.numpy_function(load, [numbers], types, stateful=False)
-        return _shaped(loaded, (plan.static_size, *source.image_shape))
+        return numbers[0, 1], _shaped(loaded, (plan.static_size, *source.image_shape))
 
     made = tf.data.Dataset.from_tensors(0).flat_map(one_epoch)
     made = made.batch(plan.own_images, drop_remainder=plan.drop_remainder)
@@ -94,6 +96,9 @@ def stream_dataset(stream: Stream, plan: Plan) -> Any:
     made = made.unbatch().batch(plan.own_size, drop_remainder=plan.drop_remainder)
     if not stream.labelled:
         made = made.map(lambda pixels, labels: pixels)
+    # A batch of a stream has no number by which it could be asked for again.
+    numbers = tf.data.Dataset.random(plan.draw(plan.seed), rerandomize_each_iteration=True)
+    made = tf.data.Dataset.zip(numbers, made)
     if stream.count is not None:
         batches = plan.length(stream.count)
         # Of a last batch that is dropped, this worker's part may be whole.
@@ -121,11 +126,15 @@ def _shaped(loaded: Any, shape: tuple[int | None, ...]) -> Any:
 
 
 def _finished(made: Any, plan: Plan) -> Any:
-    """Augmented, loaded ahead, and told how to be distributed."""
+    """Of (number, batch): augmented, loaded ahead, and told how to be distributed."""
     import tensorflow as tf
 
-    if plan.augment is not None:
-        made = made.map(plan.augment, num_parallel_calls=1 if plan.deterministic else cores())
+    if plan.augment is None:
+        made = made.map(lambda number, batch: batch)
+    else:
+        made = made.map(
+            lambda number, batch: plan.augment(batch[0], batch[1], plan.draw(number)), num_parallel_calls=cores()
+        )
     options = tf.data.Options()
     options.autotune.enabled = False  # the numbers are known, and finding them takes a tenth of the time
     options.deterministic = True

@@ -2,9 +2,9 @@
 
 from keras_mae.recipes import PretrainRecipe
 from keras_mae.training.callbacks import Progress, StopOnNonFinite
-from keras_mae.training.protocols import fine_tune, knn, linear_probe
+from keras_mae.training.protocols import evaluate, fine_tune, knn, linear_probe, pretrain
 from keras_mae.training.resume import Checkpoints
-from keras_mae.training.runner import pretrain
+from keras_mae.training.runner import run
 from keras_mae.training.watching import OnlineProbe, Watch
 
 __all__ = [
@@ -14,8 +14,10 @@ __all__ = [
     "Progress",
     "StopOnNonFinite",
     "Watch",
+    "evaluate",
     "fine_tune",
     "knn",
     "linear_probe",
     "pretrain",
+    "run",
 ]

@@ -1,22 +1,79 @@
-"""The transfer protocols as runs: train, evaluate on images not trained on, leave a directory."""
+"""Pre-training and the transfer protocols as runs, each of which leaves a directory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-from rich.console import Console
 
 from keras_mae import distribution, transfer, visualize
 from keras_mae.encoder import ViTEncoder
-from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe
-from keras_mae.training.callbacks import Interruptible, LogLearningRate, Progress
-from keras_mae.training.runner import check_free, make, write, write_history, write_json
+from keras_mae.masked_autoencoder import MaskedAutoencoder
+from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, Recipe
+from keras_mae.training.runner import check_free, run, write, write_history, write_json
+from keras_mae.transfer.classifier import ViTClassifier
 from keras_mae.transfer.features import batches
-from keras_mae.transfer.fine_tuning import length
+from keras_mae.transfer.fine_tuning import compiled_classifier, length
+from keras_mae.transfer.probing import compiled_probe
+
+
+def pretrain(
+    model: MaskedAutoencoder,
+    dataset: Any,
+    recipe: PretrainRecipe,
+    run_directory: str | Path,
+    examples: np.ndarray,
+    validation_data: Any = None,
+    jit_compile: bool | str = "auto",
+    **options: Any,
+) -> Path:
+    """Pre-train `model` and leave `model.keras` (with its optimizer), `encoder.keras`, `history.csv`, `recipe.json`,
+    `loss.png` and, if trained in one process, `reconstructions.png`.
+
+    Args:
+        model: What to train, not yet compiled. Its masking and target are its own: make it by the recipe.
+        dataset: Batches of images, with a length.
+        recipe: The numbers.
+        run_directory: A folder that does not exist or is empty.
+        examples: Images (n, height, width, channels) for `reconstructions.png`.
+        validation_data: Batches to evaluate after every epoch.
+        jit_compile: As in `keras.Model.compile`.
+        options: `callbacks`, `console`, `resume`, `checkpoint_steps` and `checkpoint_minutes`: see `run`, also for
+            what becomes of a run that is interrupted.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        ValueError: If the model is not the recipe's; and as `run`.
+    """
+    for name, own in (
+        ("mask_ratio", model.masking.mask_ratio),
+        ("norm_pix_loss", model.norm_pix_loss),
+        ("masks_per_image", model.masks_per_image),
+    ):
+        if own != getattr(recipe, name):
+            raise ValueError(f"Model and recipe must agree. Received: {name}={own} and {getattr(recipe, name)}")
+    steps = length(dataset)
+    facts = _facts(model, recipe, steps) | {"masking": type(model.masking).__name__}
+    model.compile(recipe.optimizer(steps), jit_compile=jit_compile)
+
+    def leave(directory: Path, history: dict[str, list[float]]) -> None:
+        # Most precious first, should the disk fill up.
+        write(directory / "model.keras", model.save)
+        write(directory / "encoder.keras", model.encoder.save)
+        write_json(directory / "recipe.json", facts)
+        write_history(directory / "history.csv", history)
+        write(directory / "loss.png", lambda path: visualize.curves(history).savefig(path))
+        if distribution.current().processes > 1:
+            return  # `predict` is the work of all of them, and some may be gone
+        result = model.reconstruct(examples)
+        write(directory / "reconstructions.png", lambda path: visualize.reconstructions(result).savefig(path))
+
+    return run(model, dataset, recipe, facts, run_directory, leave, validation_data, **options)
 
 
 def fine_tune(
@@ -28,51 +85,35 @@ def fine_tune(
     run_directory: str | Path,
     blocks: float | None = None,
     image_shape: tuple[int, int, int] | None = None,
-    console: Console | None = None,
+    validation_data: Any = None,
+    **options: Any,
 ) -> Path:
-    """Fine-tune a copy of `encoder` and leave `classifier.keras` (with its optimizer), `metrics.json`,
-    `history.csv`, `recipe.json`, `curves.png` and `confusion.png`.
-
-    If training stops early, by Ctrl-C or an error, what was learned until then is saved; a run that stops before
-    its first epoch ends leaves nothing.
+    """Fine-tune a copy of `encoder` and leave `classifier.keras` (with its optimizer), `history.csv`, `recipe.json`,
+    `curves.png` and, if trained in one process, `metrics.json` and `confusion.png`; otherwise see `evaluate`.
 
     Args:
         encoder: A `ViTEncoder`, such as `mae.encoder`. It is not changed.
         dataset: Batches of (images, labels), with a length, augmented.
-        test: Batches of other (images, labels), as they are; evaluated after every epoch and at the end.
+        test: Batches of other (images, labels), as they are, for the scores at the end.
         classes: Their names.
         recipe: The numbers.
         run_directory: A folder that does not exist or is empty.
         blocks: How many of the last blocks to train, as in `transfer.partial_fine_tune`; all by default.
         image_shape: Of the images, if other than the encoder's.
-        console: Where progress is shown.
+        validation_data: What to evaluate after every epoch, if not `test`: on several devices batches must be whole.
+        options: `callbacks`, `console`, `resume`, `checkpoint_steps` and `checkpoint_minutes`: see `run`, also for
+            what becomes of a run that is interrupted.
 
     Returns:
         The run directory.
 
     Raises:
-        ValueError: If `run_directory` holds files, or anything does not fit.
+        ValueError: If anything does not fit; and as `run`.
     """
-
-    def train(callbacks: list[Any]) -> None:
-        protocol: Any = transfer.fine_tune
-        options: dict[str, Any] = {}
-        if blocks is not None:
-            protocol, options = transfer.partial_fine_tune, {"blocks": blocks}
-        protocol(
-            encoder,
-            dataset,
-            len(classes),
-            recipe,
-            validation_data=test,
-            image_shape=image_shape,
-            callbacks=callbacks,
-            verbose=0,
-            **options,
-        )
-
-    facts = recipe.resolved(length(dataset)) | {"protocol": "fine-tuning", "blocks": blocks}
-    return _run(train, dataset, recipe, facts, test, classes, run_directory, console)
+    steps = length(dataset)
+    classifier = compiled_classifier(encoder, len(classes), recipe, steps, blocks, image_shape)
+    facts = _facts(classifier, recipe, steps) | {"protocol": "fine-tuning", "blocks": blocks}
+    return _classified(classifier, dataset, test, classes, recipe, facts, run_directory, validation_data, options)
 
 
 def linear_probe(
@@ -82,59 +123,89 @@ def linear_probe(
     classes: Sequence[str],
     recipe: LinearProbeRecipe,
     run_directory: str | Path,
-    console: Console | None = None,
+    validation_data: Any = None,
+    **options: Any,
 ) -> Path:
     """Train a linear probe on the frozen encoder and leave what `fine_tune` leaves; arguments as there."""
-
-    def train(callbacks: list[Any]) -> None:
-        transfer.linear_probe(
-            encoder, dataset, len(classes), recipe, validation_data=test, callbacks=callbacks, verbose=0
-        )
-
-    facts = recipe.resolved(length(dataset)) | {"protocol": "linear probe"}
-    return _run(train, dataset, recipe, facts, test, classes, run_directory, console)
+    steps = length(dataset)
+    probe = compiled_probe(encoder, len(classes), recipe, steps)
+    facts = _facts(probe, recipe, steps) | {"protocol": "linear probe"}
+    return _classified(probe, dataset, test, classes, recipe, facts, run_directory, validation_data, options)
 
 
-def _run(
-    train: Callable[[list[Any]], None],
+def _facts(model: Any, recipe: Recipe, steps: int) -> dict[str, Any]:
+    """What a run is made of."""
+    return recipe.resolved(steps) | {
+        "image_shape": model.encoder.image_shape,
+        "patch_size": model.encoder.patch_size,
+        "dtype": model.encoder.dtype_policy.name,
+        "backend": keras.backend.backend(),
+        "parameters": model.count_params(),
+    }
+
+
+def _classified(
+    classifier: ViTClassifier,
     dataset: Any,
-    recipe: Any,
-    facts: dict[str, Any],
     test: Any,
     classes: Sequence[str],
+    recipe: Recipe,
+    facts: dict[str, Any],
     run_directory: str | Path,
-    console: Console | None,
+    validation_data: Any,
+    options: dict[str, Any],
 ) -> Path:
-    processes = distribution.current().processes
-    if processes > 1:
-        raise ValueError(
-            "A transfer protocol runs in one process, whose devices may be several ('mirrored', 'data_parallel'). "
-            f"Received: {processes} processes"
-        )
+    def leave(directory: Path, history: dict[str, list[float]]) -> None:
+        write(directory / "classifier.keras", classifier.save)
+        write_json(directory / "recipe.json", facts)
+        write_history(directory / "history.csv", history)
+        write(directory / "curves.png", lambda path: visualize.curves(history).savefig(path))
+        if distribution.current().processes == 1:
+            _leave_scores(directory, *_predicted(classifier, test), classes)
+
+    validation_data = test if validation_data is None else validation_data
+    return run(classifier, dataset, recipe, facts, run_directory, leave, validation_data, **options)
+
+
+def evaluate(classifier: ViTClassifier, test: Any, classes: Sequence[str], run_directory: str | Path) -> Path:
+    """Score a trained classifier, and leave `metrics.json` and `confusion.png`.
+
+    Args:
+        classifier: A `ViTClassifier`.
+        test: Batches of (images, labels), as they are.
+        classes: Names of the classes.
+        run_directory: A folder that does not exist or is empty.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        ValueError: If `run_directory` holds files, or anything does not fit.
+    """
     directory = check_free(run_directory)
-    made = make(directory)
-    history = keras.callbacks.History()
-    interruptible = Interruptible()
-    progress = Progress(length(dataset) * recipe.step_batch_size, console)
-    try:
-        train([interruptible, LogLearningRate(), history, progress])
-    finally:
-        interruptible.close()
-        progress.close()
-        if getattr(history, "epoch", None):  # Keras sets it when training begins
-            classifier = history.model
-            write(directory / "classifier.keras", classifier.save)
-            facts |= {"backend": keras.backend.backend(), "parameters": classifier.count_params()}
-            write_json(directory / "recipe.json", facts)
-            write_history(directory / "history.csv", history.history)
-            write(directory / "curves.png", lambda path: visualize.curves(history.history).savefig(path))
-            pairs = [(classifier.predict_on_batch(images).argmax(-1), labels) for images, labels in batches(test)]
-            predicted, labels = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
-            _leave_scores(directory, predicted, labels, classes)
-        else:
-            for folder in made:
-                folder.rmdir()
+    if len(classes) != classifier.num_classes:
+        raise ValueError(
+            f"`classes` must be the {classifier.num_classes} that the classifier knows. "
+            f"Received: {len(classes)}, {', '.join(list(classes)[:10])}"
+        )
+    predicted, labels = _predicted(classifier, test)
+    directory.mkdir(parents=True, exist_ok=True)
+    _leave_scores(directory, predicted, labels, classes, {"backend": keras.backend.backend()})
     return directory
+
+
+def _predicted(classifier: ViTClassifier, test: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The classes that a classifier finds, and the right ones."""
+    replicas = distribution.current().replicas
+    predicted, right = [], []
+    for images, labels in batches(test):
+        if labels is None:
+            raise ValueError("A classifier is scored on (images, labels). Received: no labels")
+        missing = -len(images) % replicas  # of a batch that all can have an equal part of
+        whole = np.concatenate([images, images[:1].repeat(missing, axis=0)]) if missing else images
+        predicted.append(classifier.predict_on_batch(whole)[: len(images)].argmax(-1))
+        right.append(labels)
+    return np.concatenate(predicted), np.concatenate(right)
 
 
 def knn(

@@ -1,4 +1,4 @@
-"""Pre-train a model by a recipe and leave a run directory."""
+"""Train a model by a recipe, through interruptions and crashes, and leave a run directory."""
 
 from __future__ import annotations
 
@@ -12,13 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import keras
-import numpy as np
 from rich.console import Console
 
-from keras_mae import distribution, visualize
-from keras_mae.masked_autoencoder import MaskedAutoencoder
-from keras_mae.recipes import PretrainRecipe
+from keras_mae import distribution
+from keras_mae.recipes import Recipe
 from keras_mae.training.callbacks import Interruptible, LogLearningRate, Progress, StopOnNonFinite
 from keras_mae.training.resume import Checkpoints, Preempted, check_space, lock, seek
 from keras_mae.transfer.fine_tuning import length
@@ -26,44 +23,42 @@ from keras_mae.transfer.fine_tuning import length
 _CHECKPOINTS = "checkpoints"
 
 
-def pretrain(
-    model: MaskedAutoencoder,
+def run(
+    model: Any,
     dataset: Any,
-    recipe: PretrainRecipe,
+    recipe: Recipe,
+    facts: dict[str, Any],
     run_directory: str | Path,
-    examples: np.ndarray,
+    leave: Callable[[Path, dict[str, list[float]]], None],
     validation_data: Any = None,
     callbacks: Any = (),
     console: Console | None = None,
-    jit_compile: bool | str = "auto",
     resume: bool = False,
     checkpoint_steps: int | None = None,
     checkpoint_minutes: float = 10.0,
 ) -> Path:
-    """Pre-train `model` and leave in `run_directory`: `model.keras` (with its optimizer), `encoder.keras`,
-    `history.csv`, `recipe.json`, `loss.png` and `reconstructions.png`.
+    """Train a compiled model to the end of its recipe, and let `leave` write what came of it.
 
-    Every file is written under another name and moved into place, so that none is ever half there. If training
-    stops early, by Ctrl-C or an error, what was learned until then is saved; a run that stops before its first
-    epoch ends leaves nothing.
+    If training stops early, by Ctrl-C or an error, what was learned until then is left; a run that stops before its
+    first epoch ends leaves nothing.
 
     Meanwhile `checkpoints/` holds all it takes to go on after the process was killed: with `resume=True` the run
     ends with the weights, bit for bit on one machine, that it would have had. On SIGTERM, which a machine that is
     preempted sends, one is written and the process exits with status 143.
 
-    Inside a `keras_mae.distribution.scope` of several processes all of them call this, with the same arguments; the
-    first writes, and no `reconstructions.png`, which is `keras-mae reconstruct`'s to make afterwards.
+    Inside a `keras_mae.distribution.scope` of several processes all of them call this, with the same arguments, and
+    the first writes.
 
     Args:
-        model: What to train, not yet compiled. Its masking and target are its own: make it by the recipe.
-        dataset: Batches of images, with a length.
+        model: A compiled `MaskedAutoencoder` or `ViTClassifier`.
+        dataset: Batches to train on, with a length.
         recipe: The numbers.
+        facts: What the run is made of, JSON values by name: a run of others is not gone on with.
         run_directory: A folder that does not exist or is empty.
-        examples: Images (n, height, width, channels) for `reconstructions.png`.
+        leave: (directory, history) -> `None`; writes the run's files, with `write`.
         validation_data: Batches to evaluate after every epoch.
         callbacks: More Keras callbacks.
         console: Where progress is shown.
-        jit_compile: As in `keras.Model.compile`.
         resume: Whether to go on with the run in `run_directory`, if there is one. A finished one is left as it is.
         checkpoint_steps: Write a checkpoint after so many steps.
         checkpoint_minutes: Write one when so many minutes have passed.
@@ -72,32 +67,26 @@ def pretrain(
         The run directory.
 
     Raises:
-        ValueError: If `run_directory` holds files or another run, another process is at work there, `dataset` has no
-            length or, to resume, no `seek`, or the model is not the recipe's.
+        ValueError: If `run_directory` holds files or another run, another process is at work there, or `dataset`
+            has, to resume, no `seek`.
+        FloatingPointError: If the steps have ceased to be finite.
     """
     devices = distribution.current()
     directory = Path(run_directory) if resume or not devices.writes else check_free(run_directory)
-    for name, own in (
-        ("mask_ratio", model.masking.mask_ratio),
-        ("norm_pix_loss", model.norm_pix_loss),
-        ("masks_per_image", model.masks_per_image),
-    ):
-        if own != getattr(recipe, name):
-            raise ValueError(f"Model and recipe must agree. Received: {name}={own} and {getattr(recipe, name)}")
-    steps = length(dataset)
-    facts = recipe.resolved(steps) | {
-        "image_shape": model.encoder.image_shape,
-        "patch_size": model.encoder.patch_size,
-        "masking": type(model.masking).__name__,
-        "dtype": model.encoder.dtype_policy.name,
-        "backend": keras.backend.backend(),
-        "parameters": model.count_params(),
-    }
-    model.compile(recipe.optimizer(steps), jit_compile=jit_compile)
-    checkpoints = Checkpoints(directory / _CHECKPOINTS, steps, facts, checkpoint_steps, checkpoint_minutes)
+    checkpoints = Checkpoints(directory / _CHECKPOINTS, length(dataset), facts, checkpoint_steps, checkpoint_minutes)
     if resume and _finished(directory, recipe.epochs):
         return directory
-    made = make(directory) if devices.writes else []
+    made = _make(directory) if devices.writes else []
+
+    def end() -> None:
+        if checkpoints.position.history:
+            if devices.writes:
+                check_space(directory, model)
+            leave(directory, checkpoints.position.history)
+        elif directory.exists() and not any(directory.iterdir()):
+            for folder in made:
+                folder.rmdir()
+
     with lock(directory) if devices.writes else contextlib.nullcontext():
         if resume:
             checkpoints.restore(model)
@@ -106,20 +95,19 @@ def pretrain(
         except Preempted:
             raise
         except BaseException:
-            if devices.processes > 1:
-                raise  # the others are elsewhere, and may be needed to read the weights: checkpoints are what is left
-            _leave(directory, model, facts, checkpoints, examples, made)
-            raise
-        _leave(directory, model, facts, checkpoints, examples, made)
+            if devices.processes == 1:
+                end()
+            raise  # of several, the others are elsewhere, and may be needed to read the weights: checkpoints are left
+        end()
         if devices.writes:
-            shutil.rmtree(directory / _CHECKPOINTS, ignore_errors=True)  # model.keras holds it all now
+            shutil.rmtree(directory / _CHECKPOINTS, ignore_errors=True)  # what is left holds it all now
     return directory
 
 
 def _fit(
-    model: MaskedAutoencoder,
+    model: Any,
     dataset: Any,
-    recipe: PretrainRecipe,
+    recipe: Recipe,
     checkpoints: Checkpoints,
     validation_data: Any,
     callbacks: Any,
@@ -151,22 +139,6 @@ def _fit(
         interruptible.close()
         progress.close()
         checkpoints.close()
-
-
-def _leave(
-    directory: Path,
-    model: MaskedAutoencoder,
-    facts: dict[str, Any],
-    checkpoints: Checkpoints,
-    examples: np.ndarray,
-    made: list[Path],
-) -> None:
-    """Write the run's files if it learned anything, or take away the folders that were made for it."""
-    if checkpoints.position.history:
-        _save(directory, model, facts, checkpoints.position.history, examples)
-    elif directory.exists() and not any(directory.iterdir()):
-        for folder in made:
-            folder.rmdir()
 
 
 def _finished(directory: Path, epochs: int) -> bool:
@@ -201,27 +173,11 @@ def check_free(run_directory: str | Path) -> Path:
     return directory
 
 
-def make(directory: Path) -> list[Path]:
+def _make(directory: Path) -> list[Path]:
     """Make the directory, and return what was made for it, the innermost first."""
     made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     directory.mkdir(parents=True, exist_ok=True)
     return made
-
-
-def _save(
-    directory: Path, model: MaskedAutoencoder, recipe: dict[str, Any], history: dict[str, Any], examples: np.ndarray
-) -> None:
-    check_space(directory, model)
-    # Most precious first, should the disk fill up.
-    write(directory / "model.keras", model.save)
-    write(directory / "encoder.keras", model.encoder.save)
-    write_json(directory / "recipe.json", recipe)
-    write_history(directory / "history.csv", history)
-    write(directory / "loss.png", lambda path: visualize.curves(history).savefig(path))
-    if distribution.current().processes > 1:
-        return  # `predict` is the work of all of them, and some may be gone
-    result = model.reconstruct(examples)
-    write(directory / "reconstructions.png", lambda path: visualize.reconstructions(result).savefig(path))
 
 
 def write(path: Path, save: Callable[[Path], Any]) -> None:

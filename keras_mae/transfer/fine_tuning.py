@@ -66,6 +66,27 @@ def partial_fine_tune(
     return _fine_tune(encoder, dataset, num_classes, recipe, blocks, validation_data, image_shape, fit_options)
 
 
+def compiled_classifier(
+    encoder: ViTEncoder,
+    num_classes: int,
+    recipe: FineTuneRecipe,
+    steps_per_epoch: int,
+    blocks: float | None = None,
+    image_shape: tuple[int, int, int] | None = None,
+    jit_compile: bool | str = "auto",
+) -> ViTClassifier:
+    """The classifier that `fine_tune` or, with `blocks`, `partial_fine_tune` trains; arguments as there."""
+    classifier = ViTClassifier(
+        encoder,
+        num_classes,
+        drop_path_rate=recipe.drop_path_rate,
+        image_shape=image_shape,
+        trainable_blocks=blocks,
+    )
+    classifier.compile(recipe.optimizer(classifier, steps_per_epoch), jit_compile=jit_compile)
+    return classifier
+
+
 def _fine_tune(
     encoder: ViTEncoder,
     dataset: Any,
@@ -76,28 +97,15 @@ def _fine_tune(
     image_shape: tuple[int, int, int] | None,
     fit_options: dict[str, Any],
 ) -> ViTClassifier:
-    classifier = ViTClassifier(
-        encoder,
-        num_classes,
-        drop_path_rate=recipe.drop_path_rate,
-        image_shape=image_shape,
-        trainable_blocks=blocks,
-    )
-    optimizer = recipe.optimizer(classifier, length(dataset))
-    return train(classifier, optimizer, dataset, recipe.epochs, validation_data, fit_options)
+    jit_compile = fit_options.pop("jit_compile", "auto")
+    classifier = compiled_classifier(encoder, num_classes, recipe, length(dataset), blocks, image_shape, jit_compile)
+    return fitted(classifier, dataset, recipe.epochs, validation_data, fit_options)
 
 
-def train(
-    classifier: ViTClassifier,
-    optimizer: Any,
-    dataset: Any,
-    epochs: int,
-    validation_data: Any,
-    fit_options: dict[str, Any],
+def fitted(
+    classifier: ViTClassifier, dataset: Any, epochs: int, validation_data: Any, fit_options: dict[str, Any]
 ) -> ViTClassifier:
-    """Compile and fit."""
-    fit_options = dict(fit_options)
-    classifier.compile(optimizer, jit_compile=fit_options.pop("jit_compile", "auto"))
+    """The compiled classifier, trained."""
     classifier.fit(
         dataset,
         epochs=epochs,

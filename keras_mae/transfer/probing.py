@@ -10,7 +10,7 @@ from keras_mae.encoder import ViTEncoder
 from keras_mae.recipes import LinearProbeRecipe
 from keras_mae.transfer.classifier import ViTClassifier, check_labels
 from keras_mae.transfer.features import extract_features
-from keras_mae.transfer.fine_tuning import length, train
+from keras_mae.transfer.fine_tuning import fitted, length
 from keras_mae.transfer.losses import Accuracy, CrossEntropy
 
 
@@ -45,10 +45,10 @@ def linear_probe(
 
     Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, table 10.
     """
-    classifier = ViTClassifier(encoder, num_classes, pooling="token", trainable_blocks=0, batch_norm=True)
+    jit_compile = fit_options.pop("jit_compile", "auto")
     if not cache_features:
-        optimizer = recipe.optimizer(length(dataset))
-        return train(classifier, optimizer, dataset, recipe.epochs, validation_data, fit_options)
+        classifier = compiled_probe(encoder, num_classes, recipe, length(dataset), jit_compile)
+        return fitted(classifier, dataset, recipe.epochs, validation_data, fit_options)
     if console is None and fit_options.get("verbose", 1):
         from rich.console import Console
 
@@ -56,7 +56,26 @@ def linear_probe(
     if console is not None:
         notice = "The probe trains on cached features: augmentation is off, every epoch sees the same ones."
         console.print(notice, highlight=False)
-    return _on_cached_features(classifier, dataset, recipe, validation_data, fit_options)
+    return _on_cached_features(
+        _probe(encoder, num_classes), dataset, recipe, validation_data, jit_compile, fit_options
+    )
+
+
+def compiled_probe(
+    encoder: ViTEncoder,
+    num_classes: int,
+    recipe: LinearProbeRecipe,
+    steps_per_epoch: int,
+    jit_compile: bool | str = "auto",
+) -> ViTClassifier:
+    """The classifier that `linear_probe` trains; arguments as there."""
+    probe = _probe(encoder, num_classes)
+    probe.compile(recipe.optimizer(steps_per_epoch), jit_compile=jit_compile)
+    return probe
+
+
+def _probe(encoder: ViTEncoder, num_classes: int) -> ViTClassifier:
+    return ViTClassifier(encoder, num_classes, pooling="token", trainable_blocks=0, batch_norm=True)
 
 
 def _on_cached_features(
@@ -64,6 +83,7 @@ def _on_cached_features(
     dataset: Any,
     recipe: LinearProbeRecipe,
     validation_data: Any,
+    jit_compile: bool | str,
     fit_options: dict[str, Any],
 ) -> ViTClassifier:
     def features_of(data: Any) -> tuple[Any, Any]:
@@ -75,13 +95,12 @@ def _on_cached_features(
 
     features, labels = features_of(dataset)
     batch = min(recipe.step_batch_size, len(features))
-    fit_options = dict(fit_options)
     head = keras.Sequential(classifier.head.layers)  # a compiled part of a model is not saved as it should be
     head.compile(
         recipe.optimizer(-(-len(features) // batch)),
         CrossEntropy(),
         metrics=[Accuracy()],
-        jit_compile=fit_options.pop("jit_compile", "auto"),
+        jit_compile=jit_compile,
     )
     classifier.history = head.fit(
         features,
