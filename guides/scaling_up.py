@@ -182,6 +182,8 @@ to the devices: a run that was begun on eight may go on with one. `python tests/
 hard way, with SIGKILL.
 
 In your own script it is `keras_mae.training.pretrain(..., resume=True)`, which is what the command calls.
+`keras-mae finetune` and `probe` (`training.fine_tune`, `training.linear_probe`) resume, and are spread, in the same
+way.
 
 ## The published run
 

@@ -336,10 +336,10 @@ def test_fit_moves_the_position_and_goes_on_from_it(marked, monkeypatch):
     dataset, seen = make_marked("array_record", marked, batch_size=4, loader="grain", seed=6), []
     finished = dataset._finished
 
-    def record(images, labels):
+    def record(number, images, labels):
         if dataset._in_epoch:  # Keras looks at a batch beforehand
             seen.append(images)
-        return finished(images, labels)
+        return finished(number, images, labels)
 
     monkeypatch.setattr(dataset, "_finished", record)
     mae = tiny(16)
