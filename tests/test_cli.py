@@ -84,6 +84,30 @@ def test_pretrain_on_a_folder(keras_mae_command, photo, tmp_path):
     assert (tmp_path / "run" / "model.keras").is_file()
 
 
+def test_a_folder_that_vanishes_is_one_clear_line_and_nothing_is_lost(
+    keras_mae_command, photo, tmp_path, monkeypatch
+):
+    folder, steps = photo.parent / "photos", []
+    folder.mkdir()
+    for number in range(8):
+        (folder / f"{number}.png").write_bytes(photo.read_bytes())
+    options = ("--model", "mae_vit_micro_patch4_32", "--batch-size", 1, "--epochs", 3, "--out", "run", "--resume")
+
+    def vanish(self, batch, logs=None):
+        steps.append(batch)
+        if len(steps) == 9:
+            folder.rename(tmp_path / "elsewhere")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(keras_mae.training.StopOnNonFinite, "on_train_batch_end", vanish)
+        status, _, err = keras_mae_command("pretrain", folder, *options, "--checkpoint-steps", 1)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "Error: There is no image file" in err
+    (tmp_path / "elsewhere").rename(folder)
+    status, out, _ = keras_mae_command("pretrain", folder, *options)
+    assert (status, "epoch 1/3" in out, "epoch 3/3" in out) == (0, False, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

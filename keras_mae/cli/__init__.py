@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 
 import typer
@@ -24,6 +25,10 @@ def main() -> None:
     except (ValueError, ImportError, OSError, FloatingPointError) as error:
         _fail(str(error), 2)
     except Exception as error:
+        # tf.data puts what our loading raises in the middle of an error of its own.
+        loading = re.search(r"^(?:ValueError|OSError): (.+)", str(error), re.MULTILINE)
+        if loading and type(error).__module__.startswith("tensorflow."):
+            _fail(loading[1], 2)
         if not hasattr(error, "format_message"):  # click's errors have it, whichever click typer brings
             raise
         _fail(error.format_message() or "a command is missing; see keras-mae --help", 2)
