@@ -87,7 +87,7 @@ these weights; the rows sum to 1:
 
 weights = visualize.attention(classifier, held_out[:4])
 print("images, layers, heads, tokens, tokens:", weights.shape)
-print("rows sum to 1, to within", float(np.abs(weights.sum(-1) - 1).max()))
+print(f"rows sum to 1, to within {np.abs(weights.sum(-1) - 1).max():.0e}")
 
 figure = visualize.attention_heads(held_out[0], visualize.patch_maps(classifier, weights)[0])
 figure.set_dpi(80)

@@ -134,13 +134,13 @@ def notebook_of(guide: Guide) -> Any:
         f"# {guide.header['Title']}\n\n{about}\n\n[Run it in Colab]({guide.colab}) · [The script]({guide.name}.py)"
         "\n\n"
         f'Elsewhere: `git clone {address()}`, and in it `pip install ".[torch,{guide.extras}]"` (or `tensorflow`, or '
-        "`jax`). The cell after the next chooses the backend."
+        "`jax`) and `pip install jupyterlab`. The second code cell chooses the backend."
     )
     sources = [("markdown", title), ("code", SETUP.format(extras=guide.extras, address=address())), *guide.cells]
     make = {"markdown": nbformat.v4.new_markdown_cell, "code": nbformat.v4.new_code_cell}
     cells = [make[kind](source, id=f"cell-{number:02}") for number, (kind, source) in enumerate(sources)]
     metadata: dict[str, Any] = {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
         "colab": {"name": guide.notebook.name, "provenance": []},
     }

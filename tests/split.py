@@ -1,8 +1,9 @@
 """Train as one process of a run that is spread over devices; `test_distribution.py` starts it and compares.
 
-    python tests/split.py ENGINE FILE
+    python tests/split.py ENGINE FILE [VARIANT...]
 
-Every variant trains two epochs of three steps. FILE.N gets, as JSON, the final weights and all logs of process N.
+Every variant, or those that are named, trains two epochs of three steps. FILE.N gets, as JSON, the final weights and
+all logs of process N.
 """
 
 import json
@@ -28,10 +29,9 @@ LABELS = np.random.default_rng(6).integers(0, 3, BATCH * STEPS)
 # rounding of gradients that are zero.
 PRETRAINED = {
     "plain": (keras.optimizers.SGD, {"learning_rate": 0.5}, {"masks_per_image": 2}),
-    "clipped": (keras.optimizers.SGD, {"learning_rate": 0.5, "global_clipnorm": 0.1}, {}),
-    "averaged": (
-        keras_mae.optimizers.AdamW,
-        {"learning_rate": 1e-3, "epsilon": 1e-4, "clipnorm": 0.02, "use_ema": True, "ema_momentum": 0.9},
+    "clipped and averaged": (
+        keras.optimizers.SGD,
+        {"learning_rate": 0.5, "global_clipnorm": 0.1, "use_ema": True, "ema_momentum": 0.9},
         {"drop_path_rate": 0.3},
     ),
     "accumulated": (keras.optimizers.SGD, {"learning_rate": 0.5, "gradient_accumulation_steps": 2}, {}),
@@ -88,14 +88,14 @@ def pretrained(name):
     optimizer, arguments, options = PRETRAINED[name]
     policy = {"dtype": options["dtype"]} if "dtype" in options else {}
     keras.utils.set_random_seed(distribution.current().process if "torch" in distribution.current().engine else 0)
-    drops = {"drop_path_rate": options.get("drop_path_rate", 0.0)}
-    encoder = keras_mae.ViTEncoder((12, 20, 3), 4, embed_dim=16, depth=2, num_heads=2, **drops, **policy)
+    rate = options.get("drop_path_rate", 0.0)
+    encoder = keras_mae.ViTEncoder((12, 20, 3), 4, 16, 2 if rate else 1, 2, drop_path_rate=rate, **policy)
     decoder = keras_mae.MAEDecoder(8, depth=1, num_heads=2, **policy)
     masks = options.get("masks_per_image", 1)
     mae = keras_mae.MaskedAutoencoder(encoder, decoder, keras_mae.RandomMasking(0.6), masks_per_image=masks, **policy)
     mae.compile(optimizer(**arguments))
     steps = Steps()
-    held_out = batches() if name == "averaged" else None
+    held_out = batches() if "averaged" in name else None
     data = not_finite() if name in ("not finite", "overflow") else batches()
     mae.fit(data, validation_data=held_out, epochs=EPOCHS, shuffle=False, verbose=0, callbacks=[steps])
     return mae, steps.seen
@@ -103,6 +103,7 @@ def pretrained(name):
 
 def classified():
     keras.utils.set_random_seed(0)
+    # Two blocks: after one the class tokens are so alike that BatchNorm blows up the rounding of their variance.
     encoder = keras_mae.ViTEncoder((12, 20, 3), 4, embed_dim=16, depth=2, num_heads=2)
     probe = keras.backend.backend() != "torch"  # whose processes have statistics of their own: refused
     classifier = keras_mae.ViTClassifier(encoder, 3, "token", trainable_blocks=1, batch_norm=probe)
@@ -112,7 +113,7 @@ def classified():
     return classifier, steps.seen
 
 
-def main(engine, path):
+def main(engine, path, *chosen):
     if DEVICES > 1 and keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -121,10 +122,7 @@ def main(engine, path):
     found = {}
     with distribution.scope(engine) as devices:
         print(devices)
-        names = [*PRETRAINED, "classifier"]
-        if keras.backend.backend() == "jax":
-            names.remove("overflow")  # XLA has no such matrix product on a CPU
-        for name in names:
+        for name in chosen or [*PRETRAINED, "classifier"]:
             try:
                 model, logs = classified() if name == "classifier" else pretrained(name)
             except ValueError as error:

@@ -10,6 +10,8 @@ import pytest
 
 import keras_mae
 
+pytestmark = pytest.mark.skipif(os.environ.get("KERAS_BACKEND") != "torch", reason="the same on all; for time")
+
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
