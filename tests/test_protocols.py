@@ -5,15 +5,13 @@ import dataclasses
 import functools
 import io
 import json
-import os
-import signal
 
 import keras
 import numpy as np
 import pytest
 from classifier_helpers import BATCH, CLASSES, IMAGES, LABELS, assert_same, make_encoder, values
 from rich.console import Console
-from training_helpers import quick_compile
+from training_helpers import Stop, killed, quick_compile, terminated
 
 import keras_mae
 from keras_mae import recipes, training, transfer
@@ -175,27 +173,6 @@ def test_a_run_that_cannot_begin_leaves_nothing(protocol, tmp_path):
 
 
 # === Killed and gone on with ===
-class Stop(keras.callbacks.Callback):
-    """Does something at the end of a step, counted from 1."""
-
-    def __init__(self, step, action):
-        super().__init__()
-        self.step, self.action = step, action
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.step -= 1
-        if self.step == 0:
-            self.action()
-
-
-def killed():
-    raise MemoryError("killed")
-
-
-def terminated():
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 def resumable(protocol, directory, *callbacks):
     """A run of two epochs of four steps; draws of every kind."""
     keras.utils.set_random_seed(5)

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import shutil
-import signal
 from types import SimpleNamespace
 
 import keras
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from keras import ops
 from rich.console import Console
+from training_helpers import Stop, killed, terminated
 
 import keras_mae
 from keras_mae.training import PretrainRecipe, StopOnNonFinite, pretrain
@@ -22,27 +22,6 @@ from keras_mae.training.resume import Checkpoints, Preempted, lock, seek
 IMAGES = np.random.default_rng(0).integers(0, 256, (27, 8, 12, 1), "uint8")
 RECIPE = PretrainRecipe(epochs=3, warmup_epochs=1, batch_size=8, accumulation_steps=2, norm_pix_loss=True, seed=4)
 STEPS = 6  # an epoch, of 4 images each
-
-
-class Stop(keras.callbacks.Callback):
-    """Does something at the end of a step, counted from 1."""
-
-    def __init__(self, step, action):
-        super().__init__()
-        self.step, self.action = step, action
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.step -= 1
-        if self.step == 0:
-            self.action()
-
-
-def killed():
-    raise MemoryError("killed")
-
-
-def terminated():
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def run(directory, *callbacks, recipe=RECIPE, width=16, **options):

@@ -91,8 +91,6 @@ def finetune(
     It is spread over devices, and goes on after it was killed, as `keras-mae pretrain` does. Several processes leave
     no scores of all test images: `keras-mae evaluate` does.
     """
-    import keras
-
     import keras_mae
 
     with keras_mae.distribution.scope(distribution.value) as devices:
@@ -111,24 +109,9 @@ def finetune(
             drop_path_rate=drop_path_rate,
             seed=seed,
         )
-        keras.utils.set_random_seed(seed)
-        say(devices, recipe)
-        say_devices(devices, recipe)
-        keras_mae.training.fine_tune(
-            encoder,
-            _augmented(train, recipe, len(classes)),
-            _in_order(held_out, recipe),
-            classes,
-            recipe,
-            directory,
-            blocks,
-            shape,
-            _in_whole_batches(held_out, recipe, devices),
-            resume=resume,
-            checkpoint_steps=checkpoint_steps,
-            checkpoint_minutes=checkpoint_minutes,
-        )
-        _say_end(devices, directory)
+        options = {"blocks": blocks, "image_shape": shape}
+        options |= {"resume": resume, "checkpoint_steps": checkpoint_steps, "checkpoint_minutes": checkpoint_minutes}
+        _train(keras_mae.training.fine_tune, encoder, train, held_out, classes, recipe, directory, devices, options)
 
 
 @app.command()
@@ -149,8 +132,6 @@ def probe(
     checkpoint_steps: CheckpointSteps = None,
 ) -> None:
     """Train a linear probe on MODEL's frozen encoder, and leave a run directory."""
-    import keras
-
     import keras_mae
 
     with keras_mae.distribution.scope(distribution.value) as devices:
@@ -165,22 +146,10 @@ def probe(
             base_learning_rate=base_learning_rate,
             seed=seed,
         )
-        keras.utils.set_random_seed(seed)
-        say(devices, recipe)
-        say_devices(devices, recipe)
-        keras_mae.training.linear_probe(
-            encoder,
-            _augmented(train, recipe, len(classes)),
-            _in_order(held_out, recipe),
-            classes,
-            recipe,
-            directory,
-            _in_whole_batches(held_out, recipe, devices),
-            resume=resume,
-            checkpoint_steps=checkpoint_steps,
-            checkpoint_minutes=checkpoint_minutes,
+        options = {"resume": resume, "checkpoint_steps": checkpoint_steps, "checkpoint_minutes": checkpoint_minutes}
+        _train(
+            keras_mae.training.linear_probe, encoder, train, held_out, classes, recipe, directory, devices, options
         )
-        _say_end(devices, directory)
 
 
 @app.command()
@@ -217,7 +186,9 @@ def evaluate(
             help="digits, fashion_mnist (their test images), or a folder of class folders, or prepared so."
         ),
     ] = "digits",
-    size: _Size = RecipeSize.small_images,
+    size: Annotated[
+        RecipeSize, typer.Option(help="The recipe it was trained by, which says how much of an image is looked at.")
+    ] = RecipeSize.small_images,
     out: Out = None,
 ) -> None:
     """Score a trained CLASSIFIER on labelled images, and leave a run directory."""
@@ -312,6 +283,32 @@ def _recipe(recipe: Any, images: int, **asked: Any) -> Any:
     return replace(recipe, **changes)
 
 
+def _train(
+    protocol: Any,
+    encoder: Any,
+    train: Any,
+    held_out: Any,
+    classes: list[str],
+    recipe: Any,
+    directory: Path,
+    devices: Any,
+    options: dict[str, Any],
+) -> None:
+    """One of the protocols of `keras_mae.training`, and what is said of it."""
+    import keras
+
+    keras.utils.set_random_seed(recipe.seed)
+    say(devices, recipe)
+    say_devices(devices, recipe)
+    dataset, test = _augmented(train, recipe, len(classes)), _in_order(held_out, recipe)
+    whole = _in_whole_batches(held_out, recipe, devices)
+    protocol(encoder, dataset, test, classes, recipe, directory, validation_data=whole, **options)
+    if devices.processes == 1:
+        _say_scores(directory)
+    else:
+        say(devices, f"{directory}: keras-mae evaluate {directory / 'classifier.keras'} DATA scores all test images")
+
+
 def _augmented(train: Any, recipe: Any, classes: int) -> Any:
     """Batches to train on."""
     from dataclasses import replace
@@ -355,13 +352,6 @@ def _in_whole_batches(source: Any, recipe: Any, devices: Any) -> Any:
     if size > len(source):
         raise ValueError(f"{devices.replicas} devices take as many images to evaluate on. Received: {len(source)}")
     return _in_order(source, recipe, size, drop_remainder=True, shard=None)
-
-
-def _say_end(devices: Any, directory: Path) -> None:
-    if devices.processes == 1:
-        _say_scores(directory)
-    else:
-        say(devices, f"{directory}: keras-mae evaluate {directory / 'classifier.keras'} DATA scores all test images")
 
 
 def _say_scores(directory: Path) -> None:

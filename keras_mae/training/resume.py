@@ -72,6 +72,15 @@ class Checkpoints(keras.callbacks.Callback):
 
     Raises:
         ValueError: If an argument is out of range.
+
+    Example: what `run` does, with a `fit` of one's own. The epoch that was begun is ended first.
+        >>> saved = keras_mae.training.Checkpoints("checkpoints", len(dataset), every_minutes=10)
+        >>> position = saved.restore(mae)  # compiled
+        >>> dataset.seek(position.epoch, position.batch)
+        >>> left, begun = len(dataset) - position.batch, position.epoch
+        >>> if position.batch:
+        ...     mae.fit(dataset, initial_epoch=begun, epochs=begun + 1, steps_per_epoch=left, callbacks=[saved])
+        >>> mae.fit(dataset, initial_epoch=position.epoch, epochs=100, callbacks=[saved])
     """
 
     def __init__(
