@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import oracles
 import pytest
 
 import keras_mae
+import keras_mae.cli
 
 # 5 x 7 patches of 3 x 2 pixels: no two sizes are equal, so a swapped axis shows.
 IMAGE_SHAPE, PATCH_SIZE, GRID, PATCHES, PIXELS = (15, 14, 3), (3, 2), (5, 7), 35, 18
@@ -177,3 +179,54 @@ def quick() -> Any:
 def compiled(request: Any) -> Any:
     """Decorator: run the function eagerly, and in each compiled form the backend has."""
     return _compiled_forms()[request.param]
+
+
+# === The command line ===
+@pytest.fixture
+def keras_mae_command(monkeypatch, tmp_path, capsys):
+    """Runs `keras-mae ARGUMENTS` in an empty folder: (status, output, error)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["keras-mae", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            keras_mae.cli.main()
+        captured = capsys.readouterr()
+        return stop.value.code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def digits_model(tmp_path_factory):
+    """A saved masked autoencoder for the digits: 4 x 4 patches, one block each side."""
+    path = tmp_path_factory.mktemp("models") / "model.keras"
+    encoder = keras_mae.ViTEncoder((8, 8, 1), 2, embed_dim=12, depth=1, num_heads=3, mlp_ratio=2)
+    keras_mae.MaskedAutoencoder(encoder, keras_mae.MAEDecoder(8, 1, 2)).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def encoder_file(digits_model):
+    path = digits_model.with_name("encoder.keras")
+    keras.saving.load_model(digits_model).encoder.save(path)
+    return path
+
+
+@pytest.fixture
+def class_folders(tmp_path):
+    """Seven grey images of one class and four of another, and two of each to evaluate on."""
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    for folder, counts in {
+        "photos": {"cats": 7, "dogs": 4},
+        "others": {"cats": 2, "dogs": 2},
+        "birds": {"owls": 1},
+    }.items():
+        for name, count in counts.items():
+            (tmp_path / folder / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = generator.integers(0, 256, (13, 11), dtype="uint8")
+                Image.fromarray(pixels).save(tmp_path / folder / name / f"{number}.png")
+    return tmp_path / "photos"

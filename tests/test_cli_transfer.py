@@ -1,0 +1,168 @@
+"""`keras-mae finetune`, `probe`, `knn` and `evaluate`, run as a user types them."""
+
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+TRAINED = ["classifier.keras", "confusion.png", "curves.png", "history.csv", "metrics.json", "recipe.json"]
+
+
+def saying(directory, accuracy, images):
+    """The line that a protocol ends with."""
+    files = ", ".join(sorted(path.name for path in directory.iterdir()))
+    return f"accuracy {accuracy:.2%} on {images:,} images not trained on; {directory}: {files}"
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def test_finetune_and_info(keras_mae_command, digits_model, tmp_path):
+    options = ("--epochs", 1, "--batch-size", 359, "--base-learning-rate", 0.5, "--drop-path-rate", 0.2, "--seed", 3)
+    status, out, err = keras_mae_command("finetune", digits_model, *options)
+    assert (status, err) == (0, "")
+    run = Path("runs/finetune-digits-1")
+    assert sorted(path.name for path in run.iterdir()) == TRAINED
+    recipe, metrics = read(run / "recipe.json"), read(run / "metrics.json")
+    given = {"epochs": 1, "warmup_epochs": 0, "batch_size": 359, "base_learning_rate": 0.5, "drop_path_rate": 0.2}
+    assert given.items() <= recipe.items()
+    assert (recipe["seed"], recipe["steps_per_epoch"], recipe["protocol"]) == (3, 1437 // 359, "fine-tuning")
+    assert "FineTuneRecipe, from keras_mae, tuned on validation images" in out
+    assert out.splitlines()[-1] == saying(run, metrics["accuracy"], 360)
+    assert list(metrics["accuracy_by_class"]) == list("0123456789")
+
+    status, out, _ = keras_mae_command("info", run / "classifier.keras")
+    assert status == 0
+    for fact in ("ViTClassifier", "classes", "10", "pooling", "mean", "trained blocks", "all"):
+        assert fact in out
+
+
+def test_probe_of_some_labels(keras_mae_command, encoder_file):
+    """On an encoder's file, as pre-training leaves beside the model's, into a named directory."""
+    options = ("--epochs", 2, "--labels", 101, "--out", "my/probe")
+    status, out, _ = keras_mae_command("probe", encoder_file, "digits", *options)
+    assert status == 0
+    run = Path("my/probe")
+    assert sorted(path.name for path in run.iterdir()) == TRAINED
+    recipe = read(run / "recipe.json")
+    assert (recipe["batch_size"], recipe["steps_per_epoch"], recipe["protocol"]) == (101, 1, "linear probe")
+    assert "LinearProbeRecipe" in out
+    assert out.splitlines()[-1] == saying(run, read(run / "metrics.json")["accuracy"], 360)
+
+
+def test_knn_and_the_next_free_run(keras_mae_command, digits_model):
+    for number in (1, 2):
+        status, out, _ = keras_mae_command("knn", digits_model, "--k", 5, "--pooling", "mean", "--temperature", 0.5)
+        assert status == 0
+        run = Path(f"runs/knn-digits-{number}")
+        metrics = read(run / "metrics.json")
+        assert {"k": 5, "pooling": "mean", "temperature": 0.5, "images": 360}.items() <= metrics.items()
+        assert metrics["accuracy"] > 0.2  # one in ten by chance, but random weights keep something of the pixels
+        assert out.splitlines()[-1] == saying(run, metrics["accuracy"], 360)
+
+
+def test_finetune_on_a_folder_of_class_folders(keras_mae_command, digits_model, class_folders):
+    """A tenth, at least one image, is kept; images of another size resize the positions."""
+    options = ("--epochs", 1, "--image-size", 12, "--blocks", 0.5, "--out", "run")
+    status, out, _ = keras_mae_command("finetune", digits_model, class_folders, *options)
+    assert status == 0
+    assert "1 of 11 images are kept to evaluate on" in out
+    assert read(Path("run/recipe.json"))["batch_size"] == 10
+    classifier = keras.saving.load_model("run/classifier.keras")
+    assert (classifier.encoder.image_shape, classifier.trainable_blocks, classifier.num_classes) == (
+        (12, 12, 1),
+        0.5,
+        2,
+    )
+    assert list(read(Path("run/metrics.json"))["accuracy_by_class"]) == ["cats", "dogs"]
+
+
+def test_knn_on_two_folders(keras_mae_command, digits_model, class_folders):
+    status, out, _ = keras_mae_command("knn", digits_model, "photos", "--test", "others", "--k", 3)
+    assert status == 0
+    assert "kept" not in out
+    assert read(Path("runs/knn-photos-1/metrics.json"))["images"] == 4
+
+
+def test_finetune_goes_on_where_it_was_stopped_and_is_scored_again(keras_mae_command, digits_model, monkeypatch):
+    from keras_mae.training import resume
+
+    options = (
+        "finetune",
+        digits_model,
+        "--epochs",
+        2,
+        "--batch-size",
+        700,
+        "--out",
+        "run",
+        "--resume",
+        "--checkpoint-steps",
+        1,
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr(resume.Checkpoints, "_asked", lambda self: (self.position.step == 3, False))  # SIGTERM came
+        assert keras_mae_command(*options)[0] == 143
+    status, out, _ = keras_mae_command(*options)
+    assert (status, "epoch 1/2" in out, "epoch 2/2" in out) == (0, False, True)
+    accuracy = read(Path("run/metrics.json"))["accuracy"]
+    status, out, _ = keras_mae_command("evaluate", "run/classifier.keras")
+    assert status == 0
+    assert out.strip() == saying(Path("runs/evaluate-digits-1"), accuracy, 360)
+    assert read(Path("runs/evaluate-digits-1/metrics.json"))["accuracy"] == accuracy
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["finetune"], "Missing argument"),
+        (["finetune", "nothing.keras"], "There is no model file 'nothing.keras'"),
+        (["finetune", "MODEL", "nowhere"], "`directory` must be an existing folder"),
+        (
+            ["finetune", "MODEL", "fashion_mnist"],
+            "fashion_mnist has images of (28, 28, 1). Received: a model for (8, 8, 1)",
+        ),
+        (["finetune", "MODEL", "--resume"], "`resume` takes the run directory: --out runs/finetune-digits-1"),
+        (["finetune", "MODEL", "--accumulation-steps", "3"], "`accumulation_steps` must divide `batch_size`"),
+        (["evaluate", "MODEL"], "`classifier` must be a ViTClassifier. Received: a MaskedAutoencoder"),
+        (["evaluate", "nothing.keras"], "There is no model file 'nothing.keras'"),
+        (["finetune", "MODEL", "--image-size", "12"], "images of (8, 8, 1). Received: a model for (12, 12, 1)"),
+        (["finetune", "MODEL", "--test", "others"], "digits has a test set of its own"),
+        (["finetune", "MODEL", "--blocks", "1.5"], "`trainable_blocks` must be 0, 0.5, 1, ... up to the encoder's 1"),
+        (["finetune", "MODEL", "--size", "giant"], "'giant' is not one of 'small_images', 'base', 'large', 'huge'"),
+        (["finetune", "MODEL", "--layer-decay", "1.5"], "`layer_decay` must be in [0, 1)"),
+        (["finetune", "MODEL", "--labels", "0"], "`labels` must be in [1, 1437], the images there are"),
+        (["finetune", "MODEL", "--out", "photos"], "`run_directory` must not exist or be empty"),
+        (["probe", "MODEL", "--labels", "1438"], "`labels` must be in [1, 1437]"),
+        (["probe", "MODEL", "--epochs", "0"], "`epochs` must be a positive integer"),
+        (["probe", "MODEL", "photos/cats"], "Labelled images lie in a folder for each class"),
+        (
+            ["probe", "MODEL", "photos", "--test", "birds"],
+            "must hold the same classes. Received: ['cats', 'dogs']",
+        ),
+        (["knn", "MODEL", "--k", "0"], "`k` must be a positive integer"),
+        (["knn", "MODEL", "photos", "--test", "others"], "`k` must not exceed the number of training images"),
+        (["knn", "MODEL", "--pooling", "max"], "'max' is not one of 'token', 'mean'"),
+    ],
+)
+def test_a_protocols_mistake_is_one_clear_line_and_status_2(
+    keras_mae_command, digits_model, class_folders, tmp_path, monkeypatch, arguments, message
+):
+    clothes = np.zeros((1, 28, 28, 1), "uint8"), np.zeros(1, "int64")
+    monkeypatch.setattr("keras_mae.data.builtin.fashion_mnist", lambda split: clothes)  # it may not be there
+    before = sorted(tmp_path.rglob("*"))
+    status, _, err = keras_mae_command(*(digits_model if argument == "MODEL" else argument for argument in arguments))
+    assert status == 2
+    assert message in err
+    assert err.startswith("Error: ")
+    assert err.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_one_image_alone_is_refused(keras_mae_command, digits_model, class_folders):
+    """Nothing would be left to train on."""
+    status, _, err = keras_mae_command("knn", digits_model, "birds", "--k", 1)
+    assert (status, err.count("\n")) == (2, 1)
