@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import keras
@@ -92,6 +93,26 @@ def test_a_finished_run_is_left_as_it_is(finished, alone):
     before = {path: path.stat().st_mtime_ns for path in finished.iterdir()}
     run(finished, Stop(1, killed))
     assert {path: path.stat().st_mtime_ns for path in finished.iterdir()} == before
+
+
+def test_killed_while_checkpoints_are_taken_away(alone, tmp_path, monkeypatch):
+    """The run is finished then, and the next call takes away the rest."""
+    remove = shutil.rmtree
+
+    def removed_and_killed(path, **options):
+        if Path(path).name == ".checkpoints":
+            remove(next(Path(path).glob("step-*")))
+            killed()
+        remove(path, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", removed_and_killed)
+        with pytest.raises(MemoryError):
+            run(tmp_path / "run")
+    assert (tmp_path / "run" / ".checkpoints").exists()
+    run(tmp_path / "run", Stop(1, terminated))
+    assert (tmp_path / "run" / "history.csv").read_text() == alone[1]
+    assert not list((tmp_path / "run").glob("*checkpoints"))
 
 
 # === Checkpoints ===

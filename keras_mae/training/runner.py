@@ -21,6 +21,7 @@ from keras_mae.training.resume import Checkpoints, Preempted, check_space, lock,
 from keras_mae.transfer.fine_tuning import length
 
 _CHECKPOINTS = "checkpoints"
+_NEEDED_NO_MORE = ".checkpoints"
 
 
 def run(
@@ -75,6 +76,8 @@ def run(
     directory = Path(run_directory) if resume or not devices.writes else check_free(run_directory)
     checkpoints = Checkpoints(directory / _CHECKPOINTS, length(dataset), facts, checkpoint_steps, checkpoint_minutes)
     if resume and _finished(directory, recipe.epochs):
+        if devices.writes:
+            _forget(directory)
         return directory
     made = _make(directory) if devices.writes else []
 
@@ -99,8 +102,8 @@ def run(
                 end()
             raise  # of several, the others are elsewhere, and may be needed to read the weights: checkpoints are left
         end()
-        if devices.writes:
-            shutil.rmtree(directory / _CHECKPOINTS, ignore_errors=True)  # what is left holds it all now
+        if devices.writes:  # what is left holds it all now
+            _forget(directory)
     return directory
 
 
@@ -156,6 +159,13 @@ def _finished(directory: Path, epochs: int) -> bool:
             f"{str(directory)!r} holds files, and no checkpoint to go on from: {rows} of {epochs} epochs"
         )
     return True
+
+
+def _forget(directory: Path) -> None:
+    """Take the checkpoints away: all at once, for a part of them could not be gone on from if this were cut off."""
+    if (directory / _CHECKPOINTS).exists():
+        os.replace(directory / _CHECKPOINTS, directory / _NEEDED_NO_MORE)
+    shutil.rmtree(directory / _NEEDED_NO_MORE, ignore_errors=True)
 
 
 def check_free(run_directory: str | Path) -> Path:
