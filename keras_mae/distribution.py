@@ -79,7 +79,8 @@ def scope(engine: str = "auto", model_devices: int | None = None) -> Iterator[De
 
     Batch sizes stay those of the whole batch: `keras_mae.data` loads this process's part of it, and losses,
     gradients and metrics are those of the whole batch on every process. Masks follow the sample's place in the
-    whole batch. The result is therefore the same, but for rounding, as on one device.
+    whole batch. The result is therefore the same, but for rounding, as on one device; with augmentation, which each
+    process draws for its part, that holds for one process.
 
     Args:
         engine: On TensorFlow "mirrored" (the GPUs of this machine), "tpu", or "multi_worker" (the machines in the

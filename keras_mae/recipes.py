@@ -368,6 +368,16 @@ _SMALL_PROBE = LinearProbeRecipe(
 )
 
 
+def check_recipe(recipe: Any, kind: type[Recipe]) -> None:
+    """Refuses a recipe for something else.
+
+    Raises:
+        ValueError: If it is one.
+    """
+    if not isinstance(recipe, kind):
+        raise _checks.fail("recipe", f"a {kind.__name__}", recipe)
+
+
 def _published(size: str, source: str | None) -> str:
     """Where the recipe of this size comes from."""
     _checks.one_of("size", size, (*_SIZES, "small_images"))

@@ -7,6 +7,8 @@ import keras
 import numpy as np
 import pytest
 
+import keras_mae
+
 TRAINED = ["classifier.keras", "confusion.png", "curves.png", "history.csv", "metrics.json", "recipe.json"]
 
 
@@ -106,12 +108,23 @@ def test_finetune_goes_on_where_it_was_stopped_and_is_scored_again(keras_mae_com
     with monkeypatch.context() as patched:
         patched.setattr(resume.Checkpoints, "_asked", lambda self: (self.position.step == 3, False))  # SIGTERM came
         assert keras_mae_command(*options)[0] == 143
+    others = keras_mae.ViTEncoder((8, 8, 1), 2, embed_dim=12, depth=1, num_heads=3, mlp_ratio=2)
+    others.save("other.keras")  # of the same shape
+    for changed, said in (("other.keras", "model="), (digits_model, "labels=1436")):
+        extra = () if changed == "other.keras" else ("--labels", 1436)
+        status, _, err = keras_mae_command("finetune", changed, *options[2:], *extra)
+        assert (status, "is another one. Received: " + said in err) == (2, True)
     status, out, _ = keras_mae_command(*options)
     assert (status, "epoch 1/2" in out, "epoch 2/2" in out) == (0, False, True)
     accuracy = read(Path("run/metrics.json"))["accuracy"]
+    status, out, _ = keras_mae_command(*options)
+    assert (status, "run: this run is finished, nothing is left to do" in out) == (0, True)
+    for command in (("finetune", "--seed", 3), ("probe",)):
+        status, _, err = keras_mae_command(command[0], digits_model, *options[2:], *command[1:])
+        assert (status, "'run' is another one. Received: " in err) == (2, True)
     status, out, _ = keras_mae_command("evaluate", "run/classifier.keras")
     assert status == 0
-    assert out.strip() == saying(Path("runs/evaluate-digits-1"), accuracy, 360)
+    assert out.strip() == saying(Path("runs/evaluate-digits-1"), accuracy, 360).replace(" not trained on", "")
     assert read(Path("runs/evaluate-digits-1/metrics.json"))["accuracy"] == accuracy
 
 

@@ -227,10 +227,22 @@ def test_evaluate_leaves_the_scores_that_the_run_left(run, tmp_path):
     again = json.loads((directory / "metrics.json").read_text())
     assert again == {**run.metrics, "backend": keras.backend.backend()}
     with pytest.raises(
-        ValueError, match=f"`classes` must be the {CLASSES} that .* knows. Received: 3, kind a, kind b"
+        ValueError, match=f"`classes` must be the {CLASSES} that .* knows. Received: 3 \\(kind a, kind b"
     ):
         training.evaluate(classifier, held_out(), NAMES[:3], tmp_path / "other")
+    wrong = keras_mae.data.from_arrays(IMAGES[TEST], np.full(13, CLASSES), BATCH, shuffle=False, loader="grain")
+    with pytest.raises(ValueError, match=rf"Labels must be integers in \[0, {CLASSES}\)"):
+        training.evaluate(classifier, wrong, NAMES, tmp_path / "other")
+    with pytest.raises(ValueError, match="`classifier` must be a keras_mae.ViTClassifier"):
+        training.evaluate(classifier.encoder, held_out(), NAMES, tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("protocol", ["fine_tune", "linear_probe"])
+def test_a_recipe_for_something_else_is_refused(protocol, tmp_path):
+    recipe = {"fine_tune": PROBE, "linear_probe": FINE_TUNE}[protocol]
+    with pytest.raises(ValueError, match="`recipe` must be a (FineTune|LinearProbe)Recipe"):
+        getattr(training, protocol)(make_encoder(), dataset(), held_out(), NAMES, recipe, tmp_path / "run")
 
 
 class Interrupted(training.Progress):

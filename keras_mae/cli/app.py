@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from enum import StrEnum
 from pathlib import Path
@@ -50,6 +51,15 @@ def directory_for(name: str, out: Path | None, resume: bool, devices: Any) -> Pa
     return out or next_run(name)
 
 
+def fingerprint(path: Path) -> str:
+    """What tells a model's file, or folder of files, from another one."""
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 def say_devices(devices: Any, recipe: Any) -> None:
     """One line: what the run is spread over, and what follows from it."""
     say(devices, f"{devices}; global batch {recipe.batch_size}, learning rate {recipe.learning_rate:.3g}")
@@ -86,7 +96,8 @@ def load(path: Path) -> Any:
     if path.is_dir() and preset_files.is_own(path):
         return preset_files.read(path)
     if path.is_dir():
-        raise ValueError(f"A model is a .keras file, not a folder: try {str(path / 'model.keras')!r}")
+        inside = sorted(path.glob("*.keras")) or [path / "model.keras"]
+        raise ValueError(f"A model is a .keras file, not a folder: try {str(inside[-1])!r}")
     if not path.is_file():
         raise ValueError(f"There is no model file {str(path)!r}")
     if path.suffix != ".keras" or not zipfile.is_zipfile(path):

@@ -164,6 +164,7 @@ def pretrain(
             directory,
             held_out,
             callbacks=watching,
+            facts={"data": Path(data).name, "images": len(source)},
             resume=resume,
             checkpoint_steps=checkpoint_steps,
             checkpoint_minutes=checkpoint_minutes,

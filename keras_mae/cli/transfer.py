@@ -20,6 +20,7 @@ from keras_mae.cli.app import (
     app,
     crop_of,
     directory_for,
+    fingerprint,
     load,
     next_run,
     say,
@@ -109,7 +110,11 @@ def finetune(
             drop_path_rate=drop_path_rate,
             seed=seed,
         )
-        options = {"blocks": blocks, "image_shape": shape}
+        options: dict[str, Any] = {
+            "blocks": blocks,
+            "image_shape": shape,
+            "facts": _facts(model, data, test, labels, train),
+        }
         options |= {"resume": resume, "checkpoint_steps": checkpoint_steps, "checkpoint_minutes": checkpoint_minutes}
         _train(keras_mae.training.fine_tune, encoder, train, held_out, classes, recipe, directory, devices, options)
 
@@ -146,7 +151,8 @@ def probe(
             base_learning_rate=base_learning_rate,
             seed=seed,
         )
-        options = {"resume": resume, "checkpoint_steps": checkpoint_steps, "checkpoint_minutes": checkpoint_minutes}
+        options: dict[str, Any] = {"facts": _facts(model, data, test, labels, train)}
+        options |= {"resume": resume, "checkpoint_steps": checkpoint_steps, "checkpoint_minutes": checkpoint_minutes}
         _train(
             keras_mae.training.linear_probe, encoder, train, held_out, classes, recipe, directory, devices, options
         )
@@ -204,7 +210,7 @@ def evaluate(
     directory = out or next_run(f"evaluate-{Path(data).name}")
     recipe = keras_mae.recipes.fine_tune(size.value)
     keras_mae.training.evaluate(loaded, _in_order(test, recipe), classes, directory)
-    _say_scores(directory)
+    _say_scores(directory, "images")
 
 
 def _encoder(path: Path) -> Any:
@@ -283,6 +289,12 @@ def _recipe(recipe: Any, images: int, **asked: Any) -> Any:
     return replace(recipe, **changes)
 
 
+def _facts(model: Path, data: str, test: Path | None, labels: int | None, train: Any) -> dict[str, Any]:
+    """What a run is made of besides its recipe."""
+    facts = {"model": fingerprint(model), "data": Path(data).name, "test": None if test is None else test.name}
+    return {**facts, "labels": labels, "images": len(train)}
+
+
 def _train(
     protocol: Any,
     encoder: Any,
@@ -354,9 +366,9 @@ def _in_whole_batches(source: Any, recipe: Any, devices: Any) -> Any:
     return _in_order(source, recipe, size, drop_remainder=True, shard=None)
 
 
-def _say_scores(directory: Path) -> None:
+def _say_scores(directory: Path, of: str = "images not trained on") -> None:
     scores = json.loads((directory / "metrics.json").read_text())
     typer.echo(
-        f"accuracy {scores['accuracy']:.2%} on {scores['images']:,} images not trained on; "
+        f"accuracy {scores['accuracy']:.2%} on {scores['images']:,} {of}; "
         f"{directory}: {', '.join(sorted(path.name for path in directory.iterdir()))}"
     )

@@ -173,9 +173,11 @@ def _as_float32(array: np.ndarray) -> np.ndarray:
 
 def write_safetensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
     """Write a safetensors file, with the mark that PyTorch libraries ask for."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
+    try:
+        from safetensors import SafetensorError
+        from safetensors.numpy import save_file
+    except ImportError as error:
+        raise ImportError('Writing safetensors takes its package: pip install "keras-mae[convert]"') from error
     path.touch()  # says in Python's words where one may not write
     try:
         save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, path, {"format": "pt"})

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_mae import _checks
 from keras_mae.data.augment import Augmentation
 from keras_mae.data.crops import Crop
 from keras_mae.data.sources import Source
@@ -84,6 +85,11 @@ class Batches:
         epoch, place = divmod(number, len(self))
         start = place * self.plan.own_images
         return self.load(self.order(epoch)[start : start + self.plan.own_images], epoch)
+
+    def check_place(self, epoch: Any, batch: Any) -> None:
+        """Raise a `ValueError` if there is no such batch of such an epoch."""
+        _checks.indices("epoch", epoch, 0, 2**31, "an integer of at least 0")
+        _checks.indices("batch", batch, 0, len(self), f"an integer in [0, {len(self)})")
 
     def order(self, epoch: int) -> np.ndarray:
         """The indices of this worker's images in an epoch."""

@@ -56,7 +56,12 @@ class GrainDataset(keras.utils.PyDataset):
         return {"epoch": self._epoch, "batch": self._next}
 
     def seek(self, epoch: int, batch: int = 0) -> None:
-        """Go on with the `batch`th batch of an epoch, as if all before it had been seen."""
+        """Let `fit` go on with the `batch`th batch of an epoch, as if all before it had been seen.
+
+        Raises:
+            ValueError: If there is no such batch.
+        """
+        self._batches.check_place(epoch, batch)
         self._epoch, self._next, self._ahead = epoch, batch, None
 
     def on_epoch_begin(self) -> None:

@@ -23,6 +23,7 @@ def dataset(batches: Batches) -> Any:
     place = {"epoch": 0, "batch": 0}
 
     def seek(epoch: int, batch: int = 0) -> None:
+        batches.check_place(epoch, batch)
         place.update(epoch=epoch, batch=batch)
 
     def order() -> np.ndarray:

@@ -9,12 +9,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_mae import distribution, transfer, visualize
+from keras_mae import _checks, distribution, transfer, visualize
 from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
-from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, Recipe
+from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, Recipe, check_recipe
 from keras_mae.training.runner import check_free, run, write, write_history, write_json
-from keras_mae.transfer.classifier import ViTClassifier
+from keras_mae.transfer.classifier import ViTClassifier, check_labels
 from keras_mae.transfer.features import batches
 from keras_mae.transfer.fine_tuning import compiled_classifier, length
 from keras_mae.transfer.probing import compiled_probe
@@ -28,6 +28,7 @@ def pretrain(
     examples: np.ndarray,
     validation_data: Any = None,
     jit_compile: bool | str = "auto",
+    facts: dict[str, Any] | None = None,
     **options: Any,
 ) -> Path:
     """Pre-train `model` and leave `model.keras` (with its optimizer), `encoder.keras`, `history.csv`, `recipe.json`,
@@ -41,6 +42,8 @@ def pretrain(
         examples: Images (n, height, width, channels) for `reconstructions.png`.
         validation_data: Batches to evaluate after every epoch.
         jit_compile: As in `keras.Model.compile`.
+        facts: What else the run is made of, such as its data, JSON values by name: for `recipe.json`, and for
+            `resume` to tell this run from another one.
         options: `callbacks`, `console`, `resume`, `checkpoint_steps` and `checkpoint_minutes`: see `run`, also for
             what becomes of a run that is interrupted.
 
@@ -50,6 +53,7 @@ def pretrain(
     Raises:
         ValueError: If the model is not the recipe's; and as `run`.
     """
+    check_recipe(recipe, PretrainRecipe)
     for name, own in (
         ("mask_ratio", model.masking.mask_ratio),
         ("norm_pix_loss", model.norm_pix_loss),
@@ -58,7 +62,7 @@ def pretrain(
         if own != getattr(recipe, name):
             raise ValueError(f"Model and recipe must agree. Received: {name}={own} and {getattr(recipe, name)}")
     steps = length(dataset)
-    facts = _facts(model, recipe, steps) | {"masking": type(model.masking).__name__}
+    facts = _facts(model, recipe, steps) | {"masking": type(model.masking).__name__} | (facts or {})
     model.compile(recipe.optimizer(steps), jit_compile=jit_compile)
 
     def leave(directory: Path, history: dict[str, list[float]]) -> None:
@@ -86,6 +90,7 @@ def fine_tune(
     blocks: float | None = None,
     image_shape: tuple[int, int, int] | None = None,
     validation_data: Any = None,
+    facts: dict[str, Any] | None = None,
     **options: Any,
 ) -> Path:
     """Fine-tune a copy of `encoder` and leave `classifier.keras` (with its optimizer), `history.csv`, `recipe.json`,
@@ -101,6 +106,7 @@ def fine_tune(
         blocks: How many of the last blocks to train, as in `transfer.partial_fine_tune`; all by default.
         image_shape: Of the images, if other than the encoder's.
         validation_data: What to evaluate after every epoch, if not `test`: on several devices batches must be whole.
+        facts: What else the run is made of, such as its encoder and its data: see `pretrain`.
         options: `callbacks`, `console`, `resume`, `checkpoint_steps` and `checkpoint_minutes`: see `run`, also for
             what becomes of a run that is interrupted.
 
@@ -112,7 +118,7 @@ def fine_tune(
     """
     steps = length(dataset)
     classifier = compiled_classifier(encoder, len(classes), recipe, steps, blocks, image_shape)
-    facts = _facts(classifier, recipe, steps) | {"protocol": "fine-tuning", "blocks": blocks}
+    facts = _facts(classifier, recipe, steps) | {"protocol": "fine-tuning", "blocks": blocks} | (facts or {})
     return _classified(classifier, dataset, test, classes, recipe, facts, run_directory, validation_data, options)
 
 
@@ -124,12 +130,13 @@ def linear_probe(
     recipe: LinearProbeRecipe,
     run_directory: str | Path,
     validation_data: Any = None,
+    facts: dict[str, Any] | None = None,
     **options: Any,
 ) -> Path:
     """Train a linear probe on the frozen encoder and leave what `fine_tune` leaves; arguments as there."""
     steps = length(dataset)
     probe = compiled_probe(encoder, len(classes), recipe, steps)
-    facts = _facts(probe, recipe, steps) | {"protocol": "linear probe"}
+    facts = _facts(probe, recipe, steps) | {"protocol": "linear probe"} | (facts or {})
     return _classified(probe, dataset, test, classes, recipe, facts, run_directory, validation_data, options)
 
 
@@ -183,10 +190,12 @@ def evaluate(classifier: ViTClassifier, test: Any, classes: Sequence[str], run_d
         ValueError: If `run_directory` holds files, or anything does not fit.
     """
     directory = check_free(run_directory)
+    if not isinstance(classifier, ViTClassifier):
+        raise _checks.fail("classifier", "a keras_mae.ViTClassifier", classifier)
     if len(classes) != classifier.num_classes:
         raise ValueError(
             f"`classes` must be the {classifier.num_classes} that the classifier knows. "
-            f"Received: {len(classes)}, {', '.join(list(classes)[:10])}"
+            f"Received: {len(classes)} ({', '.join(map(str, list(classes)[:10]))})"
         )
     predicted, labels = _predicted(classifier, test)
     directory.mkdir(parents=True, exist_ok=True)
@@ -201,6 +210,7 @@ def _predicted(classifier: ViTClassifier, test: Any) -> tuple[np.ndarray, np.nda
     for images, labels in batches(test):
         if labels is None:
             raise ValueError("A classifier is scored on (images, labels). Received: no labels")
+        check_labels(labels, classifier.num_classes)
         missing = -len(images) % replicas  # of a batch that all can have an equal part of
         whole = np.concatenate([images, images[:1].repeat(missing, axis=0)]) if missing else images
         predicted.append(classifier.predict_on_batch(whole)[: len(images)].argmax(-1))

@@ -134,9 +134,7 @@ class Checkpoints(keras.callbacks.Callback):
         return self.position
 
     def _resume(self, model: Any, path: Path, state: dict[str, Any]) -> None:
-        if differ := [name for name, value in self.facts.items() if state["facts"].get(name) != value]:
-            named = ", ".join(f"{name}={self.facts[name]} and not {state['facts'].get(name)}" for name in differ)
-            raise ValueError(f"The run in {str(self.directory.parent)!r} is another one. Received: {named}")
+        check_same_run(self.directory.parent, self.facts, state["facts"])
         self._load(model, path, state)
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
@@ -277,6 +275,17 @@ class Checkpoints(keras.callbacks.Callback):
         if self._previous is not None:
             signal.signal(signal.SIGTERM, self._previous)
             self._previous = None
+
+
+def check_same_run(directory: Path, facts: dict[str, Any], stored: dict[str, Any]) -> None:
+    """Refuses to take a run for another one, of which these facts were stored.
+
+    Raises:
+        ValueError: If one of `facts`, JSON values, is not the stored one.
+    """
+    if differ := [name for name, value in facts.items() if stored.get(name) != value]:
+        named = ", ".join(f"{name}={facts[name]} and not {stored.get(name)}" for name in differ)
+        raise ValueError(f"The run in {str(directory)!r} is another one. Received: {named}")
 
 
 def seek(dataset: Any, epoch: int, batch: int = 0) -> None:

@@ -17,7 +17,7 @@ from rich.console import Console
 from keras_mae import distribution
 from keras_mae.recipes import Recipe
 from keras_mae.training.callbacks import Interruptible, LogLearningRate, Progress, StopOnNonFinite
-from keras_mae.training.resume import Checkpoints, Preempted, check_space, lock, seek
+from keras_mae.training.resume import Checkpoints, Preempted, check_same_run, check_space, lock, seek
 from keras_mae.transfer.fine_tuning import length
 
 _CHECKPOINTS = "checkpoints"
@@ -75,9 +75,10 @@ def run(
     devices = distribution.current()
     directory = Path(run_directory) if resume or not devices.writes else check_free(run_directory)
     checkpoints = Checkpoints(directory / _CHECKPOINTS, length(dataset), facts, checkpoint_steps, checkpoint_minutes)
-    if resume and _finished(directory, recipe.epochs):
+    if resume and _finished(directory, recipe.epochs, checkpoints.facts):
         if devices.writes:
             _forget(directory)
+            (console or Console()).print(f"{directory}: this run is finished, nothing is left to do", highlight=False)
         return directory
     made = _make(directory) if devices.writes else []
 
@@ -144,14 +145,16 @@ def _fit(
         checkpoints.close()
 
 
-def _finished(directory: Path, epochs: int) -> bool:
+def _finished(directory: Path, epochs: int, facts: dict[str, Any]) -> bool:
     """Whether a run directory holds all epochs.
 
     Raises:
-        ValueError: If it holds files of a run that cannot be gone on with.
+        ValueError: If it holds files of another run, or of one that cannot be gone on with.
     """
     if (directory / _CHECKPOINTS).exists() or not directory.exists() or not any(directory.iterdir()):
         return False
+    if (directory / "recipe.json").is_file():
+        check_same_run(directory, facts, json.loads((directory / "recipe.json").read_text()))
     history = directory / "history.csv"
     rows = len(history.read_text().splitlines()) - 1 if history.is_file() else 0
     if rows < epochs:

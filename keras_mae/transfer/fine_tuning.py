@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from keras_mae.encoder import ViTEncoder
-from keras_mae.recipes import FineTuneRecipe
+from keras_mae.recipes import FineTuneRecipe, check_recipe
 from keras_mae.transfer.classifier import ViTClassifier
 
 
@@ -76,6 +76,7 @@ def compiled_classifier(
     jit_compile: bool | str = "auto",
 ) -> ViTClassifier:
     """The classifier that `fine_tune` or, with `blocks`, `partial_fine_tune` trains; arguments as there."""
+    check_recipe(recipe, FineTuneRecipe)
     classifier = ViTClassifier(
         encoder,
         num_classes,

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from keras_mae.encoder import ViTEncoder
-from keras_mae.recipes import LinearProbeRecipe
+from keras_mae.recipes import LinearProbeRecipe, check_recipe
 from keras_mae.transfer.classifier import ViTClassifier, check_labels
 from keras_mae.transfer.features import extract_features
 from keras_mae.transfer.fine_tuning import fitted, length
@@ -69,6 +69,7 @@ def compiled_probe(
     jit_compile: bool | str = "auto",
 ) -> ViTClassifier:
     """The classifier that `linear_probe` trains; arguments as there."""
+    check_recipe(recipe, LinearProbeRecipe)
     probe = _probe(encoder, num_classes)
     probe.compile(recipe.optimizer(steps_per_epoch), jit_compile=jit_compile)
     return probe
