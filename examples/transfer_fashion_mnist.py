@@ -22,6 +22,10 @@ Seen with PyTorch and OMP_NUM_THREADS=1, accuracy in %, mean and standard deviat
 
 The cells took 2 minutes (600 labels), 6 (6,000) and 12 (60,000) each on a core of its own, features 6 to 8 and
 pre-training 22: about 2 hours on two cores. While other programs kept the cores busy some took four times as long.
+
+`--quick` took 2 minutes and shows that the script works, not what pre-training is worth: after 6 epochs on 6,000
+images it is worth nothing yet (one seed, 2,000 test images: fine-tuned 65.5 from scratch and 63.8 pre-trained, linear
+probe 56.5 untrained and 52.4 pre-trained, neighbours 47.1 and 51.4).
 """
 
 from __future__ import annotations
