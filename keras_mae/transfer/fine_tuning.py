@@ -54,9 +54,9 @@ def partial_fine_tune(
     """Train the last `trainable_blocks` blocks of a copy of `encoder`, and a new head, on labelled images.
 
     Args:
-        trainable_blocks: Number of blocks to train: 0, 0.5, 1, ... up to the encoder's depth. Half a block is a block's
-            MLP with its norm. With 0 only the new norm and the head are trained. Even with all blocks, the patch
-            embedding, positions and class token stay as they are.
+        trainable_blocks: Number of blocks to train: 0, 0.5, 1, ... up to the encoder's depth. Half a block is a
+            block's MLP with its norm. With 0 only the new norm and the head are trained. Even with all blocks,
+            the patch embedding, positions and class token stay as they are.
 
     The other arguments, and what is returned and raised, are `fine_tune`'s.
 
