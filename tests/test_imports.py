@@ -57,7 +57,7 @@ def test_import_costs_less_than_03_seconds(fresh_imports):
 
 
 # === Who may import whom ===
-LEAVES = {"_backend", "_checks", "_files", "_optional", "distribution", "ops", "random"}
+LEAVES = {"_backend", "_checks", "_files", "_optional", "_types", "distribution", "ops", "random"}
 FIRST = {"patches", "positions", "transformer", "masking", "presets"}
 SECOND = {"encoder", "decoder", "loss"}
 MODEL = {"masked_autoencoder", "reconstruction", "train_step"}
@@ -75,7 +75,7 @@ ALLOWED = {
     "data": LEAVES,
     "classifier": LEAVES | FIRST | {"from_preset", "encoder", "loss", "train_step"},
     "transfer": LEAVES | FIRST | {"encoder", "classifier", "loss", "optimizers", "recipes"},
-    "training": LEAVES | FIRST | SECOND | MODEL | {"optimizers", "recipes", "classifier", "transfer", "visualize"},
+    "training": LEAVES | FIRST | SECOND | MODEL | {"data", "optimizers", "recipes", "classifier", "transfer", "visualize"},
     "visualize": LEAVES | FIRST | SECOND | MODEL | {"classifier"},
     "convert": LEAVES | FIRST | SECOND | MODEL | {"classifier"},
 }
