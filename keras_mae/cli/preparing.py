@@ -51,8 +51,7 @@ def prepare(
                 images_per_shard,
                 quality,
                 labelled,
-                on_error.value,
-                allowed,
+                allowed if on_error is OnError.skip else 0.0,
                 show,
             )
         else:

@@ -191,6 +191,7 @@ def _open(data: str, preset: str, image_size: int | None, on_error: str) -> tupl
     if not Path(data).is_dir():
         names = ", ".join(keras_mae_data.BUILTIN)
         raise ValueError(f"`data` must be {names} or an existing folder of images. Received: data={data!r}")
-    folder = keras_mae_data.open_directory(data, image_size or shape[:2], shape[2], on_error=on_error)
+    allow_damaged = 0.01 if on_error == "skip" else 0.0
+    folder = keras_mae_data.open_directory(data, image_size or shape[:2], shape[2], allow_damaged=allow_damaged)
     first: Any = next(iter(keras_mae_data.make_dataset(folder, 8, shuffle=False, shard=(0, 1))))
     return folder, np.asarray(first[0] if isinstance(first, tuple) else first), folder.image_shape
