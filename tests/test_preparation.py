@@ -168,10 +168,10 @@ def test_damaged_images_are_named_or_left_out(folder, tmp_path):
     with pytest.raises(ValueError, match=r"Cannot read the image file '.*short\.png'"):
         prepare(folder, tmp_path / "out")
     with pytest.raises(ValueError, match=r"At most 1\.00% of the images may be damaged.*Received: 1 of 24"):
-        prepare(folder, tmp_path / "none", on_error="skip")
+        prepare(folder, tmp_path / "none", allow_damaged=0.01)
     assert not (tmp_path / "none").exists()
     with pytest.warns(UserWarning, match=r"1 of 24 images are damaged and left out"):
-        manifest = prepare(folder, tmp_path / "skipped", on_error="skip", allowed=0.1)
+        manifest = prepare(folder, tmp_path / "skipped", allow_damaged=0.1)
     assert (manifest["images"], manifest["skipped"]) == (COUNT, [str(Path("cat") / "short.png")])
     [(path, message)] = data.find_damaged(folder)
     assert path == folder / "cat" / "short.png"
@@ -200,8 +200,8 @@ def test_check_finds_a_changed_byte_and_reading_a_missing_shard(folder, tmp_path
         ({"images_per_shard": 0}, "`images_per_shard` must be a positive integer"),
         ({"quality": 101}, r"`quality` must be an integer in \[1, 100\]"),
         ({"format": "zip"}, "`format` must be one of 'array_record', 'tfrecord'"),
-        ({"on_error": "ignore"}, "`on_error` must be one of 'raise', 'skip'"),
-        ({"allowed": 1.5}, "`allowed` must be in"),
+        ({"allow_damaged": "skip"}, "`allow_damaged` must be in"),
+        ({"allow_damaged": 1.5}, "`allow_damaged` must be in"),
     ],
 )
 def test_arguments_out_of_range_are_refused(folder, tmp_path, options, message):

@@ -154,7 +154,7 @@ def test_the_same_call_again_with_damaged_files_left_out_is_the_same_call(folder
     (folder / "cat" / "short.png").write_bytes(b"")
     for _ in range(2):
         with pytest.warns(UserWarning, match="1 of 24 images are damaged and left out"):
-            manifest = prepare(folder, tmp_path / "out", on_error="skip", allowed=0.1)
+            manifest = prepare(folder, tmp_path / "out", allow_damaged=0.1)
     assert manifest["images"] == COUNT
 
 

@@ -161,9 +161,7 @@ def test_damaged_images_in_records_are_left_out_when_asked(shards):
         example.features.feature["jpg"].bytes_list.value.append(b"no image")
         example.features.feature["cls"].int64_list.value.append(1)
         writer.write(example.SerializeToString())
-    dataset = data.from_tfrecords(
-        shards / "*.tfrecord", 8, 4, image_key="jpg", label_key="cls", on_error="skip", allowed=0.1
-    )
+    dataset = data.from_tfrecords(shards / "*.tfrecord", 8, 4, image_key="jpg", label_key="cls", allow_damaged=0.1)
     with pytest.warns(UserWarning, match=r"1 of 24 images of the 5 TFRecord files from '.*train-0.tfrecord' on"):
         assert sorted(numbers(dataset)) == list(range(COUNT))
 
@@ -243,7 +241,9 @@ def test_a_damaged_file_is_an_error_that_says_what_to_do(files, happens):
     content = bytearray(files[1].read_bytes())
     content[200] ^= 1
     files[1].write_bytes(content if happens == "a byte changes" else content[: len(content) // 2])
-    with pytest.raises(ValueError, match="One of 3 ArrayRecord files, .*0.array_record' .* `keras_mae.data.check`"):
+    with pytest.raises(
+        ValueError, match="One of 3 ArrayRecord files, .*0.array_record' .* `keras_mae.data.find_damaged`"
+    ):
         data.RecordSource(files, 8).batch(np.arange(10))
 
 

@@ -26,7 +26,7 @@ def test_splits_and_parts_of_them(data_dir):
 def test_classes_are_known(data_dir):
     from keras_mae.data import tfds
 
-    source = tfds.source("numbered", "train", 8, 3, data_dir, False, "raise", 0.01)
+    source = tfds.source("numbered", "train", 8, 3, data_dir, False, 0.0)
     assert (source.classes, source.labelled, len(source)) == (list(CLASSES), True, COUNT)
 
 
@@ -37,8 +37,8 @@ def test_what_is_not_there_is_refused(data_dir, tmp_path):
         data.from_tfds("numbered", "test", data_dir=data_dir)
     with pytest.raises(ValueError, match="The data set 'cifar10' is not prepared in .*pass download=True"):
         data.from_tfds("cifar10", data_dir=tmp_path)
-    with pytest.raises(ValueError, match="ArrayRecord sets are read by index: `on_error` must be 'raise'"):
-        data.from_tfds("numbered", data_dir=data_dir, on_error="skip")
+    with pytest.raises(ValueError, match="ArrayRecord sets are read by index: `allow_damaged` must be 0"):
+        data.from_tfds("numbered", data_dir=data_dir, allow_damaged=0.01)
 
 
 def store(directory, name, file_format, features=None, examples=None):
@@ -191,7 +191,7 @@ def test_what_is_made_here_is_described_as_tfds_describes_it(data_dir, theirs):
 def test_a_stream_has_splits_classes_and_parts_too(theirs):
     from keras_mae.data import tfds
 
-    source = tfds.source("numbered", "train[5:12]", 8, 3, theirs / "tfrecord", False, "raise", 0.01)
+    source = tfds.source("numbered", "train[5:12]", 8, 3, theirs / "tfrecord", False, 0.0)
     assert (source.classes, source.labelled, len(source)) == (list(CLASSES), True, 7)
     parts = [
         numbers(data.from_tfds("numbered", split, 8, 4, data_dir=theirs / "tfrecord"))
@@ -228,7 +228,7 @@ def test_a_stream_leaves_damaged_images_out_when_asked(theirs):
     with tf.io.TFRecordWriter(str(path)) as writer:
         for example in examples:
             writer.write(example.SerializeToString())
-    dataset = data.from_tfds("numbered", "train", 8, 4, data_dir=directory, on_error="skip", allowed=0.1)
+    dataset = data.from_tfds("numbered", "train", 8, 4, data_dir=directory, allow_damaged=0.1)
     with pytest.warns(UserWarning, match=r"1 of 23 images of numbered \(train\) are damaged"):
         assert len(numbers(dataset)) == COUNT - 1
     with pytest.raises(Exception, match=r"Cannot read the image file 'number 4 of numbered \(train\)'"):

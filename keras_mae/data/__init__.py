@@ -82,8 +82,7 @@ def from_directory(
     batch_size: int = 256,
     channels: int = 3,
     labelled: bool = False,
-    on_error: str = "raise",
-    allowed: float = 0.01,
+    allow_damaged: float = 0.0,
     **options: Any,
 ) -> Any:
     """Batches of all images below a folder, flat or nested, or of a folder that `keras-mae prepare` wrote.
@@ -95,9 +94,9 @@ def from_directory(
         channels: 1 (grey), 3 (RGB) or 4 (RGBA).
         labelled: Whether the folders in `directory` are classes, numbered from 0 in the order of their names.
             Prepared folders know it.
-        on_error: What to do about damaged files: "raise", naming one, or "skip": decode every file once beforehand,
-            leave out what cannot be, and list it in a warning.
-        allowed: With "skip", the share of damaged files above which there is an error all the same.
+        allow_damaged: Largest share of damaged files, in [0, 1], that is left out and listed in a warning; more is an
+            error. Above 0 every file is decoded once beforehand. With 0 the first damaged file is an error that
+            names it.
         options: The other arguments of `make_dataset`, `crop` among them.
 
     Returns:
@@ -106,7 +105,7 @@ def from_directory(
     Raises:
         ValueError: If there is no such folder, no image in it, or a file that cannot be read as one.
     """
-    source = open_directory(directory, image_size, channels, labelled, on_error, allowed)
+    source = open_directory(directory, image_size, channels, labelled, allow_damaged)
     return make_dataset(source, batch_size, **options)
 
 
@@ -115,14 +114,13 @@ def open_directory(
     image_size: int | tuple[int, int] = 224,
     channels: int = 3,
     labelled: bool = False,
-    on_error: str = "raise",
-    allowed: float = 0.01,
+    allow_damaged: float = 0.0,
 ) -> Any:
     """The source behind `from_directory`, which has the same arguments."""
-    _checks.one_of("on_error", on_error, ("raise", "skip"))
+    _checks.within("allow_damaged", allow_damaged, 1)
     manifest = read_manifest(directory) if Path(directory).is_dir() else None
     if manifest is None:
-        return FolderSource(directory, image_size, channels, labelled, on_error, allowed)
+        return FolderSource(directory, image_size, channels, labelled, allow_damaged)
     if labelled and not manifest["classes"]:
         raise ValueError(f"{str(directory)!r} was prepared without labels: prepare it again with --labelled")
     files = [Path(directory) / shard["file"] for shard in manifest["shards"]]
@@ -130,7 +128,7 @@ def open_directory(
         return RecordSource(files, image_size, channels, manifest["classes"])
     label_key = LABEL if manifest["classes"] else None
     return tfrecord_stream(
-        files, image_size, channels, IMAGE, label_key, manifest["images"], on_error, allowed, manifest["classes"]
+        files, image_size, channels, IMAGE, label_key, manifest["images"], allow_damaged, manifest["classes"]
     )
 
 
@@ -142,8 +140,7 @@ def from_tfds(
     channels: int = 3,
     data_dir: str | Path | None = None,
     download: bool = False,
-    on_error: str = "raise",
-    allowed: float = 0.01,
+    allow_damaged: float = 0.0,
     **options: Any,
 ) -> Any:
     """Batches of a TensorFlow Datasets split.
@@ -158,8 +155,7 @@ def from_tfds(
         channels: 1 (grey), 3 (RGB) or 4 (RGBA).
         data_dir: Where TFDS keeps its data sets; its own default if `None`.
         download: Whether to download and prepare what is not there.
-        on_error: For streams, as for `Stream`.
-        allowed: As for `Stream`.
+        allow_damaged: As for `Stream`; 0 for sets stored as ArrayRecord.
         options: The other arguments of `make_dataset`.
 
     Returns:
@@ -171,7 +167,7 @@ def from_tfds(
     """
     from keras_mae.data import tfds
 
-    source = tfds.source(name, split, image_size, channels, data_dir, download, on_error, allowed)
+    source = tfds.source(name, split, image_size, channels, data_dir, download, allow_damaged)
     return make_dataset(source, batch_size, **options)
 
 
@@ -183,8 +179,7 @@ def from_tfrecords(
     image_key: str = "image/encoded",
     label_key: str | None = None,
     count: int | None = None,
-    on_error: str = "raise",
-    allowed: float = 0.01,
+    allow_damaged: float = 0.0,
     **options: Any,
 ) -> Any:
     """Batches of TFRecord files of `tf.train.Example`s, several files read side by side. tf.data only.
@@ -197,8 +192,7 @@ def from_tfrecords(
         image_key: The feature that holds an image file's bytes.
         label_key: The feature that holds the label, an integer; by default there are no labels.
         count: Images in all files; by default counted from the files' headers, if they are local.
-        on_error: As for `Stream`.
-        allowed: As for `Stream`.
+        allow_damaged: As for `Stream`.
         options: The other arguments of `make_dataset`.
 
     Returns:
@@ -208,7 +202,7 @@ def from_tfrecords(
         ValueError: If there is no such file, or one ends within a record.
     """
     files = [files] if isinstance(files, str | Path) else list(files)
-    stream = tfrecord_stream(files, image_size, channels, image_key, label_key, count, on_error, allowed)
+    stream = tfrecord_stream(files, image_size, channels, image_key, label_key, count, allow_damaged)
     return make_dataset(stream, batch_size, **options)
 
 
@@ -217,8 +211,7 @@ def from_dataset(
     batch_size: int = 256,
     image_size: int | tuple[int, int] | None = None,
     channels: int = 3,
-    on_error: str = "raise",
-    allowed: float = 0.01,
+    allow_damaged: float = 0.0,
     **options: Any,
 ) -> Any:
     """Batches of any `tf.data.Dataset` of images, cut to one size.
@@ -230,8 +223,7 @@ def from_dataset(
         image_size: Side in pixels of the images to make, or (height, width); 224 by default, or the images' own
             where all have the same.
         channels: Of encoded images: 1, 3 or 4. Arrays keep theirs.
-        on_error: As for `Stream`.
-        allowed: As for `Stream`.
+        allow_damaged: As for `Stream`.
         options: The other arguments of `make_dataset`.
 
     Returns:
@@ -240,4 +232,4 @@ def from_dataset(
     Raises:
         ValueError: If the elements hold no images.
     """
-    return make_dataset(dataset_stream(dataset, image_size, channels, on_error, allowed), batch_size, **options)
+    return make_dataset(dataset_stream(dataset, image_size, channels, allow_damaged), batch_size, **options)

@@ -106,11 +106,11 @@ class Augmentation:
     ):
         self.num_classes = _checks.positive_int("num_classes", num_classes)
         self.label_smoothing = _checks.fraction("label_smoothing", label_smoothing)
-        self.switch_probability = _within("switch_probability", switch_probability, 1)
-        self.magnitude = _within("rand_augment", rand_augment, 10)
+        self.switch_probability = _checks.within("switch_probability", switch_probability, 1)
+        self.magnitude = _checks.within("rand_augment", rand_augment, 10)
         self.seed = _checks.seed_int("seed", seed)
         shift = _checks.fraction("shift", shift)
-        erasing = _within("random_erasing", random_erasing, 1)
+        erasing = _checks.within("random_erasing", random_erasing, 1)
         layers = keras.layers
         self._draws, self._calls = Draws(seed), itertools.count()
 
@@ -133,7 +133,9 @@ class Augmentation:
         # (p, p) and (alpha, alpha): given one number, Keras draws from 0 up to it for every image or batch.
         self._erasing = drawing(layers.RandomErasing((erasing,) * 2, (0.02, 1 / 3), **options)) if erasing else None
         self._mixup = drawing(layers.MixUp(_checks.non_negative("mixup", mixup), **options)) if mixup else None
-        self._cutmix = drawing(layers.CutMix((_within("cutmix", cutmix, 1),) * 2, **options)) if cutmix else None
+        self._cutmix = (
+            drawing(layers.CutMix((_checks.within("cutmix", cutmix, 1),) * 2, **options)) if cutmix else None
+        )
 
     def __call__(self, images: Any, labels: Any, number: Any = None) -> Any:
         in_tf_data = not isinstance(images, np.ndarray)
@@ -201,12 +203,3 @@ class Augmentation:
                 lambda: by(self._mixup),
             )
         return by(self._cutmix if self._draws.uniform() < self.switch_probability else self._mixup)
-
-
-def _within(argument: str, value: Any, high: float) -> float:
-    """`value` as a `float` in [0, high]."""
-    return (
-        high
-        if value == high and not isinstance(value, bool)
-        else _checks.number(argument, value, 0, high, f"in [0, {high}]")
-    )

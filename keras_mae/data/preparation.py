@@ -36,8 +36,7 @@ def prepare(
     images_per_shard: int = 1024,
     quality: int = 95,
     labelled: bool = False,
-    on_error: str = "raise",
-    allowed: float = 0.01,
+    allow_damaged: float = 0.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Write a folder's images as shards, and a manifest of their counts and checksums.
@@ -54,8 +53,8 @@ def prepare(
         images_per_shard: Images in a file.
         quality: Of JPEG, 1–100.
         labelled: Whether the folders in `directory` are classes.
-        on_error: "raise", or "skip": damaged files are left out and listed in the manifest.
-        allowed: With "skip", the share of damaged files above which there is an error all the same.
+        allow_damaged: Largest share of damaged files, in [0, 1], that is left out and listed in the manifest; more is
+            an error. With 0 the first damaged file is an error that names it.
         progress: Called with the number of images done and their total.
 
     Returns:
@@ -71,7 +70,7 @@ def prepare(
         tensorflow("Writing TFRecord files")
     if type(quality) is not int or not 1 <= quality <= 100:
         raise _checks.argument_error("quality", "an integer in [1, 100]", quality)
-    source = FolderSource(directory, labelled=labelled, on_error=on_error, allowed=allowed)
+    source = FolderSource(directory, labelled=labelled, allow_damaged=allow_damaged)
     out = Path(out)
     plan = {
         "format": format,

@@ -85,7 +85,7 @@ class RecordSource:
         except RuntimeError as error:
             raise ValueError(
                 f"One of {len(self._files)} ArrayRecord files, of which {self._files[0]!r} is the first, is damaged; "
-                f"`keras_mae.data.check` tells which of a prepared folder's. {error}"
+                f"`keras_mae.data.find_damaged` tells which of a prepared folder's. {error}"
             ) from error
 
 
@@ -96,8 +96,7 @@ def tfrecord_stream(
     image_key: str,
     label_key: str | None,
     count: int | None,
-    on_error: str,
-    allowed: float,
+    allow_damaged: float,
     classes: Sequence[str] = (),
 ) -> Stream:
     """A stream over TFRecord files, several of them read side by side; see `from_tfrecords`."""
@@ -114,8 +113,7 @@ def tfrecord_stream(
         _checks.one_of("channels", channels, MODES),
         label_key is not None,
         count,
-        on_error,
-        allowed,
+        allow_damaged,
         classes,
     )
 

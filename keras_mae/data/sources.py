@@ -150,9 +150,8 @@ class FolderSource:
         channels: 1 (grey), 3 (RGB) or 4 (RGBA).
         labelled: Whether the folders in `directory` are classes, numbered from 0 in the order of their names
             (`classes`).
-        on_error: "raise", or "skip": then every file is decoded once, here, and what cannot be is left out and
-            listed in `skipped`.
-        allowed: With "skip", the share of damaged files above which there is an error all the same.
+        allow_damaged: Largest share of damaged files, in [0, 1], that is left out and listed in `skipped`; more is an
+            error. Above 0 every file is decoded once, here. With 0 the first damaged file is an error that names it.
 
     Raises:
         ValueError: If the folder does not exist or holds no image, files cannot be read as one, or a labelled image
@@ -168,18 +167,16 @@ class FolderSource:
         image_size: int | tuple[int, int] = 224,
         channels: int = 3,
         labelled: bool = False,
-        on_error: str = "raise",
-        allowed: float = 0.01,
+        allow_damaged: float = 0.0,
     ):
         self.directory = Path(directory)
         height, width = _checks.pair("image_size", image_size)
         self.image_shape = (height, width, _checks.one_of("channels", channels, MODES))
-        _checks.one_of("on_error", on_error, ("raise", "skip"))
-        _checks.fraction("allowed", allowed)
+        _checks.within("allow_damaged", allow_damaged, 1)
         self.paths = image_paths(self.directory)
         self.skipped: list[tuple[Path, str]] = []
-        if on_error == "skip":
-            self._leave_out(damaged(self.paths), allowed)
+        if allow_damaged > 0:
+            self._leave_out(damaged(self.paths), allow_damaged)
         else:
             with ThreadPoolExecutor() as pool:
                 list(pool.map(_check_header, self.paths))
@@ -197,11 +194,12 @@ class FolderSource:
             numbers = {name: number for number, name in enumerate(self.classes)}
             self.labels = np.asarray([numbers[parts[0]] for parts in names], "int64")
 
-    def _leave_out(self, bad: list[tuple[Path, str]], allowed: float) -> None:
-        if len(bad) > allowed * len(self.paths):
+    def _leave_out(self, bad: list[tuple[Path, str]], allow_damaged: float) -> None:
+        if len(bad) > allow_damaged * len(self.paths):
             raise ValueError(
-                f"At most {allowed:.2%} of the images may be damaged (`allowed`). Received: {len(bad)} of "
-                f"{len(self.paths):,} in {str(self.directory)!r}: " + "; ".join(message for _, message in bad[:5])
+                f"At most {allow_damaged:.2%} of the images may be damaged (`allow_damaged`). Received: "
+                f"{len(bad)} of {len(self.paths):,} in {str(self.directory)!r}: "
+                + "; ".join(message for _, message in bad[:5])
             )
         if bad:
             warnings.warn(

@@ -27,9 +27,9 @@ class Stream:
         channels: Channels of the images to make: 1, 3 or 4; for arrays, their own.
         labelled: Whether labels mean something.
         count: Images in it, if known.
-        on_error: What to do about an image that cannot be decoded: "raise", or "skip", which counts, lists at the end
-            of the epoch, and makes the length unknown.
-        allowed: With "skip", the share of such images above which the end of the epoch is an error all the same.
+        allow_damaged: Largest share of images, in [0, 1], that may turn out undecodable in an epoch: they are skipped
+            and listed in a warning at its end, which is an error if there are more. Above 0 the length is unknown.
+            With 0 the first such image is an error that names it.
         classes: The classes' names, in the order of the labels.
         dtype: Of the images to make: uint8, or float32 for arrays of floats.
         sized: Whether all images come in the shape wanted.
@@ -46,17 +46,16 @@ class Stream:
         channels: int,
         labelled: bool,
         count: int | None = None,
-        on_error: str = "raise",
-        allowed: float = 0.01,
+        allow_damaged: float = 0.0,
         classes: Sequence[str] = (),
         dtype: str = "uint8",
         sized: bool = False,
         shuffle_buffer: int = 4096,
     ):
         self.name, self.items, self.labelled = name, items, labelled
-        self._allowed = _checks.fraction("allowed", allowed)
+        self.allow_damaged = _checks.within("allow_damaged", allow_damaged, 1)
         self.image_shape = (*_checks.pair("image_size", image_size), _checks.positive_int("channels", channels))
-        self.skips = _checks.one_of("on_error", on_error, ("raise", "skip")) == "skip"
+        self.skips = self.allow_damaged > 0
         self.count = None if self.skips else count
         self.classes, self.dtype, self.sized = list(classes), np.dtype(dtype), sized
         self.shuffle_buffer = _checks.positive_int("shuffle_buffer", shuffle_buffer)
@@ -107,10 +106,10 @@ class Stream:
         """
         with self._lock:
             seen, bad, self._seen, self._bad = self._seen, self._bad, 0, []
-        if len(bad) > self._allowed * seen:
+        if len(bad) > self.allow_damaged * seen:
             raise ValueError(
-                f"At most {self._allowed:.2%} of the images may be damaged (`allowed`). Received: {len(bad)} of "
-                f"{seen:,} in {self.name}: " + "; ".join(bad[:5])
+                f"At most {self.allow_damaged:.2%} of the images may be damaged (`allow_damaged`). Received: "
+                f"{len(bad)} of {seen:,} in {self.name}: " + "; ".join(bad[:5])
             )
         if bad:
             listed = "\n".join(bad)
@@ -118,7 +117,7 @@ class Stream:
 
 
 def dataset_stream(
-    dataset: Any, image_size: int | tuple[int, int] | None, channels: int, on_error: str, allowed: float
+    dataset: Any, image_size: int | tuple[int, int] | None, channels: int, allow_damaged: float
 ) -> Stream:
     """Any `tf.data.Dataset` of images as a stream; see `from_dataset`."""
     tf = tensorflow("Reading a tf.data.Dataset")
@@ -156,8 +155,7 @@ def dataset_stream(
         _checks.one_of("channels", channels, MODES) if encoded else shape[2],
         label is not None,
         count if count >= 0 else None,
-        on_error,
-        allowed,
+        allow_damaged,
         dtype="float32" if image.dtype.is_floating else "uint8",
         sized=size == own_size,
     )

@@ -42,8 +42,7 @@ def source(
     channels: int,
     data_dir: str | Path | None,
     download: bool,
-    on_error: str,
-    allowed: float,
+    allow_damaged: float,
 ) -> TFDSSource | Stream:
     """The split of a TFDS data set: by index where its files allow that, else as a stream.
 
@@ -64,9 +63,9 @@ def source(
         raise ValueError(f"`split` must hold images. Received: split={split!r}, which holds none")
     image, label, classes = keys(builder.info)
     if getattr(builder.info.file_format, "value", None) == "array_record":
-        if on_error != "raise":
+        if allow_damaged:
             raise ValueError(
-                f"ArrayRecord sets are read by index: `on_error` must be 'raise'. Received: {on_error!r}"
+                f"ArrayRecord sets are read by index: `allow_damaged` must be 0. Received: {allow_damaged!r}"
             )
         return TFDSSource(builder, split, image_size, channels)
     return Stream(
@@ -76,8 +75,7 @@ def source(
         _checks.one_of("channels", channels, MODES),
         label is not None,
         count,
-        on_error,
-        allowed,
+        allow_damaged,
         classes,
     )
 
