@@ -117,7 +117,7 @@ def export(
         loaded = getattr(loaded, "encoder", loaded)
     if out is None:
         out = model.with_name(f"{model.stem}_{part}" if part is Part.encoder else model.stem)
-        out = out.with_name(f"{out.name}{keras_mae_convert.exporting.FORMATS[format][2] or '_saved_model'}")
+        out = out.with_name(f"{out.name}{keras_mae_convert.export_ending(format.value) or '_saved_model'}")
     difference = keras_mae_convert.export(loaded, out, format.value)
     typer.echo(f"{out}: {type(loaded).__name__}, within {difference:.1e} of Keras' outputs at batch 1 and 7")
 
