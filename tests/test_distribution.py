@@ -229,7 +229,7 @@ def test_one_scope_is_not_inside_another():
 
 
 def test_the_command_line_knows_every_engine():
-    from keras_mae.cli.pretraining import Engine
+    from keras_mae.cli.options import Engine
 
     assert tuple(engine.value for engine in Engine) == distribution.ENGINES
 

@@ -75,7 +75,11 @@ ALLOWED = {
     "data": LEAVES,
     "classifier": LEAVES | FIRST | {"from_preset", "encoder", "loss", "train_step"},
     "transfer": LEAVES | FIRST | {"encoder", "classifier", "loss", "optimizers", "recipes"},
-    "training": LEAVES | FIRST | SECOND | MODEL | {"data", "optimizers", "recipes", "classifier", "transfer", "visualize"},
+    "training": LEAVES
+    | FIRST
+    | SECOND
+    | MODEL
+    | {"data", "optimizers", "recipes", "classifier", "transfer", "visualize"},
     "visualize": LEAVES | FIRST | SECOND | MODEL | {"classifier"},
     "convert": LEAVES | FIRST | SECOND | MODEL | {"classifier"},
 }

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from keras_mae.distribution import Devices
     from keras_mae.recipes import Recipe
 
-__all__ = ["app", "load", "run_directory", "say", "say_files", "say_plan", "say_scores"]
+__all__ = ["app", "run_directory", "say", "say_files", "say_plan", "say_scores"]
 
 app = typer.Typer(
     help="Masked autoencoders in Keras: pre-train on images, look at what a model has learned, and classify with it.",
@@ -64,34 +64,3 @@ def say_scores(directory: Path, of: str) -> None:
 
 def _files(directory: Path) -> str:
     return ", ".join(sorted(path.name for path in directory.iterdir()))
-
-
-def load(path: Path) -> Any:
-    """A model that keras_mae saved, or a `ValueError` that says what the file is instead."""
-    import zipfile
-
-    import keras
-
-    import keras_mae
-    from keras_mae import from_preset
-
-    if path.is_dir() and from_preset.is_own(path):
-        return from_preset.read(path)
-    if path.is_dir():
-        inside = sorted(path.glob("*.keras")) or [path / "model.keras"]
-        raise ValueError(f"A model is a .keras file, not a folder: try {str(inside[-1])!r}")
-    if not path.is_file():
-        raise ValueError(f"There is no model file {str(path)!r}")
-    if path.suffix != ".keras" or not zipfile.is_zipfile(path):
-        raise ValueError(f"A model file is a .keras file that keras_mae saved. Received: {str(path)!r}")
-    try:
-        model = keras.saving.load_model(path)
-    except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"Cannot load the model file {str(path)!r}: {first}") from error
-    if not isinstance(model, (keras_mae.MaskedAutoencoder, keras_mae.ViTEncoder, keras_mae.ViTClassifier)):
-        raise ValueError(
-            f"`model` must hold a MaskedAutoencoder, a ViTEncoder or a ViTClassifier. "
-            f"Received: a {type(model).__name__} in {str(path)!r}"
-        )
-    return model

@@ -81,7 +81,8 @@ Pretrained = Annotated[
 LabeledData = Annotated[
     str,
     typer.Argument(
-        help="digits, fashion_mnist, or a folder that holds a folder of images for each class or was prepared from one."
+        help="digits, fashion_mnist, or a folder that holds a folder of images for each class, or was prepared from "
+        "such a folder."
     ),
 ]
 TestFolder = Annotated[

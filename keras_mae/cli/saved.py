@@ -9,7 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_mae.cli.app import app, load
+from keras_mae.cli.app import app
+from keras_mae.cli.options import SavedModel
+
+__all__ = ["info", "reconstruct"]
 
 
 class Statistics(StrEnum):
@@ -21,21 +24,24 @@ class Statistics(StrEnum):
 
 @app.command()
 def reconstruct(
-    model: Annotated[Path, typer.Argument(help="A saved MaskedAutoencoder, such as runs/digits-1/model.keras.")],
+    model: Annotated[Path, typer.Argument(help="Saved MaskedAutoencoder, such as runs/digits-1/model.keras.")],
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
-    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("reconstructions.png"),
-    seed: Annotated[int | None, typer.Option(help="Of the masks.")] = None,
+    out: Annotated[Path, typer.Option(help="Picture to write; its ending says the format.")] = Path(
+        "reconstructions.png"
+    ),
+    seed: Annotated[int | None, typer.Option(help="Random seed for the masks; the model's by default.")] = None,
     statistics: Annotated[
-        Statistics, typer.Option(help="What undoes a normalised target; 'true' leaks the answer.")
+        Statistics,
+        typer.Option(help="Patch statistics that undo a normalized target; true ones give part of the answer away."),
     ] = Statistics.visible,
 ) -> None:
-    """Mask images, let MODEL fill them in, and write the picture."""
+    """Mask images, let MODEL fill them in, and write a picture of both."""
     import numpy as np
 
     import keras_mae
-    from keras_mae.training.runner import write
+    from keras_mae import _files, convert
 
-    mae = load(model)
+    mae = convert.load_model(model)
     if not isinstance(mae, keras_mae.MaskedAutoencoder):
         raise ValueError(
             f"`model` must be a MaskedAutoencoder: reconstructing takes its decoder. "
@@ -45,20 +51,29 @@ def reconstruct(
     batch = np.stack([keras_mae.data.read_image(path, mae.encoder.image_shape) for path in images])
     result = mae.reconstruct(batch, seed=seed, statistics=statistics.value)
     figure = keras_mae.visualize.reconstructions(result, max_images=len(batch))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write(out, figure.savefig)
+    with _files.whole(out) as unfinished:
+        figure.savefig(unfinished)
     typer.echo(f"{out}: {len(batch)} image{'s' if len(batch) > 1 else ''}")
 
 
 @app.command()
-def info(model: Annotated[Path, typer.Argument(help="A saved model, such as runs/digits-1/model.keras.")]) -> None:
-    """Say what is in a saved model."""
+def info(model: SavedModel) -> None:
+    """Show what is in a saved model."""
     from rich.console import Console
     from rich.table import Table
 
+    from keras_mae import convert
+
+    table = Table(title=str(model), show_header=False)
+    for name, value in _facts(convert.load_model(model)).items():
+        table.add_row(name, str(value))
+    Console().print(table)
+
+
+def _facts(loaded: Any) -> dict[str, Any]:
+    """Return what there is to say of a model, by name, in the order of the table."""
     import keras_mae
 
-    loaded = load(model)
     encoder = getattr(loaded, "encoder", loaded)
     rows: dict[str, Any] = {
         "class": type(loaded).__name__,
@@ -85,10 +100,7 @@ def info(model: Annotated[Path, typer.Argument(help="A saved model, such as runs
         "training steps": int(keras_mae.ops.concrete(encoder.step.value)),
         "dtype": encoder.dtype_policy.name,
     }
-    table = Table(title=str(model), show_header=False)
-    for name, value in rows.items():
-        table.add_row(name, str(value))
-    Console().print(table)
+    return rows
 
 
 def _size(part: Any) -> str:

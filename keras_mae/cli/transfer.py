@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_mae.cli.app import app, load, run_directory, say, say_plan, say_scores
+from keras_mae.cli.app import app, run_directory, say, say_plan, say_scores
 from keras_mae.cli.options import (
     Accumulation,
     BaseLearningRate,
@@ -217,9 +217,9 @@ def evaluate(
 ) -> None:
     """Score a trained CLASSIFIER on labeled images, and leave a run directory."""
     import keras_mae
-    from keras_mae import training
+    from keras_mae import convert, training
 
-    loaded = load(classifier)
+    loaded = convert.load_model(classifier)
     if not isinstance(loaded, keras_mae.ViTClassifier):
         raise ValueError(
             f"`classifier` must be a ViTClassifier. Received: a {type(loaded).__name__} in {str(classifier)!r}"
@@ -233,7 +233,9 @@ def evaluate(
 
 def _encoder(path: Path) -> Any:
     """Return a saved encoder, also one that is part of a larger model."""
-    loaded = load(path)
+    from keras_mae import convert
+
+    loaded = convert.load_model(path)
     return getattr(loaded, "encoder", loaded)
 
 
