@@ -9,7 +9,7 @@ from keras_mae.training.protocols import (
     run_linear_probe,
     run_pretraining,
 )
-from keras_mae.training.resume import Checkpoints
+from keras_mae.training.resume import Checkpoints, Saving
 from keras_mae.training.runner import run
 from keras_mae.training.watching import OnlineProbe, Watch
 
@@ -18,6 +18,7 @@ __all__ = [
     "OnlineProbe",
     "PretrainRecipe",
     "Progress",
+    "Saving",
     "StopOnNonFinite",
     "Watch",
     "run",
