@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 from keras_mae import _checks
 from keras_mae.optimizers import LARS, AdamW, fine_tuning_adamw, pretraining_adamw, probing_lars
@@ -15,6 +15,9 @@ SOURCES = {
     "paper": "the paper, appendix A.1",
     OWN: "keras_mae, tuned on validation images",
 }
+
+
+AnyRecipe = TypeVar("AnyRecipe", bound="Recipe")
 
 
 @dataclass(frozen=True)
@@ -203,7 +206,7 @@ class PretrainRecipe(Recipe):
             ValueError: If there is no such recipe or field.
         """
         source = _published(size, source)
-        return _changed(_SMALL_PRETRAIN if source == OWN else cls(source=source), changes)
+        return changed(_SMALL_PRETRAIN if source == OWN else cls(source=source), changes)
 
     def optimizer(self, steps_per_epoch: int) -> AdamW:
         """The optimizer, its schedule fitted to epochs of `steps_per_epoch` batches."""
@@ -273,7 +276,7 @@ class FineTuneRecipe(Recipe):
         """
         source = _published(size, source)
         if source == OWN:
-            return _changed(_SMALL_FINE_TUNE, changes)
+            return changed(_SMALL_FINE_TUNE, changes)
         rate, layer_decay, drop_path_rate, epochs = _FINE_TUNE[source, size]
         recipe = cls(
             epochs=epochs,
@@ -282,7 +285,7 @@ class FineTuneRecipe(Recipe):
             drop_path_rate=drop_path_rate,
             source=source,
         )
-        return _changed(recipe, changes)
+        return changed(recipe, changes)
 
     def optimizer(self, model: Any, steps_per_epoch: int) -> AdamW:
         """The optimizer of this `ViTClassifier`, its schedule fitted to epochs of `steps_per_epoch` batches."""
@@ -349,7 +352,7 @@ class LinearProbeRecipe(Recipe):
         """
         source = _published(size, source)
         epochs = 50 if source == "repository" and size != "base" else 90
-        return _changed(_SMALL_PROBE if source == OWN else cls(epochs=epochs, source=source), changes)
+        return changed(_SMALL_PROBE if source == OWN else cls(epochs=epochs, source=source), changes)
 
     def optimizer(self, steps_per_epoch: int) -> LARS:
         """The optimizer, its schedule fitted to epochs of `steps_per_epoch` batches."""
@@ -419,7 +422,12 @@ def _published(size: str, source: str | None) -> str:
     return _checks.one_of("source", source or "repository", ("repository", "paper"))
 
 
-def _changed(recipe: Any, changes: dict[str, Any]) -> Any:
+def changed(recipe: AnyRecipe, changes: dict[str, Any]) -> AnyRecipe:
+    """Return a recipe in which some fields have values of their own.
+
+    Raises:
+        ValueError: If it has no such field, or a value is out of range.
+    """
     _refuse_unknown(type(recipe), changes)
     return replace(recipe, **changes)
 

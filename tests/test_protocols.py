@@ -16,6 +16,7 @@ from training_helpers import Stop, killed, quick_compile, terminated
 import keras_mae
 from keras_mae import recipes, training, transfer
 
+SAVING = training.Saving(resume=True, every_steps=2)
 NAMES = [f"kind {letter}" for letter in "abcdefghijk"]
 FINE_TUNE = recipes.FineTuneRecipe.for_size("small_images", epochs=2, warmup_epochs=1, batch_size=BATCH)
 PROBE = recipes.LinearProbeRecipe.for_size("small_images", epochs=2, warmup_epochs=1, batch_size=BATCH)
@@ -54,7 +55,14 @@ class Run:
         else:
             blocks = 1 if protocol == "partial" else None
             training.run_fine_tuning(
-                self.encoder, dataset(), held_out(), NAMES, FINE_TUNE, self.directory, blocks, console=console
+                self.encoder,
+                dataset(),
+                held_out(),
+                NAMES,
+                FINE_TUNE,
+                self.directory,
+                trainable_blocks=blocks,
+                console=console,
             )
         self.shown = shown.getvalue()
         self.files = {path.name for path in self.directory.iterdir()}
@@ -184,7 +192,7 @@ def resumable(protocol, directory, *callbacks):
     )
     train = keras_mae.data.from_arrays(IMAGES, LABELS, BATCH, drop_remainder=True, augment=drawn)
     recipe = dataclasses.replace(FINE_TUNE, drop_path_rate=0.3) if protocol == "fine_tune" else PROBE
-    options = {"callbacks": callbacks, "console": Console(file=io.StringIO()), "resume": True, "checkpoint_steps": 2}
+    options = {"callbacks": callbacks, "console": Console(file=io.StringIO()), "saving": SAVING}
     getattr(training, RUNS[protocol])(make_encoder(), train, held_out(), NAMES, recipe, directory, **options)
     saved = keras.saving.load_model(directory / "classifier.keras")
     return values([*saved.weights, *saved.optimizer.variables]), (directory / "history.csv").read_text()

@@ -17,7 +17,7 @@ from rich.console import Console
 from training_helpers import Stop, killed, terminated
 
 import keras_mae
-from keras_mae.training import PretrainRecipe, StopOnNonFinite, run_pretraining
+from keras_mae.training import PretrainRecipe, Saving, StopOnNonFinite, run_pretraining
 from keras_mae.training.resume import Checkpoints, Preempted, lock, seek
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (27, 8, 12, 1), "uint8")
@@ -34,9 +34,11 @@ def run(directory, *callbacks, recipe=RECIPE, width=16, **options):
     dataset = keras_mae.data.from_arrays(
         IMAGES, batch_size=recipe.step_batch_size, drop_remainder=True, seed=recipe.seed
     )
-    options = {"resume": True, "checkpoint_steps": 4, **options}
+    options = {"saving": Saving(resume=True, every_steps=4), **options}
     console = Console(file=io.StringIO())
-    run_pretraining(model, dataset, recipe, directory, IMAGES[:2], callbacks=callbacks, console=console, **options)
+    run_pretraining(
+        model, dataset, recipe, directory, examples=IMAGES[:2], callbacks=callbacks, console=console, **options
+    )
     return model
 
 
@@ -118,11 +120,24 @@ def test_killed_while_checkpoints_are_taken_away(alone, tmp_path, monkeypatch):
 
 
 # === Checkpoints ===
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"resume": 1}, "`resume` must be True or False. Received: resume=1"),
+        ({"every_steps": 0}, "`every_steps` must be a positive integer"),
+        ({"every_minutes": -1}, "`every_minutes` must be a finite number of at least 0"),
+    ],
+)
+def test_saving_out_of_range_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Saving(**options)
+
+
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
     directory = tmp_path_factory.mktemp("stopped") / "run"
     with pytest.raises(Preempted):
-        run(directory, Stop(16, terminated), checkpoint_steps=3)
+        run(directory, Stop(16, terminated), saving=Saving(resume=True, every_steps=3))
     return directory
 
 
@@ -137,7 +152,7 @@ def begun(stopped, tmp_path):
 
 def test_without_resume_a_begun_run_is_refused(begun):
     with pytest.raises(ValueError, match="`run_directory` must not exist or be empty"):
-        run(begun[0], resume=False)
+        run(begun[0], saving=Saving())
 
 
 def cut(path):
@@ -190,7 +205,7 @@ def test_a_disk_with_no_room_is_said_before_anything_is_written(begun, monkeypat
     before = sorted(directory.rglob("*"))
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10_000))
     with pytest.raises(OSError, match="do not fit on the disk"):
-        run(directory, checkpoint_steps=1)
+        run(directory, saving=Saving(resume=True, every_steps=1))
     assert sorted(directory.rglob("*")) == before
 
 
@@ -203,7 +218,7 @@ def test_a_full_disk_leaves_the_checkpoints_before(begun, monkeypatch):
 
     monkeypatch.setattr(keras.Model, "save_weights", full)
     with pytest.raises(OSError, match="No space left on device"):
-        run(directory, checkpoint_steps=1)
+        run(directory, saving=Saving(resume=True, every_steps=1))
     assert {path: path.read_bytes() for path in before} == before
     assert not list((directory / "checkpoints").glob(".writing-*"))
 

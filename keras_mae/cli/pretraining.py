@@ -149,9 +149,7 @@ def pretrain(
             **feed,
             run_directory=directory,
             callbacks=[] if watch is None else [_watch(watch, images.examples, directory / "watch", devices)],
-            resume=resume,
-            checkpoint_steps=checkpoint_steps,
-            checkpoint_minutes=checkpoint_minutes,
+            saving=training.Saving(resume, checkpoint_steps, checkpoint_minutes),
         )
         say_files(devices, directory)
 

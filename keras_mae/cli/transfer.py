@@ -109,9 +109,7 @@ def finetune(
             run_directory=directory,
             trainable_blocks=trainable_blocks,
             image_shape=shape,
-            resume=resume,
-            checkpoint_steps=checkpoint_steps,
-            checkpoint_minutes=checkpoint_minutes,
+            saving=keras_mae.training.Saving(resume, checkpoint_steps, checkpoint_minutes),
         )
         _say_end(devices, directory)
 
@@ -156,9 +154,7 @@ def probe(
             encoder,
             **_identified(feed, model),
             run_directory=directory,
-            resume=resume,
-            checkpoint_steps=checkpoint_steps,
-            checkpoint_minutes=checkpoint_minutes,
+            saving=keras_mae.training.Saving(resume, checkpoint_steps, checkpoint_minutes),
         )
         _say_end(devices, directory)
 

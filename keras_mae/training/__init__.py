@@ -22,7 +22,7 @@ from keras_mae.training.protocols import (
     run_linear_probe,
     run_pretraining,
 )
-from keras_mae.training.resume import Checkpoints
+from keras_mae.training.resume import Checkpoints, Saving
 from keras_mae.training.runner import run
 from keras_mae.training.watching import OnlineProbe, Watch
 
@@ -34,6 +34,7 @@ __all__ = [
     "PretrainRecipe",
     "PretrainingFeed",
     "Progress",
+    "Saving",
     "StopOnNonFinite",
     "UnlabeledImages",
     "Watch",

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -34,7 +34,15 @@ from keras_mae.data import (
     open_directory,
 )
 from keras_mae.data.sources import Source
-from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, Recipe, check_recipe
+from keras_mae.recipes import (
+    AnyRecipe,
+    FineTuneRecipe,
+    LinearProbeRecipe,
+    PretrainRecipe,
+    Recipe,
+    changed,
+    check_recipe,
+)
 
 __all__ = [
     "ClassifierFeed",
@@ -54,8 +62,6 @@ EXAMPLES = 8
 """Images whose reconstructions a run of pre-training draws."""
 
 EVALUATION_BATCH = 256
-
-AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 
 
 class PretrainingFeed(TypedDict):
@@ -288,7 +294,7 @@ def fit_recipe(recipe: AnyRecipe, images: int, **changes: Any) -> AnyRecipe:
             shortened to a tenth of the epochs where it would not end before them.
 
     Raises:
-        ValueError: If a field is out of range.
+        ValueError: If there is no such field, or a value is out of range.
 
     Example:
         >>> recipe = keras_mae.recipes.FineTuneRecipe.for_size("base", batch_size=1024)
@@ -302,7 +308,7 @@ def fit_recipe(recipe: AnyRecipe, images: int, **changes: Any) -> AnyRecipe:
     changes["batch_size"] = min(batch_size, images)
     if recipe.warmup_epochs >= epochs:
         changes.setdefault("warmup_epochs", epochs // 10)
-    return replace(recipe, **changes)
+    return changed(recipe, changes)
 
 
 # === Batches ===

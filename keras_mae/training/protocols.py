@@ -25,6 +25,7 @@ def run_pretraining(
     dataset: Any,
     recipe: PretrainRecipe,
     run_directory: str | Path,
+    *,
     examples: np.ndarray,
     validation_data: Any = None,
     jit_compile: bool | str = "auto",
@@ -44,7 +45,7 @@ def run_pretraining(
         jit_compile: As in `keras.Model.compile`.
         metadata: What else the run is made of, such as its data, JSON values by name: for `recipe.json`, and for
             `resume` to tell this run from another one.
-        options: `callbacks`, `console`, `resume`, `checkpoint_steps` and `checkpoint_minutes`: see `run`, also for
+        options: `callbacks`, `console` and `saving`: see `run`, also for
             what becomes of a run that is interrupted.
 
     Returns:
@@ -87,6 +88,7 @@ def run_fine_tuning(
     classes: Sequence[str],
     recipe: FineTuneRecipe,
     run_directory: str | Path,
+    *,
     trainable_blocks: float | None = None,
     image_shape: tuple[int, int, int] | None = None,
     validation_data: Any = None,
@@ -107,7 +109,7 @@ def run_fine_tuning(
         image_shape: Of the images, if other than the encoder's.
         validation_data: What to evaluate after every epoch, if not `test`: on several devices batches must be whole.
         metadata: What else the run is made of, such as its encoder and its data: see `run_pretraining`.
-        options: `callbacks`, `console`, `resume`, `checkpoint_steps` and `checkpoint_minutes`: see `run`, also for
+        options: `callbacks`, `console` and `saving`: see `run`, also for
             what becomes of a run that is interrupted.
 
     Returns:
@@ -133,6 +135,7 @@ def run_linear_probe(
     classes: Sequence[str],
     recipe: LinearProbeRecipe,
     run_directory: str | Path,
+    *,
     validation_data: Any = None,
     metadata: dict[str, Any] | None = None,
     **options: Any,
@@ -228,6 +231,7 @@ def run_knn(
     test: Any,
     classes: Sequence[str],
     run_directory: str | Path,
+    *,
     k: int = 20,
     temperature: float = 0.07,
     pooling: str = "token",

@@ -37,6 +37,34 @@ class Preempted(SystemExit):
         self.path = path
 
 
+@dataclass(frozen=True)
+class Saving:
+    """How a run guards against the end of its process.
+
+    Attributes:
+        resume: Whether to resume the run in the run directory, if there is one. A finished run is left as it is.
+        every_steps: Steps between checkpoints; `None` for checkpoints by the clock only.
+        every_minutes: Minutes between checkpoints.
+
+    Raises:
+        ValueError: If a value is out of range.
+
+    Example:
+        >>> keras_mae.training.Saving(resume=True, every_minutes=30)
+    """
+
+    resume: bool = False
+    every_steps: int | None = None
+    every_minutes: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.resume, bool):
+            raise _checks.argument_error("resume", "True or False", self.resume)
+        if self.every_steps is not None:
+            _checks.positive_int("every_steps", self.every_steps)
+        _checks.non_negative("every_minutes", self.every_minutes)
+
+
 @dataclass
 class Position:
     """Where a run is.

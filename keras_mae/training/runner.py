@@ -17,7 +17,7 @@ from rich.console import Console
 from keras_mae import distribution
 from keras_mae.recipes import Recipe
 from keras_mae.training.callbacks import Interruptible, LogLearningRate, Progress, StopOnNonFinite
-from keras_mae.training.resume import Checkpoints, Preempted, check_same_run, check_space, lock, seek
+from keras_mae.training.resume import Checkpoints, Preempted, Saving, check_same_run, check_space, lock, seek
 from keras_mae.transfer.fine_tuning import length
 
 _CHECKPOINTS = "checkpoints"
@@ -34,17 +34,15 @@ def run(
     validation_data: Any = None,
     callbacks: Any = (),
     console: Console | None = None,
-    resume: bool = False,
-    checkpoint_steps: int | None = None,
-    checkpoint_minutes: float = 10.0,
+    saving: Saving | None = None,
 ) -> Path:
     """Train a compiled model to the end of its recipe, and let `leave` write what came of it.
 
     If training stops early, by Ctrl-C or an error, what was learned until then is left; a run that stops before its
     first epoch ends leaves nothing.
 
-    Meanwhile `checkpoints/` holds all it takes to go on after the process was killed: with `resume=True` the run
-    ends with the weights, bit for bit on one machine, that it would have had. On SIGTERM, which a machine that is
+    Meanwhile `checkpoints/` holds all it takes to go on after the process was killed: with `Saving(resume=True)` the
+    run ends with the weights, bit for bit on one machine, that it would have had. On SIGTERM, which a machine that is
     preempted sends, one is written and the process exits with status 143.
 
     Inside a `keras_mae.distribution.scope` of several processes all of them call this, with the same arguments, and
@@ -60,9 +58,7 @@ def run(
         validation_data: Batches to evaluate after every epoch.
         callbacks: More Keras callbacks.
         console: Where progress is shown.
-        resume: Whether to go on with the run in `run_directory`, if there is one. A finished one is left as it is.
-        checkpoint_steps: Write a checkpoint after so many steps.
-        checkpoint_minutes: Write one when so many minutes have passed.
+        saving: When checkpoints are written, and whether to resume from one.
 
     Returns:
         The run directory.
@@ -72,12 +68,13 @@ def run(
             has, to resume, no `seek`.
         FloatingPointError: If the steps have ceased to be finite.
     """
+    saving = saving or Saving()
     devices = distribution.current()
-    directory = Path(run_directory) if resume or not devices.is_main else check_free(run_directory)
+    directory = Path(run_directory) if saving.resume or not devices.is_main else check_free(run_directory)
     checkpoints = Checkpoints(
-        directory / _CHECKPOINTS, length(dataset), metadata, checkpoint_steps, checkpoint_minutes
+        directory / _CHECKPOINTS, length(dataset), metadata, saving.every_steps, saving.every_minutes
     )
-    if resume and _finished(directory, recipe.epochs, checkpoints.metadata):
+    if saving.resume and _finished(directory, recipe.epochs, checkpoints.metadata):
         if devices.is_main:
             _forget(directory)
             (console or Console()).print(f"{directory}: this run is finished, nothing is left to do", highlight=False)
@@ -94,7 +91,7 @@ def run(
                 folder.rmdir()
 
     with lock(directory) if devices.is_main else contextlib.nullcontext():
-        if resume:
+        if saving.resume:
             checkpoints.restore(model)
         try:
             _fit(model, dataset, recipe, checkpoints, validation_data, callbacks, console)
