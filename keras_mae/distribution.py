@@ -183,6 +183,17 @@ def batch_parts() -> int:
     return 1
 
 
+def several_workers() -> bool:
+    """Return whether this is one of several workers of a TensorFlow strategy, each of which sees its own replicas."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    strategy = tf.distribute.get_strategy()
+    several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    return bool(several and strategy.extended._in_multi_worker_mode())
+
+
 def first_sample(rows: Any) -> Any:
     """Return the place in the whole batch of the first of this part's `rows` samples; all parts have as many."""
     if batch_parts() == 1:

@@ -9,12 +9,15 @@ import numpy as np
 from keras import ops
 
 from keras_mae import _checks, presets
+from keras_mae._types import Tensor
 from keras_mae.distribution import first_sample
 from keras_mae.from_preset import PresetFiles, refuse_unknown
 from keras_mae.patches import PatchEmbedding, mix_channels
 from keras_mae.positions import resize_positions, sincos_positions
 from keras_mae.random import DROP_PATH, StepCounter, hash_noise
 from keras_mae.transformer import TransformerBlock, check_heads
+
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "ViTEncoder"]
 
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
@@ -166,21 +169,24 @@ class ViTEncoder(PresetFiles, keras.Model):
             self.norm.build(tokens)
         self.built = True
 
-    def call(self, images: Any, ids_keep: Any = None, training: bool | None = None) -> Any:
+    def call(self, images: Tensor, ids_keep: Tensor | None = None, training: bool | None = None) -> Tensor:
         tokens = self.encode(images, ids_keep, training)
         return tokens if self.norm is None else self.norm(tokens)
 
-    def encode(self, images: Any, ids_keep: Any = None, training: bool | None = None) -> Any:
-        """What `call` returns, before the final norm."""
+    def encode(self, images: Tensor, ids_keep: Tensor | None = None, training: bool | None = None) -> Tensor:
+        """Return what `call` does, before the final norm. In training this ends the step that `step` counts."""
         x = self.embed(images, ids_keep)
-        drop_path = self._drop_path_noise(ops.shape(x)[0]) if training else None
+        drop_path = None
+        if training:
+            step = self.step.take()
+            drop_path = self._drop_path_noise(step, ops.shape(x)[0])
         for index, block in enumerate(self.blocks):
             # A frozen block is a fixed function: it drops nothing.
             x = block(x, drop_path_noise=None if drop_path is None or not block.trainable else drop_path[:, index])
         return x
 
-    def embed(self, images: Any, ids_keep: Any = None) -> Any:
-        """What the first block gets: class token and patches, with their positions."""
+    def embed(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
+        """Return what the first block gets: class token and patches, with their positions."""
         if tuple(images.shape[1:]) != self.image_shape:
             raise ValueError(
                 f"`images` must have shape (batch, {', '.join(map(str, self.image_shape))}). "
@@ -238,10 +244,8 @@ class ViTEncoder(PresetFiles, keras.Model):
             copied.patch_embedding.load_from(self.patch_embedding)
         return copied
 
-    def _drop_path_noise(self, rows: Any) -> Any:
-        """Draws of this training step, int32 (rows, depth, 2); the step is over once they are drawn."""
-        step = self.step.value
-        self.step.advance()
+    def _drop_path_noise(self, step: Tensor, rows: Any) -> Tensor | None:
+        """Return the draws of a training step for `rows` samples, int32 (rows, depth, 2); `None` if none drops."""
         if not self.drop_path_rate:
             return None
         index = first_sample(rows) + ops.arange(rows, dtype="int32")
