@@ -15,7 +15,7 @@ from keras_mae.loss import Accuracy, CrossEntropy
 from keras_mae.ops import Linear, concrete, require
 from keras_mae.train_step import TrainStep
 
-__all__ = ["POOLINGS", "ViTClassifier", "check_labels", "pool", "pool_tokens"]
+__all__ = ["ViTClassifier"]
 
 POOLINGS = ("mean", "token")
 
@@ -95,6 +95,7 @@ class ViTClassifier(PresetFiles, TrainStep):
         self,
         encoder: ViTEncoder,
         num_classes: int,
+        *,
         pooling: str = "mean",
         drop_path_rate: float | None = None,
         image_shape: tuple[int, int, int] | None = None,

@@ -16,6 +16,8 @@ import numpy as np
 
 from keras_mae import _checks
 
+__all__ = ["ENGINES", "Devices", "batch_parts", "current", "first_sample", "gather", "layout_map", "scope"]
+
 _BY_BACKEND = {
     "tensorflow": ("mirrored", "tpu", "multi_worker"),
     "jax": ("data_parallel", "model_parallel"),

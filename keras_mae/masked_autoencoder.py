@@ -24,7 +24,7 @@ from keras_mae.loss import (
 from keras_mae.masking import Mask, Masking, RandomMasking, explicit_mask
 from keras_mae.ops import gather_tokens
 from keras_mae.random import EVALUATION_STEP, hash_noise
-from keras_mae.reconstruction import Reconstruction, check_images, to_pictures, undo_normalisation
+from keras_mae.reconstruction import Reconstruction, check_images, to_pictures, undo_normalization
 from keras_mae.train_step import TrainStep
 
 __all__ = ["MaskedAutoencoder"]
@@ -51,7 +51,7 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         decoder: An `MAEDecoder`; the paper's (512 wide, 8 blocks, 16 heads) by default. It takes image and
             patch size from the encoder.
         masking: A `RandomMasking` (75 % by default), `BlockMasking` or `GridMasking`.
-        norm_pix_loss: Whether each patch is standardised before it is predicted. Better features, but
+        norm_pix_loss: Whether each patch is standardized before it is predicted. Better features, but
             reconstructions then need statistics from elsewhere.
         masks_per_image: Masks drawn for each image in one training step. One decoded image then serves
             several times; the loss is the mean over them.
@@ -82,6 +82,7 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         encoder: ViTEncoder,
         decoder: MAEDecoder | None = None,
         masking: Masking | None = None,
+        *,
         norm_pix_loss: bool = False,
         masks_per_image: int = 1,
         seed: int = 0,
@@ -321,7 +322,8 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
     def reconstruct(
         self,
         images: Any,
-        mask: Any = None,
+        mask: Tensor | None = None,
+        *,
         seed: int | None = None,
         statistics: str = "visible",
         batch_size: int = 32,
@@ -333,7 +335,7 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
             mask: What to remove, (batch, patches) or (batch, rows, columns), 1 = removed; any ratio, the same
                 number in every image. Drawn by the model's masking if `None`.
             seed: Of the drawn masks; the model's by default. The same masks every time.
-            statistics: What puts a normalised target back into pixels (`norm_pix_loss` models only).
+            statistics: What puts a normalized target back into pixels (`norm_pix_loss` models only).
                 "visible": the visible patches' mean and standard deviation, weighted by 1 / distance**2.
                 "true": each removed patch's own, which tells the model's contrast and brightness in advance:
                 good for pictures, never for a score.
@@ -374,7 +376,7 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         )
         prediction, source = outputs["reconstruction"], "none needed: the model predicts pixels"
         if self.norm_pix_loss:
-            prediction, source = undo_normalisation(
+            prediction, source = undo_normalization(
                 prediction, images, ids_keep, ids_removed, statistics, self.encoder
             )
         return to_pictures(images, prediction, outputs["mask"], source, self.encoder)

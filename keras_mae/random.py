@@ -13,7 +13,7 @@ from keras import ops
 
 from keras_mae._types import Tensor
 
-__all__ = ["DROP_PATH", "EVALUATION_STEP", "MASKS", "StepCounter", "hash_noise", "mix", "to_uniform"]
+__all__ = ["DROP_PATH", "EVALUATION_STEP", "MASKS", "StepCounter", "hash_noise", "to_uniform"]
 
 EVALUATION_STEP = -1
 """The step of `evaluate`, `predict` and `reconstruct`: no training step ever has this number."""

@@ -333,7 +333,9 @@ def test_training_continues_after_a_save_as_if_there_had_been_none(default):
 
 SCHEDULED = {
     "constant": lambda: adamw(weight_decay=0.3),
-    "warm-up and cosine": lambda: keras_mae.optimizers.pretraining_adamw(2.0, BATCH, 6, 3, weight_decay=0.3),
+    "warm-up and cosine": lambda: keras_mae.optimizers.pretraining_adamw(
+        2.0, BATCH, total_steps=6, warmup_steps=3, weight_decay=0.3
+    ),
     "loss scale": lambda: keras.optimizers.LossScaleOptimizer(adamw()),
 }
 
