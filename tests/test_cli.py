@@ -9,8 +9,10 @@ import sys
 import keras
 import numpy as np
 import pytest
+import typer
 
 import keras_mae
+import keras_mae.cli
 
 
 @pytest.fixture
@@ -229,28 +231,24 @@ def test_export_says_what_it_wrote_or_what_is_missing(keras_mae_command, digits_
     assert (tmp_path / name).exists()
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        *[
-            (),
-            ("pretrain",),
-            ("reconstruct",),
-            ("info",),
-            ("finetune",),
-            ("probe",),
-            ("knn",),
-            ("evaluate",),
-            ("prepare",),
-        ],
-        *[("convert",), ("export",)],
-    ],
-)
-def test_help_reads_well(keras_mae_command, command):
+COMMANDS = typer.main.get_command(keras_mae.cli.app).commands
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
+def test_help_is_shown(keras_mae_command, command):
     status, out, _ = keras_mae_command(*command, "--help")
     assert status == 0
     assert "Usage:" in out
     assert "--help" in out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_help_text_stands_alone(name):
+    """A summary that fits its line, and no text that begins as if something stood before it."""
+    assert "..." not in COMMANDS[name].get_short_help_str()
+    for parameter in COMMANDS[name].params:
+        assert parameter.help.endswith("."), parameter.name
+        assert not parameter.help.startswith(("Of ", "For ", "As ", "In ", "What ")), parameter.name
 
 
 def test_the_backend_is_one_that_is_installed(tmp_path):

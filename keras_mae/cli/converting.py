@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_mae.cli.app import app
 from keras_mae.cli.options import SavedModel
 
 if TYPE_CHECKING:
@@ -45,7 +44,6 @@ class Part(StrEnum):
     encoder = "encoder"
 
 
-@app.command()
 def convert(
     source: Annotated[
         str,
@@ -72,9 +70,9 @@ def convert(
         int | None, typer.Option(help="Attention heads of the decoder; for files that do not say.")
     ] = None,
 ) -> None:
-    """Convert weights from one library's format to another's, and report what became of every tensor.
+    """Convert weights from one format to another.
 
-    A file that does not fit as a whole is refused, and nothing is written.
+    What became of every tensor is listed. A file that does not fit as a whole is refused, and nothing is written.
     """
     format = _checked_format(format, out)
     options = {"norm_pix_loss": norm_pix_loss, "num_heads": num_heads, "decoder_num_heads": decoder_num_heads}
@@ -83,7 +81,6 @@ def convert(
     typer.echo(f"{out}: {type(model).__name__}, {model.count_params():,} parameters")
 
 
-@app.command()
 def export(
     model: SavedModel,
     out: Annotated[Path | None, typer.Argument(help="File or folder to write; by default beside MODEL.")] = None,
@@ -93,7 +90,9 @@ def export(
         typer.Option(help="Part to export: the model, which for a masked autoencoder reconstructs, or its encoder."),
     ] = Part.model,
 ) -> None:
-    """Write MODEL for another runtime, load it there, and compare its outputs with Keras'.
+    """Export MODEL to another runtime, and check it there.
+
+    The exported model is loaded by its runtime, and its outputs are compared with those of Keras before it is kept.
 
     PyTorch writes the format torch, and TensorFlow all others, whichever backend the model was trained on.
     """

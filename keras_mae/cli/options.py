@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 __all__ = [
-    "Accumulation",
     "AllowDamaged",
     "BaseLearningRate",
     "BatchSize",
@@ -68,7 +67,6 @@ Size = Annotated[
 ]
 Epochs = Annotated[int | None, typer.Option(help="Passes over the data; the recipe's by default.")]
 BatchSize = Annotated[int | None, typer.Option(help="Images behind each update; the recipe's by default.")]
-Accumulation = Annotated[int | None, typer.Option(help="Batches whose gradients are averaged for each update.")]
 BaseLearningRate = Annotated[
     float | None, typer.Option(help="Learning rate for a batch of 256; the recipe's by default.")
 ]
@@ -90,7 +88,7 @@ TestFolder = Annotated[
     typer.Option(help="Folder of images to evaluate on; by default a tenth of DATA's folder is held out for that."),
 ]
 NumLabels = Annotated[int | None, typer.Option(help="Number of labeled images to train on; all by default.")]
-Seed = Annotated[int, typer.Option(help="Random seed for weights, augmentation, and choice and order of the images.")]
+Seed = Annotated[int, typer.Option(help="Random seed for weights, augmentation, and the choice and order of images.")]
 AllowDamaged = Annotated[
     float, typer.Option(help="Largest share of damaged images to skip; with 0 the first one is an error.")
 ]

@@ -9,13 +9,11 @@ from typing import Annotated
 
 import typer
 
-from keras_mae.cli.app import app
 from keras_mae.cli.options import AllowDamaged
 
 __all__ = ["prepare"]
 
 
-@app.command()
 def prepare(
     source: Annotated[Path, typer.Argument(help="Folder of images; with --check also one that was prepared.")],
     out: Annotated[Path | None, typer.Argument(help="Folder to write; if it was begun, it is finished.")] = None,
@@ -33,7 +31,9 @@ def prepare(
     labelled: Annotated[bool, typer.Option("--labelled", help="Take the folders in SOURCE as classes.")] = False,
     allow_damaged: AllowDamaged = 0.0,
 ) -> None:
-    """Write the images of a folder to a few large files that train faster, or check a folder.
+    """Pack a folder of images for training, or check it.
+
+    A few large files of smaller images are faster to read. A prepared folder takes the place of the original one.
 
     --check decodes every image, or compares the checksum of every shard, lists what is wrong, and exits with status 1
     if anything is.

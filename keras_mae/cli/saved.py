@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_mae.cli.app import app
 from keras_mae.cli.options import SavedModel
 
 __all__ = ["info", "reconstruct"]
@@ -22,7 +21,6 @@ class Statistics(StrEnum):
     true = "true"
 
 
-@app.command()
 def reconstruct(
     model: Annotated[Path, typer.Argument(help="Saved MaskedAutoencoder, such as runs/digits-1/model.keras.")],
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
@@ -35,7 +33,7 @@ def reconstruct(
         typer.Option(help="Patch statistics that undo a normalized target; true ones give part of the answer away."),
     ] = Statistics.visible,
 ) -> None:
-    """Mask images, let MODEL fill them in, and write a picture of both."""
+    """Draw how MODEL fills in masked images."""
     import numpy as np
 
     import keras_mae
@@ -56,7 +54,6 @@ def reconstruct(
     typer.echo(f"{out}: {len(batch)} image{'s' if len(batch) > 1 else ''}")
 
 
-@app.command()
 def info(model: SavedModel) -> None:
     """Show what is in a saved model."""
     from rich.console import Console

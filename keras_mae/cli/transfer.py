@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_mae.cli.app import app, run_directory, say, say_plan, say_scores
 from keras_mae.cli.options import (
-    Accumulation,
     BaseLearningRate,
     BatchSize,
     CheckpointMinutes,
@@ -28,6 +26,7 @@ from keras_mae.cli.options import (
     Size,
     TestFolder,
 )
+from keras_mae.cli.runs import run_directory, say, say_plan, say_scores
 
 if TYPE_CHECKING:
     from keras_mae.distribution import Devices
@@ -45,7 +44,6 @@ class Pooling(StrEnum):
     mean = "mean"
 
 
-@app.command()
 def finetune(
     model: Pretrained,
     data: LabeledData = "digits",
@@ -57,7 +55,10 @@ def finetune(
     size: Size = RecipeSize.small_images,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
-    gradient_accumulation_steps: Accumulation = None,
+    gradient_accumulation_steps: Annotated[
+        int | None,
+        typer.Option(help="Batches whose gradients are averaged for each update; the recipe's by default."),
+    ] = None,
     base_learning_rate: BaseLearningRate = None,
     layer_decay: Annotated[
         float | None,
@@ -76,10 +77,10 @@ def finetune(
     checkpoint_minutes: CheckpointMinutes = 10.0,
     checkpoint_steps: CheckpointSteps = None,
 ) -> None:
-    """Turn MODEL's encoder into a classifier of labeled images, and leave a run directory.
+    """Fine-tune MODEL's encoder on labeled images.
 
-    The run can be spread over devices, and resumed if it was killed: see keras-mae pretrain --help. A run of several
-    processes leaves no scores of all test images: keras-mae evaluate does.
+    It leaves a run directory with the classifier, its scores and curves. The run can be spread over devices, and
+    resumed if it was killed: see the help of pretrain. A run of several processes leaves no scores; evaluate does.
     """
     import keras
 
@@ -114,7 +115,6 @@ def finetune(
         _say_end(devices, directory)
 
 
-@app.command()
 def probe(
     model: Pretrained,
     data: LabeledData = "digits",
@@ -131,7 +131,10 @@ def probe(
     checkpoint_minutes: CheckpointMinutes = 10.0,
     checkpoint_steps: CheckpointSteps = None,
 ) -> None:
-    """Train a linear probe on MODEL's frozen encoder, and leave a run directory."""
+    """Train a linear probe on MODEL's frozen encoder.
+
+    It leaves a run directory with the classifier, its scores and curves; see the help of finetune.
+    """
     import keras
 
     import keras_mae
@@ -159,7 +162,6 @@ def probe(
         _say_end(devices, directory)
 
 
-@app.command()
 def knn(
     model: Pretrained,
     data: LabeledData = "digits",
@@ -175,7 +177,10 @@ def knn(
     seed: Seed = 0,
     out: Out = None,
 ) -> None:
-    """Classify images by the nearest neighbors of MODEL's features, and leave a run directory."""
+    """Classify by the nearest neighbors of MODEL's features.
+
+    It leaves a run directory with the scores.
+    """
     from keras_mae import distribution, training
 
     devices = distribution.current()
@@ -195,7 +200,6 @@ def knn(
     say_scores(directory, HELD_OUT)
 
 
-@app.command()
 def evaluate(
     classifier: Annotated[Path, typer.Argument(help="Saved ViTClassifier, such as a run's classifier.keras.")],
     data: Annotated[
@@ -211,7 +215,10 @@ def evaluate(
     ] = RecipeSize.small_images,
     out: Out = None,
 ) -> None:
-    """Score a trained CLASSIFIER on labeled images, and leave a run directory."""
+    """Score a trained CLASSIFIER on labeled images.
+
+    It leaves a run directory with the scores.
+    """
     import keras_mae
     from keras_mae import convert, training
 

@@ -1,4 +1,4 @@
-"""The application that the commands register with, and what they print alike."""
+"""Where a run goes, and what is printed of it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,7 @@ if TYPE_CHECKING:
     from keras_mae.distribution import Devices
     from keras_mae.recipes import Recipe
 
-__all__ = ["app", "run_directory", "say", "say_files", "say_plan", "say_scores"]
-
-app = typer.Typer(
-    help="Masked autoencoders in Keras: pre-train on images, look at what a model has learned, and classify with it.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+__all__ = ["run_directory", "say", "say_files", "say_plan", "say_scores"]
 
 
 def run_directory(name: str, out: Path | None, resume: bool, devices: Devices) -> Path:
