@@ -87,10 +87,10 @@ def convert(
     if format is Format.preset:
         model.save_to_preset(out)
     elif format is Format.keras:
-        from keras_mae.training.runner import write
+        from keras_mae import _files
 
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write(out, model.save)
+        with _files.whole(out) as unfinished:
+            model.save(unfinished)
     else:
         keras_mae_convert.save(model, out, format.value)
     typer.echo(f"{out}: {type(model).__name__}, {model.count_params():,} parameters")

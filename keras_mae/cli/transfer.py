@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -379,7 +378,9 @@ def _in_whole_batches(source: Any, recipe: Any, devices: Any) -> Any:
 
 
 def _say_scores(directory: Path, of: str = "images not trained on") -> None:
-    scores = json.loads((directory / "metrics.json").read_text())
+    from keras_mae.training import RunDirectory
+
+    scores = RunDirectory(directory).metrics
     typer.echo(
         f"accuracy {scores['accuracy']:.2%} on {scores['images']:,} {of}; "
         f"{directory}: {', '.join(sorted(path.name for path in directory.iterdir()))}"
