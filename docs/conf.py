@@ -6,11 +6,14 @@ are copied to docs/guides/ for the build, which Git ignores. The API reference c
 
 from __future__ import annotations
 
+import inspect
 import posixpath
 import re
 import shutil
 import sys
 import tomllib
+from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,8 @@ DOCS = Path(__file__).resolve().parent
 PROJECT = DOCS.parent
 sys.path.insert(0, str(DOCS))
 
-from sphinx.util import inspect  # noqa: E402
+from sphinx.util.inspect import signature as signature_of  # noqa: E402
+from sphinx.util.inspect import stringify_signature  # noqa: E402
 
 import keras_mae  # noqa: E402
 
@@ -31,7 +35,7 @@ author = "The keras_mae authors"
 copyright = f"2026, {author}"
 version = release = keras_mae.__version__
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.linkcode"]
 exclude_patterns = ["build", "generated"]
 nitpicky = True
 
@@ -144,8 +148,20 @@ def constructor_signature(
     """Show a class with its constructor's arguments; Keras' `__new__` would hide them behind `*args`."""
     if what != "class" or signature != "(*args, **kwargs)":
         return None
-    own = inspect.signature(obj.__init__, bound_method=True)
-    return inspect.stringify_signature(own, show_return_annotation=False, unqualified_typehints=True), returns
+    own = signature_of(obj.__init__, bound_method=True)
+    return stringify_signature(own, show_return_annotation=False, unqualified_typehints=True), returns
+
+
+def linkcode_resolve(domain: str, info: dict[str, str]) -> str | None:
+    """Return where the repository defines what a page describes; `None` for what is not ours."""
+    try:
+        described = attrgetter(info["fullname"])(import_module(info["module"]))
+        described = inspect.unwrap(getattr(described, "fget", described))
+        file = Path(inspect.getsourcefile(described) or "").relative_to(Path(keras_mae.__file__).parent)
+        line = inspect.getsourcelines(described)[1]
+    except (AttributeError, OSError, TypeError, ValueError):
+        return None
+    return f"{_REPOSITORY}/blob/main/keras_mae/{file.as_posix()}#L{line}"
 
 
 def setup(app: Any) -> None:
