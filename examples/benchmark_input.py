@@ -67,7 +67,7 @@ def augmented_batches(folder: Path | None) -> Iterator[int]:
     """ViT-B's fine-tuning augmentation of labelled images: of a folder, or, without one, of arrays in memory."""
     from keras_mae import data, recipes
 
-    augment = data.Augmentation(1000, **recipes.fine_tune("base").augmentation)
+    augment = data.Augmentation(1000, **recipes.FineTuneRecipe.for_size("base").augmentation)
     if folder is None:
         images = np.random.default_rng(0).integers(0, 256, (4 * BATCH, SIZE, SIZE, 3), "uint8")
         dataset = data.from_arrays(images, np.arange(len(images)), BATCH, augment=augment)

@@ -62,7 +62,7 @@ def work(options: argparse.Namespace) -> None:
         steps = WARM_UP + STEPS
         dataset = keras_mae.data.from_arrays(np.tile(images, (steps, 1, 1, 1)), batch_size=batch, drop_remainder=True)
         mae.fit(dataset, shuffle=False, verbose=0, callbacks=[Clock()])
-        if devices.writes:
+        if devices.is_main:
             times = [end - begin for begin, end in zip(Clock.ends, Clock.ends[1:], strict=False)][WARM_UP - 1 :]
             print(json.dumps({"seconds": statistics.median(times), "parameters": mae.count_params()}), flush=True)
 

@@ -51,7 +51,9 @@ def compute(name: str, options: argparse.Namespace) -> Any:
     kind, ratio, *rest = name.split("-")
     if kind == "pretrain":
         epochs, images = (2, 6_000) if options.quick else (PRETRAIN_EPOCHS, IMAGES)
-        recipe = recipes.pretrain("small_images", epochs=epochs, warmup_epochs=1, mask_ratio=int(ratio) / 100)
+        recipe = recipes.PretrainRecipe.for_size(
+            "small_images", epochs=epochs, warmup_epochs=1, mask_ratio=int(ratio) / 100
+        )
         keras.utils.set_random_seed(recipe.seed)
         mae = keras_mae.MaskedAutoencoder.from_preset(
             PRESET, masking=keras_mae.RandomMasking(recipe.mask_ratio), norm_pix_loss=recipe.norm_pix_loss
@@ -64,7 +66,7 @@ def compute(name: str, options: argparse.Namespace) -> Any:
     if kind == "probe":
         return study.probe(encoder, part, test, seed)
     epochs = 4 if options.quick else EPOCHS
-    recipe = recipes.fine_tune(  # 1e-3 at this batch, as in transfer_fashion_mnist.py
+    recipe = recipes.FineTuneRecipe.for_size(  # 1e-3 at this batch, as in transfer_fashion_mnist.py
         "small_images", batch_size=32, base_learning_rate=8e-3, epochs=epochs, warmup_epochs=1, seed=seed
     )
     return study.fine_tune(encoder, part, test, recipe)

@@ -27,7 +27,7 @@ import numpy as np
 from skimage.restoration import inpaint_biharmonic
 
 import keras_mae
-from keras_mae.training import PretrainRecipe, pretrain
+from keras_mae.training import PretrainRecipe, run_pretraining
 
 PRESET = "mae_vit_micro_patch4_28"
 EPOCHS, BASE_LEARNING_RATE = 8, 4e-3
@@ -82,7 +82,7 @@ def main() -> None:
     )
     began = time.perf_counter()
     jit = keras.backend.backend() != "torch"
-    pretrain(mae, dataset, recipe, options.out, examples=test[:8], jit_compile=jit)
+    run_pretraining(mae, dataset, recipe, options.out, examples=test[:8], jit_compile=jit)
     minutes = (time.perf_counter() - began) / 60
 
     result = mae.reconstruct(test.astype("float32"), batch_size=500)

@@ -62,13 +62,13 @@ def compute(name: str, options: argparse.Namespace) -> Any:
     encoder = keras_mae.ViTEncoder((28, 28, 1), 4, embed_dim=width, depth=depth, num_heads=heads, seed=seed)
     if kind == "pretrain":
         epochs, images = (2, 6_000) if options.quick else (PRETRAIN_EPOCHS, IMAGES)
-        recipe = recipes.pretrain("small_images", epochs=epochs, warmup_epochs=1)
+        recipe = recipes.PretrainRecipe.for_size("small_images", epochs=epochs, warmup_epochs=1)
         decoder = keras_mae.MAEDecoder(64, depth=2, num_heads=4)
         mae = keras_mae.MaskedAutoencoder(encoder, decoder, norm_pix_loss=recipe.norm_pix_loss)
         return study.pretrain(mae, train[0][:images], recipe, options.out / name)
     if start == "pretrained":
         encoder = keras.saving.load_model(options.out / f"pretrain-{size}" / "encoder.keras")
-    recipe = recipes.fine_tune(
+    recipe = recipes.FineTuneRecipe.for_size(
         "small_images",
         batch_size=32,
         base_learning_rate=8e-3,  # 1e-3 at this batch, as in transfer_fashion_mnist.py

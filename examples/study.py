@@ -119,7 +119,7 @@ def pretrain(mae: Any, images: Any, recipe: Any, directory: Path) -> str:
     dataset = keras_mae.data.from_arrays(
         images, batch_size=recipe.step_batch_size, drop_remainder=True, seed=recipe.seed
     )
-    return str(keras_mae.training.pretrain(mae, dataset, recipe, directory, examples=images[:8]))
+    return str(keras_mae.training.run_pretraining(mae, dataset, recipe, directory, examples=images[:8]))
 
 
 def fine_tune(encoder: Any, train: Any, test: Any, recipe: Any) -> float:
@@ -144,7 +144,7 @@ def probe(encoder: Any, train: Any, test: Any, seed: int) -> float:
     from keras_mae import recipes, transfer
 
     batch = min(256, len(train[0]) // 4)
-    recipe = recipes.linear_probe("small_images", seed=seed, batch_size=batch)
+    recipe = recipes.LinearProbeRecipe.for_size("small_images", seed=seed, batch_size=batch)
     keras.utils.set_random_seed(seed)
     classifier = transfer.linear_probe(encoder, train, 10, recipe, cache_features=True, verbose=0)
     return classifier.evaluate(*test, batch_size=500, verbose=0, return_dict=True)["accuracy"]

@@ -78,7 +78,7 @@ def pretrain(images: Any, seed: int, options: argparse.Namespace) -> str:
     import keras_mae
 
     epochs, images = (6, images[:6_000]) if options.quick else (PRETRAIN_EPOCHS, images)
-    recipe = keras_mae.recipes.pretrain("small_images", epochs=epochs, warmup_epochs=1, seed=seed)
+    recipe = keras_mae.recipes.PretrainRecipe.for_size("small_images", epochs=epochs, warmup_epochs=1, seed=seed)
     keras.utils.set_random_seed(seed)
     mae = keras_mae.MaskedAutoencoder.from_preset(PRESET, norm_pix_loss=recipe.norm_pix_loss, seed=seed)
     return study.pretrain(mae, images, recipe, options.out / f"pretrain-{seed}")
@@ -103,7 +103,7 @@ def fine_tune(
     from keras_mae import recipes
 
     epochs = 20 if options.quick else EPOCHS[count]
-    recipe = recipes.fine_tune(
+    recipe = recipes.FineTuneRecipe.for_size(
         "small_images",
         batch_size=BATCH[count],
         base_learning_rate=LEARNING_RATE * 256 / BATCH[count],

@@ -135,7 +135,7 @@ green and blue: patches of one colour are alike to the model. No label took part
 """
 
 eight = held_out[:8]
-figure = visualize.feature_maps(eight, visualize.feature_colours(mae, eight))
+figure = visualize.feature_maps(eight, visualize.feature_colors(mae, eight))
 figure.set_dpi(80)
 figure
 

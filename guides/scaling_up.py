@@ -75,7 +75,7 @@ with keras_mae.distribution.scope(sys.argv[1]) as devices:
     mae = keras_mae.MaskedAutoencoder.from_preset("mae_vit_micro_patch2_8", depth=2)
     mae.compile(keras_mae.optimizers.AdamW(1e-3))
     history = mae.fit(dataset, epochs={epochs}, shuffle=False, verbose=0)
-    if devices.writes:
+    if devices.is_main:
         print(f"{{devices}}: loss {{history.history['loss'][-1]:.6f}}")
 """
 
@@ -181,16 +181,16 @@ position in the data, with a checksum of each file; a damaged one is passed over
 to the devices: a run that was begun on eight may go on with one. `python tests/kill_test.py --kills 50` does this the
 hard way, with SIGKILL.
 
-In your own script it is `keras_mae.training.pretrain(..., resume=True)`, which is what the command calls.
-`keras-mae finetune` and `probe` (`training.fine_tune`, `training.linear_probe`) resume, and are spread, in the same
-way.
+In your own script it is `keras_mae.training.run_pretraining(..., resume=True)`, which is what the command calls.
+`keras-mae finetune` and `probe` (`training.run_fine_tuning`, `training.run_linear_probe`) resume, and are spread, in
+the same way.
 
 ## The published run
 
 The recipe of the paper, for ImageNet-1K:
 """
 
-print(keras_mae.recipes.pretrain("large"))
+print(keras_mae.recipes.PretrainRecipe.for_size("large"))
 
 """
 The learning rate is base × batch / 256, whatever the number of devices. As commands, with `photos/` in place of the
@@ -214,8 +214,8 @@ KERAS_BACKEND=tensorflow keras-mae pretrain photos/ $RECIPE --distribution multi
 
 The run directory must be one that they share; the first process writes it.
 
-What memory does not hold: `--accumulation-steps 4` makes one update of four smaller batches (not under TensorFlow's
-strategies, where Keras cannot), and `model_parallel` on JAX shares out the weights of a ViT-H.
+What memory does not hold: `--gradient-accumulation-steps 4` makes one update of four smaller batches (not under
+TensorFlow's strategies, where Keras cannot), and `model_parallel` on JAX shares out the weights of a ViT-H.
 
 **What was not tried**: GPUs and TPUs. All engines but `tpu` were run on CPUs, as above, and compared with one device
 (`tests/test_distribution.py`); that the training step compiles for a TPU was checked without one.

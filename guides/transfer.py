@@ -53,11 +53,12 @@ print(len(unlabelled), "images without labels,", len(few[0]), "with,", len(test[
 """
 ## Pre-training
 
-A *recipe* holds every number of a run. There are the published ones for ImageNet (`recipes.pretrain("base")`), and
-one for images of 8 to 64 pixels that was tuned on validation images of this data set. Any number can be changed.
+A *recipe* holds every number of a run. There are the published ones for ImageNet
+(`recipes.PretrainRecipe.for_size("base")`), and one for images of 8 to 64 pixels that was tuned on validation images
+of this data set. Any number can be changed.
 """
 
-recipe = recipes.pretrain("small_images", epochs=1 if quick else 8, warmup_epochs=0 if quick else 1)
+recipe = recipes.PretrainRecipe.for_size("small_images", epochs=1 if quick else 8, warmup_epochs=0 if quick else 1)
 print(recipe)
 
 """
@@ -101,7 +102,7 @@ The published recipe uses LARS with batches of 16,384 images. There are only 300
 learning rate is scaled with it.
 """
 
-probe_recipe = recipes.linear_probe("small_images", batch_size=64, epochs=20 if quick else 100)
+probe_recipe = recipes.LinearProbeRecipe.for_size("small_images", batch_size=64, epochs=20 if quick else 100)
 for name, encoder in (("untrained", untrained), ("pretrained", pretrained)):
     keras.utils.set_random_seed(0)
     classifier = transfer.linear_probe(encoder, few, 10, probe_recipe, cache_features=True, verbose=0)
@@ -119,7 +120,7 @@ gets 0.75 times the rate of the block above it.
 """
 
 classifier = keras_mae.ViTClassifier(pretrained, num_classes=10)
-scales = keras_mae.optimizers.layer_scales(classifier, layer_decay=0.75)
+scales = keras_mae.optimizers.layer_decay_scales(classifier, layer_decay=0.75)
 by_layer = {classifier.layer_index(weight): scale for weight, scale in zip(classifier.trainable_variables, scales)}
 for layer, scale in sorted(by_layer.items()):
     part = "embedding" if layer == 0 else "head" if layer == classifier.num_layers else f"block {layer - 1}"
@@ -137,7 +138,7 @@ decay, which would only hold back a network that has nothing to lose.
 def fine_tune_recipe(**changes):
     batch = 16
     few_labels = {"batch_size": batch, "base_learning_rate": 1e-3 * 256 / batch, "warmup_epochs": 1}
-    return recipes.fine_tune("small_images", **(few_labels | {"epochs": 2 if quick else 40} | changes))
+    return recipes.FineTuneRecipe.for_size("small_images", **(few_labels | {"epochs": 2 if quick else 40} | changes))
 
 
 def labelled_batches(recipe):
@@ -167,7 +168,7 @@ for blocks in (0.5,) if quick else (0, 0.5, 1):
     keras.utils.set_random_seed(0)
     recipe = fine_tune_recipe()
     classifier_of_part = transfer.partial_fine_tune(
-        pretrained, labelled_batches(recipe), 10, recipe, blocks=blocks, verbose=0
+        pretrained, labelled_batches(recipe), 10, recipe, trainable_blocks=blocks, verbose=0
     )
     accuracy = classifier_of_part.evaluate(*test, verbose=0, return_dict=True)["accuracy"]
     trained = sum(int(np.prod(weight.shape)) for weight in classifier_of_part.trainable_variables)
@@ -212,7 +213,7 @@ Which mistakes are left? The confusion matrix of the fine-tuned classifier: a ro
 """
 
 logits = classifier.predict(test[0], verbose=0)
-figure = keras_mae.visualize.confusion(test[1], logits.argmax(-1), data.CLASSES["fashion_mnist"])
+figure = keras_mae.visualize.confusion(test[1], logits.argmax(-1), data.CLASS_NAMES["fashion_mnist"])
 figure.set_dpi(70)
 figure
 

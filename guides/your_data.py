@@ -103,7 +103,7 @@ more.
 """
 
 Path("photos", "half.jpg").write_bytes(files[0].read_bytes()[:2000])  # a download that broke off
-for path, reason in data.check("photos"):
+for path, reason in data.find_damaged("photos"):
     print(path, "-", reason)
 Path("photos", "half.jpg").unlink()
 
@@ -291,10 +291,10 @@ you have; but leave out those on which you will report an accuracy, or say that 
 | 224 px | 16 | `mae_vit_small_patch16_224`, then `base` | 1.5e-4, the published one |
 
 Mask 75 %; warm up for a tenth of a short run, a twentieth of a long one; weight decay 0.05, which is the default;
-`norm_pix_loss=True` for features, `False` for pictures. `keras_mae.recipes.pretrain("small_images")` and
-`keras_mae.recipes.pretrain("base")` hold these numbers with their sources. (The command line's defaults, 8e-3 and
-batches of 32, are for its 1,437 digits.) The 4e-3 was tuned on Fashion-MNIST with the micro model: for your data it
-is a start.
+`norm_pix_loss=True` for features, `False` for pictures. `recipes.PretrainRecipe.for_size("small_images")` and
+`recipes.PretrainRecipe.for_size("base")` hold these numbers with their sources. (The command line's defaults, 8e-3
+and batches of 32, are for its 1,437 digits.) The 4e-3 was tuned on Fashion-MNIST with the micro model: for your
+data it is a start.
 
 Next: [what the encoder is then worth](transfer.ipynb).
 """

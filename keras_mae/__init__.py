@@ -23,6 +23,7 @@ from keras_mae import (
     recipes,
     transfer,
 )
+from keras_mae.classifier import ViTClassifier
 from keras_mae.decoder import MAEDecoder
 from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
@@ -30,7 +31,6 @@ from keras_mae.masking import BlockMasking, GridMasking, RandomMasking
 from keras_mae.patches import PatchEmbedding, patchify, unpatchify
 from keras_mae.positions import resize_positions, sincos_positions
 from keras_mae.reconstruction import Reconstruction
-from keras_mae.transfer.classifier import ViTClassifier
 from keras_mae.transformer import DropPath, TransformerBlock
 
 __version__ = "0.1.0"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 
-def fail(argument: str, rule: str, value: Any) -> ValueError:
+def argument_error(argument: str, rule: str, value: Any) -> ValueError:
     """The error to raise when `argument` breaks `rule`."""
     received = f"{argument}={value!r}"
     if len(received) > 300 and hasattr(value, "shape"):  # nobody reads a page of pixels
@@ -18,21 +18,21 @@ def fail(argument: str, rule: str, value: Any) -> ValueError:
 def positive_int(argument: str, value: Any) -> int:
     """`value` as an `int` of at least 1."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-        raise fail(argument, "a positive integer", value)
+        raise argument_error(argument, "a positive integer", value)
     return int(value)
 
 
 def seed_int(argument: str, value: Any) -> int:
     """`value` as a seed: an `int` in [0, 2**31)."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 0 <= int(value) < 2**31:
-        raise fail(argument, "an integer in [0, 2**31)", value)
+        raise argument_error(argument, "an integer in [0, 2**31)", value)
     return int(value)
 
 
 def number(argument: str, value: Any, low: float, high: float, rule: str) -> float:
     """`value` as a `float` in [low, high); `rule` says so in words."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not low <= float(value) < high:
-        raise fail(argument, rule, value)
+        raise argument_error(argument, rule, value)
     return float(value)
 
 
@@ -49,7 +49,7 @@ def non_negative(argument: str, value: Any) -> float:
 def positive(argument: str, value: Any) -> float:
     """`value` as a finite `float` above 0."""
     if value == 0:
-        raise fail(argument, "a finite number above 0", value)
+        raise argument_error(argument, "a finite number above 0", value)
     return number(argument, value, 0.0, float("inf"), "a finite number above 0")
 
 
@@ -58,7 +58,7 @@ def pair(argument: str, value: Any) -> tuple[int, int]:
     if isinstance(value, numbers.Integral):
         value = (value, value)
     if not isinstance(value, Sequence) or len(value) != 2:
-        raise fail(argument, "a positive integer or (height, width)", value)
+        raise argument_error(argument, "a positive integer or (height, width)", value)
     return positive_int(argument, value[0]), positive_int(argument, value[1])
 
 
@@ -66,14 +66,14 @@ def indices(argument: str, value: Any, low: int, high: int, rule: str) -> list[i
     """`value`, an integer or several, each in [low, high), as a list; `rule` says so in words."""
     several = [value] if isinstance(value, numbers.Integral) else list(value) if isinstance(value, Iterable) else []
     if not several or not all(isinstance(one, numbers.Integral) and low <= int(one) < high for one in several):
-        raise fail(argument, rule, value)
+        raise argument_error(argument, rule, value)
     return [int(one) for one in several]
 
 
 def image_shape(value: Any) -> tuple[int, int, int]:
     """`value` as (height, width, channels)."""
     if not isinstance(value, Sequence) or len(value) != 3:
-        raise fail("image_shape", "(height, width, channels)", value)
+        raise argument_error("image_shape", "(height, width, channels)", value)
     height, width, channels = (positive_int("image_shape", size) for size in value)
     return height, width, channels
 
@@ -92,5 +92,5 @@ def one_of(argument: str, value: Any, allowed: Iterable[Any]) -> Any:
     """`value`, if it is among `allowed`."""
     allowed = list(allowed)
     if value not in allowed:
-        raise fail(argument, "one of " + ", ".join(repr(item) for item in allowed), value)
+        raise argument_error(argument, "one of " + ", ".join(repr(item) for item in allowed), value)
     return value

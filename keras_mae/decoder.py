@@ -63,7 +63,7 @@ class MAEDecoder(keras.Model):
         # === Config ===
         check_heads(embed_dim, num_heads)
         if embed_dim % 4:
-            raise _checks.fail("embed_dim", "a multiple of 4", embed_dim)
+            raise _checks.argument_error("embed_dim", "a multiple of 4", embed_dim)
         self.embed_dim = embed_dim
         self.depth = _checks.positive_int("depth", depth)
         self.num_heads = num_heads

@@ -43,12 +43,12 @@ class Devices:
     processes: int = 1
 
     @property
-    def writes(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes files."""
         return self.process == 0
 
     @property
-    def reads_together(self) -> bool:
+    def collective_reads(self) -> bool:
         """Whether weights can only be read by all processes at once: each then has to save what only one writes."""
         return self.processes > 1 and self.engine != "torch_ddp"
 
@@ -162,6 +162,39 @@ def _summing(strategy: Any) -> Any:
         return strategy.reduce("SUM", strategy.run(tf.identity, args=(share,)), axis=None)
 
     return total
+
+
+# === Within a step ===
+def batch_parts() -> int:
+    """Return the number of parts of a batch that are computed apart and that the step itself must reduce over.
+
+    These are TensorFlow's replicas and PyTorch's processes. On JAX it is 1: its arrays are those of the whole batch,
+    however many devices hold them.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return tf.distribute.get_strategy().num_replicas_in_sync
+    if backend == "torch":
+        import torch
+
+        return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    return 1
+
+
+def first_sample(rows: Any) -> Any:
+    """Return the place in the whole batch of the first of this part's `rows` samples; all parts have as many."""
+    if batch_parts() == 1:
+        return 0
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        context = tf.distribute.get_replica_context()
+        return 0 if context is None else keras.ops.cast(context.replica_id_in_sync_group, "int32") * rows
+    import torch
+
+    return torch.distributed.get_rank() * rows
 
 
 # === Choosing ===

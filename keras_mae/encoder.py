@@ -9,10 +9,10 @@ import numpy as np
 from keras import ops
 
 from keras_mae import _checks, presets
-from keras_mae.ops import first_sample
+from keras_mae.distribution import first_sample
+from keras_mae.from_preset import PresetFiles, refuse_unknown
 from keras_mae.patches import PatchEmbedding, mix_channels
 from keras_mae.positions import resize_positions, sincos_positions
-from keras_mae.preset_files import PresetFiles, refuse_unknown
 from keras_mae.random import DROP_PATH, StepCounter, hash_noise
 from keras_mae.transformer import TransformerBlock, check_heads
 
@@ -132,7 +132,9 @@ class ViTEncoder(PresetFiles, keras.Model):
             return imagenet if channels == 3 else (127.5,) * channels
         values = np.ravel(value).astype(float).tolist()
         if len(values) not in (1, channels) or not np.isfinite(values).all():
-            raise _checks.fail(argument, f"a finite number or one for each of the {channels} channels", value)
+            raise _checks.argument_error(
+                argument, f"a finite number or one for each of the {channels} channels", value
+            )
         return tuple(values * channels if len(values) == 1 else values)
 
     @property

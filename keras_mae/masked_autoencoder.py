@@ -10,7 +10,9 @@ from keras import ops
 
 from keras_mae import _checks, presets
 from keras_mae.decoder import MAEDecoder
+from keras_mae.distribution import batch_parts, first_sample
 from keras_mae.encoder import ViTEncoder
+from keras_mae.from_preset import PresetFiles, refuse_unknown
 from keras_mae.loss import (
     MeanOfFinite,
     psnr,
@@ -19,8 +21,7 @@ from keras_mae.loss import (
     visible_statistics,
 )
 from keras_mae.masking import Mask, Masking, RandomMasking, explicit_mask
-from keras_mae.ops import first_sample, gather_tokens, replicas
-from keras_mae.preset_files import PresetFiles, refuse_unknown
+from keras_mae.ops import gather_tokens
 from keras_mae.random import EVALUATION_STEP, hash_noise
 from keras_mae.reconstruction import Reconstruction, check_images, to_pictures, undo_normalisation
 from keras_mae.train_step import TrainStep, saved_options
@@ -89,7 +90,7 @@ class MaskedAutoencoder(PresetFiles, TrainStep, keras.Model):
         kwargs.setdefault("autocast", False)
         super().__init__(**kwargs)
         if not isinstance(encoder, ViTEncoder):
-            raise _checks.fail("encoder", "a keras_mae.ViTEncoder", encoder)
+            raise _checks.argument_error("encoder", "a keras_mae.ViTEncoder", encoder)
         self.encoder = encoder
         self.decoder = MAEDecoder(dtype=encoder.dtype_policy) if decoder is None else decoder
         self.masking = RandomMasking() if masking is None else masking
@@ -305,7 +306,7 @@ class MaskedAutoencoder(PresetFiles, TrainStep, keras.Model):
         counted = ops.cast(ops.shape(outputs["prediction"])[0], "float32")
         if finite is not None:
             # All replicas skip together, and what they count is added up.
-            self.skipped_tracker.update_state((1.0 - ops.cast(finite, "float32")) / replicas())
+            self.skipped_tracker.update_state((1.0 - ops.cast(finite, "float32")) / batch_parts())
             loss, quality = (ops.where(finite, value, 0.0) for value in (loss, quality))
             counted = counted * ops.cast(finite, "float32")
         self.loss_tracker.update_state(loss, sample_weight=counted)

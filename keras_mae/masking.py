@@ -211,7 +211,9 @@ class GridMasking(Masking):
         super().__init__(mask_ratio, **kwargs)
         self.side = isqrt(round(1 / (1 - self.mask_ratio)))
         if self.side < 2 or abs(1 - 1 / self.side**2 - self.mask_ratio) > 1e-3:
-            raise _checks.fail("mask_ratio", "1 - 1 / side**2 for a grid: 0.75, 0.889, 0.9375, ...", mask_ratio)
+            raise _checks.argument_error(
+                "mask_ratio", "1 - 1 / side**2 for a grid: 0.75, 0.889, 0.9375, ...", mask_ratio
+            )
 
     def num_kept(self, grid: tuple[int, int]) -> int:
         if grid[0] % self.side or grid[1] % self.side:

@@ -67,35 +67,6 @@ def gather_tokens(tokens: Any, ids: Any) -> Any:
     return ops.reshape(picked, (batch, -1 if ids.shape[1] is None else ids.shape[1], dim))
 
 
-def replicas() -> int:
-    """Copies of the model that work on parts of one batch and must be told so: TensorFlow's replicas, PyTorch's
-    processes. On JAX arrays are those of the whole batch."""
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        return tf.distribute.get_strategy().num_replicas_in_sync
-    if backend == "torch":
-        import torch
-
-        return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-    return 1
-
-
-def first_sample(rows: Any) -> Any:
-    """The place in the whole batch of the first of this replica's `rows` samples; all replicas have as many."""
-    if replicas() == 1:
-        return 0
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        context = tf.distribute.get_replica_context()
-        return 0 if context is None else ops.cast(context.replica_id_in_sync_group, "int32") * rows
-    import torch
-
-    return torch.distributed.get_rank() * rows
-
-
 def concrete(tensor: Any) -> Any:
     """`tensor` as a NumPy array, or `None` inside a compiled or symbolic call, where it has no value yet.
 
@@ -187,41 +158,3 @@ def gradient(function: Callable[..., Any], variables: Sequence[Any] = ()) -> Cal
             return torch.autograd.grad(function(x, *others), x)[0]
 
     return with_tape if backend == "tensorflow" else with_graph
-
-
-def fused_adamw(
-    gradients: Any,
-    variables: Any,
-    momentums: Any,
-    velocities: Any,
-    *,
-    step: int,
-    learning_rate: float,
-    weight_decay: float,
-    beta_1: float,
-    beta_2: float,
-    epsilon: float,
-) -> None:
-    """One AdamW update of Keras variables in place, in one pass over memory. PyTorch only.
-
-    PyTorch's kernel adds `epsilon` after the bias correction of the second moment, Keras before it; dividing
-    by the correction makes the two the same.
-    """
-    import torch
-
-    values = [variable.value for variable in variables]
-    torch.compiler.disable(torch._fused_adamw_)(  # torch.compile fails on it
-        values,
-        list(gradients),
-        [momentum.value for momentum in momentums],
-        [velocity.value for velocity in velocities],
-        [],
-        [torch.tensor(float(step), device=value.device) for value in values],
-        lr=learning_rate,
-        beta1=beta_1,
-        beta2=beta_2,
-        weight_decay=weight_decay,
-        eps=epsilon / (1 - beta_2**step) ** 0.5,
-        amsgrad=False,
-        maximize=False,
-    )

@@ -27,7 +27,7 @@ def sincos_positions(grid: tuple[int, int], embed_dim: int) -> np.ndarray:
     """
     rows, columns = _checks.pair("grid", grid)
     if _checks.positive_int("embed_dim", embed_dim) % 4:
-        raise _checks.fail("embed_dim", "a multiple of 4", embed_dim)
+        raise _checks.argument_error("embed_dim", "a multiple of 4", embed_dim)
     omega = 10000.0 ** -(np.arange(embed_dim // 4) / (embed_dim / 4))
 
     def encode(places: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ class Recipe:
         epochs: Passes over the data.
         warmup_epochs: Of linear warm-up from 0.
         batch_size: Images behind one update, over all accumulation steps and replicas.
-        accumulation_steps: Batches whose gradients are averaged for one update.
+        gradient_accumulation_steps: Batches whose gradients are averaged for one update.
         base_learning_rate: For a batch of 256; see `learning_rate`.
         weight_decay: Of the optimizer.
         crop_area: Smallest and largest share of an image that a random crop keeps; `None` for images that come in one
@@ -39,7 +39,7 @@ class Recipe:
     epochs: int = 100
     warmup_epochs: int = 5
     batch_size: int = 1024
-    accumulation_steps: int = 1
+    gradient_accumulation_steps: int = 1
     base_learning_rate: float = 1e-3
     weight_decay: float = 0.05
     crop_area: tuple[float, float] | None = (0.08, 1.0)
@@ -51,7 +51,7 @@ class Recipe:
     """Whether `flip` is the crops' affair, and not the augmentation's."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulation_steps"):
+        for name in ("epochs", "batch_size", "gradient_accumulation_steps"):
             _checks.positive_int(name, getattr(self, name))
         _checks.positive("base_learning_rate", self.base_learning_rate)
         _checks.non_negative("weight_decay", self.weight_decay)
@@ -64,13 +64,14 @@ class Recipe:
             )
         area = self.crop_area
         if area is not None and not (len(area) == 2 and 0 < area[0] <= area[1] <= 1):
-            raise _checks.fail("crop_area", "two rising numbers above 0 and up to 1, or None", area)
+            raise _checks.argument_error("crop_area", "two rising numbers above 0 and up to 1, or None", area)
         if not 0 < self.evaluation_fraction <= 1:
-            raise _checks.fail("evaluation_fraction", "in (0, 1]", self.evaluation_fraction)
-        if self.batch_size % self.accumulation_steps:
+            raise _checks.argument_error("evaluation_fraction", "in (0, 1]", self.evaluation_fraction)
+        if self.batch_size % self.gradient_accumulation_steps:
             raise ValueError(
-                "`accumulation_steps` must divide `batch_size`. "
-                f"Received: accumulation_steps={self.accumulation_steps}, batch_size={self.batch_size}"
+                "`gradient_accumulation_steps` must divide `batch_size`. "
+                f"Received: gradient_accumulation_steps={self.gradient_accumulation_steps}, "
+                f"batch_size={self.batch_size}"
             )
 
     @property
@@ -81,7 +82,7 @@ class Recipe:
     @property
     def step_batch_size(self) -> int:
         """Images in one batch of the dataset."""
-        return self.batch_size // self.accumulation_steps
+        return self.batch_size // self.gradient_accumulation_steps
 
     @property
     def crop(self) -> dict[str, Any] | None:
@@ -94,14 +95,15 @@ class Recipe:
 
     def _schedule(self, steps_per_epoch: int) -> dict[str, Any]:
         """What every recipe's optimizer is told of its run."""
-        updates = max(steps_per_epoch * self.epochs // self.accumulation_steps, 1)
+        accumulated = self.gradient_accumulation_steps
+        updates = max(steps_per_epoch * self.epochs // accumulated, 1)
         return {
             "base_learning_rate": self.base_learning_rate,
             "batch_size": self.batch_size,
             "total_steps": updates,
             "warmup_steps": updates * self.warmup_epochs // self.epochs,
             "weight_decay": self.weight_decay,
-            "gradient_accumulation_steps": self.accumulation_steps if self.accumulation_steps > 1 else None,
+            "gradient_accumulation_steps": accumulated if accumulated > 1 else None,
         }
 
     def resolved(self, steps_per_epoch: int) -> dict[str, Any]:
@@ -156,6 +158,21 @@ class PretrainRecipe(Recipe):
         for name in ("beta_1", "beta_2", "mask_ratio"):
             _checks.fraction(name, getattr(self, name))
 
+    @classmethod
+    def for_size(cls, size: str = "base", source: str | None = None, **changes: Any) -> PretrainRecipe:
+        """Return the recipe for ImageNet ("base", "large", "huge"), or for images of 8–64 px ("small_images").
+
+        Args:
+            size: Size of the ViT, or "small_images". The published recipe is the same for the three sizes.
+            source: "repository" (the default) or "paper"; they agree.
+            changes: Fields with values of their own.
+
+        Raises:
+            ValueError: If there is no such recipe or field.
+        """
+        source = _published(size, source)
+        return _changed(_SMALL_PRETRAIN if source == OWN else cls(source=source), changes)
+
     def optimizer(self, steps_per_epoch: int) -> AdamW:
         """The optimizer, its schedule fitted to epochs of `steps_per_epoch` batches."""
         return pretraining_adamw(beta_1=self.beta_1, beta_2=self.beta_2, **self._schedule(steps_per_epoch))
@@ -208,6 +225,32 @@ class FineTuneRecipe(Recipe):
         for name in ("random_erasing", "cutmix", "switch_probability"):
             _checks.number(name, getattr(self, name), 0, 1 + 1e-9, "in [0, 1]")
 
+    @classmethod
+    def for_size(cls, size: str = "base", source: str | None = None, **changes: Any) -> FineTuneRecipe:
+        """Return the recipe for ImageNet ("base", "large", "huge"), or for images of 28–64 px ("small_images").
+
+        Args:
+            size: Size of the ViT, or "small_images".
+            source: "repository" (the default) or "paper". Both are published, and they differ: learning rate and
+                layer decay for "base", drop path for "large" and "huge".
+            changes: Fields with values of their own.
+
+        Raises:
+            ValueError: If there is no such recipe or field.
+        """
+        source = _published(size, source)
+        if source == OWN:
+            return _changed(_SMALL_FINE_TUNE, changes)
+        rate, layer_decay, drop_path_rate, epochs = _FINE_TUNE[source, size]
+        recipe = cls(
+            epochs=epochs,
+            base_learning_rate=rate,
+            layer_decay=layer_decay,
+            drop_path_rate=drop_path_rate,
+            source=source,
+        )
+        return _changed(recipe, changes)
+
     def optimizer(self, model: Any, steps_per_epoch: int) -> AdamW:
         """The optimizer of this `ViTClassifier`, its schedule fitted to epochs of `steps_per_epoch` batches."""
         return fine_tuning_adamw(
@@ -257,6 +300,23 @@ class LinearProbeRecipe(Recipe):
         super().__post_init__()
         _checks.fraction("momentum", self.momentum)
 
+    @classmethod
+    def for_size(cls, size: str = "base", source: str | None = None, **changes: Any) -> LinearProbeRecipe:
+        """Return the recipe for ImageNet ("base", "large", "huge"), or for images of 28–64 px ("small_images").
+
+        Args:
+            size: Size of the ViT, or "small_images". The repository trains "large" and "huge" for 50 epochs, the
+                paper all for 90.
+            source: "repository" (the default) or "paper".
+            changes: Fields with values of their own.
+
+        Raises:
+            ValueError: If there is no such recipe or field.
+        """
+        source = _published(size, source)
+        epochs = 50 if source == "repository" and size != "base" else 90
+        return _changed(_SMALL_PROBE if source == OWN else cls(epochs=epochs, source=source), changes)
+
     def optimizer(self, steps_per_epoch: int) -> LARS:
         """The optimizer, its schedule fitted to epochs of `steps_per_epoch` batches."""
         return probing_lars(momentum=self.momentum, **self._schedule(steps_per_epoch))
@@ -276,67 +336,6 @@ _FINE_TUNE = {  # (source, size): base_learning_rate, layer_decay, drop_path_rat
     ("paper", "huge"): (1e-3, 0.75, 0.2, 50),
 }
 _SIZES = ("base", "large", "huge")
-
-
-def pretrain(size: str = "base", source: str | None = None, **changes: Any) -> PretrainRecipe:
-    """The pre-training recipe for ImageNet ("base", "large", "huge"), or for images of 8–64 px ("small_images").
-
-    Args:
-        size: As above. The published recipe is the same for the three sizes.
-        source: "repository" (the default) or "paper"; they agree.
-        changes: Fields of `PretrainRecipe` that differ.
-
-    Raises:
-        ValueError: If there is no such recipe or field.
-    """
-    source = _published(size, source)
-    if source == OWN:
-        return _changed(_SMALL_PRETRAIN, changes)
-    return _changed(PretrainRecipe(source=source), changes)
-
-
-def fine_tune(size: str = "base", source: str | None = None, **changes: Any) -> FineTuneRecipe:
-    """The fine-tuning recipe for ImageNet ("base", "large", "huge"), or for images of 28–64 px ("small_images").
-
-    Args:
-        size: As above.
-        source: "repository" (the default) or "paper". Both are published, and they differ: learning rate and layer
-            decay for "base", drop path for "large" and "huge".
-        changes: Fields of `FineTuneRecipe` that differ.
-
-    Raises:
-        ValueError: If there is no such recipe or field.
-    """
-    source = _published(size, source)
-    if source == OWN:
-        return _changed(_SMALL_FINE_TUNE, changes)
-    rate, layer_decay, drop_path_rate, epochs = _FINE_TUNE[source, size]
-    recipe = FineTuneRecipe(
-        epochs=epochs,
-        base_learning_rate=rate,
-        layer_decay=layer_decay,
-        drop_path_rate=drop_path_rate,
-        source=source,
-    )
-    return _changed(recipe, changes)
-
-
-def linear_probe(size: str = "base", source: str | None = None, **changes: Any) -> LinearProbeRecipe:
-    """The linear probe's recipe for ImageNet ("base", "large", "huge"), or for images of 28–64 px ("small_images").
-
-    Args:
-        size: As above. The repository trains "large" and "huge" for 50 epochs, the paper all for 90.
-        source: "repository" (the default) or "paper".
-        changes: Fields of `LinearProbeRecipe` that differ.
-
-    Raises:
-        ValueError: If there is no such recipe or field.
-    """
-    source = _published(size, source)
-    if source == OWN:
-        return _changed(_SMALL_PROBE, changes)
-    epochs = 50 if source == "repository" and size != "base" else 90
-    return _changed(LinearProbeRecipe(epochs=epochs, source=source), changes)
 
 
 _WHOLE: dict[str, Any] = {"crop_area": None}  # small images were tuned without crops
@@ -375,7 +374,7 @@ def check_recipe(recipe: Any, kind: type[Recipe]) -> None:
         ValueError: If it is one.
     """
     if not isinstance(recipe, kind):
-        raise _checks.fail("recipe", f"a {kind.__name__}", recipe)
+        raise _checks.argument_error("recipe", f"a {kind.__name__}", recipe)
 
 
 def _published(size: str, source: str | None) -> str:

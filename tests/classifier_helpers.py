@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from conftest import randomise_weights
+from conftest import randomize_weights
 
 import keras_mae
 
@@ -21,7 +21,7 @@ LABELS = np.random.default_rng(4).integers(0, CLASSES, 4 * BATCH)
 def make_encoder(depth: int = 2, image_shape: tuple[int, int, int] = IMAGE_SHAPE, **changes: Any) -> Any:
     """Every call gives the same weights, random everywhere."""
     encoder = keras_mae.ViTEncoder(image_shape, 4, WIDTH, depth, num_heads=3, mlp_ratio=2, **changes)
-    return randomise_weights(encoder, seed=6)
+    return randomize_weights(encoder, seed=6)
 
 
 def make_classifier(encoder: Any = None, cls: Any = keras_mae.ViTClassifier, **changes: Any) -> Any:

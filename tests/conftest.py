@@ -41,7 +41,7 @@ def build_mae(**changes: Any) -> keras_mae.MaskedAutoencoder:
     return keras_mae.MaskedAutoencoder(keras_mae.ViTEncoder(**encoder), keras_mae.MAEDecoder(**decoder), **changes)
 
 
-def randomise_weights(model: Any, seed: int = 0) -> Any:
+def randomize_weights(model: Any, seed: int = 0) -> Any:
     """Give every trained weight values of its own: zero biases and unit gains would hide a missing term."""
     generator = np.random.default_rng(seed)
     for weight in model.trainable_weights:
@@ -61,7 +61,7 @@ def make_mae() -> Any:
 
 @pytest.fixture(scope="session")
 def randomise() -> Any:
-    return randomise_weights
+    return randomize_weights
 
 
 @pytest.fixture(scope="session")
@@ -78,13 +78,13 @@ def images() -> np.ndarray:
 @pytest.fixture(scope="session")
 def mae() -> keras_mae.MaskedAutoencoder:
     """A small model with random weights everywhere. Shared: tests must not change it."""
-    return randomise_weights(build_mae())
+    return randomize_weights(build_mae())
 
 
 @pytest.fixture(scope="session")
 def norm_pix_mae() -> keras_mae.MaskedAutoencoder:
     """The same with a normalised target. Shared: tests must not change it."""
-    return randomise_weights(build_mae(norm_pix_loss=True))
+    return randomize_weights(build_mae(norm_pix_loss=True))
 
 
 @pytest.fixture(scope="session")

@@ -204,9 +204,9 @@ EXAMPLES: dict[str, Example] = {
     "optimizers.AdamW": optimizer(keras_mae.optimizers.AdamW),
     "optimizers.LARS": Example(lars),
     # A loss and a metric have no weights to lose and are saved in a compiled model: the configuration is all.
-    "transfer.Accuracy": Example(lambda **kwargs: keras_mae.transfer.Accuracy("mine", dtype="float16", **kwargs)),
-    "transfer.CrossEntropy": Example(
-        lambda **kwargs: keras_mae.transfer.CrossEntropy(name="mine", reduction="sum", dtype="float16", **kwargs)
+    "loss.Accuracy": Example(lambda **kwargs: keras_mae.loss.Accuracy("mine", dtype="float16", **kwargs)),
+    "loss.CrossEntropy": Example(
+        lambda **kwargs: keras_mae.loss.CrossEntropy(name="mine", reduction="sum", dtype="float16", **kwargs)
     ),
     "transformer.Attention": Example(
         lambda **kwargs: keras_mae.transformer.Attention(3, **kwargs),

@@ -167,13 +167,13 @@ def test_mixed_labels_and_integers_have_one_loss_and_one_metric():
     logits = np.random.default_rng(0).standard_normal((BATCH, CLASSES)).astype("float32")
     mixed = 0.7 * one_hot(LABELS[:BATCH]) + 0.3 * one_hot(LABELS[BATCH : 2 * BATCH])
     log_softmax = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    loss = to_numpy(keras_mae.transfer.CrossEntropy()(mixed, logits))
+    loss = to_numpy(keras_mae.loss.CrossEntropy()(mixed, logits))
     np.testing.assert_allclose(loss, -(mixed * log_softmax).sum(-1).mean(), rtol=1e-6)
     logits[:2] += 9 * one_hot(LABELS[:2])
     expected = np.mean(logits.argmax(-1) == LABELS[:BATCH])
     assert 0 < expected < 1
     for labels in (mixed, LABELS[:BATCH], LABELS[:BATCH, None]):
-        metric = keras_mae.transfer.Accuracy()
+        metric = keras_mae.loss.Accuracy()
         metric.update_state(labels, logits)
         assert float(metric.result()) == pytest.approx(expected)
 

@@ -44,7 +44,7 @@ def test_finetune_and_info(keras_mae_command, digits_model, tmp_path):
 
 def test_probe_of_some_labels(keras_mae_command, encoder_file):
     """On an encoder's file, as pre-training leaves beside the model's, into a named directory."""
-    options = ("--epochs", 2, "--labels", 101, "--out", "my/probe")
+    options = ("--epochs", 2, "--num-labels", 101, "--out", "my/probe")
     status, out, _ = keras_mae_command("probe", encoder_file, "digits", *options)
     assert status == 0
     run = Path("my/probe")
@@ -68,7 +68,7 @@ def test_knn_and_the_next_free_run(keras_mae_command, digits_model):
 
 def test_finetune_on_a_folder_of_class_folders(keras_mae_command, digits_model, class_folders):
     """A tenth, at least one image, is kept; images of another size resize the positions."""
-    options = ("--epochs", 1, "--image-size", 12, "--blocks", 0.5, "--out", "run")
+    options = ("--epochs", 1, "--image-size", 12, "--trainable-blocks", 0.5, "--out", "run")
     status, out, _ = keras_mae_command("finetune", digits_model, class_folders, *options)
     assert status == 0
     assert "1 of 11 images are kept to evaluate on" in out
@@ -110,8 +110,8 @@ def test_finetune_goes_on_where_it_was_stopped_and_is_scored_again(keras_mae_com
         assert keras_mae_command(*options)[0] == 143
     others = keras_mae.ViTEncoder((8, 8, 1), 2, embed_dim=12, depth=1, num_heads=3, mlp_ratio=2)
     others.save("other.keras")  # of the same shape
-    for changed, said in (("other.keras", "model="), (digits_model, "labels=1436")):
-        extra = () if changed == "other.keras" else ("--labels", 1436)
+    for changed, said in (("other.keras", "model="), (digits_model, "num_labels=1436")):
+        extra = () if changed == "other.keras" else ("--num-labels", 1436)
         status, _, err = keras_mae_command("finetune", changed, *options[2:], *extra)
         assert (status, "is another one. Received: " + said in err) == (2, True)
     status, out, _ = keras_mae_command(*options)
@@ -139,17 +139,23 @@ def test_finetune_goes_on_where_it_was_stopped_and_is_scored_again(keras_mae_com
             "fashion_mnist has images of (28, 28, 1). Received: a model for (8, 8, 1)",
         ),
         (["finetune", "MODEL", "--resume"], "`resume` takes the run directory: --out runs/finetune-digits-1"),
-        (["finetune", "MODEL", "--accumulation-steps", "3"], "`accumulation_steps` must divide `batch_size`"),
+        (
+            ["finetune", "MODEL", "--gradient-accumulation-steps", "3"],
+            "`gradient_accumulation_steps` must divide `batch_size`",
+        ),
         (["evaluate", "MODEL"], "`classifier` must be a ViTClassifier. Received: a MaskedAutoencoder"),
         (["evaluate", "nothing.keras"], "There is no model file 'nothing.keras'"),
         (["finetune", "MODEL", "--image-size", "12"], "images of (8, 8, 1). Received: a model for (12, 12, 1)"),
         (["finetune", "MODEL", "--test", "others"], "digits has a test set of its own"),
-        (["finetune", "MODEL", "--blocks", "1.5"], "`trainable_blocks` must be 0, 0.5, 1, ... up to the encoder's 1"),
+        (
+            ["finetune", "MODEL", "--trainable-blocks", "1.5"],
+            "`trainable_blocks` must be 0, 0.5, 1, ... up to the encoder's 1",
+        ),
         (["finetune", "MODEL", "--size", "giant"], "'giant' is not one of 'small_images', 'base', 'large', 'huge'"),
         (["finetune", "MODEL", "--layer-decay", "1.5"], "`layer_decay` must be in [0, 1)"),
-        (["finetune", "MODEL", "--labels", "0"], "`labels` must be in [1, 1437], the images there are"),
+        (["finetune", "MODEL", "--num-labels", "0"], "`num_labels` must be in [1, 1437], the images there are"),
         (["finetune", "MODEL", "--out", "photos"], "`run_directory` must not exist or be empty"),
-        (["probe", "MODEL", "--labels", "1438"], "`labels` must be in [1, 1437]"),
+        (["probe", "MODEL", "--num-labels", "1438"], "`num_labels` must be in [1, 1437]"),
         (["probe", "MODEL", "--epochs", "0"], "`epochs` must be a positive integer"),
         (["probe", "MODEL", "photos/cats"], "Labelled images lie in a folder for each class"),
         (

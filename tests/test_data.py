@@ -108,7 +108,7 @@ def test_missing_idx_file_and_unknown_names_are_refused(tmp_path):
     with pytest.raises(ValueError, match="`split` must be one of 'train', 'test'"):
         data.digits("validation")
     with pytest.raises(ValueError, match="`name` must be one of 'digits'"):
-        data.load("cifar")
+        data.load_builtin("cifar")
 
 
 # === Arrays ===

@@ -138,7 +138,7 @@ def test_fine_tuning_is_spread_too(tmp_path):
     """Stopped, gone on with, and scored afterwards; `split.py` compares a classifier's numbers."""
     model, run = tmp_path / "model.keras", tmp_path / "run"
     keras_mae.ViTEncoder((8, 8, 1), 2, embed_dim=12, depth=1, num_heads=3, mlp_ratio=2).save(model)
-    command = ["-m", "keras_mae.cli", "finetune", model, "--epochs", 1, "--batch-size", 64, "--labels", 1280]
+    command = ["-m", "keras_mae.cli", "finetune", model, "--epochs", 1, "--batch-size", 64, "--num-labels", 1280]
     command += ["--checkpoint-steps", 1, "--resume", "--out", run]
     processes, flags = 2, {}
     if BACKEND == "jax":  # two devices of one process: hosts are slow to start
@@ -161,7 +161,7 @@ def test_fine_tuning_is_spread_too(tmp_path):
     assert int(classifier.optimizer.iterations) == 20
     images, labels = data.digits("test")
     test = data.from_arrays(images, labels, 100, shuffle=False)
-    again = keras_mae.training.evaluate(classifier, test, list(range(10)), tmp_path / "scored")
+    again = keras_mae.training.run_evaluation(classifier, test, list(range(10)), tmp_path / "scored")
     again = json.loads((again / "metrics.json").read_text())
     assert again["images"] == 360
     assert scored is None or scored["accuracy"] == again["accuracy"]
@@ -181,7 +181,7 @@ def test_auto_is_one_device_where_there_is_one(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     with distribution.scope() as devices:
         assert str(devices) == "none: 1 replica on one device"
-        assert (devices.shard, devices.writes) == ((0, 1), True)
+        assert (devices.shard, devices.is_main) == ((0, 1), True)
         assert distribution.current() is devices
     assert distribution.gather(3) == [3.0]
 
@@ -238,7 +238,7 @@ def test_devices_say_what_they_are_and_share_batches_by_replicas():
     spread = distribution.Devices("model_parallel", ("tpu:0", "tpu:1"), replicas=2, process=3, processes=4)
     assert str(spread) == "model_parallel: 2 replicas on tpu:0, tpu:1, process 4 of 4"
     assert spread.shard == (1, 2)
-    assert not spread.writes
+    assert not spread.is_main
     assert distribution.Devices(replicas=8, process=1, processes=2).shard == (1, 2)
 
 

@@ -5,11 +5,11 @@ import re
 import keras
 import numpy as np
 import pytest
-from conftest import build_mae, random_images, randomise_weights
+from conftest import build_mae, random_images, randomize_weights
 from keras import ops
 
 import keras_mae
-from keras_mae.optimizers import AdamW, fine_tuning_adamw, layer_scales
+from keras_mae.optimizers import AdamW, fine_tuning_adamw, layer_decay_scales
 
 CLASSES, DEPTH = 7, 2
 DECAY = 0.6
@@ -32,7 +32,7 @@ def is_decayed(variable):
 def classifier_of(**changes):
     # One seed for every classifier, and weights of a size that gradients reach through.
     encoder = build_mae(**changes).encoder
-    return randomise_weights(keras_mae.ViTClassifier(encoder, CLASSES), seed=4)
+    return randomize_weights(keras_mae.ViTClassifier(encoder, CLASSES), seed=4)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ class OfDepth:
     ids=["base", "large", "huge"],
 )
 def test_factors_at_the_published_depths(depth, decay, stem, first, last):
-    scales = layer_scales(OfDepth(depth), decay)
+    scales = layer_decay_scales(OfDepth(depth), decay)
     assert len(scales) == 3 + 2 * depth + 2
     got = [*scales[:5], *scales[-4:]]
     np.testing.assert_allclose(got, [stem] * 3 + [first] * 2 + [last] * 2 + [1.0] * 2, rtol=1e-6)
@@ -88,13 +88,13 @@ def test_factors_at_the_published_depths(depth, decay, stem, first, last):
 
 
 def test_without_decay_all_factors_are_one():
-    assert layer_scales(OfDepth(3), 1) == [1.0] * 11
+    assert layer_decay_scales(OfDepth(3), 1) == [1.0] * 11
 
 
 @pytest.mark.parametrize("decay", [0, -0.5, 1.1, float("nan")])
 def test_factors_out_of_range_are_refused(decay):
     with pytest.raises(ValueError, match="`layer_decay` must be"):
-        layer_scales(OfDepth(3), decay)
+        layer_decay_scales(OfDepth(3), decay)
 
 
 def test_every_weight_of_a_classifier_has_its_layer(classifier):
@@ -181,7 +181,7 @@ def test_the_minimum_is_scaled_too(scratch):
 def test_decay_shrinks_by_the_layers_share_and_spares_what_is_excluded(scratch):
     """No gradient: what moves is decayed. `fit` on data would hide it behind the gradients."""
     optimizer = fine_tuning_adamw(scratch, 0.5, batch_size=256, layer_decay=DECAY, weight_decay=0.4)
-    randomise_weights(scratch, seed=9)
+    randomize_weights(scratch, seed=9)
     before = values_of(scratch.trainable_variables)
     steps = steps_of(optimizer, scratch, gradient=0.0)
     shrunk = set()

@@ -11,7 +11,7 @@ from data_helpers import COUNT, contents, needs_tensorflow, numbers, prepare, wr
 from PIL import Image
 
 from keras_mae import data
-from keras_mae.data import records, shards
+from keras_mae.data import preparation, records
 
 FORMATS = ["array_record", pytest.param("tfrecord", marks=needs_tensorflow)]
 ORIENTATION = 0x0112
@@ -135,8 +135,8 @@ def test_the_last_shard_holds_what_is_left(folder, tmp_path, per_shard, expected
 
 def test_read_manifest_gives_what_prepare_gave_and_nothing_for_other_folders(folder, tmp_path):
     manifest = prepare(folder, tmp_path / "out")
-    assert data.shards.read_manifest(tmp_path / "out") == manifest
-    assert data.shards.read_manifest(folder) is None
+    assert data.preparation.read_manifest(tmp_path / "out") == manifest
+    assert data.preparation.read_manifest(folder) is None
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -173,7 +173,7 @@ def test_a_writer_that_fails_leaves_whole_shards_and_a_second_call_the_same_byte
         replace(source, target)
 
     out = tmp_path / "out"
-    monkeypatch.setattr(shards.os, "replace", full)
+    monkeypatch.setattr(preparation.os, "replace", full)
     with pytest.raises(OSError, match="the disk is full"):
         prepare(folder, out, format=format)
     monkeypatch.undo()
@@ -196,7 +196,7 @@ def test_a_run_stopped_before_its_first_shard_goes_on(folder, tmp_path):
 
 
 def test_other_arguments_are_refused_in_an_unfinished_folder_too(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "_write_shard", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(preparation, "_write_shard", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         prepare(folder, tmp_path / "out")
     before = contents(tmp_path / "out")
@@ -218,7 +218,7 @@ def test_the_same_call_again_makes_a_damaged_shard_good(folder, tmp_path, happen
     if happens == "it is deleted":
         path.unlink()
     else:
-        assert [found for found, _ in data.check(tmp_path / "out")] == [path]
+        assert [found for found, _ in data.find_damaged(tmp_path / "out")] == [path]
     assert prepare(folder, tmp_path / "out") == manifest
     assert contents(tmp_path / "out") == whole
 
@@ -228,7 +228,7 @@ def test_check_finds_every_damaged_image_of_a_folder_and_nothing_else(folder):
     (folder / "ant" / "03.png").write_bytes(whole[: len(whole) // 2])
     (folder / "owl" / "02.png").write_bytes(b"")
     calls = []
-    found = data.check(folder, lambda *call: calls.append(call))
+    found = data.find_damaged(folder, lambda *call: calls.append(call))
     assert [path for path, _ in found] == [folder / "ant" / "03.png", folder / "owl" / "02.png"]
     assert sorted(calls) == [(number, COUNT) for number in range(1, COUNT + 1)]
 
@@ -240,7 +240,7 @@ OTHERS = ['{"name": "a web page"}', "[1, 2]", "no JSON", '{"shards": []}']
 def test_another_programs_manifest_among_images_is_no_matter(folder, content):
     (folder / "manifest.json").write_text(content)
     assert len(data.from_directory(folder, 8, 4)) == 6
-    assert data.check(folder) == []
+    assert data.find_damaged(folder) == []
 
 
 @pytest.mark.parametrize("content", OTHERS)
@@ -300,4 +300,4 @@ def test_images_are_the_same_in_both_formats(folder, tmp_path, format):
     source = data.FolderSource(folder, labelled=True)
     for record, path, label in zip(found, source.paths, source.labels, strict=True):
         name = path.relative_to(folder).as_posix()
-        assert record == records.serialized(shards._smaller(path, 16, 95), name, int(label))
+        assert record == records.serialized(preparation._smaller(path, 16, 95), name, int(label))

@@ -17,9 +17,10 @@ import keras_mae
 from keras_mae import recipes, training, transfer
 
 NAMES = [f"kind {letter}" for letter in "abcdefghijk"]
-FINE_TUNE = recipes.fine_tune("small_images", epochs=2, warmup_epochs=1, batch_size=BATCH)
-PROBE = recipes.linear_probe("small_images", epochs=2, warmup_epochs=1, batch_size=BATCH)
+FINE_TUNE = recipes.FineTuneRecipe.for_size("small_images", epochs=2, warmup_epochs=1, batch_size=BATCH)
+PROBE = recipes.LinearProbeRecipe.for_size("small_images", epochs=2, warmup_epochs=1, batch_size=BATCH)
 TRAINED = {"classifier.keras", "confusion.png", "curves.png", "history.csv", "metrics.json", "recipe.json"}
+RUNS = {"fine_tune": "run_fine_tuning", "linear_probe": "run_linear_probe", "knn": "run_knn"}
 TEST = slice(0, 13)  # fewer than all, so that some class may be missing and the last batch is not full
 
 
@@ -45,12 +46,14 @@ class Run:
         self.before = values(self.encoder.weights)
         console = Console(file=shown, width=200)
         if protocol == "knn":
-            training.knn(self.encoder, dataset(), held_out(), NAMES, self.directory, k=3, pooling="mean")
+            training.run_knn(self.encoder, dataset(), held_out(), NAMES, self.directory, k=3, pooling="mean")
         elif protocol == "probe":
-            training.linear_probe(self.encoder, dataset(), held_out(), NAMES, PROBE, self.directory, console=console)
+            training.run_linear_probe(
+                self.encoder, dataset(), held_out(), NAMES, PROBE, self.directory, console=console
+            )
         else:
             blocks = 1 if protocol == "partial" else None
-            training.fine_tune(
+            training.run_fine_tuning(
                 self.encoder, dataset(), held_out(), NAMES, FINE_TUNE, self.directory, blocks, console=console
             )
         self.shown = shown.getvalue()
@@ -119,7 +122,7 @@ def test_history_and_recipe_say_what_happened(run):
     assert recipe["steps_per_epoch"] == 4
     assert recipe["backend"] == keras.backend.backend()
     assert recipe["protocol"] == ("linear probe" if run.protocol == "probe" else "fine-tuning")
-    assert recipe.get("blocks") == (1 if run.protocol == "partial" else None)
+    assert recipe.get("trainable_blocks") == (1 if run.protocol == "partial" else None)
     assert recipe["parameters"] == keras.saving.load_model(run.directory / "classifier.keras").count_params()
 
 
@@ -156,7 +159,7 @@ def test_a_directory_with_files_is_refused_and_kept(protocol, tmp_path):
     (tmp_path / "precious.txt").write_text("mine")
     arguments = {"run_directory": tmp_path, **PROTOCOLS[protocol]}
     with pytest.raises(ValueError, match="`run_directory` must not exist or be empty"):
-        getattr(training, protocol)(make_encoder(), dataset(), held_out(), NAMES, **arguments)
+        getattr(training, RUNS[protocol])(make_encoder(), dataset(), held_out(), NAMES, **arguments)
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 
 
@@ -168,7 +171,7 @@ def test_a_run_that_cannot_begin_leaves_nothing(protocol, tmp_path):
     if protocol == "knn":
         arguments["k"] = 21
     with pytest.raises(Exception, match=r"`k` must not exceed|Labels must be integers in \[0, 3\)"):
-        getattr(training, protocol)(make_encoder(), dataset(), held_out(), names, **arguments)
+        getattr(training, RUNS[protocol])(make_encoder(), dataset(), held_out(), names, **arguments)
     assert not (tmp_path / "run").exists()
 
 
@@ -182,7 +185,7 @@ def resumable(protocol, directory, *callbacks):
     train = keras_mae.data.from_arrays(IMAGES, LABELS, BATCH, drop_remainder=True, augment=drawn)
     recipe = dataclasses.replace(FINE_TUNE, drop_path_rate=0.3) if protocol == "fine_tune" else PROBE
     options = {"callbacks": callbacks, "console": Console(file=io.StringIO()), "resume": True, "checkpoint_steps": 2}
-    getattr(training, protocol)(make_encoder(), train, held_out(), NAMES, recipe, directory, **options)
+    getattr(training, RUNS[protocol])(make_encoder(), train, held_out(), NAMES, recipe, directory, **options)
     saved = keras.saving.load_model(directory / "classifier.keras")
     return values([*saved.weights, *saved.optimizer.variables]), (directory / "history.csv").read_text()
 
@@ -215,26 +218,26 @@ class Infinite(keras.utils.PyDataset):
 def test_steps_that_have_ceased_to_be_finite_end_a_run(tmp_path, monkeypatch):
     monkeypatch.setattr("keras_mae.training.runner.StopOnNonFinite", functools.partial(training.StopOnNonFinite, 2))
     with pytest.raises(FloatingPointError, match="2 training steps in a row were not finite.*values are not finite"):
-        training.fine_tune(make_encoder(), Infinite(), held_out(), NAMES, FINE_TUNE, tmp_path / "run")
+        training.run_fine_tuning(make_encoder(), Infinite(), held_out(), NAMES, FINE_TUNE, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 # === Scores of a trained classifier ===
 def test_evaluate_leaves_the_scores_that_the_run_left(run, tmp_path):
     classifier = keras.saving.load_model(run.directory / "classifier.keras")
-    directory = training.evaluate(classifier, held_out(), NAMES, tmp_path / "again")
+    directory = training.run_evaluation(classifier, held_out(), NAMES, tmp_path / "again")
     assert {path.name for path in directory.iterdir()} == {"confusion.png", "metrics.json"}
     again = json.loads((directory / "metrics.json").read_text())
     assert again == {**run.metrics, "backend": keras.backend.backend()}
     with pytest.raises(
         ValueError, match=f"`classes` must be the {CLASSES} that .* knows. Received: 3 \\(kind a, kind b"
     ):
-        training.evaluate(classifier, held_out(), NAMES[:3], tmp_path / "other")
+        training.run_evaluation(classifier, held_out(), NAMES[:3], tmp_path / "other")
     wrong = keras_mae.data.from_arrays(IMAGES[TEST], np.full(13, CLASSES), BATCH, shuffle=False, loader="grain")
     with pytest.raises(ValueError, match=rf"Labels must be integers in \[0, {CLASSES}\)"):
-        training.evaluate(classifier, wrong, NAMES, tmp_path / "other")
+        training.run_evaluation(classifier, wrong, NAMES, tmp_path / "other")
     with pytest.raises(ValueError, match="`classifier` must be a keras_mae.ViTClassifier"):
-        training.evaluate(classifier.encoder, held_out(), NAMES, tmp_path / "other")
+        training.run_evaluation(classifier.encoder, held_out(), NAMES, tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 
@@ -242,7 +245,7 @@ def test_evaluate_leaves_the_scores_that_the_run_left(run, tmp_path):
 def test_a_recipe_for_something_else_is_refused(protocol, tmp_path):
     recipe = {"fine_tune": PROBE, "linear_probe": FINE_TUNE}[protocol]
     with pytest.raises(ValueError, match="`recipe` must be a (FineTune|LinearProbe)Recipe"):
-        getattr(training, protocol)(make_encoder(), dataset(), held_out(), NAMES, recipe, tmp_path / "run")
+        getattr(training, RUNS[protocol])(make_encoder(), dataset(), held_out(), NAMES, recipe, tmp_path / "run")
 
 
 class Interrupted(training.Progress):
@@ -257,7 +260,7 @@ class Interrupted(training.Progress):
 def test_an_interrupted_run_keeps_what_was_learned(tmp_path, monkeypatch):
     monkeypatch.setattr("keras_mae.training.runner.Progress", Interrupted)
     with pytest.raises(KeyboardInterrupt):
-        training.fine_tune(make_encoder(), dataset(), held_out(), NAMES, FINE_TUNE, tmp_path / "run")
+        training.run_fine_tuning(make_encoder(), dataset(), held_out(), NAMES, FINE_TUNE, tmp_path / "run")
     assert {path.name for path in (tmp_path / "run").iterdir()} == TRAINED
     assert len((tmp_path / "run" / "history.csv").read_text().splitlines()) == 2
     loaded = keras.saving.load_model(tmp_path / "run" / "classifier.keras")

@@ -11,7 +11,11 @@ import keras_mae
 from keras_mae import recipes
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe
 
-FUNCTIONS = {"pretrain": recipes.pretrain, "fine_tune": recipes.fine_tune, "linear_probe": recipes.linear_probe}
+FUNCTIONS = {
+    "pretrain": PretrainRecipe.for_size,
+    "fine_tune": FineTuneRecipe.for_size,
+    "linear_probe": LinearProbeRecipe.for_size,
+}
 SIZES, SOURCES = ("base", "large", "huge"), ("repository", "paper")
 each_function = pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
 each_size = pytest.mark.parametrize("size", SIZES)
@@ -26,7 +30,7 @@ def assert_has(recipe, **expected):
 @each_source
 @each_size
 def test_pretraining_is_one_recipe_for_all_sizes(size, source):
-    recipe = recipes.pretrain(size, source)
+    recipe = recipes.PretrainRecipe.for_size(size, source)
     assert type(recipe) is PretrainRecipe
     assert_has(
         recipe,
@@ -38,7 +42,7 @@ def test_pretraining_is_one_recipe_for_all_sizes(size, source):
         beta_1=0.9,
         beta_2=0.95,
         mask_ratio=0.75,
-        accumulation_steps=1,
+        gradient_accumulation_steps=1,
         masks_per_image=1,
         source=source,
     )
@@ -58,7 +62,7 @@ def test_pretraining_is_one_recipe_for_all_sizes(size, source):
 )
 def test_fine_tuning_differs_by_size_and_source(size, source, rate, layer_decay, drop_path_rate, epochs):
     assert_has(
-        recipes.fine_tune(size, source),
+        recipes.FineTuneRecipe.for_size(size, source),
         base_learning_rate=rate,
         layer_decay=layer_decay,
         drop_path_rate=drop_path_rate,
@@ -70,7 +74,7 @@ def test_fine_tuning_differs_by_size_and_source(size, source, rate, layer_decay,
 @each_source
 @each_size
 def test_the_rest_of_fine_tuning_is_shared(size, source):
-    recipe = recipes.fine_tune(size, source)
+    recipe = recipes.FineTuneRecipe.for_size(size, source)
     assert type(recipe) is FineTuneRecipe
     assert_has(
         recipe,
@@ -104,7 +108,7 @@ def test_the_rest_of_fine_tuning_is_shared(size, source):
     ],
 )
 def test_linear_probing(size, source, epochs):
-    recipe = recipes.linear_probe(size, source)
+    recipe = recipes.LinearProbeRecipe.for_size(size, source)
     assert type(recipe) is LinearProbeRecipe
     assert_has(
         recipe,
@@ -123,12 +127,15 @@ def test_linear_probing(size, source, epochs):
 @pytest.mark.parametrize(
     ("recipe", "expected"),
     [
-        (recipes.pretrain(), 2.4e-3),
-        (recipes.fine_tune("base", "repository"), 2e-3),
-        (recipes.fine_tune("base", "paper"), 4e-3),
-        (recipes.linear_probe(), 6.4),
-        (recipes.fine_tune(batch_size=640, base_learning_rate=3e-4), 7.5e-4),
-        (recipes.fine_tune(batch_size=640, base_learning_rate=3e-4, accumulation_steps=5), 7.5e-4),
+        (recipes.PretrainRecipe.for_size(), 2.4e-3),
+        (recipes.FineTuneRecipe.for_size("base", "repository"), 2e-3),
+        (recipes.FineTuneRecipe.for_size("base", "paper"), 4e-3),
+        (recipes.LinearProbeRecipe.for_size(), 6.4),
+        (recipes.FineTuneRecipe.for_size(batch_size=640, base_learning_rate=3e-4), 7.5e-4),
+        (
+            recipes.FineTuneRecipe.for_size(batch_size=640, base_learning_rate=3e-4, gradient_accumulation_steps=5),
+            7.5e-4,
+        ),
     ],
     ids=["pretrain", "fine_tune", "paper's fine_tune", "linear_probe", "another batch", "accumulated"],
 )
@@ -165,7 +172,7 @@ def test_the_fine_tuning_optimizer_has_the_recipes_numbers():
         beta_1=0.8,
         beta_2=0.7,
         minimum_learning_rate=0.125,
-        accumulation_steps=2,
+        gradient_accumulation_steps=2,
     )
     optimizer = recipe.optimizer(Model(), steps_per_epoch=4)
     assert_has(
@@ -200,7 +207,11 @@ def test_the_probes_optimizer_has_the_recipes_numbers():
 
 
 # === Augmentation ===
-@pytest.mark.parametrize("recipe", [recipes.fine_tune(), recipes.linear_probe()], ids=["fine_tune", "linear_probe"])
+@pytest.mark.parametrize(
+    "recipe",
+    [recipes.FineTuneRecipe.for_size(), recipes.LinearProbeRecipe.for_size()],
+    ids=["fine_tune", "linear_probe"],
+)
 def test_augmentation_takes_all_it_is_given(recipe):
     keras_mae.data.Augmentation(7, **recipe.augmentation)
 
@@ -217,11 +228,11 @@ def test_every_number_of_the_augmentation_is_the_recipes():
         "label_smoothing": 0.29,
         "seed": 31,
     }
-    assert recipes.fine_tune(**chosen).augmentation == chosen
+    assert recipes.FineTuneRecipe.for_size(**chosen).augmentation == chosen
 
 
 def test_the_probe_mirrors_and_does_nothing_else():
-    assert recipes.linear_probe(seed=31).augmentation == {"flip": True, "seed": 31}
+    assert recipes.LinearProbeRecipe.for_size(seed=31).augmentation == {"flip": True, "seed": 31}
 
 
 # === Changes ===
@@ -264,7 +275,7 @@ def test_unknown_fields_are_refused_by_name(function):
         ({"epochs": 0}, "`epochs` must be a positive integer"),
         ({"epochs": 5, "warmup_epochs": 5}, "`warmup_epochs` must be an integer, at least 0 and less than `epochs`"),
         ({"batch_size": 2.5}, "`batch_size` must be a positive integer"),
-        ({"accumulation_steps": 3}, "`accumulation_steps` must divide `batch_size`"),
+        ({"gradient_accumulation_steps": 3}, "`gradient_accumulation_steps` must divide `batch_size`"),
         ({"base_learning_rate": float("nan")}, "`base_learning_rate` must be a finite number above 0"),
         ({"weight_decay": -1}, "`weight_decay` must be a finite number of at least 0"),
         ({"seed": -1}, "`seed` must be an integer"),
@@ -323,7 +334,7 @@ def test_a_recipe_prints_every_field_its_rate_and_where_it_comes_from(function, 
 
 @each_function
 def test_resolved_is_json_with_what_follows(function):
-    recipe = function(batch_size=640, accumulation_steps=5)
+    recipe = function(batch_size=640, gradient_accumulation_steps=5)
     resolved = json.loads(json.dumps(recipe.resolved(steps_per_epoch=7)))
     assert set(resolved) == {field.name for field in dataclasses.fields(recipe)} | {
         "learning_rate",

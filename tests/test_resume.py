@@ -17,11 +17,13 @@ from rich.console import Console
 from training_helpers import Stop, killed, terminated
 
 import keras_mae
-from keras_mae.training import PretrainRecipe, StopOnNonFinite, pretrain
+from keras_mae.training import PretrainRecipe, StopOnNonFinite, run_pretraining
 from keras_mae.training.resume import Checkpoints, Preempted, lock, seek
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (27, 8, 12, 1), "uint8")
-RECIPE = PretrainRecipe(epochs=3, warmup_epochs=1, batch_size=8, accumulation_steps=2, norm_pix_loss=True, seed=4)
+RECIPE = PretrainRecipe(
+    epochs=3, warmup_epochs=1, batch_size=8, gradient_accumulation_steps=2, norm_pix_loss=True, seed=4
+)
 STEPS = 6  # an epoch, of 4 images each
 
 
@@ -34,7 +36,7 @@ def run(directory, *callbacks, recipe=RECIPE, width=16, **options):
     )
     options = {"resume": True, "checkpoint_steps": 4, **options}
     console = Console(file=io.StringIO())
-    pretrain(model, dataset, recipe, directory, IMAGES[:2], callbacks=callbacks, console=console, **options)
+    run_pretraining(model, dataset, recipe, directory, IMAGES[:2], callbacks=callbacks, console=console, **options)
     return model
 
 

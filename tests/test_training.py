@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 import keras_mae
-from keras_mae.training import PretrainRecipe, pretrain
+from keras_mae.training import PretrainRecipe, run_pretraining
 from keras_mae.training.runner import write
 
 RECIPE = PretrainRecipe(epochs=2, warmup_epochs=1, batch_size=8, norm_pix_loss=False)
@@ -45,7 +45,7 @@ def test_the_defaults_are_the_published_recipe():
 
 
 def test_accumulation_divides_the_batch_and_stretches_the_schedule():
-    recipe = PretrainRecipe(epochs=10, warmup_epochs=2, batch_size=64, accumulation_steps=4)
+    recipe = PretrainRecipe(epochs=10, warmup_epochs=2, batch_size=64, gradient_accumulation_steps=4)
     assert recipe.step_batch_size == 16
     optimizer = recipe.optimizer(steps_per_epoch=8)
     assert optimizer.gradient_accumulation_steps == 4
@@ -66,7 +66,7 @@ def test_a_recipe_is_frozen():
         ({"mask_ratio": 1.0}, r"`mask_ratio` must be in \[0, 1\)"),
         ({"base_learning_rate": float("nan")}, "`base_learning_rate` must be a finite number above 0"),
         ({"weight_decay": -1}, "`weight_decay` must be a finite number of at least 0"),
-        ({"accumulation_steps": 3}, "`accumulation_steps` must divide `batch_size`"),
+        ({"gradient_accumulation_steps": 3}, "`gradient_accumulation_steps` must divide `batch_size`"),
     ],
 )
 def test_values_out_of_range_are_refused(options, message):
@@ -82,7 +82,9 @@ def run(tmp_path_factory):
     shown = io.StringIO()
     model = small_model()
     data = dataset(images)
-    pretrain(model, data, RECIPE, directory, images[:3], validation_data=data, console=Console(file=shown, width=200))
+    run_pretraining(
+        model, data, RECIPE, directory, images[:3], validation_data=data, console=Console(file=shown, width=200)
+    )
     return directory, model, shown.getvalue()
 
 
@@ -134,7 +136,7 @@ def test_progress_shows_epoch_speed_and_time_left(run):
 def test_a_directory_with_files_is_refused_and_kept(tmp_path, images):
     (tmp_path / "precious.txt").write_text("mine")
     with pytest.raises(ValueError, match="`run_directory` must not exist or be empty"):
-        pretrain(small_model(), dataset(images), RECIPE, tmp_path, images[:1])
+        run_pretraining(small_model(), dataset(images), RECIPE, tmp_path, images[:1])
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 
 
@@ -153,7 +155,7 @@ class Fails(keras.callbacks.Callback):
 def test_a_run_that_fails_before_its_first_epoch_leaves_nothing(tmp_path, images):
     callbacks = [Fails(0, RuntimeError("no power"))]
     with pytest.raises(RuntimeError, match="no power"):
-        pretrain(small_model(), dataset(images), RECIPE, tmp_path / "run", images[:1], callbacks=callbacks)
+        run_pretraining(small_model(), dataset(images), RECIPE, tmp_path / "run", images[:1], callbacks=callbacks)
     assert not (tmp_path / "run").exists()
 
 
@@ -161,7 +163,7 @@ def test_an_interrupted_run_keeps_what_was_learned(tmp_path, images):
     model = small_model()
     callbacks = [Fails(1, KeyboardInterrupt())]
     with pytest.raises(KeyboardInterrupt):
-        pretrain(model, dataset(images), RECIPE, tmp_path / "run", images[:1], callbacks=callbacks)
+        run_pretraining(model, dataset(images), RECIPE, tmp_path / "run", images[:1], callbacks=callbacks)
     loaded = keras.saving.load_model(tmp_path / "run" / "model.keras")
     assert int(loaded.encoder.step.value) == 2
     assert len((tmp_path / "run" / "history.csv").read_text().splitlines()) == 2
@@ -169,13 +171,13 @@ def test_an_interrupted_run_keeps_what_was_learned(tmp_path, images):
 
 def test_model_and_recipe_must_agree(tmp_path, images):
     with pytest.raises(ValueError, match="Model and recipe must agree. Received: norm_pix_loss=True and False"):
-        pretrain(small_model(norm_pix_loss=True), dataset(images), RECIPE, tmp_path / "run", images[:1])
+        run_pretraining(small_model(norm_pix_loss=True), dataset(images), RECIPE, tmp_path / "run", images[:1])
     assert not (tmp_path / "run").exists()
 
 
 def test_a_dataset_without_length_is_refused(tmp_path, images):
     with pytest.raises(ValueError, match="`dataset` must have a known length"):
-        pretrain(small_model(), iter([images]), RECIPE, tmp_path / "run", images[:1])
+        run_pretraining(small_model(), iter([images]), RECIPE, tmp_path / "run", images[:1])
 
 
 def test_a_file_is_never_half_written(tmp_path):
@@ -208,7 +210,7 @@ def test_an_interrupt_that_numpy_drops_still_stops_the_run(images, tmp_path):
     handler = signal.getsignal(signal.SIGINT)
     recipe = dataclasses.replace(RECIPE, epochs=9)
     with pytest.raises(KeyboardInterrupt):
-        pretrain(small_model(), dataset(images), recipe, tmp_path / "run", images[:2], callbacks=[Press()])
+        run_pretraining(small_model(), dataset(images), recipe, tmp_path / "run", images[:2], callbacks=[Press()])
     assert len(ended) == 3  # the step that was interrupted is the last: its end raises
     assert (tmp_path / "run" / "model.keras").exists()  # the first epoch, of two steps, had ended
     assert signal.getsignal(signal.SIGINT) is handler

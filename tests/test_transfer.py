@@ -24,8 +24,12 @@ import keras_mae
 from keras_mae import recipes, transfer
 from keras_mae.transfer import Features
 
-FINE_TUNE = recipes.fine_tune("small_images", epochs=2, warmup_epochs=1, batch_size=BATCH, base_learning_rate=0.5)
-PROBE = recipes.linear_probe("small_images", epochs=2, warmup_epochs=1, batch_size=BATCH, base_learning_rate=20.0)
+FINE_TUNE = recipes.FineTuneRecipe.for_size(
+    "small_images", epochs=2, warmup_epochs=1, batch_size=BATCH, base_learning_rate=0.5
+)
+PROBE = recipes.LinearProbeRecipe.for_size(
+    "small_images", epochs=2, warmup_epochs=1, batch_size=BATCH, base_learning_rate=20.0
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -89,7 +93,7 @@ def test_partial_fine_tuning_trains_the_last_blocks_of_a_copy():
 @pytest.mark.parametrize("protocol", ["fine_tune", "partial_fine_tune"])
 def test_images_of_another_size_are_fine_tuned_on(protocol):
     images = np.random.default_rng(9).integers(0, 256, (BATCH, 4, 8, 1), "uint8")
-    options = {"blocks": 0.5} if protocol == "partial_fine_tune" else {}
+    options = {"trainable_blocks": 0.5} if protocol == "partial_fine_tune" else {}
     classifier = getattr(transfer, protocol)(
         make_encoder(),
         dataset(LABELS[:BATCH], images),

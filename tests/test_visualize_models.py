@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import oracles
 import pytest
-from conftest import GRID, IMAGE_SHAPE, PATCHES, build_mae, random_images, randomise_weights
+from conftest import GRID, IMAGE_SHAPE, PATCHES, build_mae, random_images, randomize_weights
 from keras import ops
 
 import keras_mae
@@ -74,7 +74,7 @@ def test_a_classifier_shows_its_encoder(mae, classifiers, images):
 
 
 def test_attention_of_a_bfloat16_model_sums_to_1(images):
-    model = randomise_weights(build_mae(dtype="mixed_bfloat16"))
+    model = randomize_weights(build_mae(dtype="mixed_bfloat16"))
     got = visualize.attention(model, images[:1], layers=0)
     assert got.dtype == "float32"
     np.testing.assert_allclose(got.sum(axis=-1), np.ones(got.shape[:-1]), atol=1e-5)
@@ -184,7 +184,7 @@ def corner_images(count, seed):
 def test_saliency_points_at_the_corner_that_decides():
     keras.utils.set_random_seed(0)  # of the head, whose start hardly matters
     encoder = keras_mae.ViTEncoder((16, 16, 1), 4, 16, depth=1, num_heads=2, mlp_ratio=2)
-    classifier = keras_mae.ViTClassifier(randomise_weights(encoder), 2)
+    classifier = keras_mae.ViTClassifier(randomize_weights(encoder), 2)
     classifier.compile(keras.optimizers.Adam(5e-3))
     classifier.fit(*corner_images(512, 0), batch_size=64, epochs=12, shuffle=False, verbose=0)
     images, labels = corner_images(64, 1)
@@ -213,7 +213,7 @@ def test_feature_colours_are_principal_components_over_all_images(mae, images, w
     features = oracles.encode(images, weights, sizes)[:, 1:].reshape(-1, 12)
     centred = features - features.mean(axis=0)
     _, directions = np.linalg.eigh(centred.T @ centred)
-    got = visualize.feature_colours(mae, images)
+    got = visualize.feature_colors(mae, images)
     assert (got.shape, got.dtype) == ((3, *GRID, 3), "uint8")
     for channel in range(3):
         direction = directions[:, -1 - channel]
@@ -250,7 +250,7 @@ def test_ratios_hide_more_and_more_of_the_same(norm_pix_mae, images):
         (lambda mae, _, images: visualize.patch_maps(mae, np.ones((2, 2))), r"`attention` must have shape .*36, 36"),
         (lambda mae, _, images: visualize.patch_maps(mae, np.ones((36, 36)), (5, 0)), "`query` must be"),
         (lambda mae, _, images: visualize.patch_maps(mae, np.ones((36, 36)), "patch"), "`query` must be"),
-        (lambda mae, _, images: visualize.feature_colours(mae, images[:, :, 1:]), "`images` must have shape"),
+        (lambda mae, _, images: visualize.feature_colors(mae, images[:, :, 1:]), "`images` must have shape"),
         (lambda mae, _, images: visualize.position_similarity(mae.decoder), "`model` must be a ViTEncoder, a ViTCl"),
         (lambda mae, _, images: visualize.saliency(mae, images), "`classifier` must be a keras_mae.ViTClassifier"),
         (lambda _, tail, images: visualize.saliency(tail, images[:, 1:]), "`images` must have shape"),

@@ -51,7 +51,7 @@ def test_tensorboard_reads_what_was_logged(tmp_path):
 
 
 def test_a_linear_probe_is_trained_on_the_way():
-    recipe = recipes.linear_probe("small_images", epochs=3, warmup_epochs=1, batch_size=8)
+    recipe = recipes.LinearProbeRecipe.for_size("small_images", epochs=3, warmup_epochs=1, batch_size=8)
     data = (IMAGES[:16], LABELS[:16]), (IMAGES[16:], LABELS[16:])
     _, history = trained(OnlineProbe(*data, every_epochs=1, recipe=recipe), epochs=1)
     assert 0 <= history["probe_accuracy"][0] <= 1

@@ -67,7 +67,7 @@ def say_devices(devices: Any, recipe: Any) -> None:
 
 def say(devices: Any, text: Any) -> None:
     """Print it once, however many processes there are."""
-    if devices.writes:
+    if devices.is_main:
         typer.echo(text)
 
 
@@ -91,10 +91,10 @@ def load(path: Path) -> Any:
     import keras
 
     import keras_mae
-    from keras_mae import preset_files
+    from keras_mae import from_preset
 
-    if path.is_dir() and preset_files.is_own(path):
-        return preset_files.read(path)
+    if path.is_dir() and from_preset.is_own(path):
+        return from_preset.read(path)
     if path.is_dir():
         inside = sorted(path.glob("*.keras")) or [path / "model.keras"]
         raise ValueError(f"A model is a .keras file, not a folder: try {str(inside[-1])!r}")

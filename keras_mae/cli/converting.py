@@ -67,7 +67,7 @@ def convert(
     A file that does not fit as a whole is refused, and nothing is written.
     """
     from keras_mae import convert as keras_mae_convert
-    from keras_mae import preset_files
+    from keras_mae import from_preset
 
     if format is None and out.suffix != ".keras":
         raise ValueError(f"`format` must be given for {str(out)!r}: {', '.join(Format)}")
@@ -76,8 +76,8 @@ def convert(
         raise ValueError(f"The format keras, and only that, is a .keras file. Received: {str(out)!r} as {format}")
     if out.exists():
         raise ValueError(f"`out` must not exist, so that nothing is lost. Received: {str(out)!r}")
-    path = preset_files.located(source)
-    if preset_files.is_own(path):
+    path = from_preset.located(source)
+    if from_preset.is_own(path):
         if {norm_pix_loss, num_heads, decoder_num_heads} != {None}:
             raise ValueError(f"A model of keras_mae's says what it is: these options are not for {source!r}")
         model = load(path)

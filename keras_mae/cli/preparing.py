@@ -56,7 +56,7 @@ def prepare(
                 show,
             )
         else:
-            damaged = data.check(source, show)
+            damaged = data.find_damaged(source, show)
     if out is not None:
         left_out = f", {len(manifest['skipped'])} damaged ones left out" if manifest["skipped"] else ""
         typer.echo(f"{out}: {manifest['images']:,} images in {len(manifest['shards'])} files{left_out}")

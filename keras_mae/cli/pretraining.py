@@ -64,7 +64,7 @@ def pretrain(
         int | None, typer.Option(help="Of warm-up; a twentieth of the epochs by default.")
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Images behind one update.")] = 32,
-    accumulation_steps: Accumulation = 1,
+    gradient_accumulation_steps: Accumulation = 1,
     base_learning_rate: Annotated[
         float,
         typer.Option(help="For 256 images; the learning rate is base * batch size / 256. Large batches take 1.5e-4."),
@@ -118,7 +118,7 @@ def pretrain(
             epochs=epochs,
             warmup_epochs=epochs // 20 if warmup_epochs is None else warmup_epochs,
             batch_size=batch_size,
-            accumulation_steps=1 if accumulation_steps is None else accumulation_steps,
+            gradient_accumulation_steps=1 if gradient_accumulation_steps is None else gradient_accumulation_steps,
             base_learning_rate=base_learning_rate,
             weight_decay=weight_decay,
             mask_ratio=mask_ratio,
@@ -157,19 +157,19 @@ def pretrain(
                 raise ValueError(f"`watch` goes with one process. Received: {devices.processes} processes")
             watching = [keras_mae.training.Watch(held_out, directory / "watch", watch)]
             typer.echo(f"pictures: {directory / 'watch'} (tensorboard --logdir {directory / 'watch'})")
-        keras_mae.training.pretrain(
+        keras_mae.training.run_pretraining(
             mae,
             dataset,
             recipe,
             directory,
             held_out,
             callbacks=watching,
-            facts={"data": Path(data).name, "images": len(source)},
+            metadata={"data": Path(data).name, "images": len(source)},
             resume=resume,
             checkpoint_steps=checkpoint_steps,
             checkpoint_minutes=checkpoint_minutes,
         )
-        if devices.writes:
+        if devices.is_main:
             typer.echo(f"{directory}: {', '.join(sorted(path.name for path in directory.iterdir()))}")
 
 
@@ -181,15 +181,15 @@ def _open(data: str, preset: str, image_size: int | None, on_error: str) -> tupl
     from keras_mae import presets
 
     shape = presets.get(preset).encoder["image_shape"]
-    if data in keras_mae_data.NAMES:
+    if data in keras_mae_data.BUILTIN:
         if image_size is not None:
             raise ValueError(
                 f"`image_size` goes with a folder of images. Received: image_size={image_size} for {data}"
             )
-        source = keras_mae_data.ArraySource(keras_mae_data.load(data, "train")[0])
-        return source, keras_mae_data.load(data, "test")[0][:8], source.image_shape
+        source = keras_mae_data.ArraySource(keras_mae_data.load_builtin(data, "train")[0])
+        return source, keras_mae_data.load_builtin(data, "test")[0][:8], source.image_shape
     if not Path(data).is_dir():
-        names = ", ".join(keras_mae_data.NAMES)
+        names = ", ".join(keras_mae_data.BUILTIN)
         raise ValueError(f"`data` must be {names} or an existing folder of images. Received: data={data!r}")
     folder = keras_mae_data.open_directory(data, image_size or shape[:2], shape[2], on_error=on_error)
     first: Any = next(iter(keras_mae_data.make_dataset(folder, 8, shuffle=False, shard=(0, 1))))

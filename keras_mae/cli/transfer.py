@@ -55,7 +55,7 @@ _Test = Annotated[
     Path | None,
     typer.Option(help="Folder of the images to evaluate on; without it a tenth of DATA's folder is kept for that."),
 ]
-_Labels = Annotated[int | None, typer.Option(help="How many of the labelled images to train on; all by default.")]
+_NumLabels = Annotated[int | None, typer.Option(help="How many of the labelled images to train on; all by default.")]
 _Seed = Annotated[int, typer.Option(help="Of weights, draws and data order.")]
 _Size = Annotated[RecipeSize, typer.Option(help="Recipe: small_images, or ImageNet's for this ViT.")]
 _Epochs = Annotated[int | None, typer.Option(help="Passes over the data; the recipe's by default.")]
@@ -68,14 +68,14 @@ def finetune(
     model: _Model,
     data: _Labelled = "digits",
     test: _Test = None,
-    labels: _Labels = None,
-    blocks: Annotated[
+    num_labels: _NumLabels = None,
+    trainable_blocks: Annotated[
         float | None, typer.Option(help="Train the last 0, 0.5, 1, ... blocks only (partial fine-tuning).")
     ] = None,
     size: _Size = RecipeSize.small_images,
     epochs: _Epochs = None,
     batch_size: _BatchSize = None,
-    accumulation_steps: Accumulation = None,
+    gradient_accumulation_steps: Accumulation = None,
     base_learning_rate: _BaseLearningRate = None,
     layer_decay: Annotated[float | None, typer.Option(help="The recipe's by default.")] = None,
     drop_path_rate: Annotated[float | None, typer.Option(help="The recipe's by default.")] = None,
@@ -98,25 +98,27 @@ def finetune(
         directory = directory_for(f"finetune-{Path(data).name}", out, resume, devices)
         encoder = _encoder(model)
         shape = (image_size, image_size, encoder.image_shape[2]) if image_size else encoder.image_shape
-        train, held_out, classes = _labelled(data, test, shape, labels, seed)
+        train, held_out, classes = _labelled(data, test, shape, num_labels, seed)
         recipe = _recipe(
-            keras_mae.recipes.fine_tune(size.value),
+            keras_mae.recipes.FineTuneRecipe.for_size(size.value),
             len(train),
             epochs=epochs,
             batch_size=batch_size,
-            accumulation_steps=accumulation_steps,
+            gradient_accumulation_steps=gradient_accumulation_steps,
             base_learning_rate=base_learning_rate,
             layer_decay=layer_decay,
             drop_path_rate=drop_path_rate,
             seed=seed,
         )
         options: dict[str, Any] = {
-            "blocks": blocks,
+            "trainable_blocks": trainable_blocks,
             "image_shape": shape,
-            "facts": _facts(model, data, test, labels, train),
+            "metadata": _metadata(model, data, test, num_labels, train),
         }
         options |= {"resume": resume, "checkpoint_steps": checkpoint_steps, "checkpoint_minutes": checkpoint_minutes}
-        _train(keras_mae.training.fine_tune, encoder, train, held_out, classes, recipe, directory, devices, options)
+        _train(
+            keras_mae.training.run_fine_tuning, encoder, train, held_out, classes, recipe, directory, devices, options
+        )
 
 
 @app.command()
@@ -124,7 +126,7 @@ def probe(
     model: _Model,
     data: _Labelled = "digits",
     test: _Test = None,
-    labels: _Labels = None,
+    num_labels: _NumLabels = None,
     size: _Size = RecipeSize.small_images,
     epochs: _Epochs = None,
     batch_size: _BatchSize = None,
@@ -142,19 +144,27 @@ def probe(
     with keras_mae.distribution.scope(distribution.value) as devices:
         directory = directory_for(f"probe-{Path(data).name}", out, resume, devices)
         encoder = _encoder(model)
-        train, held_out, classes = _labelled(data, test, encoder.image_shape, labels, seed)
+        train, held_out, classes = _labelled(data, test, encoder.image_shape, num_labels, seed)
         recipe = _recipe(
-            keras_mae.recipes.linear_probe(size.value),
+            keras_mae.recipes.LinearProbeRecipe.for_size(size.value),
             len(train),
             epochs=epochs,
             batch_size=batch_size,
             base_learning_rate=base_learning_rate,
             seed=seed,
         )
-        options: dict[str, Any] = {"facts": _facts(model, data, test, labels, train)}
+        options: dict[str, Any] = {"metadata": _metadata(model, data, test, num_labels, train)}
         options |= {"resume": resume, "checkpoint_steps": checkpoint_steps, "checkpoint_minutes": checkpoint_minutes}
         _train(
-            keras_mae.training.linear_probe, encoder, train, held_out, classes, recipe, directory, devices, options
+            keras_mae.training.run_linear_probe,
+            encoder,
+            train,
+            held_out,
+            classes,
+            recipe,
+            directory,
+            devices,
+            options,
         )
 
 
@@ -163,7 +173,7 @@ def knn(
     model: _Model,
     data: _Labelled = "digits",
     test: _Test = None,
-    labels: _Labels = None,
+    num_labels: _NumLabels = None,
     k: Annotated[int, typer.Option(help="Neighbours that vote.")] = 20,
     temperature: Annotated[float, typer.Option(help="The smaller, the more the nearest count.")] = 0.07,
     pooling: Annotated[Pooling, typer.Option(help="What an image's feature vector is.")] = Pooling.token,
@@ -174,12 +184,12 @@ def knn(
     import keras_mae
 
     encoder = _encoder(model)
-    train, held_out, classes = _labelled(data, test, encoder.image_shape, labels, seed)
+    train, held_out, classes = _labelled(data, test, encoder.image_shape, num_labels, seed)
     dataset, evaluated = (
         keras_mae.data.make_dataset(part, min(256, len(part)), shuffle=False) for part in (train, held_out)
     )
     directory = out or next_run(f"knn-{Path(data).name}")
-    keras_mae.training.knn(encoder, dataset, evaluated, classes, directory, k, temperature, pooling.value)
+    keras_mae.training.run_knn(encoder, dataset, evaluated, classes, directory, k, temperature, pooling.value)
     _say_scores(directory)
 
 
@@ -206,10 +216,10 @@ def evaluate(
             f"`classifier` must be a ViTClassifier. Received: a {type(loaded).__name__} in {str(classifier)!r}"
         )
     shape = loaded.encoder.image_shape
-    test, classes = _built_in(data, "test", shape) if data in keras_mae.data.NAMES else _folder(data, shape)
+    test, classes = _built_in(data, "test", shape) if data in keras_mae.data.BUILTIN else _folder(data, shape)
     directory = out or next_run(f"evaluate-{Path(data).name}")
-    recipe = keras_mae.recipes.fine_tune(size.value)
-    keras_mae.training.evaluate(loaded, _in_order(test, recipe), classes, directory)
+    recipe = keras_mae.recipes.FineTuneRecipe.for_size(size.value)
+    keras_mae.training.run_evaluation(loaded, _in_order(test, recipe), classes, directory)
     _say_scores(directory, "images")
 
 
@@ -219,7 +229,7 @@ def _encoder(path: Path) -> Any:
 
 
 def _labelled(
-    data: str, test: Path | None, image_shape: tuple[int, int, int], labels: int | None, seed: int
+    data: str, test: Path | None, image_shape: tuple[int, int, int], num_labels: int | None, seed: int
 ) -> tuple[Any, Any, list[str]]:
     """The source to train on, the one to evaluate on, and the classes."""
     import numpy as np
@@ -229,7 +239,7 @@ def _labelled(
     generator = np.random.default_rng(seed)
     train: Any
     held_out: Any
-    if data in keras_mae_data.NAMES:
+    if data in keras_mae_data.BUILTIN:
         if test is not None:
             raise ValueError(f"{data} has a test set of its own. Received: --test {test}")
         train, classes = _built_in(data, "train", image_shape)
@@ -245,12 +255,12 @@ def _labelled(
             kept = max(len(train) // 10, 1)
             train, held_out = keras_mae_data.Subset(train, order[kept:]), keras_mae_data.Subset(train, order[:kept])
             typer.echo(f"{kept} of {len(order)} images are kept to evaluate on")
-    if labels is not None:
-        if not 0 < labels <= len(train):
+    if num_labels is not None:
+        if not 0 < num_labels <= len(train):
             raise ValueError(
-                f"`labels` must be in [1, {len(train)}], the images there are. Received: labels={labels}"
+                f"`num_labels` must be in [1, {len(train)}], the images there are. Received: num_labels={num_labels}"
             )
-        train = keras_mae_data.Subset(train, generator.permutation(len(train))[:labels])
+        train = keras_mae_data.Subset(train, generator.permutation(len(train))[:num_labels])
     return train, held_out, classes
 
 
@@ -258,10 +268,10 @@ def _built_in(name: str, split: str, image_shape: tuple[int, int, int]) -> tuple
     """A source of images, and their classes."""
     from keras_mae import data as keras_mae_data
 
-    source = keras_mae_data.ArraySource(*keras_mae_data.load(name, split))
+    source = keras_mae_data.ArraySource(*keras_mae_data.load_builtin(name, split))
     if source.image_shape != image_shape:
         raise ValueError(f"{name} has images of {source.image_shape}. Received: a model for {image_shape}")
-    return source, list(keras_mae_data.CLASSES[name])
+    return source, list(keras_mae_data.CLASS_NAMES[name])
 
 
 def _folder(directory: str | Path, image_shape: tuple[int, int, int]) -> tuple[Any, list[str]]:
@@ -289,10 +299,10 @@ def _recipe(recipe: Any, images: int, **asked: Any) -> Any:
     return replace(recipe, **changes)
 
 
-def _facts(model: Path, data: str, test: Path | None, labels: int | None, train: Any) -> dict[str, Any]:
+def _metadata(model: Path, data: str, test: Path | None, num_labels: int | None, train: Any) -> dict[str, Any]:
     """What a run is made of besides its recipe."""
-    facts = {"model": fingerprint(model), "data": Path(data).name, "test": None if test is None else test.name}
-    return {**facts, "labels": labels, "images": len(train)}
+    metadata = {"model": fingerprint(model), "data": Path(data).name, "test": None if test is None else test.name}
+    return {**metadata, "num_labels": num_labels, "images": len(train)}
 
 
 def _train(

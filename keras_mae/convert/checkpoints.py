@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_mae import _checks
+from keras_mae.classifier import ViTClassifier
 from keras_mae.convert import hugging_face, keras_hub, reference
 from keras_mae.convert.state_dict import StateDict, read, write_safetensors, write_torch
 from keras_mae.convert.weight_map import Report, load_weights, save_weights
@@ -19,7 +20,6 @@ from keras_mae.decoder import MAEDecoder
 from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
 from keras_mae.masking import RandomMasking
-from keras_mae.transfer.classifier import ViTClassifier
 
 FORMATS = ("reference", "timm", "transformers", "keras_hub")
 
@@ -145,7 +145,7 @@ def save(model: Any, path: str | Path, format: str) -> Path:
     path = Path(path)
     _checks.one_of("format", format, FORMATS)
     if not isinstance(model, ViTEncoder | MaskedAutoencoder | ViTClassifier):
-        raise _checks.fail("model", "a ViTEncoder, MaskedAutoencoder or ViTClassifier", model)
+        raise _checks.argument_error("model", "a ViTEncoder, MaskedAutoencoder or ViTClassifier", model)
     if path.exists():
         raise ValueError(f"`path` must not exist, so that nothing is lost. Received: path={str(path)!r}")
     if isinstance(model, ViTClassifier) and model.batch_norm and format != "reference":

@@ -22,9 +22,9 @@ import numpy as np
 from keras import ops
 
 from keras_mae import _checks
+from keras_mae.classifier import ViTClassifier
 from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
-from keras_mae.transfer.classifier import ViTClassifier
 
 # Format -> the backend that writes it, the packages that takes, the ending of its files.
 FORMATS = {
@@ -66,7 +66,7 @@ def export(model: Any, path: str | Path, format: str) -> float:
     path = Path(path)
     _checks.one_of("format", format, tuple(FORMATS))
     if not isinstance(model, ViTEncoder | ViTClassifier | MaskedAutoencoder):
-        raise _checks.fail("model", "a ViTEncoder, ViTClassifier or MaskedAutoencoder", model)
+        raise _checks.argument_error("model", "a ViTEncoder, ViTClassifier or MaskedAutoencoder", model)
     backend, packages, ending = FORMATS[format]
     if path.suffix != ending:
         rule = f"end in {ending!r}" if ending else "be a folder, without an ending,"

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from keras_mae.classifier import ViTClassifier
 from keras_mae.convert.state_dict import StateDict, read_json
 from keras_mae.convert.weight_map import SAME, Report, Rule, Transform, load_weights, save_weights
 from keras_mae.encoder import ViTEncoder
-from keras_mae.transfer.classifier import ViTClassifier
 
 
 def matches(path: Path) -> bool:

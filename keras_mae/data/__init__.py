@@ -7,18 +7,18 @@ from typing import Any
 
 from keras_mae import _checks
 from keras_mae.data.augment import Augmentation
-from keras_mae.data.builtin import CLASSES, NAMES, digits, fashion_mnist, load, read_idx
+from keras_mae.data.builtin import BUILTIN, CLASS_NAMES, digits, fashion_mnist, load_builtin, read_idx
 from keras_mae.data.crops import Box, CenterCrop, RandomResizedCrop
+from keras_mae.data.datasets import make_dataset
 from keras_mae.data.images import read_image
-from keras_mae.data.loaders import make_dataset
+from keras_mae.data.preparation import find_damaged, prepare, read_manifest
 from keras_mae.data.records import IMAGE, LABEL, RecordSource, tfrecord_stream
-from keras_mae.data.shards import check, prepare, read_manifest
 from keras_mae.data.sources import ArraySource, FolderSource, Subset
 from keras_mae.data.streams import Stream, dataset_stream
 
 __all__ = [
-    "CLASSES",
-    "NAMES",
+    "BUILTIN",
+    "CLASS_NAMES",
     "ArraySource",
     "Augmentation",
     "Box",
@@ -28,15 +28,15 @@ __all__ = [
     "RecordSource",
     "Stream",
     "Subset",
-    "check",
     "digits",
     "fashion_mnist",
+    "find_damaged",
     "from_arrays",
     "from_dataset",
     "from_directory",
     "from_tfds",
     "from_tfrecords",
-    "load",
+    "load_builtin",
     "make_dataset",
     "open_directory",
     "prepare",

@@ -14,9 +14,9 @@ from keras_mae import _checks
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts its files."""
 
-NAMES = ("digits", "fashion_mnist")
+BUILTIN = ("digits", "fashion_mnist")
 
-CLASSES = {
+CLASS_NAMES = {
     "digits": tuple("0123456789"),
     "fashion_mnist": (
         "T-shirt/top",
@@ -34,9 +34,9 @@ CLASSES = {
 """Their classes' names, in the order of the labels."""
 
 
-def load(name: str, split: str = "train") -> tuple[np.ndarray, np.ndarray]:
+def load_builtin(name: str, split: str = "train") -> tuple[np.ndarray, np.ndarray]:
     """One of the built-in data sets by name: see `digits` and `fashion_mnist`."""
-    _checks.one_of("name", name, NAMES)
+    _checks.one_of("name", name, BUILTIN)
     return digits(split) if name == "digits" else fashion_mnist(split)
 
 

@@ -60,7 +60,7 @@ class RandomResizedCrop:
         for name, high in (("area", 1.0), ("aspect_ratio", math.inf)):
             value = getattr(self, name)
             if not _is_range(value) or not 0 < value[0] <= value[1] <= high:
-                raise _checks.fail(name, f"two rising numbers above 0{' and up to 1' * (high == 1)}", value)
+                raise _checks.argument_error(name, f"two rising numbers above 0{' and up to 1' * (high == 1)}", value)
 
     def __call__(self, width: int, height: int, size: tuple[int, int], generator: np.random.Generator) -> Box:
         left, top, box_width, box_height = self._draw(width, height, generator)
@@ -97,7 +97,7 @@ class CenterCrop:
 
     def __post_init__(self) -> None:
         if not _is_number(self.fraction) or not 0 < self.fraction <= 1:
-            raise _checks.fail("fraction", "in (0, 1]", self.fraction)
+            raise _checks.argument_error("fraction", "in (0, 1]", self.fraction)
 
     def __call__(
         self, width: int, height: int, size: tuple[int, int], generator: np.random.Generator | None = None

@@ -2,14 +2,14 @@
 
 from keras_mae.optimizers.adamw import AdamW, pretraining_adamw
 from keras_mae.optimizers.lars import LARS, probing_lars
-from keras_mae.optimizers.layer_decay import fine_tuning_adamw, layer_scales
+from keras_mae.optimizers.layer_decay import fine_tuning_adamw, layer_decay_scales
 from keras_mae.optimizers.schedules import warmup_cosine
 
 __all__ = [
     "LARS",
     "AdamW",
     "fine_tuning_adamw",
-    "layer_scales",
+    "layer_decay_scales",
     "pretraining_adamw",
     "probing_lars",
     "warmup_cosine",

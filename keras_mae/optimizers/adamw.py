@@ -10,7 +10,6 @@ import keras
 from keras import ops
 
 from keras_mae import _checks
-from keras_mae.ops import fused_adamw
 from keras_mae.optimizers.schedules import warmup_cosine
 
 
@@ -32,7 +31,7 @@ class AdamW(keras.optimizers.AdamW):
         beta_2: Decay of the mean of their squares; 0.95 for pre-training.
         epsilon: Added to the root of the mean square.
         learning_rate_scales: What multiplies the learning rate, minimum and decay included, for each of the
-            trainable variables in the model's order; see `layer_scales`. `None` is 1 for all.
+            trainable variables in the model's order; see `layer_decay_scales`. `None` is 1 for all.
         decayed: Whether each of them is decayed, in the same order.
         kwargs: `keras.optimizers.AdamW`'s other arguments (clipping, EMA, gradient accumulation, ...).
 
@@ -107,7 +106,7 @@ class AdamW(keras.optimizers.AdamW):
         for (scale, decays), chosen in groupby(pairs, key=kind):
             gradients, variables = zip(*chosen, strict=True)
             places = [self._get_variable_index(variable) for variable in variables]
-            fused_adamw(
+            _fused_adamw(
                 gradients,
                 variables,
                 [self._momentums[place] for place in places],
@@ -158,3 +157,41 @@ def pretraining_adamw(
     peak = base_learning_rate * _checks.positive_int("batch_size", batch_size) / 256
     rate = peak if total_steps is None else warmup_cosine(peak, total_steps, warmup_steps)
     return AdamW(rate, weight_decay, **kwargs)
+
+
+def _fused_adamw(
+    gradients: Any,
+    variables: Any,
+    momentums: Any,
+    velocities: Any,
+    *,
+    step: int,
+    learning_rate: float,
+    weight_decay: float,
+    beta_1: float,
+    beta_2: float,
+    epsilon: float,
+) -> None:
+    """One AdamW update of Keras variables in place, in one pass over memory. PyTorch only.
+
+    PyTorch's kernel adds `epsilon` after the bias correction of the second moment, Keras before it; dividing
+    by the correction makes the two the same.
+    """
+    import torch
+
+    values = [variable.value for variable in variables]
+    torch.compiler.disable(torch._fused_adamw_)(  # torch.compile fails on it
+        values,
+        list(gradients),
+        [momentum.value for momentum in momentums],
+        [velocity.value for velocity in velocities],
+        [],
+        [torch.tensor(float(step), device=value.device) for value in values],
+        lr=learning_rate,
+        beta1=beta_1,
+        beta2=beta_2,
+        weight_decay=weight_decay,
+        eps=epsilon / (1 - beta_2**step) ** 0.5,
+        amsgrad=False,
+        maximize=False,
+    )

@@ -9,7 +9,7 @@ from keras_mae.optimizers.adamw import AdamW
 from keras_mae.optimizers.schedules import warmup_cosine
 
 
-def layer_scales(model: Any, layer_decay: float) -> list[float]:
+def layer_decay_scales(model: Any, layer_decay: float) -> list[float]:
     """What multiplies the learning rate of each trainable variable.
 
     Args:
@@ -76,7 +76,7 @@ def fine_tuning_adamw(
         rate,
         weight_decay,
         beta_2=beta_2,
-        learning_rate_scales=layer_scales(model, layer_decay),
+        learning_rate_scales=layer_decay_scales(model, layer_decay),
         decayed=[len(v.shape) > 1 and id(v) not in excluded for v in model.trainable_variables],
         **kwargs,
     )

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import distributed
 
-from keras_mae.ops import replicas
+from keras_mae.distribution import batch_parts
 
 
 class TrainStep(keras.Model):
@@ -53,7 +53,7 @@ class TrainStep(keras.Model):
 
     def _logs(self, data: Any, outputs: Any, loss: Any, finite: Any = None) -> dict[str, Any]:
         """The logs, of all processes' batches so far."""
-        if replicas() == 1:
+        if batch_parts() == 1:
             return self.update_metrics(data, outputs, loss, finite)
         values = [variable.value for variable in self.metrics_variables]
         before = torch.cat([value.flatten() for value in values])
@@ -71,7 +71,7 @@ class TrainStep(keras.Model):
 
     def make_train_function(self, force: bool = False) -> None:
         super().make_train_function(force)
-        if replicas() == 1:
+        if batch_parts() == 1:
             return
         if self.moving_statistics:
             raise ValueError(
@@ -82,18 +82,18 @@ class TrainStep(keras.Model):
             distributed.broadcast(variable.value.data, 0)
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
-        if replicas() > 1 and isinstance(x, np.ndarray | torch.Tensor):
+        if batch_parts() > 1 and isinstance(x, np.ndarray | torch.Tensor):
             raise ValueError(
                 "Every process would train on all of an array: give `fit` its part of each batch, such as "
                 "keras_mae.data.from_arrays(images, batch_size=...). "
-                f"Received: {type(x).__name__} in {replicas()} processes"
+                f"Received: {type(x).__name__} in {batch_parts()} processes"
             )
         return super().fit(x, *args, **kwargs)
 
 
 def _global_means(loss: Any, gradients: list[Any], rows: int) -> Any:
     """The loss over the global batch; the gradients are changed to theirs, in one sum between processes."""
-    if replicas() == 1:
+    if batch_parts() == 1:
         return loss
     parts = [*gradients, loss, loss.new_ones(())]
     flat = torch.cat([part.flatten().to(torch.float32) for part in parts]) * rows

@@ -2,7 +2,13 @@
 
 from keras_mae.recipes import PretrainRecipe
 from keras_mae.training.callbacks import Progress, StopOnNonFinite
-from keras_mae.training.protocols import evaluate, fine_tune, knn, linear_probe, pretrain
+from keras_mae.training.protocols import (
+    run_evaluation,
+    run_fine_tuning,
+    run_knn,
+    run_linear_probe,
+    run_pretraining,
+)
 from keras_mae.training.resume import Checkpoints
 from keras_mae.training.runner import run
 from keras_mae.training.watching import OnlineProbe, Watch
@@ -14,10 +20,10 @@ __all__ = [
     "Progress",
     "StopOnNonFinite",
     "Watch",
-    "evaluate",
-    "fine_tune",
-    "knn",
-    "linear_probe",
-    "pretrain",
     "run",
+    "run_evaluation",
+    "run_fine_tuning",
+    "run_knn",
+    "run_linear_probe",
+    "run_pretraining",
 ]

@@ -10,17 +10,17 @@ import keras
 import numpy as np
 
 from keras_mae import _checks, distribution, transfer, visualize
+from keras_mae.classifier import ViTClassifier, check_labels
 from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, Recipe, check_recipe
 from keras_mae.training.runner import check_free, run, write, write_history, write_json
-from keras_mae.transfer.classifier import ViTClassifier, check_labels
 from keras_mae.transfer.features import batches
 from keras_mae.transfer.fine_tuning import compiled_classifier, length
 from keras_mae.transfer.probing import compiled_probe
 
 
-def pretrain(
+def run_pretraining(
     model: MaskedAutoencoder,
     dataset: Any,
     recipe: PretrainRecipe,
@@ -28,7 +28,7 @@ def pretrain(
     examples: np.ndarray,
     validation_data: Any = None,
     jit_compile: bool | str = "auto",
-    facts: dict[str, Any] | None = None,
+    metadata: dict[str, Any] | None = None,
     **options: Any,
 ) -> Path:
     """Pre-train `model` and leave `model.keras` (with its optimizer), `encoder.keras`, `history.csv`, `recipe.json`,
@@ -42,7 +42,7 @@ def pretrain(
         examples: Images (n, height, width, channels) for `reconstructions.png`.
         validation_data: Batches to evaluate after every epoch.
         jit_compile: As in `keras.Model.compile`.
-        facts: What else the run is made of, such as its data, JSON values by name: for `recipe.json`, and for
+        metadata: What else the run is made of, such as its data, JSON values by name: for `recipe.json`, and for
             `resume` to tell this run from another one.
         options: `callbacks`, `console`, `resume`, `checkpoint_steps` and `checkpoint_minutes`: see `run`, also for
             what becomes of a run that is interrupted.
@@ -62,14 +62,14 @@ def pretrain(
         if own != getattr(recipe, name):
             raise ValueError(f"Model and recipe must agree. Received: {name}={own} and {getattr(recipe, name)}")
     steps = length(dataset)
-    facts = _facts(model, recipe, steps) | {"masking": type(model.masking).__name__} | (facts or {})
+    metadata = _metadata(model, recipe, steps) | {"masking": type(model.masking).__name__} | (metadata or {})
     model.compile(recipe.optimizer(steps), jit_compile=jit_compile)
 
     def leave(directory: Path, history: dict[str, list[float]]) -> None:
         # Most precious first, should the disk fill up.
         write(directory / "model.keras", model.save)
         write(directory / "encoder.keras", model.encoder.save)
-        write_json(directory / "recipe.json", facts)
+        write_json(directory / "recipe.json", metadata)
         write_history(directory / "history.csv", history)
         write(directory / "loss.png", lambda path: visualize.curves(history).savefig(path))
         if distribution.current().processes > 1:
@@ -77,24 +77,24 @@ def pretrain(
         result = model.reconstruct(examples)
         write(directory / "reconstructions.png", lambda path: visualize.reconstructions(result).savefig(path))
 
-    return run(model, dataset, recipe, facts, run_directory, leave, validation_data, **options)
+    return run(model, dataset, recipe, metadata, run_directory, leave, validation_data, **options)
 
 
-def fine_tune(
+def run_fine_tuning(
     encoder: ViTEncoder,
     dataset: Any,
     test: Any,
     classes: Sequence[str],
     recipe: FineTuneRecipe,
     run_directory: str | Path,
-    blocks: float | None = None,
+    trainable_blocks: float | None = None,
     image_shape: tuple[int, int, int] | None = None,
     validation_data: Any = None,
-    facts: dict[str, Any] | None = None,
+    metadata: dict[str, Any] | None = None,
     **options: Any,
 ) -> Path:
     """Fine-tune a copy of `encoder` and leave `classifier.keras` (with its optimizer), `history.csv`, `recipe.json`,
-    `curves.png` and, if trained in one process, `metrics.json` and `confusion.png`; otherwise see `evaluate`.
+    `curves.png` and, if trained in one process, `metrics.json` and `confusion.png`; otherwise see `run_evaluation`.
 
     Args:
         encoder: A `ViTEncoder`, such as `mae.encoder`. It is not changed.
@@ -103,10 +103,10 @@ def fine_tune(
         classes: Their names.
         recipe: The numbers.
         run_directory: A folder that does not exist or is empty.
-        blocks: How many of the last blocks to train, as in `transfer.partial_fine_tune`; all by default.
+        trainable_blocks: How many of the last blocks to train, as in `transfer.partial_fine_tune`; all by default.
         image_shape: Of the images, if other than the encoder's.
         validation_data: What to evaluate after every epoch, if not `test`: on several devices batches must be whole.
-        facts: What else the run is made of, such as its encoder and its data: see `pretrain`.
+        metadata: What else the run is made of, such as its encoder and its data: see `run_pretraining`.
         options: `callbacks`, `console`, `resume`, `checkpoint_steps` and `checkpoint_minutes`: see `run`, also for
             what becomes of a run that is interrupted.
 
@@ -117,12 +117,16 @@ def fine_tune(
         ValueError: If anything does not fit; and as `run`.
     """
     steps = length(dataset)
-    classifier = compiled_classifier(encoder, len(classes), recipe, steps, blocks, image_shape)
-    facts = _facts(classifier, recipe, steps) | {"protocol": "fine-tuning", "blocks": blocks} | (facts or {})
-    return _classified(classifier, dataset, test, classes, recipe, facts, run_directory, validation_data, options)
+    classifier = compiled_classifier(encoder, len(classes), recipe, steps, trainable_blocks, image_shape)
+    metadata = (
+        _metadata(classifier, recipe, steps)
+        | {"protocol": "fine-tuning", "trainable_blocks": trainable_blocks}
+        | (metadata or {})
+    )
+    return _classified(classifier, dataset, test, classes, recipe, metadata, run_directory, validation_data, options)
 
 
-def linear_probe(
+def run_linear_probe(
     encoder: ViTEncoder,
     dataset: Any,
     test: Any,
@@ -130,17 +134,17 @@ def linear_probe(
     recipe: LinearProbeRecipe,
     run_directory: str | Path,
     validation_data: Any = None,
-    facts: dict[str, Any] | None = None,
+    metadata: dict[str, Any] | None = None,
     **options: Any,
 ) -> Path:
-    """Train a linear probe on the frozen encoder and leave what `fine_tune` leaves; arguments as there."""
+    """Train a linear probe on the frozen encoder and leave what `run_fine_tuning` leaves; arguments as there."""
     steps = length(dataset)
     probe = compiled_probe(encoder, len(classes), recipe, steps)
-    facts = _facts(probe, recipe, steps) | {"protocol": "linear probe"} | (facts or {})
-    return _classified(probe, dataset, test, classes, recipe, facts, run_directory, validation_data, options)
+    metadata = _metadata(probe, recipe, steps) | {"protocol": "linear probe"} | (metadata or {})
+    return _classified(probe, dataset, test, classes, recipe, metadata, run_directory, validation_data, options)
 
 
-def _facts(model: Any, recipe: Recipe, steps: int) -> dict[str, Any]:
+def _metadata(model: Any, recipe: Recipe, steps: int) -> dict[str, Any]:
     """What a run is made of."""
     return recipe.resolved(steps) | {
         "image_shape": model.encoder.image_shape,
@@ -157,24 +161,24 @@ def _classified(
     test: Any,
     classes: Sequence[str],
     recipe: Recipe,
-    facts: dict[str, Any],
+    metadata: dict[str, Any],
     run_directory: str | Path,
     validation_data: Any,
     options: dict[str, Any],
 ) -> Path:
     def leave(directory: Path, history: dict[str, list[float]]) -> None:
         write(directory / "classifier.keras", classifier.save)
-        write_json(directory / "recipe.json", facts)
+        write_json(directory / "recipe.json", metadata)
         write_history(directory / "history.csv", history)
         write(directory / "curves.png", lambda path: visualize.curves(history).savefig(path))
         if distribution.current().processes == 1:
             _leave_scores(directory, *_predicted(classifier, test), classes)
 
     validation_data = test if validation_data is None else validation_data
-    return run(classifier, dataset, recipe, facts, run_directory, leave, validation_data, **options)
+    return run(classifier, dataset, recipe, metadata, run_directory, leave, validation_data, **options)
 
 
-def evaluate(classifier: ViTClassifier, test: Any, classes: Sequence[str], run_directory: str | Path) -> Path:
+def run_evaluation(classifier: ViTClassifier, test: Any, classes: Sequence[str], run_directory: str | Path) -> Path:
     """Score a trained classifier, and leave `metrics.json` and `confusion.png`.
 
     Args:
@@ -191,7 +195,7 @@ def evaluate(classifier: ViTClassifier, test: Any, classes: Sequence[str], run_d
     """
     directory = check_free(run_directory)
     if not isinstance(classifier, ViTClassifier):
-        raise _checks.fail("classifier", "a keras_mae.ViTClassifier", classifier)
+        raise _checks.argument_error("classifier", "a keras_mae.ViTClassifier", classifier)
     if len(classes) != classifier.num_classes:
         raise ValueError(
             f"`classes` must be the {classifier.num_classes} that the classifier knows. "
@@ -218,7 +222,7 @@ def _predicted(classifier: ViTClassifier, test: Any) -> tuple[np.ndarray, np.nda
     return np.concatenate(predicted), np.concatenate(right)
 
 
-def knn(
+def run_knn(
     encoder: ViTEncoder,
     dataset: Any,
     test: Any,

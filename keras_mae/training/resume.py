@@ -65,7 +65,7 @@ class Checkpoints(keras.callbacks.Callback):
     Args:
         directory: Where checkpoints are kept.
         batches_per_epoch: Steps in an epoch.
-        facts: What the run is made of, JSON values by name: a run of others is not gone on with.
+        metadata: What the run is made of, JSON values by name: a run of others is not gone on with.
         every_steps: Save after so many steps; never by default.
         every_minutes: Save when so many minutes have passed since the last time.
         keep: How many checkpoints stay.
@@ -87,7 +87,7 @@ class Checkpoints(keras.callbacks.Callback):
         self,
         directory: str | Path,
         batches_per_epoch: int,
-        facts: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
         every_steps: int | None = None,
         every_minutes: float = 10.0,
         keep: int = 3,
@@ -95,7 +95,7 @@ class Checkpoints(keras.callbacks.Callback):
         super().__init__()
         self.directory = Path(directory)
         self.batches_per_epoch = _checks.positive_int("batches_per_epoch", batches_per_epoch)
-        self.facts = json.loads(json.dumps(facts or {}))
+        self.metadata = json.loads(json.dumps(metadata or {}))
         self.every_steps = None if every_steps is None else _checks.positive_int("every_steps", every_steps)
         self.every_minutes = _checks.non_negative("every_minutes", every_minutes)
         self.keep = _checks.positive_int("keep", keep)
@@ -119,7 +119,7 @@ class Checkpoints(keras.callbacks.Callback):
         Raises:
             ValueError: If there are checkpoints and none of them is whole, or they are not of this model.
         """
-        if distribution.current().writes:
+        if distribution.current().is_main:
             for leftover in self.directory.glob(f"{_UNFINISHED}*"):
                 shutil.rmtree(leftover)
         found = self.newest()
@@ -134,7 +134,7 @@ class Checkpoints(keras.callbacks.Callback):
         return self.position
 
     def _resume(self, model: Any, path: Path, state: dict[str, Any]) -> None:
-        check_same_run(self.directory.parent, self.facts, state["facts"])
+        check_same_run(self.directory.parent, self.metadata, state["facts"])
         self._load(model, path, state)
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
@@ -187,9 +187,9 @@ class Checkpoints(keras.callbacks.Callback):
         values = enumerate(self.model.metrics_variables)
         metrics: dict[str, Any] = {str(index): ops.convert_to_numpy(value) for index, value in values}
         devices = distribution.current()
-        if devices.writes:
+        if devices.is_main:
             self._write(path, metrics)
-        elif devices.reads_together:
+        elif devices.collective_reads:
             with tempfile.TemporaryDirectory() as folder:
                 self.model.save_weights(Path(folder) / _WEIGHTS)
         distribution.gather(0)  # nobody exits before it is written
@@ -206,7 +206,7 @@ class Checkpoints(keras.callbacks.Callback):
             self.model.save_weights(unfinished / _WEIGHTS)
             np.savez(unfinished / _METRICS, **metrics)
             state = {
-                "facts": self.facts,
+                "facts": self.metadata,
                 "position": vars(self.position),
                 "sha256": {name: _digest(unfinished / name) for name in (_WEIGHTS, _METRICS)},
             }
@@ -277,14 +277,14 @@ class Checkpoints(keras.callbacks.Callback):
             self._previous = None
 
 
-def check_same_run(directory: Path, facts: dict[str, Any], stored: dict[str, Any]) -> None:
-    """Refuses to take a run for another one, of which these facts were stored.
+def check_same_run(directory: Path, metadata: dict[str, Any], stored: dict[str, Any]) -> None:
+    """Refuses to take a run for another one, of which these metadata were stored.
 
     Raises:
-        ValueError: If one of `facts`, JSON values, is not the stored one.
+        ValueError: If one of `metadata`, JSON values, is not the stored one.
     """
-    if differ := [name for name, value in facts.items() if stored.get(name) != value]:
-        named = ", ".join(f"{name}={facts[name]} and not {stored.get(name)}" for name in differ)
+    if differ := [name for name, value in metadata.items() if stored.get(name) != value]:
+        named = ", ".join(f"{name}={metadata[name]} and not {stored.get(name)}" for name in differ)
         raise ValueError(f"The run in {str(directory)!r} is another one. Received: {named}")
 
 

@@ -28,7 +28,7 @@ def run(
     model: Any,
     dataset: Any,
     recipe: Recipe,
-    facts: dict[str, Any],
+    metadata: dict[str, Any],
     run_directory: str | Path,
     leave: Callable[[Path, dict[str, list[float]]], None],
     validation_data: Any = None,
@@ -54,7 +54,7 @@ def run(
         model: A compiled `MaskedAutoencoder` or `ViTClassifier`.
         dataset: Batches to train on, with a length.
         recipe: The numbers.
-        facts: What the run is made of, JSON values by name: a run of others is not gone on with.
+        metadata: What the run is made of, JSON values by name: a run of others is not gone on with.
         run_directory: A folder that does not exist or is empty.
         leave: (directory, history) -> `None`; writes the run's files, with `write`.
         validation_data: Batches to evaluate after every epoch.
@@ -73,25 +73,27 @@ def run(
         FloatingPointError: If the steps have ceased to be finite.
     """
     devices = distribution.current()
-    directory = Path(run_directory) if resume or not devices.writes else check_free(run_directory)
-    checkpoints = Checkpoints(directory / _CHECKPOINTS, length(dataset), facts, checkpoint_steps, checkpoint_minutes)
-    if resume and _finished(directory, recipe.epochs, checkpoints.facts):
-        if devices.writes:
+    directory = Path(run_directory) if resume or not devices.is_main else check_free(run_directory)
+    checkpoints = Checkpoints(
+        directory / _CHECKPOINTS, length(dataset), metadata, checkpoint_steps, checkpoint_minutes
+    )
+    if resume and _finished(directory, recipe.epochs, checkpoints.metadata):
+        if devices.is_main:
             _forget(directory)
             (console or Console()).print(f"{directory}: this run is finished, nothing is left to do", highlight=False)
         return directory
-    made = _make(directory) if devices.writes else []
+    made = _make(directory) if devices.is_main else []
 
     def end() -> None:
         if checkpoints.position.history:
-            if devices.writes:
+            if devices.is_main:
                 check_space(directory, model)
             leave(directory, checkpoints.position.history)
         elif directory.exists() and not any(directory.iterdir()):
             for folder in made:
                 folder.rmdir()
 
-    with lock(directory) if devices.writes else contextlib.nullcontext():
+    with lock(directory) if devices.is_main else contextlib.nullcontext():
         if resume:
             checkpoints.restore(model)
         try:
@@ -103,7 +105,7 @@ def run(
                 end()
             raise  # of several, the others are elsewhere, and may be needed to read the weights: checkpoints are left
         end()
-        if devices.writes:  # what is left holds it all now
+        if devices.is_main:  # what is left holds it all now
             _forget(directory)
     return directory
 
@@ -120,7 +122,7 @@ def _fit(
     """`fit` from where the run is to its last epoch."""
     position, steps = checkpoints.position, checkpoints.batches_per_epoch
     interruptible, stop = Interruptible(), StopOnNonFinite(dataset=dataset)
-    if not distribution.current().writes:
+    if not distribution.current().is_main:
         console = Console(quiet=True)
     progress = Progress(steps * recipe.step_batch_size, console, recipe.epochs)
     options: dict[str, Any] = {
@@ -145,7 +147,7 @@ def _fit(
         checkpoints.close()
 
 
-def _finished(directory: Path, epochs: int, facts: dict[str, Any]) -> bool:
+def _finished(directory: Path, epochs: int, metadata: dict[str, Any]) -> bool:
     """Whether a run directory holds all epochs.
 
     Raises:
@@ -154,7 +156,7 @@ def _finished(directory: Path, epochs: int, facts: dict[str, Any]) -> bool:
     if (directory / _CHECKPOINTS).exists() or not directory.exists() or not any(directory.iterdir()):
         return False
     if (directory / "recipe.json").is_file():
-        check_same_run(directory, facts, json.loads((directory / "recipe.json").read_text()))
+        check_same_run(directory, metadata, json.loads((directory / "recipe.json").read_text()))
     history = directory / "history.csv"
     rows = len(history.read_text().splitlines()) - 1 if history.is_file() else 0
     if rows < epochs:
@@ -199,8 +201,8 @@ def write(path: Path, save: Callable[[Path], Any]) -> None:
     Only the first process writes; where weights are read together, the others' file is thrown away.
     """
     devices = distribution.current()
-    if not devices.writes:
-        if devices.reads_together:
+    if not devices.is_main:
+        if devices.collective_reads:
             with tempfile.TemporaryDirectory() as folder:
                 save(Path(folder) / path.name)
         return

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.lib import format as npy
 
 from keras_mae import _checks
+from keras_mae.classifier import POOLINGS, pool
 from keras_mae.encoder import ViTEncoder
-from keras_mae.transfer.classifier import POOLINGS, pool
 
 
 class Features(NamedTuple):
@@ -63,7 +63,7 @@ def extract_features(
     """
     _checks.one_of("pooling", pooling, POOLINGS)
     if not isinstance(encoder, ViTEncoder):
-        raise _checks.fail("encoder", "a keras_mae.ViTEncoder, such as mae.encoder", encoder)
+        raise _checks.argument_error("encoder", "a keras_mae.ViTEncoder, such as mae.encoder", encoder)
     extractor = _Extractor(encoder, pooling)
     found: list[np.ndarray] = []
 
@@ -92,7 +92,7 @@ def _collected(parts: Iterator[np.ndarray]) -> np.ndarray:
 def _written(parts: Iterator[np.ndarray], file: Path) -> np.ndarray:
     """The parts in a .npy file, memory-mapped."""
     if file.suffix != ".npy":
-        raise _checks.fail("file", "a name that ends in .npy", str(file))
+        raise _checks.argument_error("file", "a name that ends in .npy", str(file))
     unfinished = file.with_name(f".{file.name}.unfinished")
     rows = 0
     try:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from keras_mae.classifier import ViTClassifier
 from keras_mae.encoder import ViTEncoder
 from keras_mae.recipes import FineTuneRecipe, check_recipe
-from keras_mae.transfer.classifier import ViTClassifier
 
 
 def fine_tune(
@@ -25,7 +25,7 @@ def fine_tune(
         dataset: Batches of (images, labels), with a length, augmented as the recipe says: see
             `keras_mae.data.Augmentation`.
         num_classes: Classes.
-        recipe: The numbers; see `keras_mae.recipes.fine_tune`.
+        recipe: The numbers; see `keras_mae.recipes.FineTuneRecipe.for_size`.
         validation_data: Images and labels to evaluate after every epoch.
         image_shape: Of the images, if other than the encoder's.
         fit_options: `verbose`, `callbacks` and the like, of `keras.Model.fit`; `jit_compile` of `compile`.
@@ -46,24 +46,26 @@ def partial_fine_tune(
     dataset: Any,
     num_classes: int,
     recipe: FineTuneRecipe,
-    blocks: float,
+    trainable_blocks: float,
     validation_data: Any = None,
     image_shape: tuple[int, int, int] | None = None,
     **fit_options: Any,
 ) -> ViTClassifier:
-    """Train the last `blocks` blocks of a copy of `encoder`, and a new head, on labelled images.
+    """Train the last `trainable_blocks` blocks of a copy of `encoder`, and a new head, on labelled images.
 
     Args:
-        blocks: 0, 0.5, 1, ... up to the encoder's depth. Half a block is a block's MLP with its norm. With 0 the new
-            norm and the head alone are trained. All the depth still leaves patch embedding, positions and class
-            token as they are.
+        trainable_blocks: Number of blocks to train: 0, 0.5, 1, ... up to the encoder's depth. Half a block is a
+            block's MLP with its norm. With 0 only the new norm and the head are trained. Even with all blocks,
+            the patch embedding, positions and class token stay as they are.
 
     The other arguments, and what is returned and raised, are `fine_tune`'s.
 
     Reference: "Masked Autoencoders Are Scalable Vision Learners", section 4.3, "Partial fine-tuning" (figure 9);
     its 0 blocks are the linear probe.
     """
-    return _fine_tune(encoder, dataset, num_classes, recipe, blocks, validation_data, image_shape, fit_options)
+    return _fine_tune(
+        encoder, dataset, num_classes, recipe, trainable_blocks, validation_data, image_shape, fit_options
+    )
 
 
 def compiled_classifier(
@@ -71,18 +73,18 @@ def compiled_classifier(
     num_classes: int,
     recipe: FineTuneRecipe,
     steps_per_epoch: int,
-    blocks: float | None = None,
+    trainable_blocks: float | None = None,
     image_shape: tuple[int, int, int] | None = None,
     jit_compile: bool | str = "auto",
 ) -> ViTClassifier:
-    """The classifier that `fine_tune` or, with `blocks`, `partial_fine_tune` trains; arguments as there."""
+    """The classifier that `fine_tune` or, with `trainable_blocks`, `partial_fine_tune` trains; arguments as there."""
     check_recipe(recipe, FineTuneRecipe)
     classifier = ViTClassifier(
         encoder,
         num_classes,
         drop_path_rate=recipe.drop_path_rate,
         image_shape=image_shape,
-        trainable_blocks=blocks,
+        trainable_blocks=trainable_blocks,
     )
     classifier.compile(recipe.optimizer(classifier, steps_per_epoch), jit_compile=jit_compile)
     return classifier
@@ -93,13 +95,15 @@ def _fine_tune(
     dataset: Any,
     num_classes: int,
     recipe: FineTuneRecipe,
-    blocks: float | None,
+    trainable_blocks: float | None,
     validation_data: Any,
     image_shape: tuple[int, int, int] | None,
     fit_options: dict[str, Any],
 ) -> ViTClassifier:
     jit_compile = fit_options.pop("jit_compile", "auto")
-    classifier = compiled_classifier(encoder, num_classes, recipe, length(dataset), blocks, image_shape, jit_compile)
+    classifier = compiled_classifier(
+        encoder, num_classes, recipe, length(dataset), trainable_blocks, image_shape, jit_compile
+    )
     return fitted(classifier, dataset, recipe.epochs, validation_data, fit_options)
 
 

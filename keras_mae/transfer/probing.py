@@ -6,12 +6,12 @@ from typing import Any
 
 import keras
 
+from keras_mae.classifier import ViTClassifier, check_labels
 from keras_mae.encoder import ViTEncoder
+from keras_mae.loss import Accuracy, CrossEntropy
 from keras_mae.recipes import LinearProbeRecipe, check_recipe
-from keras_mae.transfer.classifier import ViTClassifier, check_labels
 from keras_mae.transfer.features import extract_features
 from keras_mae.transfer.fine_tuning import fitted, length
-from keras_mae.transfer.losses import Accuracy, CrossEntropy
 
 
 def linear_probe(
@@ -30,7 +30,7 @@ def linear_probe(
         encoder: A `ViTEncoder`, such as `mae.encoder`. It is not changed; nor is the classifier's copy of it.
         dataset: Batches of (images, labels), with a length.
         num_classes: Classes.
-        recipe: The numbers; see `keras_mae.recipes.linear_probe`.
+        recipe: The numbers; see `keras_mae.recipes.LinearProbeRecipe.for_size`.
         validation_data: Images and labels to evaluate after every epoch.
         cache_features: Whether to compute the features once and train on them: much faster, but every epoch sees
             the images as they came in that one pass. It says so: augmentation is off.

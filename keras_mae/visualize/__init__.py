@@ -8,7 +8,7 @@ from keras_mae.visualize.adapter import keras_vis
 from keras_mae.visualize.arrays import (
     attention,
     attention_rollout,
-    feature_colours,
+    feature_colors,
     patch_maps,
     position_similarity,
     reconstruct_at,
@@ -32,7 +32,7 @@ __all__ = [
     "check_savable",
     "confusion",
     "curves",
-    "feature_colours",
+    "feature_colors",
     "feature_maps",
     "keras_vis",
     "overlays",

@@ -41,7 +41,7 @@ def reconstruct_at(
         ValueError: If the model has no decoder, or images or ratios do not fit it.
     """
     if not isinstance(mae, MaskedAutoencoder):
-        raise _checks.fail("mae", "a MaskedAutoencoder: reconstructing takes its decoder", mae)
+        raise _checks.argument_error("mae", "a MaskedAutoencoder: reconstructing takes its decoder", mae)
     grid, patches = mae.encoder.grid, mae.encoder.num_patches
     images = check_images(images, mae.encoder.image_shape)
     seed = mae.seed if seed is None else _checks.seed_int("seed", seed)
@@ -50,7 +50,9 @@ def reconstruct_at(
     for ratio in mask_ratios:
         masking = RandomMasking(ratio)
         if not 0 < masking.num_kept(grid) < patches:
-            raise _checks.fail("mask_ratios", f"such that some of {patches} patches stay and some go", ratio)
+            raise _checks.argument_error(
+                "mask_ratios", f"such that some of {patches} patches stay and some go", ratio
+            )
         mask = ops.convert_to_numpy(masking(noise, grid=grid).mask)
         results.append(mae.reconstruct(images, mask=mask, statistics=statistics))
     return results
@@ -157,7 +159,9 @@ def patch_maps(model: Any, attention: np.ndarray, query: tuple[int, int] | str |
         or len(query) != 2
         or not all(0 <= place < size for place, size in zip(query, (rows, columns), strict=True))
     ):
-        raise _checks.fail("query", f'"class", "mean" or (row, column) on a grid of {rows} x {columns}', query)
+        raise _checks.argument_error(
+            "query", f'"class", "mean" or (row, column) on a grid of {rows} x {columns}', query
+        )
     else:
         taken = attention[..., 1 + query[0] * columns + query[1], 1:]
     return taken.reshape(*taken.shape[:-1], rows, columns)
@@ -184,7 +188,7 @@ def position_similarity(model: Any) -> np.ndarray:
     return (positions @ positions.T).astype("float32").reshape(*encoder.grid, *encoder.grid)
 
 
-def feature_colours(model: Any, images: Any, batch_size: int = 32) -> np.ndarray:
+def feature_colors(model: Any, images: Any, batch_size: int = 32) -> np.ndarray:
     """The patches' features as colours: alike where the model finds patches alike, across the images too.
 
     Red, green and blue are the features' first three principal components over all patches of the given images,

@@ -47,7 +47,7 @@ def _shown(images: np.ndarray, bands: Bands) -> np.ndarray:
     rule = f"one or three of the images' {channels} channels, from 0"
     wanted = _checks.indices("bands", bands, 0, channels, rule)
     if len(wanted) not in (1, 3):
-        raise _checks.fail("bands", rule, bands)
+        raise _checks.argument_error("bands", rule, bands)
     return np.clip(images[..., wanted].astype("float32") / 255, 0, 1)
 
 
@@ -97,7 +97,7 @@ def reconstructions(
     """
     results = [result] if isinstance(result, Reconstruction) else list(result)
     if not results or not all(isinstance(one, Reconstruction) for one in results):
-        raise _checks.fail("result", "a Reconstruction or several", result)
+        raise _checks.argument_error("result", "a Reconstruction or several", result)
     _checks.positive_int("max_images", max_images)
     rows = [(one, index) for one in results for index in range(min(max_images, len(one.original)))]
     titles = {
@@ -184,7 +184,7 @@ def attention_heads(image: Any, maps: Any, layers: Sequence[int] | None = None, 
         )
     numbers = list(range(len(maps)) if layers is None else layers)
     if len(numbers) != len(maps):
-        raise _checks.fail("layers", f"one number for each of the {len(maps)} layers of `maps`", layers)
+        raise _checks.argument_error("layers", f"one number for each of the {len(maps)} layers of `maps`", layers)
     figure, grid = _panels(len(maps), 1 + maps.shape[1], image.shape[0] / image.shape[1], side=1.0)
     _panel(grid[0, 0], _shown(image, bands))
     for axes in grid[1:, 0]:
@@ -244,7 +244,7 @@ def feature_maps(images: Any, colours: Any, bands: Bands = None) -> Any:
 
     Args:
         images: (batch, height, width, channels), 0–255.
-        colours: 0–255 (batch, rows, columns, 3), from `feature_colours`.
+        colours: 0–255 (batch, rows, columns, 3), from `feature_colors`.
         bands: As in `reconstructions`.
 
     Returns:

@@ -95,7 +95,7 @@ def _classes(classifier: Any, images: np.ndarray, classes: Any, batch_size: int)
         or given.shape not in ((), (len(images),))
         or not ((given >= 0) & (given < classifier.num_classes)).all()
     ):
-        raise _checks.fail(
+        raise _checks.argument_error(
             "classes",
             f"an integer in [0, {classifier.num_classes}), or one for each of {len(images)} images",
             classes,

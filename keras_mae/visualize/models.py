@@ -9,9 +9,9 @@ import keras
 import numpy as np
 
 from keras_mae import _checks
+from keras_mae.classifier import ViTClassifier
 from keras_mae.encoder import ViTEncoder
 from keras_mae.reconstruction import check_images
-from keras_mae.transfer.classifier import ViTClassifier
 
 
 def encoder_of(model: Any) -> ViTEncoder:
@@ -22,7 +22,7 @@ def encoder_of(model: Any) -> ViTEncoder:
     """
     encoder = getattr(model, "encoder", model)
     if not isinstance(encoder, ViTEncoder):
-        raise _checks.fail("model", "a ViTEncoder, a ViTClassifier or a MaskedAutoencoder", model)
+        raise _checks.argument_error("model", "a ViTEncoder, a ViTClassifier or a MaskedAutoencoder", model)
     return encoder
 
 
@@ -33,7 +33,7 @@ def classifier_of(model: Any) -> ViTClassifier:
         ValueError: If it is not.
     """
     if not isinstance(model, ViTClassifier):
-        raise _checks.fail("classifier", "a keras_mae.ViTClassifier", model)
+        raise _checks.argument_error("classifier", "a keras_mae.ViTClassifier", model)
     return model
 
 

@@ -49,7 +49,7 @@ class PresetFiles:
                 reconstruct), it does not fit the architecture, or an argument is unknown.
         """
         if not isinstance(preset, str | Path):
-            raise _checks.fail("preset", "a name or a path", preset)
+            raise _checks.argument_error("preset", "a name or a path", preset)
         if str(preset) not in presets.names():
             if weights is not None:
                 raise ValueError(f"`weights` are for an architecture by name. Received: preset={str(preset)!r}")
@@ -156,7 +156,7 @@ def located(preset: str | Path, published: bool = False) -> Path:
         return convert.fetch(str(preset))
     if published or path.suffix:
         raise ValueError(f"There is no file or folder {str(preset)!r}")
-    raise _checks.fail(
+    raise _checks.argument_error(
         "preset", f"one of {', '.join(presets.names())}, a folder, a file or {HUB}user/name", str(preset)
     )
 

@@ -123,7 +123,7 @@ def _checked_shard(shard: Any, batch_size: int, crops_per_image: int, drop_remai
             )
     whole = isinstance(shard, tuple | list) and len(shard) == 2 and all(type(part) is int for part in shard)
     if not whole or not 0 <= shard[0] < shard[1]:
-        raise _checks.fail("shard", "(number of this worker from 0, number of workers)", shard)
+        raise _checks.argument_error("shard", "(number of this worker from 0, number of workers)", shard)
     if batch_size % (shard[1] * crops_per_image):
         raise ValueError(
             "`batch_size` must be a multiple of workers × crops_per_image. Received: "

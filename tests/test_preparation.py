@@ -16,7 +16,7 @@ from PIL import Image
 
 import keras_mae
 from keras_mae import data
-from keras_mae.data import records, shards
+from keras_mae.data import preparation, records
 
 FORMATS = ["array_record", pytest.param("tfrecord", marks=needs_tensorflow)]
 PER_SHARD = 5
@@ -43,7 +43,7 @@ def test_shards_hold_every_image_its_label_and_the_manifest_their_checksums(fold
     assert calls[-1] == (COUNT, COUNT)
     dataset = data.from_directory(tmp_path / "out", 8, 4)  # labels without being asked
     assert sorted(numbers(dataset)) == list(range(COUNT))
-    assert data.check(tmp_path / "out") == []
+    assert data.find_damaged(tmp_path / "out") == []
 
 
 def test_large_images_are_shrunk_upright_and_small_ones_keep_their_bytes(tmp_path):
@@ -104,14 +104,14 @@ def test_a_folder_of_other_things_is_refused_and_stays(folder, tmp_path):
 # === Stopped ===
 def check_unfinished(out):
     assert not (out / "manifest.json").exists()
-    for reader in (data.open_directory, data.check):
+    for reader in (data.open_directory, data.find_damaged):
         with pytest.raises(ValueError, match="is not complete: call `keras-mae prepare` again, it goes on"):
             reader(out)
 
 
 def test_a_run_that_fails_half_way_leaves_whole_shards_and_goes_on(folder, tmp_path, monkeypatch):
     prepare(folder, tmp_path / "whole")
-    smaller, calls = shards._smaller, []
+    smaller, calls = preparation._smaller, []
 
     def fails_at_the_twelfth(*arguments):
         calls.append(arguments)
@@ -119,10 +119,10 @@ def test_a_run_that_fails_half_way_leaves_whole_shards_and_goes_on(folder, tmp_p
             raise OSError("the disk is full")
         return smaller(*arguments)
 
-    monkeypatch.setattr(shards, "_smaller", fails_at_the_twelfth)
+    monkeypatch.setattr(preparation, "_smaller", fails_at_the_twelfth)
     with pytest.raises(OSError, match="the disk is full"):
         prepare(folder, tmp_path / "out")
-    monkeypatch.setattr(shards, "_smaller", smaller)
+    monkeypatch.setattr(preparation, "_smaller", smaller)
     check_unfinished(tmp_path / "out")
     kept = contents(tmp_path / "out")
     assert 1 <= len([name for name in kept if name.endswith(".array_record")]) <= 2
@@ -134,9 +134,9 @@ def test_a_run_that_fails_half_way_leaves_whole_shards_and_goes_on(folder, tmp_p
 _SLOWLY = """
 import sys, time
 from keras_mae import data
-from keras_mae.data import shards
-smaller = shards._smaller
-shards._smaller = lambda *arguments: (time.sleep(0.2), smaller(*arguments))[1]
+from keras_mae.data import preparation
+smaller = preparation._smaller
+preparation._smaller = lambda *arguments: (time.sleep(0.2), smaller(*arguments))[1]
 data.prepare(sys.argv[1], sys.argv[2], images_per_shard=5, short_side=16, labelled=True)
 """
 
@@ -173,7 +173,7 @@ def test_damaged_images_are_named_or_left_out(folder, tmp_path):
     with pytest.warns(UserWarning, match=r"1 of 24 images are damaged and left out"):
         manifest = prepare(folder, tmp_path / "skipped", on_error="skip", allowed=0.1)
     assert (manifest["images"], manifest["skipped"]) == (COUNT, [str(Path("cat") / "short.png")])
-    [(path, message)] = data.check(folder)
+    [(path, message)] = data.find_damaged(folder)
     assert path == folder / "cat" / "short.png"
     assert str(path) in message
 
@@ -185,7 +185,7 @@ def test_check_finds_a_changed_byte_and_reading_a_missing_shard(folder, tmp_path
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     calls = []
-    [(found, _)] = data.check(tmp_path / "out", lambda *call: calls.append(call))
+    [(found, _)] = data.find_damaged(tmp_path / "out", lambda *call: calls.append(call))
     assert found == path
     assert calls == [(number, 5) for number in range(1, 6)]
     path.unlink()

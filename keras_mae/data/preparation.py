@@ -70,7 +70,7 @@ def prepare(
     if format == "tfrecord":
         tensorflow("Writing TFRecord files")
     if type(quality) is not int or not 1 <= quality <= 100:
-        raise _checks.fail("quality", "an integer in [1, 100]", quality)
+        raise _checks.argument_error("quality", "an integer in [1, 100]", quality)
     source = FolderSource(directory, labelled=labelled, on_error=on_error, allowed=allowed)
     out = Path(out)
     plan = {
@@ -120,7 +120,7 @@ def read_manifest(directory: str | Path) -> dict[str, Any] | None:
     return manifest
 
 
-def check(directory: str | Path, progress: Callable[[int, int], None] | None = None) -> list[tuple[Path, str]]:
+def find_damaged(directory: str | Path, progress: Callable[[int, int], None] | None = None) -> list[tuple[Path, str]]:
     """What is wrong with a folder: images that cannot be decoded, or shards that are not what the manifest says.
 
     Args:

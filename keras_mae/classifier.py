@@ -9,11 +9,12 @@ import numpy as np
 from keras import ops
 
 from keras_mae import _checks, presets
+from keras_mae.distribution import batch_parts
 from keras_mae.encoder import ViTEncoder
-from keras_mae.ops import Linear, concrete, replicas, require
-from keras_mae.preset_files import PresetFiles, refuse_unknown
+from keras_mae.from_preset import PresetFiles, refuse_unknown
+from keras_mae.loss import Accuracy, CrossEntropy
+from keras_mae.ops import Linear, concrete, require
 from keras_mae.train_step import TrainStep, saved_options
-from keras_mae.transfer.losses import Accuracy, CrossEntropy
 
 POOLINGS = ("mean", "token")
 
@@ -104,7 +105,7 @@ class ViTClassifier(PresetFiles, TrainStep, keras.Model):
         kwargs.setdefault("autocast", False)  # pixels keep full precision; the encoder casts itself
         super().__init__(**kwargs)
         if not isinstance(encoder, ViTEncoder):
-            raise _checks.fail("encoder", "a keras_mae.ViTEncoder, such as mae.encoder", encoder)
+            raise _checks.argument_error("encoder", "a keras_mae.ViTEncoder, such as mae.encoder", encoder)
         # === Config ===
         self.num_classes = _checks.positive_int("num_classes", num_classes)
         self.pooling = _checks.one_of("pooling", pooling, POOLINGS)
@@ -184,7 +185,9 @@ class ViTClassifier(PresetFiles, TrainStep, keras.Model):
         if blocks is None:
             return
         if isinstance(blocks, bool) or blocks not in (half / 2 for half in range(2 * encoder.depth + 1)):
-            raise _checks.fail("trainable_blocks", f"0, 0.5, 1, ... up to the encoder's {encoder.depth}", blocks)
+            raise _checks.argument_error(
+                "trainable_blocks", f"0, 0.5, 1, ... up to the encoder's {encoder.depth}", blocks
+            )
         encoder.patch_embedding.trainable = False
         encoder.class_token.trainable = False
         whole = encoder.depth - int(blocks)  # the first block to be trained whole
@@ -318,7 +321,7 @@ class ViTClassifier(PresetFiles, TrainStep, keras.Model):
         counted = ops.cast(ops.shape(outputs)[0], "float32")
         if finite is not None:
             # All replicas skip together, and what they count is added up.
-            self.skipped_tracker.update_state((1.0 - ops.cast(finite, "float32")) / replicas())
+            self.skipped_tracker.update_state((1.0 - ops.cast(finite, "float32")) / batch_parts())
             loss = ops.where(finite, loss, 0.0)
             counted = counted * ops.cast(finite, "float32")
         self._loss_tracker.update_state(loss, sample_weight=counted)
