@@ -156,7 +156,7 @@ def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
 RUN = {
     "keras-mae --help": "",
     "keras-mae pretrain": "--epochs 1 --batch-size 479",
-    "keras-mae pretrain --watch 5": "--epochs 5 --batch-size 718 --model mae_vit_micro_patch2_8",
+    "keras-mae pretrain --watch 5": "--epochs 1 --watch 1 --batch-size 718",
     "keras-mae info runs/digits-1/model.keras": "",
     "keras-mae finetune runs/digits-1/model.keras": "--epochs 1 --num-labels 64",
     "keras-mae probe runs/digits-1/model.keras": "--epochs 1 --num-labels 64",
