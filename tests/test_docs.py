@@ -208,10 +208,6 @@ def folder(tmp_path_factory):
 def test_a_command_runs(command, folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     docs_helpers.small_presets(monkeypatch)
-    small = {"train": docs_helpers.images(128), "test": docs_helpers.images(20)}
-    monkeypatch.setattr(
-        keras_mae.data, "digits", lambda split="train": (small[split], docs_helpers.labels(len(small[split])))
-    )
     monkeypatch.setattr("sys.argv", shlex.split(f"{command} {RUN[command]}"))
     with pytest.raises(SystemExit) as stop:
         keras_mae.cli.main()
