@@ -72,7 +72,7 @@ def data_page(monkeypatch):
         import tensorflow as tf
 
         names["any_tf_dataset"] = tf.data.Dataset.from_tensor_slices((images, labels))
-        keras_mae.data.prepare("flowers", "shards", format="tfrecord", labelled=True)
+        keras_mae.data.prepare("flowers", "shards", format="tfrecord", labeled=True)
     return names
 
 
@@ -319,10 +319,12 @@ def test_local_links_lead_somewhere(page):
     assert [link for link in local if not (path.parent / link).exists()] == []
 
 
-def test_pre_commit_runs_the_versions_of_the_lint_environment():
+def test_pre_commit_runs_what_the_lint_environment_runs():
     pinned = dict(re.findall(r"^([\w-]+)==(\S+)$", (PROJECT / "tests" / "constraints.txt").read_text(), re.MULTILINE))
     hooks = (PROJECT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
     assert re.findall(r"rev: v(\S+)", hooks) == [pinned["ruff"], pinned["mypy"]]
+    installed = re.search(r"additional_dependencies: \[(.+)\]", hooks)[1].split(", ")
+    assert {"ruff", "mypy", *installed} == set(PYPROJECT["tool"]["tox"]["env"]["lint"]["deps"])
 
 
 def test_the_workflow_tries_the_declared_floors():
