@@ -265,8 +265,9 @@ figure
 
 """
 The curve flattens because the learning rate goes to zero, not because there is nothing left to learn: with eight
-passes over all 60,000 images the same model gets noticeably better (see [Benchmarks](../docs/benchmarks.md)). Pre-training is patient
-work: the paper goes through ImageNet 800 to 1,600 times.
+passes over all 60,000 images the same model gets noticeably better (see
+[Benchmarks](../docs/benchmarks.md)). Pre-training is patient work: the paper goes through ImageNet 800 to 1,600
+times.
 
 ## What the model paints
 

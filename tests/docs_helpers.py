@@ -15,6 +15,7 @@ import keras_mae
 
 PROJECT = Path(__file__).parent.parent
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((PROJECT / "docs").glob("*.md")))]
+INLINE = re.compile(r"`((?:[A-Z_]+=\S+\s)*)((?:git|keras-mae|pip|python|torchrun|tox)\s[^`]+)`")
 FENCE = re.compile(r"^```(\S+)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -69,6 +70,17 @@ def commands(pages: list[str]) -> list[Command]:
                 words = words[1:]
             command = Command(tuple(variables), tuple(words))
             found[command] = None
+    return list(found)
+
+
+def mentions(pages: list[str]) -> list[Command]:
+    """The commands in the text of some pages: `code` that begins as a command does. They may lack arguments."""
+    found = {}
+    for page in pages:
+        text = FENCE.sub("", (PROJECT / page).read_text(encoding="utf-8"))
+        for at in INLINE.finditer(text):
+            variables = tuple(tuple(word.split("=", 1)) for word in at[1].split())
+            found[Command(variables, tuple(shlex.split(at[2])))] = None
     return list(found)
 
 

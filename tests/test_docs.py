@@ -18,7 +18,7 @@ import docs_helpers
 import keras
 import pytest
 import typer
-from docs_helpers import PAGES, PROJECT, blocks, commands
+from docs_helpers import PAGES, PROJECT, blocks, commands, mentions
 
 import keras_mae
 import keras_mae.cli
@@ -175,7 +175,10 @@ PARSED = {
     "keras-mae pretrain photos/ --epochs 800": "takes many devices",
 }
 OURS = [command for command in commands(PAGES) if command.words[0] == "keras-mae"]
-OTHERS = [command for command in commands(PAGES) if command.words[0] != "keras-mae"]
+OTHERS = [
+    command for command in dict.fromkeys([*commands(PAGES), *mentions(PAGES)]) if command.words[0] != "keras-mae"
+]
+MENTIONED = [command for command in mentions(PAGES) if command.words[0] == "keras-mae"]
 ONLY_PARSED = sorted({str(command) for command in OURS if str(command).startswith(tuple(PARSED))} - set(RUN))
 
 
@@ -194,6 +197,15 @@ def test_every_keras_mae_command_is_run_or_there_is_a_reason_not_to():
 @pytest.mark.parametrize("command", ONLY_PARSED)
 def test_a_command_parses_to_its_last_option(command):
     parse(shlex.split(command)[1:])
+
+
+@pytest.mark.parametrize("command", MENTIONED, ids=str)
+def test_a_command_in_the_text_has_the_options_it_names(command):
+    known = typer.main.get_command(keras_mae.cli.app).commands
+    if command.words[1] in ("COMMAND", "--help"):
+        return
+    options = {option for parameter in known[command.words[1]].params for option in parameter.opts}
+    assert {word for word in command.words if word.startswith("--")} <= options
 
 
 @pytest.fixture(scope="module")
@@ -292,7 +304,9 @@ def test_another_command_names_what_exists(command):
     CHECKS[name](words)
 
 
-@pytest.mark.parametrize("command", [command for command in commands(PAGES) if command.variables], ids=str)
+@pytest.mark.parametrize(
+    "command", [command for command in [*commands(PAGES), *mentions(PAGES)] if command.variables], ids=str
+)
 def test_a_commands_environment_is_one_that_is_read(command):
     for name, value in command.variables:
         allowed = {"KERAS_BACKEND": ("tensorflow", "jax", "torch"), "OMP_NUM_THREADS": ("1",)}
