@@ -17,8 +17,8 @@ from rich.console import Console
 from training_helpers import Stop, killed, terminated
 
 import keras_mae
-from keras_mae.training import PretrainRecipe, Saving, StopOnNonFinite, run_pretraining
-from keras_mae.training.resume import Checkpoints, Preempted, lock, seek
+from keras_mae.training import PretrainRecipe, RunDirectory, Saving, StopOnNonFinite, run_pretraining
+from keras_mae.training.resume import Checkpoints, Preempted, seek
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (27, 8, 12, 1), "uint8")
 RECIPE = PretrainRecipe(
@@ -175,7 +175,7 @@ def test_damage_falls_back_to_the_checkpoint_before(name, damage, begun):
     directory, checkpoints = begun
     damage(checkpoints[-1] / name)
     saved = Checkpoints(directory / "checkpoints", STEPS)
-    with pytest.warns(UserWarning, match="Damaged, and passed over for step-000000015: step-000000016"):
+    with pytest.warns(UserWarning, match="Damaged, and skipped for step-000000015: step-000000016"):
         path, _ = saved.newest()
     assert path == checkpoints[1]
 
@@ -185,7 +185,7 @@ def test_a_run_with_a_damaged_checkpoint_ends_the_same(begun, alone):
     cut(checkpoints[-1] / "model.weights.h5")
     # And what a write left that was killed.
     checkpoints[-2].rename(directory / "checkpoints" / ".writing-step-000000017")
-    with pytest.warns(UserWarning, match="passed over for step-000000012"):
+    with pytest.warns(UserWarning, match="skipped for step-000000012"):
         model = run(directory)
     assert_as_if_nothing_had_happened(model, directory, alone)
 
@@ -238,7 +238,7 @@ def test_another_run_is_not_gone_on_with(changes, message, begun):
 
 def test_a_second_process_is_kept_out(begun):
     directory, _ = begun
-    with lock(directory), pytest.raises(ValueError, match="Another process is at work in"):
+    with RunDirectory(directory).opened(), pytest.raises(ValueError, match="Another process is at work in"):
         run(directory)
 
 
@@ -299,6 +299,6 @@ def compiled_model():
 
 def test_files_that_are_no_run_are_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds files, and no checkpoint to go on from: 0 of 3 epochs"):
+    with pytest.raises(ValueError, match="holds files, and no checkpoint to resume from: 0 of 3 epochs"):
         run(tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine"

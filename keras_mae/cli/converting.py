@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -74,10 +74,14 @@ def convert(
 
     What became of every tensor is listed. A file that does not fit as a whole is refused, and nothing is written.
     """
+    from keras_mae import convert
+
     format = _checked_format(format, out)
-    options = {"norm_pix_loss": norm_pix_loss, "num_heads": num_heads, "decoder_num_heads": decoder_num_heads}
-    model = _read(source, options)
-    _write(model, out, format)
+    model, report = convert.load(
+        source, norm_pix_loss=norm_pix_loss, num_heads=num_heads, decoder_num_heads=decoder_num_heads
+    )
+    _print(report, source)
+    convert.save(model, out, format.value)
     typer.echo(f"{out}: {type(model).__name__}, {model.count_params():,} parameters")
 
 
@@ -90,7 +94,7 @@ def export(
         typer.Option(help="Part to export: the model, which for a masked autoencoder reconstructs, or its encoder."),
     ] = Part.model,
 ) -> None:
-    """Export MODEL to another runtime, and check it there.
+    """Export MODEL to another runtime.
 
     The exported model is loaded by its runtime, and its outputs are compared with those of Keras before it is kept.
 
@@ -120,37 +124,11 @@ def _checked_format(format: Format | None, out: Path) -> Format:
     return format
 
 
-def _read(source: str, options: dict[str, Any]) -> Any:
-    """Return the model that a file holds, and print what became of a foreign one's tensors."""
-    from keras_mae import convert, from_preset
-
-    path = from_preset.located(source)
-    if from_preset.is_own(path):
-        if set(options.values()) != {None}:
-            raise ValueError(f"A model of keras_mae's says what it is: these options are not for {source!r}")
-        return convert.load_model(path)
-    model, report = convert.load(path, **options)
-    _print(report, source)
-    return model
-
-
-def _write(model: Any, out: Path, format: Format) -> None:
-    from keras_mae import _files, convert
-
-    if format is Format.preset:
-        model.save_to_preset(out)
-    elif format is Format.keras:
-        with _files.whole(out) as unfinished:
-            model.save(unfinished)
-    else:
-        convert.save(model, out, format.value)
-
-
 def _print(report: Report, source: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{source}: {report.role}")
+    table = Table(title=f"{source}: {report.title}")
     for title in ("tensor", "weight", "shape", "remark"):
         table.add_column(title)
     for theirs, ours, shape, remark in report.rows:

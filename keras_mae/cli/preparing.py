@@ -31,7 +31,7 @@ def prepare(
     labelled: Annotated[bool, typer.Option("--labelled", help="Take the folders in SOURCE as classes.")] = False,
     allow_damaged: AllowDamaged = 0.0,
 ) -> None:
-    """Pack a folder of images for training, or check it.
+    """Pack images for training, or check them.
 
     A few large files of smaller images are faster to read. A prepared folder takes the place of the original one.
 

@@ -152,7 +152,9 @@ def pretrain(
             mae,
             **feed,
             run_directory=directory,
-            callbacks=[] if watch is None else [_watch(watch, images.examples, directory / "watch", devices)],
+            callbacks=[]
+            if watch is None
+            else [_watch(watch, images.examples, directory / training.RunFile.WATCH, devices)],
             saving=training.Saving(resume, checkpoint_steps, checkpoint_minutes),
         )
         say_files(devices, directory)
@@ -175,5 +177,6 @@ def _watch(every_epochs: int, examples: Any, directory: Path, devices: Devices) 
 
     if devices.processes > 1:
         raise ValueError(f"`watch` goes with one process. Received: {devices.processes} processes")
-    typer.echo(f"pictures: {directory} (tensorboard --logdir {directory})")
-    return training.Watch(examples, directory, every_epochs)
+    pictures = directory / training.RunFile.WATCH
+    typer.echo(f"pictures: {pictures} (tensorboard --logdir {pictures})")
+    return training.Watch(examples, pictures, every_epochs)

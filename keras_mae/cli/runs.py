@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,19 +16,13 @@ __all__ = ["run_directory", "say", "say_files", "say_plan", "say_scores"]
 
 def run_directory(name: str, out: Path | None, resume: bool, devices: Devices) -> Path:
     """Return the directory that was asked for, or else the first runs/NAME-N that does not exist."""
+    from keras_mae.training import RunDirectory
+
     if out is None and resume:
         raise ValueError(f"`resume` takes the run directory: --out runs/{name}-1 --resume")
     if out is None and devices.processes > 1:
         raise ValueError(f"Several processes take the run directory, which they must share: --out runs/{name}-1")
-    return out or next_run(name)
-
-
-def next_run(name: str) -> Path:
-    """The first runs/NAME-N that does not exist."""
-    number = 1
-    while (directory := Path("runs") / f"{name}-{number}").exists():
-        number += 1
-    return directory
+    return out or RunDirectory.next_free(name).path
 
 
 # === What is said of a run ===
@@ -46,14 +39,15 @@ def say_plan(devices: Devices, recipe: Recipe) -> None:
 
 def say_files(devices: Devices, directory: Path) -> None:
     """Print what a run left."""
-    say(devices, f"{directory}: {_files(directory)}")
+    from keras_mae.training import RunDirectory
+
+    say(devices, f"{directory}: {', '.join(RunDirectory(directory).files)}")
 
 
 def say_scores(directory: Path, of: str) -> None:
     """Print what a run scored, on which images, and what it left."""
-    scores = json.loads((directory / "metrics.json").read_text())
-    typer.echo(f"accuracy {scores['accuracy']:.2%} on {scores['images']:,} {of}; {directory}: {_files(directory)}")
+    from keras_mae.training import RunDirectory
 
-
-def _files(directory: Path) -> str:
-    return ", ".join(sorted(path.name for path in directory.iterdir()))
+    run = RunDirectory(directory)
+    scores = run.metrics
+    typer.echo(f"accuracy {scores['accuracy']:.2%} on {scores['images']:,} {of}; {directory}: {', '.join(run.files)}")

@@ -131,7 +131,7 @@ def probe(
     checkpoint_minutes: CheckpointMinutes = 10.0,
     checkpoint_steps: CheckpointSteps = None,
 ) -> None:
-    """Train a linear probe on MODEL's frozen encoder.
+    """Train a linear probe on MODEL's features.
 
     It leaves a run directory with the classifier, its scores and curves; see the help of finetune.
     """
@@ -177,7 +177,7 @@ def knn(
     seed: Seed = 0,
     out: Out = None,
 ) -> None:
-    """Classify by the nearest neighbors of MODEL's features.
+    """Classify by nearest neighbors of features.
 
     It leaves a run directory with the scores.
     """
@@ -267,7 +267,12 @@ def _identified(feed: Any, model: Path) -> dict[str, Any]:
 
 
 def _say_end(devices: Devices, directory: Path) -> None:
+    from keras_mae import training
+
     if devices.processes == 1:
         say_scores(directory, HELD_OUT)
     else:
-        say(devices, f"{directory}: keras-mae evaluate {directory / 'classifier.keras'} DATA scores all test images")
+        say(
+            devices,
+            f"{directory}: keras-mae evaluate {directory / training.RunFile.CLASSIFIER} DATA scores all test images",
+        )

@@ -1,19 +1,17 @@
-"""Recipes, and the runner that turns one into a directory of results."""
+"""Runs: training and scoring by a recipe, each of which leaves a directory of results."""
 
 from keras_mae.recipes import PretrainRecipe
+from keras_mae.training.batches import evaluation_batches, fit_recipe, training_batches, validation_batches
 from keras_mae.training.callbacks import Progress, StopOnNonFinite
+from keras_mae.training.directory import RunDirectory, RunFile
 from keras_mae.training.feeding import (
     ClassifierFeed,
     LabeledImages,
     PretrainingFeed,
     UnlabeledImages,
-    evaluation_batches,
-    fit_recipe,
     open_labeled,
     open_test,
     open_unlabeled,
-    training_batches,
-    validation_batches,
 )
 from keras_mae.training.protocols import (
     run_evaluation,
@@ -22,8 +20,8 @@ from keras_mae.training.protocols import (
     run_linear_probe,
     run_pretraining,
 )
-from keras_mae.training.resume import Checkpoints, Saving
-from keras_mae.training.runner import run
+from keras_mae.training.resume import Checkpoints, Position, Preempted, Saving
+from keras_mae.training.runner import RunOptions, run
 from keras_mae.training.watching import OnlineProbe, Watch
 
 __all__ = [
@@ -31,9 +29,14 @@ __all__ = [
     "ClassifierFeed",
     "LabeledImages",
     "OnlineProbe",
+    "Position",
+    "Preempted",
     "PretrainRecipe",
     "PretrainingFeed",
     "Progress",
+    "RunDirectory",
+    "RunFile",
+    "RunOptions",
     "Saving",
     "StopOnNonFinite",
     "UnlabeledImages",
