@@ -74,8 +74,12 @@ ALLOWED = {
     "recipes": LEAVES | {"optimizers"},
     "data": LEAVES,
     "classifier": LEAVES | FIRST | {"from_preset", "encoder", "loss", "train_step"},
-    "transfer": LEAVES | FIRST | {"encoder", "classifier", "loss", "optimizers", "recipes"},
-    "training": LEAVES | FIRST | SECOND | MODEL | {"optimizers", "recipes", "classifier", "transfer", "visualize"},
+    "transfer": LEAVES | FIRST | {"encoder", "classifier", "loss", "data", "optimizers", "recipes"},
+    "training": LEAVES
+    | FIRST
+    | SECOND
+    | MODEL
+    | {"data", "optimizers", "recipes", "classifier", "transfer", "visualize"},
     "visualize": LEAVES | FIRST | SECOND | MODEL | {"classifier"},
     "convert": LEAVES | FIRST | SECOND | MODEL | {"classifier"},
 }

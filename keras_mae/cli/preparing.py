@@ -20,7 +20,7 @@ def prepare(
     format: Annotated[str, typer.Option(help="array_record, or tfrecord (takes TensorFlow).")] = "array_record",
     images_per_shard: Annotated[int, typer.Option(help="Images in a file.")] = 1024,
     quality: Annotated[int, typer.Option(help="Of JPEG, 1 to 100.")] = 95,
-    labelled: Annotated[bool, typer.Option("--labelled", help="The folders in SOURCE are classes.")] = False,
+    labeled: Annotated[bool, typer.Option("--labeled", help="The folders in SOURCE are classes.")] = False,
     on_error: Annotated[OnError, typer.Option(help="What to do about damaged images.")] = OnError.stop,
     allowed: Annotated[float, typer.Option(help="With skip: share of damaged images that is no error.")] = 0.01,
 ) -> None:
@@ -46,13 +46,13 @@ def prepare(
             manifest = data.prepare(
                 source,
                 out,
-                short_side,
-                format,
-                images_per_shard,
-                quality,
-                labelled,
-                allowed if on_error is OnError.skip else 0.0,
-                show,
+                short_side=short_side,
+                format=format,
+                images_per_shard=images_per_shard,
+                quality=quality,
+                labeled=labeled,
+                allow_damaged=allowed if on_error is OnError.skip else 0.0,
+                progress=show,
             )
         else:
             damaged = data.find_damaged(source, show)

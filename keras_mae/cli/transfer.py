@@ -278,7 +278,7 @@ def _folder(directory: str | Path, image_shape: tuple[int, int, int]) -> tuple[A
     """A source of images, and their classes."""
     from keras_mae import data as keras_mae_data
 
-    folder = keras_mae_data.open_directory(directory, image_shape[:2], image_shape[2], labelled=True)
+    folder = keras_mae_data.open_directory(directory, image_shape[:2], image_shape[2], labeled=True)
     if isinstance(folder, keras_mae_data.Stream):
         raise ValueError(
             f"This takes images by index. Received: {str(directory)!r}, prepared as TFRecord: prepare it with "

@@ -11,12 +11,12 @@ import numpy as np
 
 from keras_mae import _checks, distribution, transfer, visualize
 from keras_mae.classifier import ViTClassifier, check_labels
+from keras_mae.data.datasets import length, numpy_batches
 from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, Recipe, check_recipe
 from keras_mae.training.runner import check_free, run, write, write_history, write_json
-from keras_mae.transfer.features import batches
-from keras_mae.transfer.fine_tuning import compiled_classifier, length
+from keras_mae.transfer.fine_tuning import compiled_classifier
 from keras_mae.transfer.probing import compiled_probe
 
 
@@ -117,7 +117,9 @@ def run_fine_tuning(
         ValueError: If anything does not fit; and as `run`.
     """
     steps = length(dataset)
-    classifier = compiled_classifier(encoder, len(classes), recipe, steps, trainable_blocks, image_shape)
+    classifier = compiled_classifier(
+        encoder, len(classes), recipe, steps, trainable_blocks=trainable_blocks, image_shape=image_shape
+    )
     metadata = (
         _metadata(classifier, recipe, steps)
         | {"protocol": "fine-tuning", "trainable_blocks": trainable_blocks}
@@ -211,7 +213,7 @@ def _predicted(classifier: ViTClassifier, test: Any) -> tuple[np.ndarray, np.nda
     """The classes that a classifier finds, and the right ones."""
     replicas = distribution.current().replicas
     predicted, right = [], []
-    for images, labels in batches(test):
+    for images, labels in numpy_batches(test):
         if labels is None:
             raise ValueError("A classifier is scored on (images, labels). Received: no labels")
         check_labels(labels, classifier.num_classes)

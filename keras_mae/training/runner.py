@@ -15,10 +15,10 @@ from typing import Any
 from rich.console import Console
 
 from keras_mae import distribution
+from keras_mae.data.datasets import length
 from keras_mae.recipes import Recipe
 from keras_mae.training.callbacks import Interruptible, LogLearningRate, Progress, StopOnNonFinite
 from keras_mae.training.resume import Checkpoints, Preempted, check_same_run, check_space, lock, seek
-from keras_mae.transfer.fine_tuning import length
 
 _CHECKPOINTS = "checkpoints"
 _NEEDED_NO_MORE = ".checkpoints"
