@@ -181,9 +181,9 @@ position in the data, with a checksum of each file; a damaged one is passed over
 to the devices: a run that was begun on eight may go on with one. `python tests/kill_test.py --kills 50` does this the
 hard way, with SIGKILL.
 
-In your own script it is `keras_mae.training.run_pretraining(..., resume=True)`, which is what the command calls.
-`keras-mae finetune` and `probe` (`training.run_fine_tuning`, `training.run_linear_probe`) resume, and are spread, in
-the same way.
+In your own script it is `keras_mae.training.run_pretraining(..., saving=Saving(resume=True))`, which is what the
+command calls. `keras-mae finetune` and `probe` (`training.run_fine_tuning`, `training.run_linear_probe`) resume, and
+are spread, in the same way.
 
 ## The published run
 

@@ -200,9 +200,10 @@ class Augmentation:
         if in_tf_data:
             import tensorflow as tf
 
-            return tf.cond(
+            mixed: tuple[Any, Any] = tf.cond(
                 self._draws.uniform() < self.switch_probability,
                 lambda: by(self._cutmix),
                 lambda: by(self._mixup),
             )
+            return mixed
         return by(self._cutmix if self._draws.uniform() < self.switch_probability else self._mixup)

@@ -183,7 +183,8 @@ def serialize(image: bytes, name: str, label: int | None) -> bytes:
     feature[NAME].bytes_list.value.append(os.fsencode(name))
     if label is not None:
         feature[LABEL].int64_list.value.append(label)
-    return example.SerializeToString(deterministic=True)
+    record: bytes = example.SerializeToString(deterministic=True)
+    return record
 
 
 def features(record: bytes) -> dict[str, Any]:

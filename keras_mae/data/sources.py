@@ -293,12 +293,12 @@ def _check_header(path: Path) -> None:
 
 
 def _checked_labels(labels: Any, images: int) -> np.ndarray:
-    labels = np.asarray(labels)
-    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    if labels.shape != (images,) or labels.dtype.kind not in "ui" or labels.min() < 0:
+    checked: np.ndarray = np.asarray(labels)
+    checked = checked[:, 0] if checked.ndim == 2 and checked.shape[1] == 1 else checked
+    if checked.shape != (images,) or checked.dtype.kind not in "ui" or checked.min() < 0:
         raise ValueError(
             f"`labels` must be integers from 0, one for each of the {images} images. "
-            f"Received: labels.shape={labels.shape}, labels.dtype={labels.dtype}"
-            + (f", of which the smallest is {labels.min()}" if labels.size and labels.dtype.kind in "ui" else "")
+            f"Received: labels.shape={checked.shape}, labels.dtype={checked.dtype}"
+            + (f", of which the smallest is {checked.min()}" if checked.size and checked.dtype.kind in "ui" else "")
         )
-    return labels.astype("int64")
+    return checked.astype("int64")

@@ -114,7 +114,8 @@ def _write(parts: Iterator[np.ndarray], file: Path) -> np.ndarray:
         if not rows:
             raise _no_images()
         _write_header(stream, rows, width)
-    return np.load(file, mmap_mode="r")
+    written: np.ndarray = np.load(file, mmap_mode="r")
+    return written
 
 
 def _write_header(stream: BinaryIO, rows: int, width: int) -> None:

@@ -176,7 +176,8 @@ def patch_maps(model: Any, attention: np.ndarray, query: tuple[int, int] | str |
         )
     else:
         taken = attention[..., 1 + query[0] * columns + query[1], 1:]
-    return taken.reshape(*taken.shape[:-1], rows, columns)
+    maps: np.ndarray = taken.reshape(*taken.shape[:-1], rows, columns)
+    return maps
 
 
 # === Positions and features ===
@@ -197,7 +198,8 @@ def position_similarity(model: Any) -> np.ndarray:
     encoder = encoder_of(model)
     positions = ops.convert_to_numpy(encoder.position_embedding)[1:].astype("float64")
     positions /= np.maximum(np.linalg.norm(positions, axis=1, keepdims=True), 1e-12)
-    return (positions @ positions.T).astype("float32").reshape(*encoder.grid, *encoder.grid)
+    similarity: np.ndarray = (positions @ positions.T).astype("float32")
+    return similarity.reshape(*encoder.grid, *encoder.grid)
 
 
 def feature_colors(model: Any, images: Any, batch_size: int = 32) -> np.ndarray:
@@ -223,7 +225,7 @@ def feature_colors(model: Any, images: Any, batch_size: int = 32) -> np.ndarray:
     flat -= flat.mean(axis=0)
     axes = np.linalg.svd(flat.T @ flat)[0][:, :3]
     axes *= np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(3)])
-    colors = flat @ axes
+    colors: np.ndarray = flat @ axes
     low, high = colors.min(axis=0), colors.max(axis=0)
     colors = 255 * (colors - low) / np.maximum(high - low, 1e-12)
     return np.rint(colors).astype("uint8").reshape(len(features), *encoder_of(model).grid, 3)

@@ -75,13 +75,13 @@ def _panels(rows: int, columns: int, aspect: float, side: float = 1.5, extra: fl
 
 
 def _four_dimensions(argument: str, images: Any) -> np.ndarray:
-    images = np.asarray(images)
-    if images.ndim != 4 or not len(images):
+    array: np.ndarray = np.asarray(images)
+    if array.ndim != 4 or not len(array):
         raise ValueError(
             f"`{argument}` must have shape (batch, height, width, channels) with at least one image. "
-            f"Received: {argument}.shape={images.shape}"
+            f"Received: {argument}.shape={array.shape}"
         )
-    return images
+    return array
 
 
 def reconstructions(

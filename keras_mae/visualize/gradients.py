@@ -91,7 +91,7 @@ def smooth_grad(
 def _classes(classifier: Any, images: np.ndarray, classes: Any, batch_size: int) -> np.ndarray:
     """Return the class to explain, an integer for each image."""
     if classes is None:
-        return classifier.predict(images, batch_size=batch_size, verbose=0).argmax(axis=-1)
+        return np.asarray(classifier.predict(images, batch_size=batch_size, verbose=0).argmax(axis=-1))
     given = np.asarray(classes)
     if (
         given.dtype.kind not in "iu"

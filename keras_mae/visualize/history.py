@@ -105,7 +105,7 @@ def _by_name(history: Any) -> dict[str, History]:
 
 
 def _columns(name: str, run: Any) -> Columns:
-    columns = read_history(run) if isinstance(run, str | os.PathLike[str]) else run
+    columns = read_history(run) if isinstance(run, str | os.PathLike) else run
     if not isinstance(columns, Mapping) or not len(columns.get("loss", ())):
         where = (
             repr(str(run))

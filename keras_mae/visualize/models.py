@@ -60,4 +60,4 @@ def run(model: Any, function: Callable[[ViTEncoder, Any], Any], images: Any, bat
     encoder = encoder_of(model)
     images = check_images(images, encoder.image_shape)
     _checks.positive_int("batch_size", batch_size)
-    return _Function(encoder, function).predict(images, batch_size=batch_size, verbose=0)
+    return np.asarray(_Function(encoder, function).predict(images, batch_size=batch_size, verbose=0))
