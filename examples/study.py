@@ -99,8 +99,8 @@ def images(options: argparse.Namespace) -> tuple[Any, Any]:
     return train, test
 
 
-def labelled(train: Any, count: int, seed: int) -> Any:
-    """`count` of the labelled images, as many of every class, other ones for every seed."""
+def labeled(train: Any, count: int, seed: int) -> Any:
+    """`count` of the labeled images, as many of every class, other ones for every seed."""
     import numpy as np
 
     if count >= len(train[0]):

@@ -138,7 +138,7 @@ def test_a_model_of_another_class_is_refused(keras_mae_command, tmp_path):
 # === prepare ===
 def test_prepare_pretrain_and_finetune_on_what_was_prepared(keras_mae_command, digits_model, class_folders, tmp_path):
     folder = class_folders
-    status, out, _ = keras_mae_command("prepare", folder, tmp_path / "shards", "--labelled", "--short-side", 24)
+    status, out, _ = keras_mae_command("prepare", folder, tmp_path / "shards", "--labeled", "--short-side", 24)
     assert status == 0
     images = len(list(folder.rglob("*.png")))
     assert f"{tmp_path / 'shards'}: {images} images in 1 files" in out

@@ -14,7 +14,7 @@ from sklearn.datasets import load_sample_image
 
 from keras_mae import data
 from keras_mae.data.crops import Box
-from keras_mae.data.sources import damaged
+from keras_mae.data.sources import find_damaged_files
 
 # Four fields of one colour each: an image that was mirrored, turned or mixed up shows it.
 COLOURS = np.array([[(200, 40, 30), (30, 180, 60)], [(40, 60, 210), (230, 220, 90)]], "uint8")
@@ -321,7 +321,7 @@ def test_labels_stay_with_their_images_where_some_are_skipped(tmp_path):
         (tmp_path / name).mkdir()
         folder_of(tmp_path / name, 5, truncated=[0] if name == "ant" else [])
     with pytest.warns(UserWarning, match="1 of 10"):
-        source = data.FolderSource(tmp_path, 8, labelled=True, allow_damaged=0.1)
+        source = data.FolderSource(tmp_path, 8, labeled=True, allow_damaged=0.1)
     assert list(source.labels) == [0] * 4 + [1] * 5
 
 
@@ -352,5 +352,5 @@ def test_raise_names_a_truncated_file_when_it_is_decoded(tmp_path):
 def test_damaged_reports_after_each_file(tmp_path):
     folder_of(tmp_path, 13, truncated=[2], empty=[7])
     done, paths = [], sorted(tmp_path.iterdir())
-    assert [path.name for path, _ in damaged(paths, lambda: done.append(1))] == ["002.png", "007.png"]
+    assert [path.name for path, _ in find_damaged_files(paths, lambda: done.append(1))] == ["002.png", "007.png"]
     assert len(done) == 13

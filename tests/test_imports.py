@@ -61,6 +61,7 @@ LEAVES = {"_backend", "_checks", "_files", "_optional", "_types", "distribution"
 FIRST = {"patches", "positions", "transformer", "masking", "presets"}
 SECOND = {"encoder", "decoder", "loss"}
 MODEL = {"masked_autoencoder", "reconstruction", "train_step"}
+LEARNING = {"data", "optimizers", "recipes", "classifier"}
 # Part of the package -> parts it may import. `__init__` sees all.
 ALLOWED = {
     **{part: LEAVES - {part} for part in LEAVES},
@@ -74,12 +75,8 @@ ALLOWED = {
     "recipes": LEAVES | {"optimizers"},
     "data": LEAVES,
     "classifier": LEAVES | FIRST | {"from_preset", "encoder", "loss", "train_step"},
-    "transfer": LEAVES | FIRST | {"encoder", "classifier", "loss", "optimizers", "recipes"},
-    "training": LEAVES
-    | FIRST
-    | SECOND
-    | MODEL
-    | {"data", "optimizers", "recipes", "classifier", "transfer", "visualize"},
+    "transfer": LEAVES | FIRST | LEARNING | {"encoder", "loss"},
+    "training": LEAVES | FIRST | SECOND | MODEL | LEARNING | {"transfer", "visualize"},
     "visualize": LEAVES | FIRST | SECOND | MODEL | {"classifier"},
     "convert": LEAVES | FIRST | SECOND | MODEL | {"classifier"},
 }

@@ -73,14 +73,12 @@ def test_the_same_call_again_writes_nothing_anew(folder, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.array_record")} == before
 
 
-@pytest.mark.parametrize(
-    "change", [{"short_side": 12}, {"images_per_shard": 7}, {"labelled": False}, {"quality": 50}]
-)
+@pytest.mark.parametrize("change", [{"short_side": 12}, {"images_per_shard": 7}, {"labeled": False}, {"quality": 50}])
 def test_other_arguments_in_the_same_folder_are_refused_and_it_stays(folder, tmp_path, change):
     prepare(folder, tmp_path / "out")
     before = contents(tmp_path / "out")
     with pytest.raises(
-        ValueError, match=f"written with another .*{next(iter(change)).replace('labelled', 'classes')}"
+        ValueError, match=f"written with another .*{next(iter(change)).replace('labeled', 'classes')}"
     ):
         prepare(folder, tmp_path / "out", **change)
     assert contents(tmp_path / "out") == before
@@ -105,7 +103,7 @@ def test_a_folder_of_other_things_is_refused_and_stays(folder, tmp_path):
 def check_unfinished(out):
     assert not (out / "manifest.json").exists()
     for reader in (data.open_directory, data.find_damaged):
-        with pytest.raises(ValueError, match="is not complete: call `keras-mae prepare` again, it goes on"):
+        with pytest.raises(ValueError, match="is not complete: call `keras-mae prepare` again, and it continues"):
             reader(out)
 
 
@@ -137,7 +135,7 @@ from keras_mae import data
 from keras_mae.data import preparation
 smaller = preparation._smaller
 preparation._smaller = lambda *arguments: (time.sleep(0.2), smaller(*arguments))[1]
-data.prepare(sys.argv[1], sys.argv[2], images_per_shard=5, short_side=16, labelled=True)
+data.prepare(sys.argv[1], sys.argv[2], images_per_shard=5, short_side=16, labeled=True)
 """
 
 
@@ -147,7 +145,7 @@ def test_a_killed_run_leaves_nothing_that_looks_complete_and_goes_on(folder, tmp
     environment = {**os.environ, "PYTHONPATH": str(Path(keras_mae.__file__).parent.parent)}
     process = subprocess.Popen([sys.executable, "-c", _SLOWLY, str(folder), str(out)], env=environment)
     deadline = time.monotonic() + 120
-    while not list(out.glob(".writing-*.array_record")) or not list(out.glob("0*.array_record")):
+    while not list(out.glob(".writing-*/*.array_record")) or not list(out.glob("0*.array_record")):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.02)
@@ -217,15 +215,15 @@ def test_what_takes_tensorflow_says_so(folder, tmp_path):
         lambda: data.from_tfrecords(tmp_path / "x.tfrecord"),
         lambda: data.from_dataset([]),
     ):
-        with pytest.raises(ImportError, match=r'takes TensorFlow: pip install "keras-mae\[tensorflow\]"'):
+        with pytest.raises(ImportError, match=r'requires TensorFlow: pip install "keras-mae\[tensorflow\]"'):
             call()
     assert not (tmp_path / "out").exists()
 
 
 def test_labels_of_a_folder_prepared_without_are_refused(folder, tmp_path):
-    prepare(folder, tmp_path / "out", labelled=False)
+    prepare(folder, tmp_path / "out", labeled=False)
     with pytest.raises(ValueError, match="was prepared without labels"):
-        data.from_directory(tmp_path / "out", labelled=True)
+        data.from_directory(tmp_path / "out", labeled=True)
 
 
 # === Records ===
@@ -233,7 +231,7 @@ def test_labels_of_a_folder_prepared_without_are_refused(folder, tmp_path):
 def test_records_are_tensorflows_examples():
     import tensorflow as tf
 
-    theirs = tf.train.Example.FromString(records.serialized(b"pixels", "a/b.png", 7)).features.feature
+    theirs = tf.train.Example.FromString(records.serialize(b"pixels", "a/b.png", 7)).features.feature
     assert theirs[records.IMAGE].bytes_list.value[:] == [b"pixels"]
     assert theirs[records.NAME].bytes_list.value[:] == [b"a/b.png"]
     assert theirs[records.LABEL].int64_list.value[:] == [7]

@@ -247,16 +247,16 @@ def test_a_damaged_file_is_an_error_that_says_what_to_do(files, happens):
         data.RecordSource(files, 8).batch(np.arange(10))
 
 
-@pytest.mark.parametrize("labelled", [False, True])
-def test_a_prepared_folder_opens_as_a_source(tmp_path, labelled):
-    data.prepare(write_folder(tmp_path / "images"), tmp_path / "out", images_per_shard=7, labelled=labelled)
+@pytest.mark.parametrize("labeled", [False, True])
+def test_a_prepared_folder_opens_as_a_source(tmp_path, labeled):
+    data.prepare(write_folder(tmp_path / "images"), tmp_path / "out", images_per_shard=7, labeled=labeled)
     source = data.open_directory(tmp_path / "out", (8, 9), 1)
     assert isinstance(source, data.RecordSource)
     images, labels = source.batch(np.arange(COUNT))
     # Files are in the order of their classes' folders.
     order = sorted(range(COUNT), key=lambda number: (number % 3, number))
     assert list(images[:, 3, 3, 0] // 10) == order
-    if labelled:
+    if labeled:
         assert (source.classes, list(labels)) == (["ant", "cat", "owl"], [number % 3 for number in order])
     else:
-        assert (source.classes, source.labelled, labels) == ([], False, None)
+        assert (source.classes, source.labeled, labels) == ([], False, None)

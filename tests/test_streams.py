@@ -259,11 +259,11 @@ def marked(tmp_path_factory):
 def make_marked(kind, folder, **options):
     """The same images from each kind of source."""
     if kind == "arrays":
-        source = data.FolderSource(folder / "images", SIDES, labelled=True)
+        source = data.FolderSource(folder / "images", SIDES, labeled=True)
         images, labels = source.batch(np.arange(MARKED))
         return data.from_arrays(images, labels, image_size=16, **options)
     if kind == "folder":
-        return data.from_directory(folder / "images", 16, labelled=True, **options)
+        return data.from_directory(folder / "images", 16, labeled=True, **options)
     if kind == "dataset":
         import tensorflow as tf
 
@@ -271,7 +271,7 @@ def make_marked(kind, folder, **options):
         files, labels = [path.read_bytes() for path in paths], ["abc".index(path.parent.name) for path in paths]
         return data.from_dataset(tf.data.Dataset.from_tensor_slices((files, labels)), image_size=16, **options)
     if not (folder / kind).exists():
-        data.prepare(folder / "images", folder / kind, format=kind, labelled=True, images_per_shard=4)
+        data.prepare(folder / "images", folder / kind, format=kind, labeled=True, images_per_shard=4)
     return data.from_directory(folder / kind, 16, **options)
 
 

@@ -28,7 +28,7 @@ def prepare(
     ] = "array_record",
     images_per_shard: Annotated[int, typer.Option(help="Images in each file.")] = 1024,
     quality: Annotated[int, typer.Option(help="JPEG quality, 1 to 100.")] = 95,
-    labelled: Annotated[bool, typer.Option("--labelled", help="Take the folders in SOURCE as classes.")] = False,
+    labeled: Annotated[bool, typer.Option("--labeled", help="Take the folders in SOURCE as classes.")] = False,
     allow_damaged: AllowDamaged = 0.0,
 ) -> None:
     """Pack images for training, or check them.
@@ -57,7 +57,7 @@ def prepare(
             format=format,
             images_per_shard=images_per_shard,
             quality=quality,
-            labelled=labelled,
+            labeled=labeled,
             allow_damaged=allow_damaged,
             progress=show,
         )

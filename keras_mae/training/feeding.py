@@ -256,7 +256,7 @@ def _source(
         if source.image_shape != tuple(image_shape):
             raise ValueError(f"{data} has images of {source.image_shape}. Received: a model for {image_shape}")
         return source, tuple(CLASS_NAMES[str(data)])
-    folder = open_directory(data, image_shape[:2], image_shape[2], labelled=True)
+    folder = open_directory(data, image_shape[:2], image_shape[2], labeled=True)
     if isinstance(folder, Stream):
         raise ValueError(
             f"This takes images by index. Received: {str(data)!r}, prepared as TFRecord: prepare it as ArrayRecord "
