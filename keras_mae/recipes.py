@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Self
 from keras_mae import _checks
 from keras_mae.optimizers import LARS, AdamW, fine_tuning_adamw, pretraining_adamw, probing_lars
 
+__all__ = ["FineTuneRecipe", "LinearProbeRecipe", "PretrainRecipe", "Recipe"]
+
 OWN = "keras_mae"
 SOURCES = {
     "repository": "the authors' repository",
@@ -17,7 +19,7 @@ SOURCES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What all recipes have: a length, a batch, a learning rate and a source.
 
@@ -155,7 +157,7 @@ class Recipe:
         return "\n".join([f"{type(self).__name__}, from {SOURCES[self.source]}", *lines])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PretrainRecipe(Recipe):
     """How to pre-train; the defaults are the published values.
 
@@ -164,7 +166,7 @@ class PretrainRecipe(Recipe):
         beta_1: Of AdamW.
         beta_2: Of AdamW.
         mask_ratio: Fraction of the patches to remove.
-        norm_pix_loss: Whether each patch is standardised before it is predicted.
+        norm_pix_loss: Whether each patch is standardized before it is predicted.
         masks_per_image: Masks drawn for each image in one step.
         seed: Of weights, masks, crops and data order.
 
@@ -210,7 +212,7 @@ class PretrainRecipe(Recipe):
         return pretraining_adamw(beta_1=self.beta_1, beta_2=self.beta_2, **self._schedule(steps_per_epoch))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FineTuneRecipe(Recipe):
     """How to fine-tune; the defaults are the paper's for ViT-B.
 
@@ -312,7 +314,7 @@ class FineTuneRecipe(Recipe):
         return {name: getattr(self, name) for name in names}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LinearProbeRecipe(Recipe):
     """How to train a linear probe; the defaults are the published values.
 

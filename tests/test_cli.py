@@ -177,7 +177,8 @@ def test_convert_there_and_back(keras_mae_command, digits_model, tmp_path):
     options = ("--num-heads", 3, "--decoder-num-heads", 2, "--no-norm-pix-loss")
     status, out, _ = keras_mae_command("convert", "authors.safetensors", "back", "--format", "preset", *options)
     assert status == 0
-    for fact in ("authors.safetensors: pixels", "blocks.0.attn.qkv.weight", "encoder.0.qkv.kernel", "12x36"):
+    target = "authors.safetensors: autoencoder that predicts pixels"
+    for fact in (target, "blocks.0.attn.qkv.weight", "encoder.0.qkv.kernel", "12x36"):
         assert fact in out
     original, back = keras.saving.load_model(digits_model), keras_mae.MaskedAutoencoder.from_preset(tmp_path / "back")
     for ours, theirs in zip(original.weights, back.weights, strict=True):
