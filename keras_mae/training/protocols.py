@@ -209,14 +209,12 @@ def run_evaluation(classifier: ViTClassifier, test: Any, classes: Sequence[str],
 
 def _predicted(classifier: ViTClassifier, test: Any) -> tuple[np.ndarray, np.ndarray]:
     """The classes that a classifier finds, and the right ones."""
-    replicas = distribution.current().replicas
     predicted, right = [], []
     for images, labels in batches(test):
         if labels is None:
             raise ValueError("A classifier is scored on (images, labels). Received: no labels")
         check_labels(labels, classifier.num_classes)
-        missing = -len(images) % replicas  # of a batch that all can have an equal part of
-        whole = np.concatenate([images, images[:1].repeat(missing, axis=0)]) if missing else images
+        whole = distribution.current().pad(images)
         predicted.append(classifier.predict_on_batch(whole)[: len(images)].argmax(-1))
         right.append(labels)
     return np.concatenate(predicted), np.concatenate(right)
