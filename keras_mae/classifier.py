@@ -8,10 +8,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mae import _checks, presets
+from keras_mae import _checks
 from keras_mae._types import Tensor
 from keras_mae.encoder import ViTEncoder
-from keras_mae.from_preset import PresetFiles, refuse_unknown
+from keras_mae.from_preset import PresetFiles
 from keras_mae.loss import Accuracy, CrossEntropy
 from keras_mae.ops import Linear, concrete, require
 from keras_mae.train_step import TrainStep
@@ -154,28 +154,6 @@ class ViTClassifier(PresetFiles, TrainStep):
         self.head = keras.Sequential(head, name="head")
         self.head.build((None, encoder.embed_dim))
         self.build((None, *self.encoder.image_shape))  # all parts are; `export` wants to have seen a shape
-
-    @classmethod
-    def _from_sizes(cls, sizes: presets.Preset, overrides: dict[str, Any]) -> ViTClassifier:
-        own = {key: overrides.pop(key) for key in cls._OWN_ARGUMENTS if key in overrides}
-        if "num_classes" not in own:
-            raise ValueError("A classifier by the name of its architecture takes `num_classes`. Received: none")
-        refuse_unknown(overrides, (*presets.ENCODER_ARGUMENTS, "dtype", *cls._OWN_ARGUMENTS))
-        return cls(ViTEncoder(**{**sizes.encoder, **overrides}), **own)
-
-    @classmethod
-    def _from_model(cls, model: Any, overrides: dict[str, Any]) -> ViTClassifier:
-        if isinstance(model, cls) and overrides in ({}, {"num_classes": model.num_classes}):
-            return model
-        refuse_unknown(overrides, (*cls._OWN_ARGUMENTS, "drop_path_rate", "image_shape"))
-        if "num_classes" not in overrides:
-            raise ValueError(
-                f"These weights are a {type(model).__name__}; a new head on its encoder takes `num_classes`. "
-                f"Received: {overrides or 'no argument'}"
-            )
-        return cls(getattr(model, "encoder", model), **overrides)
-
-    _OWN_ARGUMENTS = ("num_classes", "pooling", "trainable_blocks", "batch_norm", "name")
 
     def _choose_trained(self) -> None:
         """Freeze what `trainable_blocks` leaves out, and what has no part in the output."""

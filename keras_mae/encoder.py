@@ -9,10 +9,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mae import _checks, presets
+from keras_mae import _checks
 from keras_mae._types import Tensor
 from keras_mae.distribution import first_sample
-from keras_mae.from_preset import PresetFiles, refuse_unknown
+from keras_mae.from_preset import PresetFiles
 from keras_mae.patches import PatchEmbedding, mix_channels
 from keras_mae.positions import resize_positions, sincos_positions
 from keras_mae.random import DROP_PATH, StepCounter, hash_noise
@@ -128,20 +128,6 @@ class ViTEncoder(PresetFiles, keras.Model):
             self.norm = keras.layers.LayerNormalization(epsilon=layer_norm_eps, name="norm", dtype=policy)
         self.step = StepCounter()
         self.build((None, *self.image_shape))
-
-    @classmethod
-    def _from_sizes(cls, sizes: presets.Preset, overrides: dict[str, Any]) -> ViTEncoder:
-        refuse_unknown(overrides, (*presets.ENCODER_ARGUMENTS, "dtype", "name"))
-        return cls(**{**sizes.encoder, **overrides})
-
-    @classmethod
-    def _hints(cls) -> dict[str, Any]:
-        return {"encoder_only": True}
-
-    @classmethod
-    def _from_model(cls, model: Any, overrides: dict[str, Any]) -> ViTEncoder:
-        encoder = getattr(model, "encoder", model)
-        return encoder.copy(**overrides) if overrides else encoder
 
     def _by_channel(
         self, argument: str, value: float | Sequence[float] | None, imagenet: tuple[float, ...]

@@ -8,12 +8,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mae import _checks, presets
+from keras_mae import _checks
 from keras_mae._types import Tensor
 from keras_mae.decoder import MAEDecoder
 from keras_mae.distribution import first_sample
 from keras_mae.encoder import ViTEncoder
-from keras_mae.from_preset import PresetFiles, refuse_unknown
+from keras_mae.from_preset import PresetFiles
 from keras_mae.loss import (
     MeanOfFinite,
     psnr,
@@ -111,31 +111,6 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         self.loss_tracker = MeanOfFinite(name="loss")
         self.psnr_tracker = MeanOfFinite(name="psnr")
         self.build((None, *self.encoder.image_shape))  # all parts are; `export` wants to have seen a shape
-
-    @classmethod
-    def _from_sizes(cls, sizes: presets.Preset, overrides: dict[str, Any]) -> MaskedAutoencoder:
-        own = {key: overrides.pop(key) for key in cls._OWN_ARGUMENTS if key in overrides}
-        refuse_unknown(overrides, (*presets.ENCODER_ARGUMENTS, *cls._OWN_ARGUMENTS))
-        dtype = {"dtype": own["dtype"]} if "dtype" in own else {}
-        encoder = ViTEncoder(**{**sizes.encoder, **overrides, **dtype})
-        return cls(encoder, MAEDecoder(**sizes.decoder, **dtype), **own)
-
-    @classmethod
-    def _from_model(cls, model: Any, overrides: dict[str, Any]) -> MaskedAutoencoder:
-        if not isinstance(model, cls):
-            raise ValueError(
-                f"A MaskedAutoencoder needs a decoder, and these weights are a {type(model).__name__}: it can "
-                "reconstruct nothing. Load a checkpoint with a decoder (mae_pretrain_vit_..._full, "
-                "mae_visualize_vit_..., transformers' ViTMAEForPreTraining), or give the encoder a new one: "
-                "MaskedAutoencoder(ViTEncoder.from_preset(...), MAEDecoder())"
-            )
-        if not overrides:
-            return model
-        refuse_unknown(overrides, ("masking", "masks_per_image", "seed", "name"))
-        own = {"masking": model.masking, "masks_per_image": model.masks_per_image, "seed": model.seed}
-        return cls(model.encoder, model.decoder, norm_pix_loss=model.norm_pix_loss, **{**own, **overrides})
-
-    _OWN_ARGUMENTS = ("masking", "norm_pix_loss", "masks_per_image", "seed", "name", "dtype")
 
     # === The method ===
     def call(self, inputs: Any, training: bool | None = None) -> dict[str, Tensor]:
