@@ -319,3 +319,28 @@ def test_the_whole_step_lowers_for_a_tpu_on_jax():
     program = jax.export.export(jax.jit(mae.train_step), platforms=["tpu"])(state, images).mlir_module()
     assert "dot_general" in program
     assert "tensor<?" not in program
+
+
+# === Whole batches ===
+@pytest.mark.parametrize(("count", "expected"), [(0, 0), (1, 3), (3, 3), (7, 9)])
+def test_whole_numbers_of_samples_go_round(count, expected):
+    assert distribution.Devices(replicas=3).whole(count) == expected
+
+
+def test_a_batch_is_padded_with_its_first_sample():
+    batch = np.arange(10).reshape(5, 2)
+    np.testing.assert_array_equal(distribution.Devices(replicas=3).pad(batch), np.concatenate([batch, batch[:1]]))
+    assert distribution.Devices(replicas=5).pad(batch) is batch
+
+
+@pytest.mark.parametrize(
+    ("replicas", "count", "limit", "expected"),
+    [(1, 100, 256, 100), (2, 101, 256, 100), (2, 300, 256, 150), (3, 1000, 7, 3), (8, 9, 4, 8)],
+)
+def test_the_size_of_whole_batches_leaves_out_the_fewest_samples(replicas, count, limit, expected):
+    assert distribution.Devices(replicas=replicas).whole_batch_size(count, limit) == expected
+
+
+def test_fewer_samples_than_replicas_are_refused():
+    with pytest.raises(ValueError, match="8 replicas need as many images. Received: 7"):
+        distribution.Devices(replicas=8).whole_batch_size(7)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from keras_mae import _checks, distribution
 from keras_mae.data import Augmentation, CenterCrop, RandomResizedCrop, Stream, make_dataset
 from keras_mae.data.sources import Source
-from keras_mae.recipes import AnyRecipe, FineTuneRecipe, LinearProbeRecipe, Recipe, changed
+from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, Recipe
+from keras_mae.recipes.base import changed
 
 __all__ = ["evaluation_batches", "fit_recipe", "training_batches", "validation_batches"]
 
 EVALUATION_BATCH = 256
 
+_Recipe = TypeVar("_Recipe", bound=Recipe)
 
-def fit_recipe(recipe: AnyRecipe, images: int, **changes: Any) -> AnyRecipe:
+
+def fit_recipe(recipe: _Recipe, images: int, **changes: Any) -> _Recipe:
     """Return a recipe for a classifier with its batch no larger than the data and its warm-up within its epochs.
 
     Args:

@@ -309,14 +309,12 @@ def run_knn(
 
 def _predicted(classifier: ViTClassifier, test: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return the predicted and the true classes of all test images."""
-    replicas = distribution.current().replicas
     predicted, true = [], []
     for images, labels in numpy_batches(test):
         if labels is None:
             raise ValueError("A classifier is scored on (images, labels). Received: no labels")
         check_labels(labels, classifier.num_classes)
-        missing = -len(images) % replicas  # of a batch that all can have an equal part of
-        whole = np.concatenate([images, images[:1].repeat(missing, axis=0)]) if missing else images
+        whole = distribution.current().pad(images)
         predicted.append(classifier.predict_on_batch(whole)[: len(images)].argmax(-1))
         true.append(labels)
     return np.concatenate(predicted), np.concatenate(true)
