@@ -9,6 +9,8 @@ Each command of `keras-mae` that trains is two lines in Python. `keras-mae pretr
 
     photos = training.open_labeled("photos/", encoder.image_shape)
     training.run_fine_tuning(encoder, **photos.feed(recipe), run_directory="runs/finetune-photos-1")
+
+The commands call `keras.utils.set_random_seed` before that, so that new weights are those of the seed, too.
 """
 
 from __future__ import annotations
