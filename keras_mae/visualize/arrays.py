@@ -227,5 +227,5 @@ def feature_colors(model: Any, images: Any, batch_size: int = 32) -> np.ndarray:
     axes *= np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(3)])
     colors: np.ndarray = flat @ axes
     low, high = colors.min(axis=0), colors.max(axis=0)
-    colors = 255 * (colors - low) / np.maximum(high - low, 1e-12)
-    return np.rint(colors).astype("uint8").reshape(len(features), *encoder_of(model).grid, 3)
+    colors = np.rint(255 * (colors - low) / np.maximum(high - low, 1e-12)).astype("uint8")
+    return colors.reshape(len(features), *encoder_of(model).grid, 3)
