@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fast_xla
@@ -15,10 +16,12 @@ if os.environ.get("KERAS_BACKEND") == "jax":
 import keras
 import numpy as np
 import oracles
+import processes
 import pytest
 
 import keras_mae
 import keras_mae.cli
+from keras_mae import convert
 
 # 5 x 7 patches of 3 x 2 pixels: no two sizes are equal, so a swapped axis shows.
 IMAGE_SHAPE, PATCH_SIZE, GRID, PATCHES, PIXELS = (15, 14, 3), (3, 2), (5, 7), 35, 18
@@ -179,6 +182,12 @@ def quick() -> Any:
 def compiled(request: Any) -> Any:
     """Decorator: run the function eagerly, and in each compiled form the backend has."""
     return _compiled_forms()[request.param]
+
+
+@pytest.fixture
+def forked_export(monkeypatch):
+    """Exports in a process that is forked, for time; test_cli.py's export starts one as users do."""
+    monkeypatch.setattr(convert.exporting, "subprocess", SimpleNamespace(run=processes.run, DEVNULL=None))
 
 
 # === The command line ===

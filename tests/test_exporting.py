@@ -26,7 +26,7 @@ def models(mae, randomise):
 
 
 @pytest.mark.parametrize(("format", "name"), CASES)
-def test_the_runtime_agrees_with_keras(format, name, models, tmp_path):
+def test_the_runtime_agrees_with_keras(forked_export, format, name, models, tmp_path):
     backend, packages, ending = exporting.FORMATS[format]
     path = tmp_path / f"out{ending}"
     if any(importlib.util.find_spec(package) is None for package in packages):
