@@ -32,17 +32,17 @@ class Popen:
     """
 
     def __init__(self, command: Sequence[object], env: Mapping[str, str] | None = None, **_: Any) -> None:
-        read, self._write = _SERVER.Pipe(duplex=False)
-        self._read, write = _SERVER.Pipe(duplex=False)
+        read, own_write = _SERVER.Pipe(duplex=False)
+        own_read, write = _SERVER.Pipe(duplex=False)
+        self.stdin = open(os.dup(own_write.fileno()), "w")  # noqa: SIM115
+        self.stdout = open(os.dup(own_read.fileno()), errors="replace")  # noqa: SIM115
         environment = dict(os.environ if env is None else env)
         arguments = (read, write, [*map(str, command[1:])], environment, os.getcwd())
         self._process = _SERVER.Process(target=_be, args=arguments)
         self._process.start()
-        read.close()
-        write.close()  # so that reading ends with the process
         self.pid = self._process.pid
-        self.stdin = open(self._write.fileno(), "w", closefd=False)  # noqa: SIM115
-        self.stdout = open(self._read.fileno(), errors="replace", closefd=False)  # noqa: SIM115
+        for end in (read, write, own_write, own_read):  # else neither side would ever see the other's end
+            end.close()
 
     def poll(self) -> int | None:
         return self._process.exitcode
@@ -64,10 +64,10 @@ class Popen:
         timer = threading.Timer(SECONDS, self.kill)
         timer.start()
         self.stdin.close()
-        self._write.close()
         printed = self.stdout.read()
         self.wait()
         timer.cancel()
+        self.stdout.close()
         return printed, printed if self.returncode else ""
 
     def __enter__(self) -> Popen:
