@@ -192,7 +192,19 @@ def forked_export(monkeypatch):
 
 # === The command line ===
 @pytest.fixture
-def keras_mae_command(monkeypatch, tmp_path, capsys):
+def shallow_presets(monkeypatch):
+    """Presets of one block each side: compiling four and two takes most of a short run's time."""
+    get = keras_mae.presets.get
+
+    def shallow(name):
+        preset = get(name)
+        return keras_mae.presets.Preset(preset.encoder | {"depth": 1}, preset.decoder | {"depth": 1})
+
+    monkeypatch.setattr(keras_mae.presets, "get", shallow)
+
+
+@pytest.fixture
+def keras_mae_command(monkeypatch, shallow_presets, tmp_path, capsys):
     """Runs `keras-mae ARGUMENTS` in an empty folder: (status, output, error)."""
     monkeypatch.chdir(tmp_path)
 
