@@ -53,8 +53,9 @@ def keras_step(size: str, dtype: str, batch: int, mask_tokens: bool):
     class MaskTokensInEncoder(keras_mae.MaskedAutoencoder):
         """The encoder sees every patch, the removed ones as one constant: what a mask token there amounts to."""
 
-        def call(self, inputs, training=None, removed_only=False):
-            mask = self._mask({"images": inputs}, training)
+        def outputs_for_loss(self, x, training):
+            inputs = ops.convert_to_tensor(x)
+            mask = self._mask({"images": inputs}, self.encoder.step.value, self.masks_per_image)
             size = self.encoder.patch_size
             hidden = keras_mae.unpatchify(
                 ops.repeat(ops.expand_dims(ops.cast(mask.mask, "uint8"), -1), size[0] * size[1] * 3, -1),
@@ -68,7 +69,7 @@ def keras_step(size: str, dtype: str, batch: int, mask_tokens: bool):
             prediction = self.decoder(tokens, everything, everything[:, :0])
             prediction = keras_mae.ops.gather_tokens(prediction, mask.ids_removed)
             pixels = self.encoder.patch_embedding.pixels(inputs, mask.ids_removed)
-            return {"prediction": ops.cast(prediction, "float32"), "pixels": pixels}
+            return {"removed_prediction": ops.cast(prediction, "float32"), "removed_pixels": pixels}
 
     keras.config.set_dtype_policy("mixed_bfloat16" if dtype == "bfloat16" else "float32")
     keys = ("embed_dim", "depth", "num_heads")

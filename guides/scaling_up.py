@@ -141,7 +141,7 @@ dataset = keras_mae.data.from_directory("photos/", 224, batch_size=4096, drop_re
 
 `keras-mae prepare photos/ shards/ --short-side 256` turns millions of files into few large ones. `crops_per_image=4`
 cuts four crops of each image that was decoded, for a quarter of the decoding. What 8, 64 and 512 accelerators eat is
-worked out in [accelerators.md](accelerators.md).
+worked out in [accelerators.md](../docs/accelerators.md).
 
 ## Machines go away
 
@@ -181,9 +181,9 @@ position in the data, with a checksum of each file; a damaged one is passed over
 to the devices: a run that was begun on eight may go on with one. `python tests/kill_test.py --kills 50` does this the
 hard way, with SIGKILL.
 
-In your own script it is `keras_mae.training.run_pretraining(..., resume=True)`, which is what the command calls.
-`keras-mae finetune` and `probe` (`training.run_fine_tuning`, `training.run_linear_probe`) resume, and are spread, in
-the same way.
+In your own script it is `keras_mae.training.run_pretraining(..., saving=Saving(resume=True))`, which is what the
+command calls. `keras-mae finetune` and `probe` (`training.run_fine_tuning`, `training.run_linear_probe`) resume, and
+are spread, in the same way.
 
 ## The published run
 

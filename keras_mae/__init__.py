@@ -12,6 +12,7 @@ choose_backend()  # before anything imports Keras
 
 from keras_mae import (
     distribution,
+    from_preset,
     loss,
     masking,
     ops,
@@ -67,6 +68,15 @@ __all__ = [
     "unpatchify",
     "visualize",
 ]
+
+
+def _opener() -> from_preset.Opener:
+    from keras_mae.convert import presets as opener
+
+    return opener
+
+
+from_preset.hand_in(_opener)
 
 
 def __getattr__(name: str) -> Any:

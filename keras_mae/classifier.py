@@ -8,13 +8,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mae import _checks, presets
-from keras_mae.distribution import batch_parts
+from keras_mae import _checks
 from keras_mae.encoder import ViTEncoder
-from keras_mae.from_preset import PresetFiles, refuse_unknown
+from keras_mae.from_preset import PresetFiles
 from keras_mae.loss import Accuracy, CrossEntropy
 from keras_mae.ops import Linear, concrete, require
-from keras_mae.train_step import TrainStep, saved_options
+from keras_mae.train_step import TrainStep
+
+__all__ = ["ViTClassifier"]
 
 POOLINGS = ("mean", "token")
 
@@ -43,7 +44,7 @@ def pool_tokens(encoder: ViTEncoder, tokens: Any, pooling: str) -> Any:
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
-class ViTClassifier(PresetFiles, TrainStep, keras.Model):
+class ViTClassifier(PresetFiles, TrainStep):
     """Classifies images with a pre-trained encoder.
 
     `compile(optimizer)` is enough: the loss is cross-entropy and the metric accuracy, for integer labels and for
@@ -94,6 +95,7 @@ class ViTClassifier(PresetFiles, TrainStep, keras.Model):
         self,
         encoder: ViTEncoder,
         num_classes: int,
+        *,
         pooling: str = "mean",
         drop_path_rate: float | None = None,
         image_shape: tuple[int, int, int] | None = None,
@@ -149,30 +151,7 @@ class ViTClassifier(PresetFiles, TrainStep, keras.Model):
             head.insert(0, keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-6, **statistics))
         self.head = keras.Sequential(head, name="head")
         self.head.build((None, encoder.embed_dim))
-        self.skipped_tracker = keras.metrics.Sum(name="skipped_steps")
         self.build((None, *self.encoder.image_shape))  # all parts are; `export` wants to have seen a shape
-
-    @classmethod
-    def _from_sizes(cls, sizes: presets.Preset, overrides: dict[str, Any]) -> ViTClassifier:
-        own = {key: overrides.pop(key) for key in cls._OWN_ARGUMENTS if key in overrides}
-        if "num_classes" not in own:
-            raise ValueError("A classifier by the name of its architecture takes `num_classes`. Received: none")
-        refuse_unknown(overrides, (*presets.ENCODER_ARGUMENTS, "dtype", *cls._OWN_ARGUMENTS))
-        return cls(ViTEncoder(**{**sizes.encoder, **overrides}), **own)
-
-    @classmethod
-    def _from_model(cls, model: Any, overrides: dict[str, Any]) -> ViTClassifier:
-        if isinstance(model, cls) and overrides in ({}, {"num_classes": model.num_classes}):
-            return model
-        refuse_unknown(overrides, (*cls._OWN_ARGUMENTS, "drop_path_rate", "image_shape"))
-        if "num_classes" not in overrides:
-            raise ValueError(
-                f"These weights are a {type(model).__name__}; a new head on its encoder takes `num_classes`. "
-                f"Received: {overrides or 'no argument'}"
-            )
-        return cls(getattr(model, "encoder", model), **overrides)
-
-    _OWN_ARGUMENTS = ("num_classes", "pooling", "trainable_blocks", "batch_norm", "name")
 
     def _choose_trained(self) -> None:
         """Freeze what `trainable_blocks` leaves out, and what has no part in the output."""
@@ -199,9 +178,6 @@ class ViTClassifier(PresetFiles, TrainStep, keras.Model):
             halved.norm1.trainable = halved.attention.trainable = False
         if not blocks:
             encoder.trainable = False
-
-    def build(self, input_shape: Any = None) -> None:
-        self.built = True  # as all parts are since the constructor
 
     # === The method ===
     def call(self, images: Any, training: bool | None = None) -> Any:
@@ -250,26 +226,11 @@ class ViTClassifier(PresetFiles, TrainStep, keras.Model):
             metrics=[Accuracy()] if metrics is None else metrics,
             **kwargs,
         )
-        if self.optimizer is not None:
-            # Now, so that saved state finds its place whenever it is loaded.
-            self.optimizer.build(self.trainable_variables)
         if loss is None and metrics is None and not kwargs.get("weighted_metrics"):
             # Now, too: Keras would take the first batch of `fit` for it, and a `PyDataset` then stays a batch ahead.
             labels, logits = keras.KerasTensor((None,), "int32"), keras.KerasTensor((None, self.num_classes))
             self._compile_metrics.build(labels, logits)
             self._compile_loss.build(labels, logits)
-
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        self.compile(**saved_options(config))
-
-    @property
-    def moving_statistics(self) -> list[Any]:
-        """What a step moves besides the trainable weights: the BatchNorm's statistics."""
-        return self.head.non_trainable_variables
-
-    def outputs_for_loss(self, x: Any, training: bool) -> Any:
-        """What a training or evaluation step computes."""
-        return self(x, training=training)
 
     def check_batch(self, data: Any) -> Any:
         """`data` as it came, unless its labels are not this classifier's; `predict` has none.
@@ -314,21 +275,6 @@ class ViTClassifier(PresetFiles, TrainStep, keras.Model):
             if isinstance(labels, np.ndarray) and (labels.ndim == 1 or labels.shape[1:] == (1,)):
                 check_labels(labels, self.num_classes)
         return super().fit(x, y, *args, **kwargs)
-
-    def update_metrics(self, data: Any, outputs: Any, loss: Any, finite: Any = None) -> dict[str, Any]:
-        """Add one batch to the metrics, and return the logs."""
-        x, y, sample_weight = data
-        counted = ops.cast(ops.shape(outputs)[0], "float32")
-        if finite is not None:
-            # All replicas skip together, and what they count is added up.
-            self.skipped_tracker.update_state((1.0 - ops.cast(finite, "float32")) / batch_parts())
-            loss = ops.where(finite, loss, 0.0)
-            counted = counted * ops.cast(finite, "float32")
-        self._loss_tracker.update_state(loss, sample_weight=counted)
-        logs = self.compute_metrics(x, y, outputs, sample_weight)
-        if finite is None:
-            logs.pop(self.skipped_tracker.name, None)
-        return logs
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -12,6 +12,8 @@ from keras_mae.ops import Linear
 from keras_mae.positions import sincos_positions
 from keras_mae.transformer import TransformerBlock, check_heads
 
+__all__ = ["MAEDecoder"]
+
 
 @keras.saving.register_keras_serializable(package="keras_mae")
 class MAEDecoder(keras.Model):
@@ -51,6 +53,7 @@ class MAEDecoder(keras.Model):
         embed_dim: int = 512,
         depth: int = 8,
         num_heads: int = 16,
+        *,
         mlp_ratio: float = 4.0,
         layer_norm_eps: float = 1e-6,
         image_shape: tuple[int, int, int] | None = None,

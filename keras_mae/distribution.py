@@ -16,6 +16,8 @@ import numpy as np
 
 from keras_mae import _checks
 
+__all__ = ["ENGINES", "Devices", "batch_parts", "current", "first_sample", "gather", "layout_map", "scope"]
+
 _BY_BACKEND = {
     "tensorflow": ("mirrored", "tpu", "multi_worker"),
     "jax": ("data_parallel", "model_parallel"),
@@ -181,6 +183,17 @@ def batch_parts() -> int:
 
         return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     return 1
+
+
+def several_workers() -> bool:
+    """Return whether this is one of several workers of a TensorFlow strategy, each of which sees its own replicas."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    strategy = tf.distribute.get_strategy()
+    several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    return bool(several and strategy.extended._in_multi_worker_mode())
 
 
 def first_sample(rows: Any) -> Any:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_mae import _checks, presets
+from keras_mae import _checks
+from keras_mae._types import Tensor
 from keras_mae.distribution import first_sample
-from keras_mae.from_preset import PresetFiles, refuse_unknown
+from keras_mae.from_preset import PresetFiles
 from keras_mae.patches import PatchEmbedding, mix_channels
 from keras_mae.positions import resize_positions, sincos_positions
 from keras_mae.random import DROP_PATH, StepCounter, hash_noise
 from keras_mae.transformer import TransformerBlock, check_heads
 
-IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+__all__ = ["ViTEncoder"]
+
+_IMAGENET_MEAN, _IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
@@ -69,17 +73,18 @@ class ViTEncoder(PresetFiles, keras.Model):
         embed_dim: int,
         depth: int,
         num_heads: int,
+        *,
         mlp_ratio: float = 4.0,
         drop_path_rate: float = 0.0,
         layer_norm_eps: float = 1e-6,
         final_norm: bool = True,
-        pixel_mean: Any = None,
-        pixel_std: Any = None,
+        pixel_mean: float | Sequence[float] | None = None,
+        pixel_std: float | Sequence[float] | None = None,
         seed: int = 0,
         **kwargs: Any,
     ):
         kwargs.setdefault("name", "encoder")
-        kwargs.setdefault("autocast", False)  # pixels keep full precision until they are normalised
+        kwargs.setdefault("autocast", False)  # pixels keep full precision until they are normalized
         super().__init__(**kwargs)
         # === Config ===
         self.image_shape = _checks.image_shape(image_shape)
@@ -93,17 +98,29 @@ class ViTEncoder(PresetFiles, keras.Model):
         self.drop_path_rate = _checks.fraction("drop_path_rate", drop_path_rate)
         self.layer_norm_eps = _checks.positive("layer_norm_eps", layer_norm_eps)
         self.final_norm = bool(final_norm)
-        self.pixel_mean = self._by_channel("pixel_mean", pixel_mean, IMAGENET_MEAN)
-        self.pixel_std = self._by_channel("pixel_std", pixel_std, IMAGENET_STD)
+        self.pixel_mean = self._by_channel("pixel_mean", pixel_mean, _IMAGENET_MEAN)
+        self.pixel_std = self._by_channel("pixel_std", pixel_std, _IMAGENET_STD)
         self.seed = _checks.seed_int("seed", seed)
 
         # === Layers ===
         policy = self.dtype_policy
         self.patch_embedding = PatchEmbedding(
-            patch_size, embed_dim, self.pixel_mean, self.pixel_std, name="patch_embedding", dtype=policy
+            patch_size,
+            embed_dim,
+            pixel_mean=self.pixel_mean,
+            pixel_std=self.pixel_std,
+            name="patch_embedding",
+            dtype=policy,
         )
         self.blocks = [
-            TransformerBlock(num_heads, mlp_ratio, float(rate), layer_norm_eps, name=f"block_{index}", dtype=policy)
+            TransformerBlock(
+                num_heads,
+                mlp_ratio,
+                drop_path_rate=float(rate),
+                layer_norm_eps=layer_norm_eps,
+                name=f"block_{index}",
+                dtype=policy,
+            )
             for index, rate in enumerate(np.linspace(0.0, drop_path_rate, depth))
         ]
         self.norm = None
@@ -112,21 +129,10 @@ class ViTEncoder(PresetFiles, keras.Model):
         self.step = StepCounter()
         self.build((None, *self.image_shape))
 
-    @classmethod
-    def _from_sizes(cls, sizes: presets.Preset, overrides: dict[str, Any]) -> ViTEncoder:
-        refuse_unknown(overrides, (*presets.ENCODER_ARGUMENTS, "dtype", "name"))
-        return cls(**{**sizes.encoder, **overrides})
-
-    @classmethod
-    def _hints(cls) -> dict[str, Any]:
-        return {"encoder_only": True}
-
-    @classmethod
-    def _from_model(cls, model: Any, overrides: dict[str, Any]) -> ViTEncoder:
-        encoder = getattr(model, "encoder", model)
-        return encoder.copy(**overrides) if overrides else encoder
-
-    def _by_channel(self, argument: str, value: Any, imagenet: tuple[float, ...]) -> tuple[float, ...]:
+    def _by_channel(
+        self, argument: str, value: float | Sequence[float] | None, imagenet: tuple[float, ...]
+    ) -> tuple[float, ...]:
+        """Return one value for each channel; `imagenet`, if three have none."""
         channels = self.image_shape[2]
         if value is None:
             return imagenet if channels == 3 else (127.5,) * channels
@@ -166,21 +172,24 @@ class ViTEncoder(PresetFiles, keras.Model):
             self.norm.build(tokens)
         self.built = True
 
-    def call(self, images: Any, ids_keep: Any = None, training: bool | None = None) -> Any:
+    def call(self, images: Tensor, ids_keep: Tensor | None = None, training: bool | None = None) -> Tensor:
         tokens = self.encode(images, ids_keep, training)
         return tokens if self.norm is None else self.norm(tokens)
 
-    def encode(self, images: Any, ids_keep: Any = None, training: bool | None = None) -> Any:
-        """What `call` returns, before the final norm."""
+    def encode(self, images: Tensor, ids_keep: Tensor | None = None, training: bool | None = None) -> Tensor:
+        """Return what `call` does, before the final norm. In training this ends the step that `step` counts."""
         x = self.embed(images, ids_keep)
-        drop_path = self._drop_path_noise(ops.shape(x)[0]) if training else None
+        drop_path = None
+        if training:
+            step = self.step.take()
+            drop_path = self._drop_path_noise(step, ops.shape(x)[0])
         for index, block in enumerate(self.blocks):
             # A frozen block is a fixed function: it drops nothing.
             x = block(x, drop_path_noise=None if drop_path is None or not block.trainable else drop_path[:, index])
         return x
 
-    def embed(self, images: Any, ids_keep: Any = None) -> Any:
-        """What the first block gets: class token and patches, with their positions."""
+    def embed(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
+        """Return what the first block gets: class token and patches, with their positions."""
         if tuple(images.shape[1:]) != self.image_shape:
             raise ValueError(
                 f"`images` must have shape (batch, {', '.join(map(str, self.image_shape))}). "
@@ -238,10 +247,8 @@ class ViTEncoder(PresetFiles, keras.Model):
             copied.patch_embedding.load_from(self.patch_embedding)
         return copied
 
-    def _drop_path_noise(self, rows: Any) -> Any:
-        """Draws of this training step, int32 (rows, depth, 2); the step is over once they are drawn."""
-        step = self.step.value
-        self.step.advance()
+    def _drop_path_noise(self, step: Tensor, rows: Any) -> Tensor | None:
+        """Return the draws of a training step for `rows` samples, int32 (rows, depth, 2); `None` if none drops."""
         if not self.drop_path_rate:
             return None
         index = first_sample(rows) + ops.arange(rows, dtype="int32")

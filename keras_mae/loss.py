@@ -9,8 +9,19 @@ import keras
 import numpy as np
 from keras import ops
 
+__all__ = [
+    "Accuracy",
+    "CrossEntropy",
+    "MeanOfFinite",
+    "patch_statistics",
+    "psnr",
+    "reconstruction_loss",
+    "reconstruction_target",
+    "visible_statistics",
+]
+
 NORM_EPS = 1e-6
-"""Added to a patch's variance when its pixels are standardised."""
+"""Added to a patch's variance when its pixels are standardized."""
 
 
 def patch_statistics(pixels: Any) -> tuple[Any, Any]:
@@ -26,17 +37,17 @@ def patch_statistics(pixels: Any) -> tuple[Any, Any]:
     """
     mean = ops.mean(pixels, axis=-1, keepdims=True)
     squares = ops.sum(ops.square(pixels - mean), axis=-1, keepdims=True)
-    # A patch of one pixel has no variance: its standardised value is 0, not 0 / 0.
+    # A patch of one pixel has no variance: its standardized value is 0, not 0 / 0.
     variance = squares / max(pixels.shape[-1] - 1, 1)
     return mean, ops.sqrt(variance + NORM_EPS)
 
 
 def reconstruction_target(pixels: Any, norm_pix_loss: bool) -> Any:
-    """What the decoder is to predict: the pixels, or each patch standardised by its own statistics.
+    """What the decoder is to predict: the pixels, or each patch standardized by its own statistics.
 
     Args:
-        pixels: float32 (batch, patches, pixels), normalised as the encoder sees them.
-        norm_pix_loss: Whether to standardise every patch.
+        pixels: float32 (batch, patches, pixels), normalized as the encoder sees them.
+        norm_pix_loss: Whether to standardize every patch.
 
     Returns:
         float32 (batch, patches, pixels).
@@ -102,7 +113,7 @@ def psnr(prediction: Any, pixels: Any, pixel_std: tuple[float, ...]) -> Any:
     """Peak signal-to-noise ratio of every sample, in dB, for images of 0–255.
 
     Args:
-        prediction: float32 (batch, patches, pixels), normalised pixels.
+        prediction: float32 (batch, patches, pixels), normalized pixels.
         pixels: float32 (batch, patches, pixels), the true ones.
         pixel_std: What the pixels were divided by, one value a channel, in 0–255 units.
 

@@ -8,11 +8,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mae import _checks, presets
+from keras_mae import _checks
+from keras_mae._types import Tensor
 from keras_mae.decoder import MAEDecoder
-from keras_mae.distribution import batch_parts, first_sample
+from keras_mae.distribution import first_sample
 from keras_mae.encoder import ViTEncoder
-from keras_mae.from_preset import PresetFiles, refuse_unknown
+from keras_mae.from_preset import PresetFiles
 from keras_mae.loss import (
     MeanOfFinite,
     psnr,
@@ -23,12 +24,14 @@ from keras_mae.loss import (
 from keras_mae.masking import Mask, Masking, RandomMasking, explicit_mask
 from keras_mae.ops import gather_tokens
 from keras_mae.random import EVALUATION_STEP, hash_noise
-from keras_mae.reconstruction import Reconstruction, check_images, to_pictures, undo_normalisation
-from keras_mae.train_step import TrainStep, saved_options
+from keras_mae.reconstruction import Reconstruction, check_images, to_pictures, undo_normalization
+from keras_mae.train_step import TrainStep
+
+__all__ = ["MaskedAutoencoder"]
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
-class MaskedAutoencoder(PresetFiles, TrainStep, keras.Model):
+class MaskedAutoencoder(PresetFiles, TrainStep):
     """Hides most of an image's patches, encodes the rest, and learns to predict the hidden pixels.
 
     Give `fit` images: arrays, or any dataset Keras takes of `images`, `(images, labels)` (labels are
@@ -48,7 +51,7 @@ class MaskedAutoencoder(PresetFiles, TrainStep, keras.Model):
         decoder: An `MAEDecoder`; the paper's (512 wide, 8 blocks, 16 heads) by default. It takes image and
             patch size from the encoder.
         masking: A `RandomMasking` (75 % by default), `BlockMasking` or `GridMasking`.
-        norm_pix_loss: Whether each patch is standardised before it is predicted. Better features, but
+        norm_pix_loss: Whether each patch is standardized before it is predicted. Better features, but
             reconstructions then need statistics from elsewhere.
         masks_per_image: Masks drawn for each image in one training step. One decoded image then serves
             several times; the loss is the mean over them.
@@ -57,8 +60,6 @@ class MaskedAutoencoder(PresetFiles, TrainStep, keras.Model):
     Call arguments:
         inputs: Images (batch, height, width, channels), 0–255, or a dict as above.
         training: Whether to draw the masks of the current training step, and to end that step.
-        removed_only: Whether to return what the loss needs instead: predictions and pixels of the removed
-            patches.
 
     Returns:
         A dict: `reconstruction`, float32 (batch, patches, pixels), the decoder's prediction of the target for
@@ -81,6 +82,7 @@ class MaskedAutoencoder(PresetFiles, TrainStep, keras.Model):
         encoder: ViTEncoder,
         decoder: MAEDecoder | None = None,
         masking: Masking | None = None,
+        *,
         norm_pix_loss: bool = False,
         masks_per_image: int = 1,
         seed: int = 0,
@@ -108,60 +110,50 @@ class MaskedAutoencoder(PresetFiles, TrainStep, keras.Model):
 
         self.loss_tracker = MeanOfFinite(name="loss")
         self.psnr_tracker = MeanOfFinite(name="psnr")
-        self.skipped_tracker = keras.metrics.Sum(name="skipped_steps")
         self.build((None, *self.encoder.image_shape))  # all parts are; `export` wants to have seen a shape
 
-    @classmethod
-    def _from_sizes(cls, sizes: presets.Preset, overrides: dict[str, Any]) -> MaskedAutoencoder:
-        own = {key: overrides.pop(key) for key in cls._OWN_ARGUMENTS if key in overrides}
-        refuse_unknown(overrides, (*presets.ENCODER_ARGUMENTS, *cls._OWN_ARGUMENTS))
-        dtype = {"dtype": own["dtype"]} if "dtype" in own else {}
-        encoder = ViTEncoder(**{**sizes.encoder, **overrides, **dtype})
-        return cls(encoder, MAEDecoder(**sizes.decoder, **dtype), **own)
-
-    @classmethod
-    def _from_model(cls, model: Any, overrides: dict[str, Any]) -> MaskedAutoencoder:
-        if not isinstance(model, cls):
-            raise ValueError(
-                f"A MaskedAutoencoder needs a decoder, and these weights are a {type(model).__name__}: it can "
-                "reconstruct nothing. Load a checkpoint with a decoder (mae_pretrain_vit_..._full, "
-                "mae_visualize_vit_..., transformers' ViTMAEForPreTraining), or give the encoder a new one: "
-                "MaskedAutoencoder(ViTEncoder.from_preset(...), MAEDecoder())"
-            )
-        if not overrides:
-            return model
-        refuse_unknown(overrides, ("masking", "masks_per_image", "seed", "name"))
-        own = {"masking": model.masking, "masks_per_image": model.masks_per_image, "seed": model.seed}
-        return cls(model.encoder, model.decoder, norm_pix_loss=model.norm_pix_loss, **{**own, **overrides})
-
-    _OWN_ARGUMENTS = ("masking", "norm_pix_loss", "masks_per_image", "seed", "name", "dtype")
-
-    def build(self, input_shape: Any = None) -> None:
-        self.built = True  # as encoder and decoder are since the constructor
-
     # === The method ===
-    def call(self, inputs: Any, training: bool | None = None, removed_only: bool = False) -> dict[str, Any]:
-        inputs = inputs if isinstance(inputs, dict) else {"images": inputs}
-        images = inputs.get("images")
-        if images is None:
-            raise ValueError(f"A dict of inputs must have the key 'images'. Received keys: {sorted(inputs)}")
-        mask = self._mask(inputs, training)
-        tokens = self.encoder(images, ids_keep=mask.ids_keep, training=training)
-        prediction = self.decoder(tokens, mask.ids_keep, mask.ids_removed, removed_only=removed_only)
-        prediction = ops.cast(prediction, "float32")
-        if not removed_only:
-            # The decoder saw the patches in shuffled order: only here are they put back.
-            return {"reconstruction": gather_tokens(prediction, mask.ids_restore), "mask": mask.mask}
-        outputs = {"prediction": prediction, "pixels": self.encoder.patch_embedding.pixels(images, mask.ids_removed)}
+    def call(self, inputs: Any, training: bool | None = None) -> dict[str, Tensor]:
+        _, mask, prediction = self._predict(inputs, training, removed_only=False)
+        # The decoder saw the patches in shuffled order: only here are they put back.
+        return {"reconstruction": gather_tokens(prediction, mask.ids_restore), "mask": mask.mask}
+
+    def outputs_for_loss(self, x: Any, training: bool) -> dict[str, Tensor]:
+        """Return the prediction of the removed patches, and the pixels it is judged by.
+
+        Args:
+            x: Images or dict, as given to the model.
+            training: Whether to draw the masks of the current training step, and to end that step.
+
+        Returns:
+            A dict of float32: `removed_prediction` and `removed_pixels` (batch, removed, pixels), normalized as the
+            encoder sees them; for a normalized target also `guessed_mean` and `guessed_std` (batch, removed, 1),
+            which put the prediction back into pixels.
+        """
+        # The model is not called, so that what Keras does to arguments is done here.
+        x = {key: ops.convert_to_tensor(value) for key, value in _named(x).items() if value is not None}
+        images, mask, prediction = self._predict(x, training, removed_only=True)
+        pixels = self.encoder.patch_embedding.pixels
+        outputs = {"removed_prediction": prediction, "removed_pixels": pixels(images, mask.ids_removed)}
         if self.norm_pix_loss:
-            visible = self.encoder.patch_embedding.pixels(images, mask.ids_keep)
-            outputs["mean"], outputs["std"] = visible_statistics(visible, *mask, self.encoder.grid)
+            visible = pixels(images, mask.ids_keep)
+            outputs["guessed_mean"], outputs["guessed_std"] = visible_statistics(visible, *mask, self.encoder.grid)
         return outputs
 
-    def _mask(self, inputs: dict[str, Any], training: bool | None) -> Mask:
-        """The patches to keep and to remove, as `inputs` says or as drawn."""
+    def _predict(self, inputs: Any, training: bool | None, removed_only: bool) -> tuple[Tensor, Mask, Tensor]:
+        """Return the images, their mask, and the float32 prediction in the decoder's order."""
+        inputs = _named(inputs)
+        images = inputs["images"]
+        # Read before the encoder is called, which in training ends the step.
+        step = self.encoder.step.value if training else EVALUATION_STEP
+        mask = self._mask(inputs, step, self.masks_per_image if training else 1)
+        tokens = self.encoder(images, ids_keep=mask.ids_keep, training=training)
+        prediction = self.decoder(tokens, mask.ids_keep, mask.ids_removed, removed_only=removed_only)
+        return images, mask, ops.cast(prediction, "float32")
+
+    def _mask(self, inputs: dict[str, Any], step: Tensor | int, repeats: int) -> Mask:
+        """Return the patches to keep and to remove, as `inputs` says or as drawn for `step`, `repeats` an image."""
         given = [key for key in ("mask", "noise", "ids_keep") if inputs.get(key) is not None]
-        repeats = self.masks_per_image if training else 1
         if len(given) > 1 or (given and repeats > 1):
             raise ValueError(
                 "Give one of `mask`, `noise` or `ids_keep` with `ids_removed`, and only with masks_per_image=1. "
@@ -185,11 +177,14 @@ class MaskedAutoencoder(PresetFiles, TrainStep, keras.Model):
                     f"`noise` must have shape (batch, {self.encoder.num_patches}). "
                     f"Received: noise.shape={tuple(inputs['noise'].shape)}"
                 )
-            return self.masking(inputs["noise"], grid=grid)
+            return self._drawn(inputs["noise"])
         rows = ops.shape(inputs["images"])[0] * repeats
         index = first_sample(rows) + ops.arange(rows, dtype="int32")
-        step = self.encoder.step.value if training else EVALUATION_STEP
-        return self.masking(hash_noise(self.seed, step, index, self.encoder.num_patches), grid=grid)
+        return self._drawn(hash_noise(self.seed, step, index, self.encoder.num_patches))
+
+    def _drawn(self, noise: Tensor) -> Mask:
+        mask: Mask = self.masking(noise, grid=self.encoder.grid)
+        return mask
 
     def compute_loss(
         self,
@@ -198,49 +193,46 @@ class MaskedAutoencoder(PresetFiles, TrainStep, keras.Model):
         y_pred: Any = None,
         sample_weight: Any = None,
         training: bool = True,
-    ) -> Any:
-        """Mean over the batch of the reconstruction loss, and any losses added by layers.
+    ) -> Tensor:
+        """Return the mean over the batch of the reconstruction loss, and any losses added by layers.
 
         Args:
             x: Images or dict, as given to the model.
             y: Not used: the images are their own target.
-            y_pred: What the model returned for `x`, with `removed_only` or without.
+            y_pred: What `outputs_for_loss`, or a call of the model, returned for `x`.
             sample_weight: (batch,), multiplies each image's loss. As in Keras' own losses, the sum is divided
                 by the number of images, not by the sum of the weights.
-            training: Not used.
+            training: Whether the model drew masks for training, `masks_per_image` of them.
 
         Returns:
             A float32 scalar.
         """
-        if "prediction" in y_pred:
-            target = reconstruction_target(y_pred["pixels"], self.norm_pix_loss)
-            loss = reconstruction_loss(y_pred["prediction"], target)
+        if "reconstruction" in y_pred:  # from `call`, which Keras' own training step uses
+            prediction, mask = y_pred["reconstruction"], y_pred["mask"]
+            pixels = self.encoder.patch_embedding.pixels(_named(x)["images"])
+            pixels = ops.repeat(pixels, self.masks_per_image if training else 1, axis=0)
         else:
-            images = x["images"] if isinstance(x, dict) else x
-            pixels = self.encoder.patch_embedding.pixels(images)
-            repeats = self.masks_per_image if training else 1
-            pixels = ops.repeat(pixels, repeats, axis=0) if repeats > 1 else pixels
-            target = reconstruction_target(pixels, self.norm_pix_loss)
-            loss = reconstruction_loss(y_pred["reconstruction"], target, y_pred["mask"])
+            prediction, mask, pixels = y_pred["removed_prediction"], None, y_pred["removed_pixels"]
+        loss = reconstruction_loss(prediction, reconstruction_target(pixels, self.norm_pix_loss), mask)
         if sample_weight is not None:
             weights = ops.reshape(ops.cast(sample_weight, "float32"), (-1, 1))
             loss = ops.reshape(loss, (ops.shape(weights)[0], -1)) * weights
         return ops.mean(loss) + sum(ops.sum(extra) for extra in self.losses)
 
-    def removed_psnr(self, outputs: dict[str, Any]) -> Any:
-        """PSNR over the removed pixels, float32 (batch,), from a call with `removed_only`.
+    def removed_psnr(self, outputs: dict[str, Tensor]) -> Tensor:
+        """Return the PSNR over the removed pixels, float32 (batch,), from what `outputs_for_loss` returned.
 
-        For a normalised target the prediction is put back into pixels with the visible patches' statistics:
+        For a normalized target the prediction is put back into pixels with the visible patches' statistics:
         the true ones would leak the answer.
         """
-        prediction = outputs["prediction"]
+        prediction = outputs["removed_prediction"]
         if self.norm_pix_loss:
-            prediction = prediction * outputs["std"] + outputs["mean"]
-        return psnr(prediction, outputs["pixels"], self.encoder.pixel_std)
+            prediction = prediction * outputs["guessed_std"] + outputs["guessed_mean"]
+        return psnr(prediction, outputs["removed_pixels"], self.encoder.pixel_std)
 
     # === Training ===
     def check_batch(self, data: Any) -> Any:
-        """`data` as it came, unless it holds masks that the model cannot use.
+        """Return `data` as it came, unless it holds masks that the model cannot use.
 
         Raises:
             ValueError: If the masks are not 0 and 1 or do not all remove what the masking would.
@@ -267,13 +259,6 @@ class MaskedAutoencoder(PresetFiles, TrainStep, keras.Model):
                 f"an optimizer only. Received: {', '.join(refused)}"
             )
         super().compile(optimizer=optimizer, **kwargs)
-        if self.optimizer is not None:
-            # Now, and not in the first step: saved state then finds its place whenever it is loaded, and
-            # TensorFlow need not create variables in a function that may be traced again.
-            self.optimizer.build(self.trainable_variables)
-
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        self.compile(**saved_options(config))
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """`keras.Model.fit`; `y` may be left out, also with sample weights."""
@@ -290,27 +275,21 @@ class MaskedAutoencoder(PresetFiles, TrainStep, keras.Model):
     def metrics(self) -> list[keras.metrics.Metric]:
         return [self.loss_tracker, self.psnr_tracker, self.skipped_tracker]
 
-    moving_statistics: tuple[Any, ...] = ()  # nothing but trainable weights is moved by a step
-
-    def outputs_for_loss(self, x: Any, training: bool) -> dict[str, Any]:
-        """What a training or evaluation step computes."""
-        return self(x, training=training, removed_only=True)
-
-    def update_metrics(self, data: Any, outputs: dict[str, Any], loss: Any, finite: Any = None) -> dict[str, Any]:
+    def update_metrics(
+        self,
+        data: tuple[Any, Any, Any],
+        outputs: dict[str, Tensor],
+        loss: Tensor,
+        finite: Tensor | None = None,
+    ) -> dict[str, Any]:
         """Add one batch to the metrics; a skipped one (`finite` false) to the count of skipped steps only.
 
         Returns:
             The logs: `loss`, `psnr` (dB, images of 0–255, removed pixels) and, in training, `skipped_steps`.
         """
         quality = ops.mean(self.removed_psnr(outputs))
-        counted = ops.cast(ops.shape(outputs["prediction"])[0], "float32")
-        if finite is not None:
-            # All replicas skip together, and what they count is added up.
-            self.skipped_tracker.update_state((1.0 - ops.cast(finite, "float32")) / batch_parts())
-            loss, quality = (ops.where(finite, value, 0.0) for value in (loss, quality))
-            counted = counted * ops.cast(finite, "float32")
-        self.loss_tracker.update_state(loss, sample_weight=counted)
-        self.psnr_tracker.update_state(quality, sample_weight=counted)
+        rows = ops.shape(outputs["removed_prediction"])[0]
+        self._add_to_means(rows, finite, (self.loss_tracker, loss), (self.psnr_tracker, quality))
         trackers = self.metrics if finite is not None else self.metrics[:2]
         return {tracker.name: tracker.result() for tracker in trackers}
 
@@ -318,7 +297,8 @@ class MaskedAutoencoder(PresetFiles, TrainStep, keras.Model):
     def reconstruct(
         self,
         images: Any,
-        mask: Any = None,
+        mask: Tensor | None = None,
+        *,
         seed: int | None = None,
         statistics: str = "visible",
         batch_size: int = 32,
@@ -330,7 +310,7 @@ class MaskedAutoencoder(PresetFiles, TrainStep, keras.Model):
             mask: What to remove, (batch, patches) or (batch, rows, columns), 1 = removed; any ratio, the same
                 number in every image. Drawn by the model's masking if `None`.
             seed: Of the drawn masks; the model's by default. The same masks every time.
-            statistics: What puts a normalised target back into pixels (`norm_pix_loss` models only).
+            statistics: What puts a normalized target back into pixels (`norm_pix_loss` models only).
                 "visible": the visible patches' mean and standard deviation, weighted by 1 / distance**2.
                 "true": each removed patch's own, which tells the model's contrast and brightness in advance:
                 good for pictures, never for a score.
@@ -371,7 +351,7 @@ class MaskedAutoencoder(PresetFiles, TrainStep, keras.Model):
         )
         prediction, source = outputs["reconstruction"], "none needed: the model predicts pixels"
         if self.norm_pix_loss:
-            prediction, source = undo_normalisation(
+            prediction, source = undo_normalization(
                 prediction, images, ids_keep, ids_removed, statistics, self.encoder
             )
         return to_pictures(images, prediction, outputs["mask"], source, self.encoder)
@@ -393,6 +373,14 @@ class MaskedAutoencoder(PresetFiles, TrainStep, keras.Model):
         return cls(**{**config, **parts})
 
 
+def _named(inputs: Any) -> dict[str, Any]:
+    """Return `inputs` as a dict that has images."""
+    inputs = inputs if isinstance(inputs, dict) else {"images": inputs}
+    if inputs.get("images") is None:
+        raise ValueError(f"A dict of inputs must have the key 'images'. Received keys: {sorted(inputs)}")
+    return inputs
+
+
 def _labels(y: Any, sample_weight: Any) -> Any:
-    """Labels that nobody reads: without any, Keras drops the sample weights without a word."""
+    """Return labels that nobody reads: without any, Keras drops the sample weights without a word."""
     return np.zeros(len(sample_weight)) if y is None and sample_weight is not None else y

@@ -15,6 +15,8 @@ from keras_mae import _checks
 from keras_mae.ops import concrete, require
 from keras_mae.random import mix
 
+__all__ = ["BlockMasking", "GridMasking", "Mask", "Masking", "RandomMasking", "explicit_mask"]
+
 
 class Mask(NamedTuple):
     """The patches of each sample, divided.
@@ -123,9 +125,9 @@ class RandomMasking(Masking):
 
 @keras.saving.register_keras_serializable(package="keras_mae")
 class BlockMasking(Masking):
-    """Removes rectangles of neighbouring patches until exactly the ratio is reached.
+    """Removes rectangles of neighboring patches until exactly the ratio is reached.
 
-    A sample's rectangles are centred on its patches in the order of their noise. Their sizes come from a
+    A sample's rectangles are centered on its patches in the order of their noise. Their sizes come from a
     table of 64: areas from 8 to 40 % of the grid, aspect ratios from 0.3 to 1 / 0.3, chosen by integer
     arithmetic, so that masks agree to the bit between backends. The last rectangle is cut off at the count,
     row by row.
@@ -152,8 +154,8 @@ class BlockMasking(Masking):
     def call(self, noise: Any, grid: tuple[int, int]) -> Mask:
         order, patches = _order(noise), grid[0] * grid[1]
         removed = patches - self.num_kept(grid)
-        centres = order[:, : self.NUM_BLOCKS]
-        blocks = centres.shape[1]
+        centers = order[:, : self.NUM_BLOCKS]
+        blocks = centers.shape[1]
         key = order[:, 0]
         for place in range(1, min(4, patches)):
             key = mix(key + order[:, place] * (2 * patches * place + 1))
@@ -164,8 +166,8 @@ class BlockMasking(Masking):
 
         token = ops.arange(patches, dtype="int32")
         row, column = token // grid[1], token % grid[1]
-        top = centres // grid[1] - sizes[..., 0] // 2
-        left = centres % grid[1] - sizes[..., 1] // 2
+        top = centers // grid[1] - sizes[..., 0] // 2
+        left = centers % grid[1] - sizes[..., 1] // 2
 
         def inside(place: Any, start: Any, size: Any) -> Any:
             offset = place - ops.expand_dims(start, 2)  # (batch, blocks, patches)

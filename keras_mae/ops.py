@@ -12,6 +12,8 @@ from typing import Any
 import keras
 from keras import ops
 
+__all__ = ["Linear", "concrete", "gather_tokens", "gelu", "gradient", "linear", "require"]
+
 
 def linear(x: Any, kernel: Any, bias: Any) -> Any:
     """`x @ kernel + bias` over the last axis.
@@ -30,7 +32,7 @@ def linear(x: Any, kernel: Any, bias: Any) -> Any:
 class Linear(keras.layers.Dense):
     """`keras.layers.Dense` with the bias added inside the matrix product where a backend can.
 
-    Without activation; Xavier-uniform kernel and zero bias, as the method initialises every projection.
+    Without activation; Xavier-uniform kernel and zero bias, as the method initializes every projection.
     """
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -10,6 +11,8 @@ from keras import ops
 
 from keras_mae import _checks
 from keras_mae.ops import Linear, gather_tokens
+
+__all__ = ["PatchEmbedding", "patchify", "unpatchify"]
 
 
 def patchify(images: Any, patch_size: int | tuple[int, int]) -> Any:
@@ -76,9 +79,9 @@ def mix_channels(old: int, new: int) -> np.ndarray:
 
 @keras.saving.register_keras_serializable(package="keras_mae")
 class PatchEmbedding(keras.layers.Layer):
-    """Normalises and embeds an image's patches, or only those that are asked for.
+    """Normalizes and embeds an image's patches, or only those that are asked for.
 
-    Raw patches are gathered first and normalised and projected after: with 75 % removed, three quarters of
+    Raw patches are gathered first and normalized and projected after: with 75 % removed, three quarters of
     the work is never done. A reshape and a matrix product are 3 to 10 times faster on CPUs than the strided
     convolution they equal.
 
@@ -111,11 +114,12 @@ class PatchEmbedding(keras.layers.Layer):
         self,
         patch_size: int | tuple[int, int],
         embed_dim: int,
-        pixel_mean: Any,
-        pixel_std: Any,
+        *,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
         **kwargs: Any,
     ):
-        kwargs.setdefault("autocast", False)  # pixels keep full precision until they are normalised
+        kwargs.setdefault("autocast", False)  # pixels keep full precision until they are normalized
         super().__init__(**kwargs)
         self.patch_size = _checks.pair("patch_size", patch_size)
         self.embed_dim = _checks.positive_int("embed_dim", embed_dim)
@@ -139,7 +143,7 @@ class PatchEmbedding(keras.layers.Layer):
         self.projection.build((None, None, self.patch_size[0] * self.patch_size[1] * channels))
 
     def pixels(self, images: Any, ids: Any = None) -> Any:
-        """Normalised pixels of the patches `ids` (all if `None`), float32 (rows, patches, pixels)."""
+        """Normalized pixels of the patches `ids` (all if `None`), float32 (rows, patches, pixels)."""
         patches = patchify(images, self.patch_size)
         if ids is not None:
             by_image = ops.reshape(ids, (ops.shape(images)[0], -1))
@@ -152,7 +156,7 @@ class PatchEmbedding(keras.layers.Layer):
         return (ops.cast(patches, "float32") - mean) / std
 
     def load_from(self, other: PatchEmbedding) -> None:
-        """Take over the weights of a patch embedding for another number of channels, normalised in another way.
+        """Take over the weights of a patch embedding for another number of channels, normalized in another way.
 
         Where all channels of an image are equal its tokens stay the same. See `mix_channels`.
         """
@@ -161,7 +165,7 @@ class PatchEmbedding(keras.layers.Layer):
         )
         mix = mix_channels(len(mean), len(own_mean))
         kernel = ops.convert_to_numpy(other.projection.kernel).astype("float64")
-        by_channel = kernel.reshape(-1, len(mean), self.embed_dim) / std[:, None]  # of pixels that are not normalised
+        by_channel = kernel.reshape(-1, len(mean), self.embed_dim) / std[:, None]  # of pixels that are not normalized
         moved = np.einsum("pcd,c->d", by_channel, mix @ own_mean - mean)
         mixed = np.einsum("pcd,cn->pnd", by_channel, mix * own_std)
         self.projection.kernel.assign(mixed.reshape(-1, self.embed_dim))

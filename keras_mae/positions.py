@@ -6,6 +6,8 @@ import numpy as np
 
 from keras_mae import _checks
 
+__all__ = ["resize_positions", "sincos_positions"]
+
 
 def sincos_positions(grid: tuple[int, int], embed_dim: int) -> np.ndarray:
     """The table of positions of a grid of patches, below a row of zeros for the class token.
@@ -70,17 +72,17 @@ def resize_positions(table: np.ndarray, old_grid: tuple[int, int], new_grid: tup
 
 
 def _cubic_weights(old: int, new: int) -> np.ndarray:
-    """(new, old) weights of a 1-D cubic resize: half-pixel centres, edges repeated, a = -0.75.
+    """(new, old) weights of a 1-D cubic resize: half-pixel centers, edges repeated, a = -0.75.
 
     Those are the conventions of the resize that fine-tuning code for this method uses; TensorFlow and JAX
     take a = -0.5, so the resize is written out here and gives the same table on every backend.
     """
     a = -0.75
-    centre = (np.arange(new) + 0.5) * old / new - 0.5
-    first = np.floor(centre).astype(int)
+    center = (np.arange(new) + 0.5) * old / new - 0.5
+    first = np.floor(center).astype(int)
     weights = np.zeros((new, old))
     for tap in range(-1, 3):
-        d = np.abs(centre - (first + tap))
+        d = np.abs(center - (first + tap))
         near = (a + 2) * d**3 - (a + 3) * d**2 + 1
         far = a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a
         weight = np.where(d <= 1, near, np.where(d < 2, far, 0.0))

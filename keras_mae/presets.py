@@ -11,6 +11,8 @@ from typing import Any
 
 from keras_mae import _checks
 
+__all__ = ["Preset", "get", "names"]
+
 ENCODER_ARGUMENTS = (
     "image_shape",
     "patch_size",

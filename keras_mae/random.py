@@ -11,6 +11,10 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_mae._types import Tensor
+
+__all__ = ["DROP_PATH", "EVALUATION_STEP", "MASKS", "StepCounter", "hash_noise", "to_uniform"]
+
 EVALUATION_STEP = -1
 """The step of `evaluate`, `predict` and `reconstruct`: no training step ever has this number."""
 
@@ -30,13 +34,19 @@ class StepCounter(keras.random.SeedGenerator):
         super().__init__(seed=0, name=name)
 
     @property
-    def value(self) -> Any:
+    def value(self) -> Tensor:
         """The number of training steps so far, an int32 scalar tensor."""
         return ops.cast(self.state[1], "int32")
 
     def advance(self) -> None:
-        """One step more."""
+        """End the current step."""
         self.next()
+
+    def take(self) -> Tensor:
+        """Return the number of the current step, an int32 scalar tensor, and end it."""
+        step = self.value
+        self.advance()
+        return step
 
     def set(self, step: int) -> None:
         """Continue from `step`."""
@@ -47,15 +57,15 @@ class StepCounter(keras.random.SeedGenerator):
 
 
 def _int32(value: int) -> int:
-    """`value` modulo 2**32 as a signed 32-bit integer: what an int32 product would wrap to."""
+    """Return `value` modulo 2**32 as a signed 32-bit integer: what an int32 product would wrap to."""
     value &= 0xFFFFFFFF
     return value - (1 << 32) if value >= 1 << 31 else value
 
 
-def mix(x: Any) -> Any:
-    """MurmurHash3's 32-bit finaliser: every input bit reaches every output bit."""
+def mix(x: Tensor) -> Tensor:
+    """Apply MurmurHash3's 32-bit finalizer: every input bit reaches every output bit."""
 
-    def shift(x: Any, bits: int) -> Any:  # a logical shift right: int32's own keeps the sign
+    def shift(x: Tensor, bits: int) -> Tensor:  # a logical shift right: int32's own keeps the sign
         return ops.bitwise_and(ops.right_shift(x, bits), (1 << (32 - bits)) - 1)
 
     x = ops.bitwise_xor(x, shift(x, 16)) * _int32(0x85EBCA6B)
@@ -63,20 +73,20 @@ def mix(x: Any) -> Any:
     return ops.bitwise_xor(x, shift(x, 16))
 
 
-def hash_noise(seed: int, step: Any, index: Any, count: int, stream: int = MASKS) -> Any:
-    """`count` draws for every sample.
+def hash_noise(seed: int, step: Tensor | int, index: Tensor, count: int, stream: int = MASKS) -> Tensor:
+    """Return `count` draws for every sample.
 
     Args:
         seed: Integer in [0, 2**31).
-        step: The training step, an integer or an int32 scalar tensor.
-        index: The samples' places in the global batch, int32 of shape (batch,).
+        step: Training step, an integer or an int32 scalar tensor.
+        index: Places of the samples in the global batch, int32 of shape (batch,).
         count: Draws for each sample.
-        stream: What the draws are for: `MASKS` or `DROP_PATH`.
+        stream: Purpose of the draws: `MASKS` or `DROP_PATH`.
 
     Returns:
         int32 of shape (batch, count), uniform over all 2**32 values.
     """
-    # Each coordinate enters through an odd multiplier of its own and a full mix, so that neighbouring
+    # Each coordinate enters through an odd multiplier of its own and a full mix, so that neighboring
     # seeds, steps, samples and tokens share nothing.
     key = mix(ops.cast(step, "int32") * _int32(0x9E3779B1) + _int32(seed * 0x85EBCA77 + 1))
     key = mix(key + _int32(stream * 0x2545F491))
@@ -85,7 +95,7 @@ def hash_noise(seed: int, step: Any, index: Any, count: int, stream: int = MASKS
     return mix(mix(ops.expand_dims(rows, 1) + ops.expand_dims(tokens, 0)) + _int32(0x165667B1))
 
 
-def to_uniform(noise: Any) -> Any:
-    """int32 noise as float32 in [0, 1): its upper 24 bits, which float32 holds exactly."""
+def to_uniform(noise: Tensor) -> Tensor:
+    """Return int32 noise as float32 in [0, 1): its upper 24 bits, which float32 holds exactly."""
     upper = ops.bitwise_and(ops.right_shift(noise, 8), 0xFFFFFF)
     return ops.cast(upper, "float32") * (1.0 / (1 << 24))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from keras_mae import _checks
 from keras_mae.optimizers import LARS, AdamW, fine_tuning_adamw, pretraining_adamw, probing_lars
+
+__all__ = ["FineTuneRecipe", "LinearProbeRecipe", "PretrainRecipe", "Recipe"]
 
 OWN = "keras_mae"
 SOURCES = {
@@ -16,7 +19,7 @@ SOURCES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What all recipes have: a length, a batch, a learning rate and a source.
 
@@ -47,8 +50,10 @@ class Recipe:
     evaluation_fraction: float = 224 / 256
     seed: int = 0
     source: str = "paper"
+    kind: ClassVar[str]
+    """What the recipe is for; it tells recipes apart in files."""
     _mirrors_crops: ClassVar[bool] = False
-    """Whether `flip` is the crops' affair, and not the augmentation's."""
+    """Whether `flip` belongs to the crops, and not to the augmentation."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "gradient_accumulation_steps"):
@@ -63,8 +68,10 @@ class Recipe:
                 f"Received: warmup_epochs={self.warmup_epochs}, epochs={self.epochs}"
             )
         area = self.crop_area
-        if area is not None and not (len(area) == 2 and 0 < area[0] <= area[1] <= 1):
-            raise _checks.argument_error("crop_area", "two rising numbers above 0 and up to 1, or None", area)
+        if area is not None:
+            if not (len(area) == 2 and 0 < area[0] <= area[1] <= 1):
+                raise _checks.argument_error("crop_area", "two rising numbers above 0 and up to 1, or None", area)
+            object.__setattr__(self, "crop_area", tuple(map(float, area)))  # as a file gives it back
         if not 0 < self.evaluation_fraction <= 1:
             raise _checks.argument_error("evaluation_fraction", "in (0, 1]", self.evaluation_fraction)
         if self.batch_size % self.gradient_accumulation_steps:
@@ -115,6 +122,32 @@ class Recipe:
             "steps_per_epoch": steps_per_epoch,
         }
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the recipe as JSON values, with its `kind`; `Recipe.from_dict` reads it back."""
+        plain = {name: getattr(value, "item", lambda value=value: value)() for name, value in asdict(self).items()}
+        return {"kind": self.kind, **plain, "crop_area": None if self.crop_area is None else list(self.crop_area)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the recipe that `to_dict` wrote.
+
+        Args:
+            values: Values of the fields, and the `kind` of recipe. Fields left out keep their defaults.
+
+        Raises:
+            ValueError: If the kind is unknown or not that of this class, or a field is unknown or out of range.
+
+        Example:
+            >>> keras_mae.recipes.Recipe.from_dict({"kind": "pretrain", "epochs": 100})
+        """
+        values = dict(values)
+        kinds = {one.kind: one for one in (PretrainRecipe, FineTuneRecipe, LinearProbeRecipe)}
+        chosen: Any = kinds[_checks.one_of("kind", values.pop("kind", None), kinds)]
+        if not issubclass(chosen, cls):
+            raise _checks.argument_error("kind", repr(getattr(cls, "kind", None)), chosen.kind)
+        _refuse_unknown(chosen, values)
+        return chosen(**values)
+
     def __str__(self) -> str:
         """The recipe as a table."""
         rows = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "source"}
@@ -124,7 +157,7 @@ class Recipe:
         return "\n".join([f"{type(self).__name__}, from {SOURCES[self.source]}", *lines])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PretrainRecipe(Recipe):
     """How to pre-train; the defaults are the published values.
 
@@ -133,13 +166,14 @@ class PretrainRecipe(Recipe):
         beta_1: Of AdamW.
         beta_2: Of AdamW.
         mask_ratio: Fraction of the patches to remove.
-        norm_pix_loss: Whether each patch is standardised before it is predicted.
+        norm_pix_loss: Whether each patch is standardized before it is predicted.
         masks_per_image: Masks drawn for each image in one step.
         seed: Of weights, masks, crops and data order.
 
     Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, table 8.
     """
 
+    kind: ClassVar[str] = "pretrain"
     epochs: int = 800
     warmup_epochs: int = 40
     batch_size: int = 4096
@@ -178,7 +212,7 @@ class PretrainRecipe(Recipe):
         return pretraining_adamw(beta_1=self.beta_1, beta_2=self.beta_2, **self._schedule(steps_per_epoch))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FineTuneRecipe(Recipe):
     """How to fine-tune; the defaults are the paper's for ViT-B.
 
@@ -200,6 +234,7 @@ class FineTuneRecipe(Recipe):
     Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, table 9.
     """
 
+    kind: ClassVar[str] = "fine_tune"
     layer_decay: float = 0.75
     drop_path_rate: float = 0.1
     beta_1: float = 0.9
@@ -279,7 +314,7 @@ class FineTuneRecipe(Recipe):
         return {name: getattr(self, name) for name in names}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LinearProbeRecipe(Recipe):
     """How to train a linear probe; the defaults are the published values.
 
@@ -289,6 +324,7 @@ class LinearProbeRecipe(Recipe):
     Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, table 10.
     """
 
+    kind: ClassVar[str] = "linear_probe"
     epochs: int = 90
     warmup_epochs: int = 10
     batch_size: int = 16384
@@ -386,10 +422,12 @@ def _published(size: str, source: str | None) -> str:
 
 
 def _changed(recipe: Any, changes: dict[str, Any]) -> Any:
-    unknown = set(changes) - {field.name for field in fields(recipe)}
-    if unknown:
-        raise ValueError(
-            f"A {type(recipe).__name__} has {', '.join(field.name for field in fields(recipe))}. "
-            f"Received: {', '.join(sorted(unknown))}"
-        )
+    _refuse_unknown(type(recipe), changes)
     return replace(recipe, **changes)
+
+
+def _refuse_unknown(kind: type[Recipe], values: Mapping[str, Any]) -> None:
+    names = [field.name for field in fields(kind)]
+    unknown = sorted(set(values) - set(names))
+    if unknown:
+        raise ValueError(f"A {kind.__name__} has {', '.join(names)}. Received: {', '.join(unknown)}")

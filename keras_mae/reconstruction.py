@@ -13,6 +13,8 @@ from keras_mae.loss import patch_statistics, visible_statistics
 from keras_mae.ops import gather_tokens
 from keras_mae.patches import patchify, unpatchify
 
+__all__ = ["Reconstruction"]
+
 
 @dataclass(frozen=True)
 class Reconstruction:
@@ -25,7 +27,7 @@ class Reconstruction:
             visible ones, so those are poor; that is the method, not an error.
         pasted: The prediction with the visible patches pasted in.
         mask: float32 (batch, patches), 1 = removed.
-        statistics: Where the statistics came from that put a normalised target back into pixels.
+        statistics: Where the statistics came from that put a normalized target back into pixels.
     """
 
     original: np.ndarray
@@ -62,7 +64,7 @@ def check_images(images: Any, image_shape: tuple[int, int, int]) -> np.ndarray:
 def to_pictures(
     images: np.ndarray, prediction: np.ndarray, mask: np.ndarray, statistics: str, encoder: ViTEncoder
 ) -> Reconstruction:
-    """Assemble a `Reconstruction` from the prediction of every patch, in normalised pixels."""
+    """Assemble a `Reconstruction` from the prediction of every patch, in normalized pixels."""
     repeats = prediction.shape[2] // len(encoder.pixel_mean)
     mean, std = (np.tile(np.asarray(value, "float32"), repeats) for value in (encoder.pixel_mean, encoder.pixel_std))
     patches = ops.convert_to_numpy(patchify(images, encoder.patch_size)).astype("float32")
@@ -86,7 +88,7 @@ def to_pictures(
     )
 
 
-def undo_normalisation(
+def undo_normalization(
     prediction: np.ndarray,
     images: np.ndarray,
     ids_keep: np.ndarray,
@@ -94,7 +96,7 @@ def undo_normalisation(
     statistics: str,
     encoder: ViTEncoder,
 ) -> tuple[np.ndarray, str]:
-    """Predictions of normalised patches as pixels, and where the statistics for it came from."""
+    """Predictions of normalized patches as pixels, and where the statistics for it came from."""
     pixels = encoder.patch_embedding.pixels(images)
     mean, std = (np.array(ops.convert_to_numpy(value)) for value in patch_statistics(pixels))
     source = "each patch's own true statistics (they leak the answer)"

@@ -12,6 +12,8 @@ from keras_mae import _checks
 from keras_mae.ops import Linear, gelu
 from keras_mae.random import to_uniform
 
+__all__ = ["MLP", "Attention", "DropPath", "TransformerBlock"]
+
 
 @keras.saving.register_keras_serializable(package="keras_mae")
 class Attention(keras.layers.Layer):
@@ -165,6 +167,7 @@ class TransformerBlock(keras.layers.Layer):
         self,
         num_heads: int,
         mlp_ratio: float = 4.0,
+        *,
         drop_path_rate: float = 0.0,
         layer_norm_eps: float = 1e-6,
         **kwargs: Any,

@@ -127,7 +127,7 @@ def classifier(**kwargs: Any) -> keras_mae.ViTClassifier:
 
 
 def patch_embedding(**kwargs: Any) -> keras_mae.PatchEmbedding:
-    return keras_mae.PatchEmbedding((3, 2), 12, (10, 20, 30), (40, 50, 60), **kwargs)
+    return keras_mae.PatchEmbedding((3, 2), 12, pixel_mean=(10, 20, 30), pixel_std=(40, 50, 60), **kwargs)
 
 
 def block(**kwargs: Any) -> keras_mae.TransformerBlock:

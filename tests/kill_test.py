@@ -123,11 +123,10 @@ def train(run: Path, epochs: int) -> None:
         keras_mae.data.from_arrays(images, batch_size=8, drop_remainder=True),
         recipe,
         run,
-        images[:2],
+        examples=images[:2],
         callbacks=[Begun()],
         console=Console(file=io.StringIO()),
-        resume=True,
-        checkpoint_steps=1,
+        saving=keras_mae.training.Saving(resume=True, every_steps=1),
     )
     if not run.with_suffix(".weights").exists():
         saved = keras.saving.load_model(run / "model.keras")

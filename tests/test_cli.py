@@ -28,7 +28,7 @@ def test_pretrain_reconstruct_info(keras_mae_command, photo, tmp_path):
     assert "1,437 images of 8x8x1" in out
     run = tmp_path / "runs" / "digits-1"
     assert f"{run.relative_to(tmp_path)}: encoder.keras, history.csv" in out
-    assert json.loads((run / "recipe.json").read_text())["seed"] == 3
+    assert json.loads((run / "run.json").read_text())["recipe"]["seed"] == 3
 
     status, out, _ = keras_mae_command("info", run / "model.keras")
     assert status == 0
@@ -140,9 +140,9 @@ def test_prepare_pretrain_and_finetune_on_what_was_prepared(keras_mae_command, d
     assert f"{tmp_path / 'shards'}: {images} images in 1 files" in out
     options = ("--model", "mae_vit_micro_patch4_32", "--epochs", 1, "--batch-size", 4, "--crops-per-image", 2)
     assert keras_mae_command("pretrain", tmp_path / "shards", *options)[0] == 0
-    recipe = json.loads((tmp_path / "runs" / "shards-1" / "recipe.json").read_text())
-    assert (recipe["crop_area"], recipe["flip"]) == ([0.2, 1.0], True)
-    assert recipe["steps_per_epoch"] == images * 2 // 4
+    record = json.loads((tmp_path / "runs" / "shards-1" / "run.json").read_text())
+    assert (record["recipe"]["crop_area"], record["recipe"]["flip"]) == ([0.2, 1.0], True)
+    assert record["steps_per_epoch"] == images * 2 // 4
     status, out, _ = keras_mae_command(
         "finetune", digits_model, tmp_path / "shards", "--epochs", 1, "--batch-size", 4
     )
@@ -151,7 +151,7 @@ def test_prepare_pretrain_and_finetune_on_what_was_prepared(keras_mae_command, d
 
 def test_built_in_images_are_taken_whole_and_the_recipe_says_so(keras_mae_command, tmp_path):
     assert keras_mae_command("pretrain", "--epochs", 1, "--batch-size", 360)[0] == 0
-    recipe = json.loads((tmp_path / "runs" / "digits-1" / "recipe.json").read_text())
+    recipe = json.loads((tmp_path / "runs" / "digits-1" / "run.json").read_text())["recipe"]
     assert (recipe["crop_area"], recipe["flip"]) == (None, False)
 
 
@@ -175,7 +175,8 @@ def test_convert_there_and_back(keras_mae_command, digits_model, tmp_path):
     options = ("--num-heads", 3, "--decoder-num-heads", 2, "--no-norm-pix-loss")
     status, out, _ = keras_mae_command("convert", "authors.safetensors", "back", "--format", "preset", *options)
     assert status == 0
-    for fact in ("authors.safetensors: pixels", "blocks.0.attn.qkv.weight", "encoder.0.qkv.kernel", "12x36"):
+    target = "authors.safetensors: autoencoder that predicts pixels"
+    for fact in (target, "blocks.0.attn.qkv.weight", "encoder.0.qkv.kernel", "12x36"):
         assert fact in out
     original, back = keras.saving.load_model(digits_model), keras_mae.MaskedAutoencoder.from_preset(tmp_path / "back")
     for ours, theirs in zip(original.weights, back.weights, strict=True):

@@ -9,7 +9,7 @@ import pytest
 
 import keras_mae
 
-TRAINED = ["classifier.keras", "confusion.png", "curves.png", "history.csv", "metrics.json", "recipe.json"]
+TRAINED = ["classifier.keras", "confusion.png", "curves.png", "history.csv", "metrics.json", "run.json"]
 
 
 def saying(directory, accuracy, images):
@@ -28,10 +28,14 @@ def test_finetune_and_info(keras_mae_command, digits_model, tmp_path):
     assert (status, err) == (0, "")
     run = Path("runs/finetune-digits-1")
     assert sorted(path.name for path in run.iterdir()) == TRAINED
-    recipe, metrics = read(run / "recipe.json"), read(run / "metrics.json")
+    record, metrics = read(run / "run.json"), read(run / "metrics.json")
     given = {"epochs": 1, "warmup_epochs": 0, "batch_size": 359, "base_learning_rate": 0.5, "drop_path_rate": 0.2}
-    assert given.items() <= recipe.items()
-    assert (recipe["seed"], recipe["steps_per_epoch"], recipe["protocol"]) == (3, 1437 // 359, "fine-tuning")
+    assert given.items() <= record["recipe"].items()
+    assert (record["recipe"]["seed"], record["steps_per_epoch"], record["protocol"]) == (
+        3,
+        1437 // 359,
+        "fine-tuning",
+    )
     assert "FineTuneRecipe, from keras_mae, tuned on validation images" in out
     assert out.splitlines()[-1] == saying(run, metrics["accuracy"], 360)
     assert list(metrics["accuracy_by_class"]) == list("0123456789")
@@ -49,8 +53,8 @@ def test_probe_of_some_labels(keras_mae_command, encoder_file):
     assert status == 0
     run = Path("my/probe")
     assert sorted(path.name for path in run.iterdir()) == TRAINED
-    recipe = read(run / "recipe.json")
-    assert (recipe["batch_size"], recipe["steps_per_epoch"], recipe["protocol"]) == (101, 1, "linear probe")
+    record = read(run / "run.json")
+    assert (record["recipe"]["batch_size"], record["steps_per_epoch"], record["protocol"]) == (101, 1, "linear probe")
     assert "LinearProbeRecipe" in out
     assert out.splitlines()[-1] == saying(run, read(run / "metrics.json")["accuracy"], 360)
 
@@ -72,7 +76,7 @@ def test_finetune_on_a_folder_of_class_folders(keras_mae_command, digits_model, 
     status, out, _ = keras_mae_command("finetune", digits_model, class_folders, *options)
     assert status == 0
     assert "1 of 11 images are kept to evaluate on" in out
-    assert read(Path("run/recipe.json"))["batch_size"] == 10
+    assert read(Path("run/run.json"))["recipe"]["batch_size"] == 10
     classifier = keras.saving.load_model("run/classifier.keras")
     assert (classifier.encoder.image_shape, classifier.trainable_blocks, classifier.num_classes) == (
         (12, 12, 1),

@@ -14,7 +14,7 @@ from their_files import CLASSES, DECODER_HEADS, HEADS, IMAGES, LARGE, NOISE
 
 import keras_mae
 from keras_mae import convert
-from keras_mae.convert import checkpoints, reference
+from keras_mae.convert import hugging_face
 from keras_mae.convert.state_dict import read, write_safetensors
 from keras_mae.convert.weight_map import named_weights
 
@@ -62,7 +62,7 @@ def assert_same_tensors(got, wanted):
 # === The same outputs, and the same bits back ===
 AUTHORS = {
     "timm_mae": "encoder",
-    "mae_visualize_vit_small": "pixels",
+    "mae_visualize_vit_small": "autoencoder",
     "mae_finetuned_vit_small": "classifier",
     "timm_token": "classifier",
     "probe": "classifier",
@@ -76,7 +76,8 @@ def test_authors_and_timm(name, folder, expected, tmp_path):
     if name == "mae_visualize_vit_small":
         masking = keras_mae.RandomMasking(1 - their_files.KEPT / 16)
         model = keras_mae.MaskedAutoencoder(model.encoder, model.decoder, masking)
-    assert report.role == AUTHORS[name]
+    assert report.kind == AUTHORS[name]
+    assert report.norm_pix_loss is (False if report.kind == "autoencoder" else None)
     assert expected[name].std() > 0.1
     np.testing.assert_allclose(outputs(model), expected[name], atol=1e-5, rtol=1e-5)
     back = convert.save(model, tmp_path / "back.safetensors", "reference")
@@ -96,7 +97,7 @@ def test_pytorch_files_hold_the_same(name, folder, tmp_path):
 
 @pytest.mark.skipif(BACKEND == "torch", reason="it is about an installation without PyTorch")
 def test_pytorch_files_need_pytorch(folder):
-    with pytest.raises(ImportError, match=r"timm_mae\.pth takes PyTorch: pip install torch; or .* safetensors"):
+    with pytest.raises(ImportError, match=r"timm_mae\.pth unlike safetensors files, requires PyTorch: pip install"):
         convert.load(folder / "timm_mae.pth", **SIZES)
 
 
@@ -109,7 +110,7 @@ def test_transformers(name, folder, expected, tmp_path):
     encoder = getattr(model, "encoder", model)
     assert encoder.layer_norm_eps == their_files.EPS
     if TRANSFORMERS[name]:
-        assert report.role == "normalised pixels"
+        assert (report.kind, report.norm_pix_loss) == ("autoencoder", True)
         assert model.norm_pix_loss
         assert model.masking.num_kept(encoder.grid) == their_files.KEPT
     if name == "hf_hub":
@@ -121,7 +122,7 @@ def test_transformers(name, folder, expected, tmp_path):
             model.masking,
             norm_pix_loss=True,
         )
-        convert.load_weights(model, read(folder / name), checkpoints.hugging_face.rules(model), "again")
+        convert.load_weights(model, read(folder / name), convert.FORMATS["transformers"].rules(model), "autoencoder")
     wanted = expected["hf_saved" if TRANSFORMERS[name] else name]
     np.testing.assert_allclose(outputs(model), wanted, atol=1e-5, rtol=1e-5)
 
@@ -223,7 +224,7 @@ def test_heads_and_target_must_be_known(folder, tmp_path):
     unnamed = shutil.copy(folder / "mae_visualize_vit_small.safetensors", tmp_path / "mine.safetensors")
     with pytest.raises(ValueError, match="Nothing in 'mine.safetensors' says .* give `norm_pix_loss`"):
         convert.load(unnamed, **SIZES)
-    assert convert.load(unnamed, norm_pix_loss=True, **SIZES).report.role == "normalised pixels"
+    assert convert.load(unnamed, norm_pix_loss=True, **SIZES).report.norm_pix_loss
     with pytest.raises(ValueError, match="config.json says norm_pix_loss=True. Received: norm_pix_loss=False"):
         convert.load(folder / "hf_saved", norm_pix_loss=False)
 
@@ -231,7 +232,7 @@ def test_heads_and_target_must_be_known(folder, tmp_path):
 @pytest.mark.skipif(BACKEND != "torch", reason="PyTorch reads .pth")
 def test_a_runs_own_checkpoint_holds_its_arguments(folder):
     model, report = convert.load(folder / "checkpoint-3.pth", **SIZES)
-    assert report.role == "normalised pixels"
+    assert report.norm_pix_loss
     assert model.masking.mask_ratio == 0.6
 
 
@@ -277,7 +278,7 @@ def test_a_file_that_does_not_fit_is_refused_whole(kind, folder, tmp_path):
         weight.assign(numpy(weight) + 1)
     before = {name: numpy(weight).copy() for name, weight in named_weights(target).items()}
     with pytest.raises(ValueError, match=message):
-        convert.load_weights(target, read(path), reference.rules(target), "encoder")
+        convert.load_weights(target, read(path), convert.FORMATS["reference"].rules(target), "encoder")
     assert_same_tensors({name: numpy(weight) for name, weight in named_weights(target).items()}, before)
 
 
@@ -360,7 +361,7 @@ def test_save_refuses_what_a_library_cannot_hold(folder, tmp_path):
     for model, format, message in (
         (mae, "timm", "has no decoder: save mae.encoder"),
         (mean, "transformers", "classifies by the class token"),
-        (mae, "torch", "`format` must be one of 'reference', 'timm', 'transformers', 'keras_hub'"),
+        (mae, "torch", "`format` must be one of 'keras', 'preset', 'keras_hub', 'transformers', 'timm', 'reference'"),
         (mae.decoder, "timm", "`model` must be a ViTEncoder, MaskedAutoencoder or ViTClassifier"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -377,7 +378,7 @@ def test_a_failed_write_leaves_nothing(folder, tmp_path, monkeypatch):
     def full(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(checkpoints.hugging_face, "preprocessor_of", full)
+    monkeypatch.setattr(hugging_face, "preprocessor_of", full)
     with pytest.raises(OSError, match="No space"):
         convert.save(mae, tmp_path / "out", "transformers")
     assert list(tmp_path.iterdir()) == []

@@ -150,7 +150,7 @@ def test_pytorch_files_by_another_name_and_of_parameters(tmp_path):
     torch.save(dict(vit.named_parameters()), tmp_path / "a.pth")
     shutil.copy(tmp_path / "a.pth", tmp_path / "b.safetensors")
     for name in ("a.pth", "b.safetensors"):
-        assert convert.load(tmp_path / name, num_heads=HEADS).report.role == "encoder"
+        assert convert.load(tmp_path / name, num_heads=HEADS).report.kind == "encoder"
     torch.save({"model": {3: torch.zeros(2)}}, tmp_path / "c.pth")
     with pytest.raises(ValueError, match="holds no tensors by name"):
         convert.load(tmp_path / "c.pth")

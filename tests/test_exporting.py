@@ -3,6 +3,7 @@
 import importlib.util
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 
 import keras
@@ -17,7 +18,7 @@ from keras_mae.convert import exporting
 BACKEND = keras.backend.backend()
 # The reconstruction, which holds all there is, in every format; a classifier where most go, and where no test of the
 # command line exports one. Each case starts TensorFlow anew.
-CASES = [*((format, "mae") for format in exporting.FORMATS), ("onnx", "classifier"), ("torch", "classifier")]
+CASES = [*((format, "mae") for format in convert.EXPORT_FORMATS), ("onnx", "classifier"), ("torch", "classifier")]
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +28,11 @@ def models(mae, randomise):
 
 @pytest.mark.parametrize(("format", "name"), CASES)
 def test_the_runtime_agrees_with_keras(forked_export, format, name, models, tmp_path):
-    backend, packages, ending = exporting.FORMATS[format]
-    path = tmp_path / f"out{ending}"
-    if any(importlib.util.find_spec(package) is None for package in packages):
-        with pytest.raises(ImportError, match=rf"Exporting to {format} takes .*keras-mae\[{backend},export\]"):
+    written_by = exporting._FORMATS[format]
+    path = tmp_path / f"out{convert.export_ending(format)}"
+    if any(importlib.util.find_spec(package) is None for package in written_by.packages):
+        message = rf"Exporting to {format} takes .*keras-mae\[{written_by.backend},export\]"
+        with pytest.raises(ImportError, match=message):
             convert.export(models[name], path, format)
         return
     difference = convert.export(models[name], path, format)
@@ -40,7 +42,7 @@ def test_the_runtime_agrees_with_keras(forked_export, format, name, models, tmp_
     inputs = {"images": generator.uniform(0, 255, (3, 15, 14, 3)).astype("float32")}
     if name == "mae":
         inputs["noise"] = generator.random((3, 35), "float32")
-    outputs = exporting._RUNTIMES[format](path, inputs)
+    outputs = written_by.run(path, inputs)
     wanted = models[name](inputs if name == "mae" else inputs["images"])
     wanted = [ops.convert_to_numpy(value) for value in (wanted.values() if isinstance(wanted, dict) else [wanted])]
     for value in wanted:
@@ -97,10 +99,11 @@ def test_a_file_that_computes_something_else_is_refused(models, tmp_path, monkey
     monkeypatch.setattr(keras.Model, "export", lambda *_, **__: None)
     for off, message in ((2e-4, "its output is 2.0e-04 off at batch 1"), (np.nan, "its output is nan off")):
         runtime = partial(lambda off, path, inputs: [np.ones((len(inputs["images"]), 36, 12)) + off], off)
-        monkeypatch.setitem(exporting._RUNTIMES, "onnx", runtime)
+        monkeypatch.setitem(exporting._FORMATS, "onnx", replace(exporting._FORMATS["onnx"], run=runtime))
         with pytest.raises(ValueError, match=message):
             exporting.main(tmp_path, tmp_path / "x.onnx", "onnx")
-    monkeypatch.setitem(exporting._RUNTIMES, "onnx", lambda path, inputs: [])
+    nothing = replace(exporting._FORMATS["onnx"], run=lambda path, inputs: [])
+    monkeypatch.setitem(exporting._FORMATS, "onnx", nothing)
     with pytest.raises(ValueError, match="has 0 outputs instead of 1"):
         exporting.main(tmp_path, tmp_path / "x.onnx", "onnx")
 

@@ -50,8 +50,10 @@ def losses_of(model, images, noise):
     rows = len(images)
     # Filled up to a full batch only so that no new shape needs compiling.
     full = {"images": np.resize(images, (BATCH, *images.shape[1:])), "noise": np.resize(noise, (BATCH, PATCHES))}
-    outputs = model(full, training=False, removed_only=True)
-    prediction, pixels = (np.array(ops.convert_to_numpy(outputs[key])) for key in ("prediction", "pixels"))
+    outputs = model.outputs_for_loss(full, training=False)
+    prediction, pixels = (
+        np.array(ops.convert_to_numpy(outputs[key])) for key in ("removed_prediction", "removed_pixels")
+    )
     return np.mean((prediction.astype("float64") - pixels) ** 2, axis=(1, 2))[:rows]
 
 

@@ -12,7 +12,7 @@ from keras import ops
 
 import keras_mae
 from keras_mae import convert
-from keras_mae.convert import published
+from keras_mae.convert import locate
 
 ARCHITECTURE = "mae_vit_micro_patch4_28"
 
@@ -99,8 +99,8 @@ def checkpoint(tmp_path, monkeypatch, randomise):
         folder / "mae_visualize_vit_micro.pth"
     )
     checksum = hashlib.md5(path.read_bytes()).hexdigest()[:6]
-    monkeypatch.setitem(published.CHECKPOINTS, "mae_visualize_vit_micro", ("visualize", checksum))
-    monkeypatch.setattr(published, "ADDRESS", folder.parent.as_uri())
+    monkeypatch.setitem(locate.PUBLISHED, "mae_visualize_vit_micro", ("visualize", checksum))
+    monkeypatch.setattr(locate, "ADDRESS", folder.parent.as_uri())
     (tmp_path / "cache").mkdir()
     monkeypatch.setattr(keras.utils, "get_file", partial(keras.utils.get_file, cache_dir=tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
@@ -130,7 +130,7 @@ def test_published_weights_are_downloaded(checkpoint):
 
 def test_a_file_of_the_name_is_taken_without_network(checkpoint, tmp_path, monkeypatch):
     path, mae = checkpoint
-    monkeypatch.setattr(published, "ADDRESS", "http://127.0.0.1:9")
+    monkeypatch.setattr(locate, "ADDRESS", "http://127.0.0.1:9")
     with pytest.raises(ValueError, match=r"Cannot download http://127.0.0.1:9/visualize/.*put the file into"):
         load()
     shutil.copy(path, tmp_path / path.name)

@@ -81,13 +81,11 @@ def test_a_notebook_was_run_in_full_without_errors_and_names_no_machine(guide):
     assert guide.notebook.stat().st_size < 600_000
 
 
-@pytest.mark.parametrize("page", ["README.md", *(f"guides/{guide.name}.ipynb" for guide in GUIDES)])
-def test_local_links_lead_somewhere(page):
-    path = PROJECT / page
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".ipynb":
-        text = "\n".join(cell.source for cell in nbformat.reads(text, 4).cells if cell.cell_type == "markdown")
+@each_guide
+def test_local_links_lead_somewhere(guide):
+    cells = nbformat.read(guide.notebook, 4).cells
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     links = re.findall(r"\]\(\s*([^)\s]+)\)", text) + re.findall(r'(?:src|href)="([^"]+)"', text)
     assert links
     local = [link.partition("#")[0] for link in links if not re.match(r"[a-z]+:|#", link)]
-    assert [link for link in local if not (path.parent / link).exists()] == []
+    assert [link for link in local if not (guide.notebook.parent / link).exists()] == []

@@ -8,6 +8,7 @@ from keras import ops
 
 import keras_mae
 from keras_mae import convert
+from keras_mae.convert.checkpoints import without_batch_norm
 
 keras_hub = pytest.importorskip("keras_hub")
 
@@ -51,7 +52,7 @@ def test_an_encoder_gives_the_same_tokens_there(encoder, normalised):
     )
     np.testing.assert_allclose(numpy(convert.image_converter_of(encoder)(IMAGES)), normalised, atol=1e-5)
     back, report = convert.from_keras_hub(backbone, pixel_mean=encoder.pixel_mean, pixel_std=encoder.pixel_std)
-    assert (report.role, len(report.rows)) == ("encoder", 30)
+    assert (report.kind, len(report.rows)) == ("encoder", 30)
     assert same_weights(encoder, back)
     assert same_weights(backbone, convert.to_keras_hub(back))
     changed = {"name", "image_shape"}
@@ -68,7 +69,7 @@ def test_an_encoder_goes_through_its_presets(encoder, normalised, tmp_path):
     direct = convert.to_keras_hub(encoder)
     assert np.array_equal(numpy(run_quickly(theirs)(normalised)), numpy(run_quickly(direct)(normalised)))
     back, report = convert.load(path)
-    assert report.role == "encoder"
+    assert report.kind == "encoder"
     assert same_weights(encoder, back)
     assert (back.pixel_mean, back.pixel_std) == (encoder.pixel_mean, encoder.pixel_std)
     assert same_weights(encoder, keras_mae.ViTEncoder.from_preset(path))
@@ -81,7 +82,7 @@ def test_a_classifier_goes_through_its_presets(classifier, normalised, tmp_path)
     np.testing.assert_allclose(numpy(run_quickly(theirs)(normalised)), logits, atol=1e-5, rtol=1e-5)
     np.testing.assert_allclose(numpy(theirs.preprocessor.image_converter(IMAGES)), normalised, atol=1e-5)
     back, report = convert.load(path)
-    assert report.role == "classifier"
+    assert report.kind == "classifier"
     assert np.array_equal(numpy(run_quickly(back)(IMAGES)), logits)
 
 
@@ -92,7 +93,7 @@ def test_a_probe_loses_its_batch_norm_and_nothing_else(encoder, randomise, norma
     statistics.moving_variance.assign(np.linspace(0.5, 2, 24))
     with pytest.raises(ValueError, match="no norm behind it. Received: a classifier with a BatchNorm"):
         convert.to_keras_hub(probe)
-    theirs = convert.to_keras_hub(convert.checkpoints.without_batch_norm(probe))
+    theirs = convert.to_keras_hub(without_batch_norm(probe))
     np.testing.assert_allclose(
         numpy(run_quickly(theirs)(normalised)), numpy(run_quickly(probe)(IMAGES)), atol=1e-5, rtol=1e-5
     )

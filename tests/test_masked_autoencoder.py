@@ -25,7 +25,7 @@ def loss_of(mae, images, **inputs):
     """The loss as `evaluate` computes it."""
 
     def loss(x):
-        return mae.compute_loss(x, None, mae(x, training=False, removed_only=True), training=False)
+        return mae.compute_loss(x, None, mae.outputs_for_loss(x, training=False), training=False)
 
     return float(to_numpy(run_quickly(loss)({"images": images, **inputs})))
 
@@ -81,8 +81,8 @@ def test_both_ways_to_the_loss_agree(norm_pix_loss, request, images, noise):
 
 def test_sample_weights_multiply_each_images_loss(mae, images, noise):
     x, weights = {"images": images, "noise": noise}, np.array([0.5, 0, 3], "float32")
-    outputs = mae(x, training=False, removed_only=True)
-    error = to_numpy(outputs["prediction"]) - to_numpy(outputs["pixels"])
+    outputs = mae.outputs_for_loss(x, training=False)
+    error = to_numpy(outputs["removed_prediction"]) - to_numpy(outputs["removed_pixels"])
     weighted = float(to_numpy(mae.compute_loss(x, None, outputs, weights, training=False)))
     np.testing.assert_allclose(weighted, np.dot((error**2).mean(axis=(1, 2)), weights) / 3, rtol=1e-5)
 
@@ -156,14 +156,14 @@ def test_outputs_and_loss_stay_float32_in_mixed_precision(make_mae, mae, images,
     for ours, source in zip(low.weights, mae.weights, strict=True):
         ours.assign(source)
     x = {"images": images, "noise": noise}
-    outputs = run_quickly(lambda x: low(x, training=False, removed_only=True))(x)
+    outputs = run_quickly(lambda x: low.outputs_for_loss(x, training=False))(x)
     assert {keras.backend.standardize_dtype(value.dtype) for value in outputs.values()} == {"float32"}
     loss = low.compute_loss(x, None, outputs, training=False)
     assert keras.backend.standardize_dtype(loss.dtype) == "float32"
     np.testing.assert_allclose(float(to_numpy(loss)), loss_of(mae, images, noise=noise), rtol=0.02)
     # The target was never rounded: it is the float32 model's to the bit.
-    exact = mae(x, training=False, removed_only=True)["pixels"]
-    np.testing.assert_array_equal(to_numpy(outputs["pixels"]), to_numpy(exact))
+    exact = mae.outputs_for_loss(x, training=False)["removed_pixels"]
+    np.testing.assert_array_equal(to_numpy(outputs["removed_pixels"]), to_numpy(exact))
 
 
 def test_several_masks_of_one_image(make_mae, images):
@@ -173,7 +173,7 @@ def test_several_masks_of_one_image(make_mae, images):
 
     @run_quickly
     def training_loss(images):
-        return mae.compute_loss(images, None, mae(images, training=True, removed_only=True), training=True)
+        return mae.compute_loss(images, None, mae.outputs_for_loss(images, training=True), training=True)
 
     loss = float(to_numpy(training_loss(images)))
     masks = oracles.mask_from_noise(oracles.hash_noise(0, state, range(6), 35), RATIO)
@@ -309,11 +309,11 @@ def test_summary_shows_the_parts_and_their_parameters(mae):
 def test_psnr_in_image_units(norm_pix_loss, request, images, noise):
     """PSNR of the removed pixels in grey levels; a normalised target is undone with the visible statistics."""
     mae = request.getfixturevalue("norm_pix_mae" if norm_pix_loss else "mae")
-    outputs = mae({"images": images, "noise": noise}, training=False, removed_only=True)
+    outputs = mae.outputs_for_loss({"images": images, "noise": noise}, training=False)
     values = numpy_of(outputs)
-    predicted = values["prediction"].astype("float64")
+    predicted = values["removed_prediction"].astype("float64")
     if norm_pix_loss:
-        predicted = predicted * values["std"] + values["mean"]
-    error = (predicted - values["pixels"]) * np.tile(mae.encoder.pixel_std, 6)
+        predicted = predicted * values["guessed_std"] + values["guessed_mean"]
+    error = (predicted - values["removed_pixels"]) * np.tile(mae.encoder.pixel_std, 6)
     expected = 10 * np.log10(255**2 / (error**2).mean(axis=(1, 2)))
     np.testing.assert_allclose(to_numpy(mae.removed_psnr(outputs)), expected, rtol=1e-5)

@@ -86,8 +86,10 @@ def test_pixels_are_normalised_channel_by_channel():
 
 
 def test_pixels_stay_float32_under_a_bfloat16_policy(images):
-    exact = keras_mae.PatchEmbedding((3, 2), 4, (127.5,) * 3, (57.1,) * 3)
-    mixed = keras_mae.PatchEmbedding((3, 2), 4, (127.5,) * 3, (57.1,) * 3, dtype="mixed_bfloat16")
+    exact = keras_mae.PatchEmbedding((3, 2), 4, pixel_mean=(127.5,) * 3, pixel_std=(57.1,) * 3)
+    mixed = keras_mae.PatchEmbedding(
+        (3, 2), 4, pixel_mean=(127.5,) * 3, pixel_std=(57.1,) * 3, dtype="mixed_bfloat16"
+    )
     precise = images.astype("float32") + 0.123
     for layer in (exact, mixed):
         layer.build(images.shape)
@@ -100,7 +102,7 @@ def test_pixels_are_normalised_by_the_backend_alone():
     torch = pytest.importorskip("torch")
     if keras.backend.backend() != "torch":
         pytest.skip("about PyTorch")
-    layer = keras_mae.PatchEmbedding((3, 2), 4, (10, 20, 30), (40, 50, 60))
+    layer = keras_mae.PatchEmbedding((3, 2), 4, pixel_mean=(10, 20, 30), pixel_std=(40, 50, 60))
     layer.build((None, 15, 14, 3))
     images = torch.rand(2, 15, 14, 3, requires_grad=True)
     layer.pixels(images).sum().backward()
@@ -119,4 +121,4 @@ def test_pixels_are_normalised_by_the_backend_alone():
 )
 def test_statistics_that_do_not_fit_are_refused(mean, std, message):
     with pytest.raises(ValueError, match=message):
-        keras_mae.PatchEmbedding((3, 2), 4, mean, std).build((None, 15, 14, 3))
+        keras_mae.PatchEmbedding((3, 2), 4, pixel_mean=mean, pixel_std=std).build((None, 15, 14, 3))

@@ -16,10 +16,11 @@ from training_helpers import Stop, killed, quick_compile, terminated
 import keras_mae
 from keras_mae import recipes, training, transfer
 
+SAVING = training.Saving(resume=True, every_steps=2)
 NAMES = [f"kind {letter}" for letter in "abcdefghijk"]
 FINE_TUNE = recipes.FineTuneRecipe.for_size("small_images", epochs=2, warmup_epochs=1, batch_size=BATCH)
 PROBE = recipes.LinearProbeRecipe.for_size("small_images", epochs=2, warmup_epochs=1, batch_size=BATCH)
-TRAINED = {"classifier.keras", "confusion.png", "curves.png", "history.csv", "metrics.json", "recipe.json"}
+TRAINED = {"classifier.keras", "confusion.png", "curves.png", "history.csv", "metrics.json", "run.json"}
 RUNS = {"fine_tune": "run_fine_tuning", "linear_probe": "run_linear_probe", "knn": "run_knn"}
 TEST = slice(0, 13)  # fewer than all, so that some class may be missing and the last batch is not full
 
@@ -54,14 +55,21 @@ class Run:
         else:
             blocks = 1 if protocol == "partial" else None
             training.run_fine_tuning(
-                self.encoder, dataset(), held_out(), NAMES, FINE_TUNE, self.directory, blocks, console=console
+                self.encoder,
+                dataset(),
+                held_out(),
+                NAMES,
+                FINE_TUNE,
+                self.directory,
+                trainable_blocks=blocks,
+                console=console,
             )
         self.shown = shown.getvalue()
         self.files = {path.name for path in self.directory.iterdir()}
         self.metrics = json.loads((self.directory / "metrics.json").read_text())
 
-    def recipe(self):
-        return json.loads((self.directory / "recipe.json").read_text())
+    def metadata(self):
+        return json.loads((self.directory / "run.json").read_text())
 
 
 @pytest.fixture(scope="module", params=["fine-tuning", "partial", "probe"])
@@ -116,14 +124,14 @@ def test_history_and_recipe_say_what_happened(run):
     }  # fmt: skip
     assert all(np.isfinite(float(value)) for row in rows for value in row.values())
     assert float(rows[1]["val_accuracy"]) == pytest.approx(run.metrics["accuracy"])
-    recipe, peak = run.recipe(), (PROBE if run.protocol == "probe" else FINE_TUNE).learning_rate
-    assert recipe["learning_rate"] == pytest.approx(peak)
+    metadata, peak = run.metadata(), (PROBE if run.protocol == "probe" else FINE_TUNE).learning_rate
+    assert metadata["learning_rate"] == pytest.approx(peak)
     assert float(rows[0]["learning_rate"]) == pytest.approx(peak)
-    assert recipe["steps_per_epoch"] == 4
-    assert recipe["backend"] == keras.backend.backend()
-    assert recipe["protocol"] == ("linear probe" if run.protocol == "probe" else "fine-tuning")
-    assert recipe.get("trainable_blocks") == (1 if run.protocol == "partial" else None)
-    assert recipe["parameters"] == keras.saving.load_model(run.directory / "classifier.keras").count_params()
+    assert metadata["steps_per_epoch"] == 4
+    assert metadata["backend"] == keras.backend.backend()
+    assert metadata["protocol"] == ("linear probe" if run.protocol == "probe" else "fine-tuning")
+    assert metadata.get("trainable_blocks") == (1 if run.protocol == "partial" else None)
+    assert metadata["parameters"] == keras.saving.load_model(run.directory / "classifier.keras").count_params()
 
 
 def test_progress_shows_accuracy_and_speed(run):
@@ -184,7 +192,7 @@ def resumable(protocol, directory, *callbacks):
     )
     train = keras_mae.data.from_arrays(IMAGES, LABELS, BATCH, drop_remainder=True, augment=drawn)
     recipe = dataclasses.replace(FINE_TUNE, drop_path_rate=0.3) if protocol == "fine_tune" else PROBE
-    options = {"callbacks": callbacks, "console": Console(file=io.StringIO()), "resume": True, "checkpoint_steps": 2}
+    options = {"callbacks": callbacks, "console": Console(file=io.StringIO()), "saving": SAVING}
     getattr(training, RUNS[protocol])(make_encoder(), train, held_out(), NAMES, recipe, directory, **options)
     saved = keras.saving.load_model(directory / "classifier.keras")
     return values([*saved.weights, *saved.optimizer.variables]), (directory / "history.csv").read_text()

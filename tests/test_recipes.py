@@ -343,3 +343,48 @@ def test_resolved_is_json_with_what_follows(function):
     }
     assert (resolved["learning_rate"], resolved["step_batch_size"]) == (recipe.learning_rate, 128)
     assert resolved["steps_per_epoch"] == 7
+
+
+# === Written and read back ===
+@each_function
+@pytest.mark.parametrize("size", ["large", "small_images"])
+def test_a_recipe_is_read_back_from_json(function, size):
+    recipe = function(size, seed=5)
+    back = recipes.Recipe.from_dict(json.loads(json.dumps(recipe.to_dict())))
+    assert back == recipe
+    assert type(back) is type(recipe)
+    assert type(back.crop_area) is type(recipe.crop_area)
+    assert type(recipe).from_dict(recipe.to_dict()) == recipe
+
+
+def test_numbers_of_numpy_and_lists_are_written_as_json_has_them():
+    recipe = PretrainRecipe(epochs=np.int64(61), mask_ratio=np.float32(0.5), crop_area=[0.5, 1])
+    written = json.loads(json.dumps(recipe.to_dict()))
+    assert (written["kind"], written["epochs"], written["mask_ratio"]) == ("pretrain", 61, 0.5)
+    assert recipes.Recipe.from_dict(written) == recipe
+
+
+def test_fields_that_a_file_lacks_keep_their_defaults():
+    assert recipes.Recipe.from_dict({"kind": "fine_tune", "epochs": 13}) == FineTuneRecipe(epochs=13)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"kind": "linear_probe", "layer_decay": 0.5, "zebra": 1},
+            "A LinearProbeRecipe has .* Received: layer_dec.*, z",
+        ),
+        ({"kind": "segment"}, "`kind` must be one of 'pretrain', 'fine_tune', 'linear_probe'.*'segment'"),
+        ({"epochs": 3}, "`kind` must be one of .*Received: kind=None"),
+        ({"kind": "pretrain", "epochs": 0}, "`epochs` must be a positive integer"),
+    ],
+)
+def test_what_is_no_recipe_is_not_read_as_one(values, message):
+    with pytest.raises(ValueError, match=message):
+        recipes.Recipe.from_dict(values)
+
+
+def test_a_recipe_of_another_kind_is_refused():
+    with pytest.raises(ValueError, match="`kind` must be 'pretrain'. Received: kind='fine_tune'"):
+        PretrainRecipe.from_dict(FineTuneRecipe().to_dict())

@@ -166,7 +166,7 @@ def loss_and_gradients(mae, inputs):
     variables = {key: value for key, value in oracles.named_variables(mae).items() if value.trainable}
 
     def loss_of():
-        outputs = mae(inputs, training=True, removed_only=True)
+        outputs = mae.outputs_for_loss(inputs, training=True)
         return mae.compute_loss(inputs, None, outputs, training=True)
 
     backend = keras.backend.backend()

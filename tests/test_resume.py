@@ -17,8 +17,8 @@ from rich.console import Console
 from training_helpers import Stop, killed, terminated
 
 import keras_mae
-from keras_mae.training import PretrainRecipe, StopOnNonFinite, run_pretraining
-from keras_mae.training.resume import Checkpoints, Preempted, lock, seek
+from keras_mae.training import PretrainRecipe, RunDirectory, Saving, StopOnNonFinite, run_pretraining
+from keras_mae.training.resume import Checkpoints, Preempted, seek
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (27, 8, 12, 1), "uint8")
 RECIPE = PretrainRecipe(
@@ -34,9 +34,11 @@ def run(directory, *callbacks, recipe=RECIPE, width=16, **options):
     dataset = keras_mae.data.from_arrays(
         IMAGES, batch_size=recipe.step_batch_size, drop_remainder=True, seed=recipe.seed
     )
-    options = {"resume": True, "checkpoint_steps": 4, **options}
+    options = {"saving": Saving(resume=True, every_steps=4), **options}
     console = Console(file=io.StringIO())
-    run_pretraining(model, dataset, recipe, directory, IMAGES[:2], callbacks=callbacks, console=console, **options)
+    run_pretraining(
+        model, dataset, recipe, directory, examples=IMAGES[:2], callbacks=callbacks, console=console, **options
+    )
     return model
 
 
@@ -118,11 +120,24 @@ def test_killed_while_checkpoints_are_taken_away(alone, tmp_path, monkeypatch):
 
 
 # === Checkpoints ===
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"resume": 1}, "`resume` must be True or False. Received: resume=1"),
+        ({"every_steps": 0}, "`every_steps` must be a positive integer"),
+        ({"every_minutes": -1}, "`every_minutes` must be a finite number of at least 0"),
+    ],
+)
+def test_saving_out_of_range_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Saving(**options)
+
+
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
     directory = tmp_path_factory.mktemp("stopped") / "run"
     with pytest.raises(Preempted):
-        run(directory, Stop(16, terminated), checkpoint_steps=3)
+        run(directory, Stop(16, terminated), saving=Saving(resume=True, every_steps=3))
     return directory
 
 
@@ -137,7 +152,7 @@ def begun(stopped, tmp_path):
 
 def test_without_resume_a_begun_run_is_refused(begun):
     with pytest.raises(ValueError, match="`run_directory` must not exist or be empty"):
-        run(begun[0], resume=False)
+        run(begun[0], saving=Saving())
 
 
 def cut(path):
@@ -160,7 +175,7 @@ def test_damage_falls_back_to_the_checkpoint_before(name, damage, begun):
     directory, checkpoints = begun
     damage(checkpoints[-1] / name)
     saved = Checkpoints(directory / "checkpoints", STEPS)
-    with pytest.warns(UserWarning, match="Damaged, and passed over for step-000000015: step-000000016"):
+    with pytest.warns(UserWarning, match="Damaged, and skipped for step-000000015: step-000000016"):
         path, _ = saved.newest()
     assert path == checkpoints[1]
 
@@ -170,7 +185,7 @@ def test_a_run_with_a_damaged_checkpoint_ends_the_same(begun, alone):
     cut(checkpoints[-1] / "model.weights.h5")
     # And what a write left that was killed.
     checkpoints[-2].rename(directory / "checkpoints" / ".writing-step-000000017")
-    with pytest.warns(UserWarning, match="passed over for step-000000012"):
+    with pytest.warns(UserWarning, match="skipped for step-000000012"):
         model = run(directory)
     assert_as_if_nothing_had_happened(model, directory, alone)
 
@@ -190,7 +205,7 @@ def test_a_disk_with_no_room_is_said_before_anything_is_written(begun, monkeypat
     before = sorted(directory.rglob("*"))
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10_000))
     with pytest.raises(OSError, match="do not fit on the disk"):
-        run(directory, checkpoint_steps=1)
+        run(directory, saving=Saving(resume=True, every_steps=1))
     assert sorted(directory.rglob("*")) == before
 
 
@@ -203,7 +218,7 @@ def test_a_full_disk_leaves_the_checkpoints_before(begun, monkeypatch):
 
     monkeypatch.setattr(keras.Model, "save_weights", full)
     with pytest.raises(OSError, match="No space left on device"):
-        run(directory, checkpoint_steps=1)
+        run(directory, saving=Saving(resume=True, every_steps=1))
     assert {path: path.read_bytes() for path in before} == before
     assert not list((directory / "checkpoints").glob(".writing-*"))
 
@@ -223,7 +238,7 @@ def test_another_run_is_not_gone_on_with(changes, message, begun):
 
 def test_a_second_process_is_kept_out(begun):
     directory, _ = begun
-    with lock(directory), pytest.raises(ValueError, match="Another process is at work in"):
+    with RunDirectory(directory).opened(), pytest.raises(ValueError, match="Another process is at work in"):
         run(directory)
 
 
@@ -284,6 +299,6 @@ def compiled_model():
 
 def test_files_that_are_no_run_are_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds files, and no checkpoint to go on from: 0 of 3 epochs"):
+    with pytest.raises(ValueError, match="holds files, and no checkpoint to resume from: 0 of 3 epochs"):
         run(tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine"

@@ -205,7 +205,7 @@ def test_the_loss_of_several_masks_is_the_mean_over_single_ones():
     model = build(masks_per_image=3)
     for _ in range(4):
         model.encoder.step.advance()
-    outputs = model(images, training=True, removed_only=True)
+    outputs = model.outputs_for_loss(images, training=True)
     got = float(ops.convert_to_numpy(model.compute_loss(images, None, outputs, weights, training=True)))
 
     noise = np.array(ops.convert_to_numpy(hash_noise(3, 4, np.arange(6, dtype="int32"), PATCHES)))
@@ -214,8 +214,10 @@ def test_the_loss_of_several_masks_is_the_mean_over_single_ones():
         for draw in range(3):
             # Repeated to a full batch only so that no new shape needs compiling.
             given = {"images": images[[image] * BATCH], "noise": noise[[image * 3 + draw] * BATCH]}
-            outputs = single(given, training=False, removed_only=True)
-            prediction, pixels = (np.array(ops.convert_to_numpy(outputs[key])) for key in ("prediction", "pixels"))
+            outputs = single.outputs_for_loss(given, training=False)
+            prediction, pixels = (
+                np.array(ops.convert_to_numpy(outputs[key])) for key in ("removed_prediction", "removed_pixels")
+            )
             each[image, draw] = np.mean((prediction[0].astype("float64") - pixels[0]) ** 2)
     assert each.std() > 1e-3
     np.testing.assert_allclose(got, np.mean(each.mean(axis=1) * weights), rtol=1e-5, equal_nan=False)
@@ -331,7 +333,9 @@ def test_training_continues_after_a_save_as_if_there_had_been_none(default):
 
 SCHEDULED = {
     "constant": lambda: adamw(weight_decay=0.3),
-    "warm-up and cosine": lambda: keras_mae.optimizers.pretraining_adamw(2.0, BATCH, 6, 3, weight_decay=0.3),
+    "warm-up and cosine": lambda: keras_mae.optimizers.pretraining_adamw(
+        2.0, BATCH, total_steps=6, warmup_steps=3, weight_decay=0.3
+    ),
     "loss scale": lambda: keras.optimizers.LossScaleOptimizer(adamw()),
 }
 

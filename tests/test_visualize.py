@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from keras_mae import Reconstruction, visualize
-from keras_mae.training.runner import write_history
+from keras_mae.training import RunDirectory
 
 
 def result(channels):
@@ -62,7 +62,7 @@ def test_curves_of_several_runs_share_their_panels():
 # === history.csv ===
 def test_a_run_s_history_file_is_read_as_it_was_written(tmp_path):
     history = {"loss": [3.0, 0.1 + 0.2], "learning_rate": [0.1, 0.0]}
-    write_history(tmp_path / "history.csv", history)
+    RunDirectory(tmp_path).write_history(history)
     read = visualize.read_history(tmp_path / "history.csv")
     assert {name: list(column) for name, column in read.items()} == {"epoch": [1.0, 2.0], **history}
     figure = visualize.curves({"one": tmp_path / "history.csv", "two": history})

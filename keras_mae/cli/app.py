@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -88,28 +87,6 @@ def crop_of(recipe: Any) -> Any:
 
 def load(path: Path) -> Any:
     """A model that keras_mae saved, or a `ValueError` that says what the file is instead."""
-    import keras
+    from keras_mae import convert
 
-    import keras_mae
-    from keras_mae import from_preset
-
-    if path.is_dir() and from_preset.is_own(path):
-        return from_preset.read(path)
-    if path.is_dir():
-        inside = sorted(path.glob("*.keras")) or [path / "model.keras"]
-        raise ValueError(f"A model is a .keras file, not a folder: try {str(inside[-1])!r}")
-    if not path.is_file():
-        raise ValueError(f"There is no model file {str(path)!r}")
-    if path.suffix != ".keras" or not zipfile.is_zipfile(path):
-        raise ValueError(f"A model file is a .keras file that keras_mae saved. Received: {str(path)!r}")
-    try:
-        model = keras.saving.load_model(path)
-    except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"Cannot load the model file {str(path)!r}: {first}") from error
-    if not isinstance(model, (keras_mae.MaskedAutoencoder, keras_mae.ViTEncoder, keras_mae.ViTClassifier)):
-        raise ValueError(
-            f"`model` must hold a MaskedAutoencoder, a ViTEncoder or a ViTClassifier. "
-            f"Received: a {type(model).__name__} in {str(path)!r}"
-        )
-    return model
+    return convert.load_model(path)

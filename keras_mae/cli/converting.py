@@ -67,7 +67,6 @@ def convert(
     A file that does not fit as a whole is refused, and nothing is written.
     """
     from keras_mae import convert as keras_mae_convert
-    from keras_mae import from_preset
 
     if format is None and out.suffix != ".keras":
         raise ValueError(f"`format` must be given for {str(out)!r}: {', '.join(Format)}")
@@ -76,23 +75,11 @@ def convert(
         raise ValueError(f"The format keras, and only that, is a .keras file. Received: {str(out)!r} as {format}")
     if out.exists():
         raise ValueError(f"`out` must not exist, so that nothing is lost. Received: {str(out)!r}")
-    path = from_preset.located(source)
-    if from_preset.is_own(path):
-        if {norm_pix_loss, num_heads, decoder_num_heads} != {None}:
-            raise ValueError(f"A model of keras_mae's says what it is: these options are not for {source!r}")
-        model = load(path)
-    else:
-        model, report = keras_mae_convert.load(path, norm_pix_loss, num_heads, decoder_num_heads)
-        _print(report, source)
-    if format is Format.preset:
-        model.save_to_preset(out)
-    elif format is Format.keras:
-        from keras_mae.training.runner import write
-
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write(out, model.save)
-    else:
-        keras_mae_convert.save(model, out, format.value)
+    model, report = keras_mae_convert.load(
+        source, norm_pix_loss=norm_pix_loss, num_heads=num_heads, decoder_num_heads=decoder_num_heads
+    )
+    _print(report, source)
+    keras_mae_convert.save(model, out, format.value)
     typer.echo(f"{out}: {type(model).__name__}, {model.count_params():,} parameters")
 
 
@@ -117,7 +104,7 @@ def export(
         loaded = getattr(loaded, "encoder", loaded)
     if out is None:
         out = model.with_name(f"{model.stem}_{part}" if part is Part.encoder else model.stem)
-        out = out.with_name(f"{out.name}{keras_mae_convert.exporting.FORMATS[format][2] or '_saved_model'}")
+        out = out.with_name(f"{out.name}{keras_mae_convert.export_ending(format.value) or '_saved_model'}")
     difference = keras_mae_convert.export(loaded, out, format.value)
     typer.echo(f"{out}: {type(loaded).__name__}, within {difference:.1e} of Keras' outputs at batch 1 and 7")
 
@@ -126,7 +113,7 @@ def _print(report: Report, source: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{source}: {report.role}")
+    table = Table(title=f"{source}: {report.title}")
     for title in ("tensor", "weight", "shape", "remark"):
         table.add_column(title)
     for theirs, ours, shape, remark in report.rows:

@@ -162,12 +162,10 @@ def pretrain(
             dataset,
             recipe,
             directory,
-            held_out,
+            examples=held_out,
             callbacks=watching,
             metadata={"data": Path(data).name, "images": len(source)},
-            resume=resume,
-            checkpoint_steps=checkpoint_steps,
-            checkpoint_minutes=checkpoint_minutes,
+            saving=keras_mae.training.Saving(resume, checkpoint_steps, checkpoint_minutes),
         )
         if devices.is_main:
             typer.echo(f"{directory}: {', '.join(sorted(path.name for path in directory.iterdir()))}")

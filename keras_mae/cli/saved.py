@@ -33,7 +33,7 @@ def reconstruct(
     import numpy as np
 
     import keras_mae
-    from keras_mae.training.runner import write
+    from keras_mae import _files
 
     mae = load(model)
     if not isinstance(mae, keras_mae.MaskedAutoencoder):
@@ -45,8 +45,8 @@ def reconstruct(
     batch = np.stack([keras_mae.data.read_image(path, mae.encoder.image_shape) for path in images])
     result = mae.reconstruct(batch, seed=seed, statistics=statistics.value)
     figure = keras_mae.visualize.reconstructions(result, max_images=len(batch))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write(out, figure.savefig)
+    with _files.whole(out) as unfinished:
+        figure.savefig(unfinished)
     typer.echo(f"{out}: {len(batch)} image{'s' if len(batch) > 1 else ''}")
 
 

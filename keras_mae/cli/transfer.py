@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -115,7 +114,7 @@ def finetune(
             "image_shape": shape,
             "metadata": _metadata(model, data, test, num_labels, train),
         }
-        options |= {"resume": resume, "checkpoint_steps": checkpoint_steps, "checkpoint_minutes": checkpoint_minutes}
+        options["saving"] = keras_mae.training.Saving(resume, checkpoint_steps, checkpoint_minutes)
         _train(
             keras_mae.training.run_fine_tuning, encoder, train, held_out, classes, recipe, directory, devices, options
         )
@@ -154,7 +153,7 @@ def probe(
             seed=seed,
         )
         options: dict[str, Any] = {"metadata": _metadata(model, data, test, num_labels, train)}
-        options |= {"resume": resume, "checkpoint_steps": checkpoint_steps, "checkpoint_minutes": checkpoint_minutes}
+        options["saving"] = keras_mae.training.Saving(resume, checkpoint_steps, checkpoint_minutes)
         _train(
             keras_mae.training.run_linear_probe,
             encoder,
@@ -189,7 +188,9 @@ def knn(
         keras_mae.data.make_dataset(part, min(256, len(part)), shuffle=False) for part in (train, held_out)
     )
     directory = out or next_run(f"knn-{Path(data).name}")
-    keras_mae.training.run_knn(encoder, dataset, evaluated, classes, directory, k, temperature, pooling.value)
+    keras_mae.training.run_knn(
+        encoder, dataset, evaluated, classes, directory, k=k, temperature=temperature, pooling=pooling.value
+    )
     _say_scores(directory)
 
 
@@ -377,7 +378,9 @@ def _in_whole_batches(source: Any, recipe: Any, devices: Any) -> Any:
 
 
 def _say_scores(directory: Path, of: str = "images not trained on") -> None:
-    scores = json.loads((directory / "metrics.json").read_text())
+    from keras_mae.training import RunDirectory
+
+    scores = RunDirectory(directory).metrics
     typer.echo(
         f"accuracy {scores['accuracy']:.2%} on {scores['images']:,} {of}; "
         f"{directory}: {', '.join(sorted(path.name for path in directory.iterdir()))}"

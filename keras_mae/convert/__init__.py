@@ -3,29 +3,50 @@
 model, report = convert.load("mae_pretrain_vit_base_full.pth")
 convert.save(classifier, "classifier.safetensors", "timm")
 convert.export(classifier, "classifier.onnx", "onnx")
+
+A further library is a subclass of `Layout`, whose methods say what is in a file, and an entry in `FORMATS`;
+`weight_map` has the rules of common layers for its author.
 """
 
-from keras_mae.convert.checkpoints import FORMATS, Converted, load, save
-from keras_mae.convert.exporting import export
+from keras_mae.convert import weight_map
+from keras_mae.convert.checkpoints import FORMATS, load, save
+from keras_mae.convert.exporting import EXPORT_FORMATS, export, export_ending
 from keras_mae.convert.keras_hub import from_keras_hub, image_converter_of, to_keras_hub
-from keras_mae.convert.published import fetch
-from keras_mae.convert.state_dict import StateDict
-from keras_mae.convert.weight_map import Report, Rule, Transform, load_weights, named_weights
+from keras_mae.convert.layout import Converted, Format, Hints, Layout, Sizes, Stated
+from keras_mae.convert.locate import PUBLISHED, fetch
+from keras_mae.convert.own import load_model
+from keras_mae.convert.state_dict import Files, StateDict, write_safetensors, write_torch
+from keras_mae.convert.weight_map import Kind, Report, Rule, Transform, load_weights, named_weights, save_weights
 
 __all__ = [
+    "EXPORT_FORMATS",
     "FORMATS",
+    "PUBLISHED",
     "Converted",
+    "Files",
+    "Format",
+    "Hints",
+    "Kind",
+    "Layout",
     "Report",
     "Rule",
+    "Sizes",
     "StateDict",
+    "Stated",
     "Transform",
     "export",
+    "export_ending",
     "fetch",
     "from_keras_hub",
     "image_converter_of",
     "load",
+    "load_model",
     "load_weights",
     "named_weights",
     "save",
+    "save_weights",
     "to_keras_hub",
+    "weight_map",
+    "write_safetensors",
+    "write_torch",
 ]

@@ -14,6 +14,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +23,34 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mae import _checks
+from keras_mae import _checks, _files
 from keras_mae.classifier import ViTClassifier
 from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
 
-# Format -> the backend that writes it, the packages that takes, the ending of its files.
-FORMATS = {
-    "saved_model": ("tensorflow", ("tensorflow",), ""),
-    "onnx": ("tensorflow", ("tensorflow", "onnx", "tf2onnx", "onnxruntime"), ".onnx"),
-    "litert": ("tensorflow", ("tensorflow", "ai_edge_litert"), ".tflite"),
-    "openvino": ("tensorflow", ("tensorflow", "openvino"), ".xml"),
-    "torch": ("torch", ("torch",), ".pt2"),
-}
+__all__ = ["EXPORT_FORMATS", "export", "export_ending"]
+
+Inputs = dict[str, np.ndarray]
 BATCHES = (1, 7)
 TOLERANCE = 1e-4
 
 
-def export(model: Any, path: str | Path, format: str) -> float:
-    """Write a model for another runtime, and see that it computes the same there.
+def export_ending(format: str) -> str:
+    """Return the ending of an export format's files, such as ".onnx"; it is empty for a folder.
 
-    A model of another precision is exported in float32, which its weights are kept in.
+    Args:
+        format: One of `EXPORT_FORMATS`.
+
+    Raises:
+        ValueError: If there is no such format.
+    """
+    return _FORMATS[_checks.one_of("format", format, EXPORT_FORMATS)].ending
+
+
+def export(model: Any, path: str | Path, format: str) -> float:
+    """Write a model for another runtime, and check that it computes the same there.
+
+    A model of another precision is exported in float32, the type of its weights.
 
     The input is `images`, float32 (batch, height, width, channels), 0–255, of any batch size. An encoder gives
     tokens, a classifier logits. A masked autoencoder has a second input, `noise`, float32 (batch, patches): the
@@ -49,10 +58,10 @@ def export(model: Any, path: str | Path, format: str) -> float:
 
     Args:
         model: A `ViTEncoder`, `ViTClassifier` or `MaskedAutoencoder`.
-        path: What to write, with the format's ending (`.onnx`, `.tflite`, `.xml`, `.pt2`; "saved_model" is a
-            folder). It must not exist.
-        format: "saved_model", "onnx", "litert", "openvino", for which TensorFlow is needed beside whatever backend
-            is in use, or "torch", for which PyTorch is.
+        path: File to write, with the ending that `export_ending` returns; for "saved_model" a folder. It must not
+            exist.
+        format: "saved_model", "onnx", "litert" or "openvino", which require TensorFlow beside whatever backend is
+            in use, or "torch", which requires PyTorch.
 
     Returns:
         The largest difference between the file's outputs and Keras', for batches of 1 and 7, over the largest
@@ -64,39 +73,44 @@ def export(model: Any, path: str | Path, format: str) -> float:
         ImportError: If a package is missing.
     """
     path = Path(path)
-    _checks.one_of("format", format, tuple(FORMATS))
+    written_by = _check_arguments(model, path, format)
+    model = in_float32(model)
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        model.save(work / "model.keras")
+        for batch in BATCHES:
+            inputs = _example(model, batch)
+            outputs = _flat(model(inputs if len(inputs) > 1 else inputs["images"]))
+            arrays: dict[str, Any] = inputs | {f"output_{name}": value for name, value in outputs.items()}
+            np.savez(work / f"{batch}.npz", **arrays)
+        difference = _in_another_process(work, work / f"exported{written_by.ending}", format, written_by.backend)
+        for file in sorted(work.glob("exported*")):  # OpenVINO's weights are a second file
+            with _files.whole(path.with_suffix(file.suffix) if file.suffix else path) as unfinished:
+                shutil.move(file, unfinished)
+    return difference
+
+
+def _check_arguments(model: Any, path: Path, format: str) -> _Format:
+    """Return what writes the format; raise an error unless all is there that it takes, and nothing is in its way."""
+    ending = export_ending(format)
     if not isinstance(model, ViTEncoder | ViTClassifier | MaskedAutoencoder):
         raise _checks.argument_error("model", "a ViTEncoder, ViTClassifier or MaskedAutoencoder", model)
-    backend, packages, ending = FORMATS[format]
     if path.suffix != ending:
         rule = f"end in {ending!r}" if ending else "be a folder, without an ending,"
         raise ValueError(f"`path` must {rule} for the format {format!r}. Received: path={str(path)!r}")
     for written in (path, path.with_suffix(".bin")) if format == "openvino" else (path,):
         if written.exists():
             raise ValueError(f"{str(written)!r} must not exist, so that nothing is lost. Received: {str(path)!r}")
-    if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
+    written_by = _FORMATS[format]
+    if missing := [name for name in written_by.packages if importlib.util.find_spec(name) is None]:
         raise ImportError(
-            f'Exporting to {format} takes {", ".join(missing)}: pip install "keras-mae[{backend},export]"'
+            f'Exporting to {format} takes {", ".join(missing)}: pip install "keras-mae[{written_by.backend},export]"'
         )
-    model = in_float32(model)
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        model.save(work / "model.keras")
-        batches = {str(batch): _example(model, batch) for batch in BATCHES}
-        for batch, inputs in batches.items():
-            outputs = _flat(model(inputs if len(inputs) > 1 else inputs["images"]))
-            arrays: dict[str, Any] = inputs | {f"output_{name}": value for name, value in outputs.items()}
-            np.savez(work / f"{batch}.npz", **arrays)
-        written = work / f"exported{ending}"
-        difference = _in_another_process(work, written, format, backend)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for file in sorted(work.glob("exported*")):  # OpenVINO's weights are a second file
-            shutil.move(file, path.with_suffix(file.suffix) if file.suffix else path)
-    return difference
+    return written_by
 
 
 def in_float32(model: Any) -> Any:
-    """The model, or a copy that computes in float32 if it does otherwise."""
+    """Return the model, or a copy that computes in float32 if it does otherwise."""
 
     def changed(config: Any) -> Any:
         if isinstance(config, dict):
@@ -113,7 +127,7 @@ def in_float32(model: Any) -> Any:
     return copied
 
 
-def _example(model: Any, batch: int) -> dict[str, np.ndarray]:
+def _example(model: Any, batch: int) -> Inputs:
     generator = np.random.default_rng(batch)
     encoder = getattr(model, "encoder", model)
     inputs = {"images": generator.uniform(0, 255, (batch, *encoder.image_shape)).astype("float32")}
@@ -141,7 +155,7 @@ def _in_another_process(work: Path, written: Path, format: str, backend: str) ->
 
 # === In the other process ===
 def main(work: Path, written: Path, format: str) -> None:
-    """Export `work`/model.keras to `written`, load it again, and compare with the outputs that are in `work`."""
+    """Export `work`/model.keras to `written`, load it again, and compare its outputs with those in `work`."""
     model = keras.saving.load_model(work / "model.keras", compile=False)
     encoder = getattr(model, "encoder", model)
     signature = {"images": keras.InputSpec(shape=(None, *encoder.image_shape), dtype="float32")}
@@ -155,21 +169,30 @@ def main(work: Path, written: Path, format: str) -> None:
         if format == "openvino" and sys.version_info >= (3, 13):
             _tell_openvino_tensorflows_version()
         model.export(str(written), format=named, input_signature=specs, verbose=False)
-    difference = 0.0
-    for batch in BATCHES:
-        arrays = dict(np.load(work / f"{batch}.npz"))
-        outputs = _RUNTIMES[format](written, {name: arrays[name] for name in signature})
-        wanted = {name[7:]: value for name, value in arrays.items() if name.startswith("output_")}
-        if len(outputs) != len(wanted):
-            raise ValueError(f"the exported model has {len(outputs)} outputs instead of {len(wanted)}")
-        for name, value in wanted.items():
-            got = [array for array in outputs if array.shape == value.shape]
-            off = min((float(np.abs(array - value).max()) for array in got), default=np.inf)
-            off = off / max(float(np.abs(value).max()), 1e-30)
-            if not off <= TOLERANCE:
-                raise ValueError(f"its {name} is {off:.1e} off at batch {batch}, where {TOLERANCE} is allowed")
-            difference = max(difference, off)
+    difference = max(_difference(work / f"{batch}.npz", written, format) for batch in BATCHES)
     (work / "difference.json").write_text(json.dumps(difference))
+
+
+def _difference(stored: Path, written: Path, format: str) -> float:
+    """Return how far the written model's outputs are from those stored with their inputs, over the largest output.
+
+    Raises:
+        ValueError: If it is too far.
+    """
+    arrays = dict(np.load(stored))
+    wanted = {name[7:]: value for name, value in arrays.items() if name.startswith("output_")}
+    outputs = _FORMATS[format].run(written, {name: arrays[name] for name in arrays if name in ("images", "noise")})
+    if len(outputs) != len(wanted):
+        raise ValueError(f"the exported model has {len(outputs)} outputs instead of {len(wanted)}")
+    largest = 0.0
+    for name, value in wanted.items():
+        same_shape = [array for array in outputs if array.shape == value.shape]
+        off = min((float(np.abs(array - value).max()) for array in same_shape), default=np.inf)
+        off = off / max(float(np.abs(value).max()), 1e-30)
+        if not off <= TOLERANCE:
+            raise ValueError(f"its {name} is {off:.1e} off at batch {stored.stem}, where {TOLERANCE} is allowed")
+        largest = max(largest, off)
+    return largest
 
 
 def _write_torch(model: Any, signature: Any, written: Path) -> None:
@@ -200,7 +223,7 @@ def _tell_openvino_tensorflows_version() -> None:
 
 
 # === The runtimes ===
-def _run_saved_model(path: Path, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+def _run_saved_model(path: Path, inputs: Inputs) -> list[np.ndarray]:
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(path))  # which its functions do not keep alive
@@ -208,14 +231,17 @@ def _run_saved_model(path: Path, inputs: dict[str, np.ndarray]) -> list[np.ndarr
     return list(_flat(outputs).values())
 
 
-def _run_onnx(path: Path, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+def _run_onnx(path: Path, inputs: Inputs) -> list[np.ndarray]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return session.run(None, {each.name: _by_rank(each.shape, inputs) for each in session.get_inputs()})
+    outputs: list[np.ndarray] = session.run(
+        None, {each.name: _by_rank(each.shape, inputs) for each in session.get_inputs()}
+    )
+    return outputs
 
 
-def _run_litert(path: Path, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+def _run_litert(path: Path, inputs: Inputs) -> list[np.ndarray]:
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(path))
@@ -228,7 +254,7 @@ def _run_litert(path: Path, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
     return [interpreter.get_tensor(each["index"]) for each in interpreter.get_output_details()]
 
 
-def _run_openvino(path: Path, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+def _run_openvino(path: Path, inputs: Inputs) -> list[np.ndarray]:
     import openvino
 
     # Its default on CPUs that have bfloat16 is bfloat16.
@@ -237,7 +263,7 @@ def _run_openvino(path: Path, inputs: dict[str, np.ndarray]) -> list[np.ndarray]
     return [results[output] for output in compiled.outputs]
 
 
-def _run_torch(path: Path, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+def _run_torch(path: Path, inputs: Inputs) -> list[np.ndarray]:
     import torch
 
     program = torch.export.load(path).module()
@@ -247,18 +273,30 @@ def _run_torch(path: Path, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
     return list(_flat(outputs).values())
 
 
-def _by_rank(shape: Any, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    """Runtimes call their inputs what they like; images have four dimensions, noise has two."""
+def _by_rank(shape: Any, inputs: Inputs) -> np.ndarray:
+    """Return the input of a shape: runtimes rename inputs, but images have four dimensions and noise has two."""
     return inputs["images" if len(shape) == 4 else "noise"]
 
 
-_RUNTIMES: dict[str, Any] = {
-    "saved_model": _run_saved_model,
-    "onnx": _run_onnx,
-    "litert": _run_litert,
-    "openvino": _run_openvino,
-    "torch": _run_torch,
+@dataclass(frozen=True)
+class _Format:
+    """A format's backend, which writes it; the packages it takes; its files' ending; and its own runtime."""
+
+    backend: str
+    packages: tuple[str, ...]
+    ending: str
+    run: Callable[[Path, Inputs], list[np.ndarray]]
+
+
+_FORMATS = {
+    "saved_model": _Format("tensorflow", ("tensorflow",), "", _run_saved_model),
+    "onnx": _Format("tensorflow", ("tensorflow", "onnx", "tf2onnx", "onnxruntime"), ".onnx", _run_onnx),
+    "litert": _Format("tensorflow", ("tensorflow", "ai_edge_litert"), ".tflite", _run_litert),
+    "openvino": _Format("tensorflow", ("tensorflow", "openvino"), ".xml", _run_openvino),
+    "torch": _Format("torch", ("torch",), ".pt2", _run_torch),
 }
+EXPORT_FORMATS = tuple(_FORMATS)
+"""Names of the formats that `export` writes."""
 
 
 if __name__ == "__main__":

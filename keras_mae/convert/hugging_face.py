@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from keras_mae.convert.state_dict import StateDict
-from keras_mae.convert.weight_map import FIRST_ROW, FUSED, FUSED_BIAS, Rule, dense, norm, patch_kernel
+from keras_mae.convert.layout import Hints, Layout, Sizes, Stated
+from keras_mae.convert.state_dict import Files, StateDict, write_safetensors
+from keras_mae.convert.weight_map import (
+    FIRST_ROW,
+    FUSED,
+    FUSED_BIAS,
+    Kind,
+    Rule,
+    dense,
+    norm,
+    patch_kernel,
+    save_weights,
+)
+
+__all__ = ["HuggingFace"]
 
 # Where a block is, and what its parts are called: on the hub, in memory (5.x), and as 5.x saves the decoder.
 _PLACES = {"encoder": ("encoder.layer", "layers"), "decoder": ("decoder_layers", "decoder_encoder.layer")}
@@ -29,60 +44,135 @@ _NEW = {
 }
 
 
-def matches(state: StateDict) -> bool:
-    """Whether the names are these."""
-    return any(name.endswith("embeddings.patch_embeddings.projection.weight") for name in state.tensors)
+class HuggingFace(Layout):
+    """Folders of `transformers`: weights, `config.json` and, of most, `preprocessor_config.json`."""
 
+    name = "transformers"
 
-def role(state: StateDict) -> str:
-    """ "encoder", "autoencoder" or "classifier"."""
-    if "classifier.weight" in state.tensors:
-        return "classifier"
-    return "autoencoder" if "decoder.mask_token" in state.tensors else "encoder"
+    def matches(self, files: Files) -> bool:
+        return any(name.endswith("embeddings.patch_embeddings.projection.weight") for name in files.names)
 
+    def kind(self, state: StateDict) -> Kind:
+        if "classifier.weight" in state.tensors:
+            return "classifier"
+        return "autoencoder" if "decoder.mask_token" in state.tensors else "encoder"
 
-def sizes(state: StateDict) -> dict[str, dict[str, Any]]:
-    """The arguments of `ViTEncoder`, and of `MAEDecoder` where there is one, that `config.json` holds.
-
-    Raises:
-        ValueError: If there is no configuration, or a model of it is none of ours.
-    """
-    config = state.config.get("config.json")
-    if config is None:
-        raise ValueError(f"There is no config.json beside {str(state.path)!r}: name the folder that holds both")
-    if config.get("hidden_act", "gelu") not in ("gelu", "gelu_python") or not config.get("qkv_bias", True):
-        raise ValueError(
-            "A ViT here has the exact GELU and biases of query, key and value. Received: "
-            f"hidden_act={config.get('hidden_act')!r}, qkv_bias={config.get('qkv_bias')}"
-        )
-    pixels = state.config.get("preprocessor_config.json", {})
-    eps = config.get("layer_norm_eps", 1e-12)
-    encoder = {
-        "embed_dim": config["hidden_size"],
-        "depth": config["num_hidden_layers"],
-        "num_heads": config["num_attention_heads"],
-        "mlp_ratio": config["intermediate_size"] / config["hidden_size"],
-        "patch_size": _pair(config["patch_size"]),
-        "channels": config["num_channels"],
-        "image_size": _pair(config["image_size"]),
-        "layer_norm_eps": eps,
-    }
-    if pixels:
-        encoder |= _statistics(pixels)
-    found = {"encoder": encoder}
-    if role(state) == "autoencoder":
-        found["decoder"] = {
-            "embed_dim": config["decoder_hidden_size"],
-            "depth": config["decoder_num_hidden_layers"],
-            "num_heads": config["decoder_num_attention_heads"],
-            "mlp_ratio": config["decoder_intermediate_size"] / config["decoder_hidden_size"],
+    def sizes(self, state: StateDict, hints: Hints) -> Sizes:
+        config = _config(state)
+        if config.get("hidden_act", "gelu") not in ("gelu", "gelu_python") or not config.get("qkv_bias", True):
+            raise ValueError(
+                "A ViT here has the exact GELU and biases of query, key and value. Received: "
+                f"hidden_act={config.get('hidden_act')!r}, qkv_bias={config.get('qkv_bias')}"
+            )
+        eps = config.get("layer_norm_eps", 1e-12)
+        decoder: dict[str, Any] = {}
+        encoder = {
+            "embed_dim": config["hidden_size"],
+            "depth": config["num_hidden_layers"],
+            "num_heads": config["num_attention_heads"],
+            "mlp_ratio": config["intermediate_size"] / config["hidden_size"],
+            "patch_size": _pair(config["patch_size"]),
             "layer_norm_eps": eps,
         }
-    return found
+        if pixels := state.config.get("preprocessor_config.json", {}):
+            encoder |= _statistics(pixels)
+        if self.kind(state) == "autoencoder":
+            decoder = {
+                "embed_dim": config["decoder_hidden_size"],
+                "depth": config["decoder_num_hidden_layers"],
+                "num_heads": config["decoder_num_attention_heads"],
+                "mlp_ratio": config["decoder_intermediate_size"] / config["decoder_hidden_size"],
+                "layer_norm_eps": eps,
+            }
+        hints.check_heads(state, encoder["num_heads"], decoder.get("num_heads"))
+        return Sizes(encoder, config["num_channels"], image_size=_pair(config["image_size"]), decoder=decoder or None)
+
+    def head(self, state: StateDict) -> dict[str, Any]:
+        return {"num_classes": len(state.tensors["classifier.weight"]), "pooling": "token"}
+
+    def rules(self, model: Any, state: StateDict | None = None) -> list[Rule]:
+        encoder = getattr(model, "encoder", model)
+        names = set() if state is None else set(state.tensors)
+        bare = state is not None and "embeddings.cls_token" in names
+        prefix = "" if bare or (state is None and encoder is model) else "vit."
+        rules = [
+            Rule((f"{prefix}embeddings.cls_token",), "encoder.class_token"),
+            Rule((f"{prefix}embeddings.position_embeddings",), "encoder.positions", FIRST_ROW),
+            Rule(
+                (f"{prefix}embeddings.patch_embeddings.projection.weight",),
+                "encoder.patches.kernel",
+                patch_kernel(encoder.patch_size, encoder.image_shape[2]),
+            ),
+            Rule((f"{prefix}embeddings.patch_embeddings.projection.bias",), "encoder.patches.bias"),
+            *_blocks(prefix, "encoder", encoder.depth, names),
+        ]
+        if encoder.norm is not None:
+            rules += norm(f"{prefix}layernorm", "encoder.norm")
+        if hasattr(model, "decoder"):
+            rules += [
+                Rule(("decoder.mask_token",), "decoder.mask_token"),
+                Rule(("decoder.decoder_pos_embed",), "decoder.positions", FIRST_ROW),
+                *dense("decoder.decoder_embed", "decoder.embedding"),
+                *_blocks("decoder.", "decoder", model.decoder.depth, names),
+                *norm("decoder.decoder_norm", "decoder.norm"),
+                *dense("decoder.decoder_pred", "decoder.prediction"),
+            ]
+        elif encoder is not model:
+            rules += dense("classifier", "head")
+        return rules
+
+    def norm_pix_loss(self, state: StateDict) -> Stated | None:
+        return Stated(bool(_config(state).get("norm_pix_loss", False)), "config.json")
+
+    def mask_ratio(self, state: StateDict) -> float:
+        return float(_config(state).get("mask_ratio", super().mask_ratio(state)))
+
+    def left_out(self, state: StateDict) -> dict[str, str]:
+        poolers = [f"{prefix}pooler.dense.{part}" for prefix in ("", "vit.") for part in ("weight", "bias")]
+        return {name: "a pooler that no masked autoencoder trains" for name in poolers if name in state.tensors}
+
+    def refuse(self, model: Any) -> None:
+        encoder = getattr(model, "encoder", model)
+        if getattr(model, "pooling", None) == "mean":
+            raise ValueError(
+                "`transformers` classifies by the class token and has no norm behind the mean of the patch tokens: "
+                "save a classifier with pooling=\"token\", or in the format 'timm'"
+            )
+        if encoder.norm is None:
+            raise ValueError("`transformers`' ViT has a final norm. Received: an encoder with final_norm=False")
+        if not hasattr(model, "decoder"):
+            return
+        if model.decoder.layer_norm_eps != encoder.layer_norm_eps:
+            raise ValueError(
+                "`transformers`' ViTMAE has one layer_norm_eps. Received: "
+                f"{encoder.layer_norm_eps} in the encoder, {model.decoder.layer_norm_eps} in the decoder"
+            )
+        (height, width), (rows, columns) = encoder.image_shape[:2], encoder.patch_size
+        if height != width or rows != columns:
+            raise ValueError(
+                "`transformers`' ViTMAE has square images and patches; an encoder alone may have others. "
+                f"Received: image_shape={encoder.image_shape}, patch_size={encoder.patch_size}"
+            )
+
+    def write(self, model: Any, path: Path) -> None:
+        path.mkdir()
+        write_safetensors(path / "model.safetensors", save_weights(model, self.rules(model)))
+        for name, content in (
+            ("config.json", config_of(model)),
+            ("preprocessor_config.json", preprocessor_of(model)),
+        ):
+            (path / name).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _config(state: StateDict) -> dict[str, Any]:
+    config: dict[str, Any] | None = state.config.get("config.json")
+    if config is None:
+        raise ValueError(f"There is no config.json beside {state.name!r}: name the folder that holds both")
+    return config
 
 
 def _statistics(pixels: dict[str, Any]) -> dict[str, Any]:
-    """`pixel_mean` and `pixel_std` of an image processor, which multiplies pixels and normalises then."""
+    """Return `pixel_mean` and `pixel_std` of an image processor, which multiplies pixels and then normalises."""
     factor = pixels.get("rescale_factor", 1 / 255) if pixels.get("do_rescale", True) else 1.0
     mean, std = 0.0, 1.0
     if pixels.get("do_normalize", True):
@@ -93,38 +183,8 @@ def _statistics(pixels: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def norm_pix_loss(state: StateDict) -> bool:
-    """Whether the target is normalised, as `config.json` says."""
-    return bool(state.config["config.json"].get("norm_pix_loss", False))
-
-
-def refuse(model: Any) -> None:
-    """An error for a model that `transformers` cannot hold."""
-    encoder = getattr(model, "encoder", model)
-    if getattr(model, "pooling", None) == "mean":
-        raise ValueError(
-            "`transformers` classifies by the class token and has no norm behind the mean of the patch tokens: save "
-            "a classifier with pooling=\"token\", or in the format 'timm'"
-        )
-    if encoder.norm is None:
-        raise ValueError("`transformers`' ViT has a final norm. Received: an encoder with final_norm=False")
-    if not hasattr(model, "decoder"):
-        return
-    if model.decoder.layer_norm_eps != encoder.layer_norm_eps:
-        raise ValueError(
-            "`transformers`' ViTMAE has one layer_norm_eps. Received: "
-            f"{encoder.layer_norm_eps} in the encoder, {model.decoder.layer_norm_eps} in the decoder"
-        )
-    (height, width), (rows, columns) = encoder.image_shape[:2], encoder.patch_size
-    if height != width or rows != columns:
-        raise ValueError(
-            "`transformers`' ViTMAE has square images and patches; an encoder alone may have others. "
-            f"Received: image_shape={encoder.image_shape}, patch_size={encoder.patch_size}"
-        )
-
-
 def config_of(model: Any) -> dict[str, Any]:
-    """The `config.json` of a model; a classifier is a `ViTForImageClassification` there."""
+    """Return the `config.json` of a model; a classifier is a `ViTForImageClassification` there."""
     encoder = getattr(model, "encoder", model)
     autoencoder, classifier = hasattr(model, "decoder"), hasattr(model, "head")
     architecture = "ViTMAEForPreTraining" if autoencoder else "ViTMAEModel"
@@ -159,7 +219,7 @@ def config_of(model: Any) -> dict[str, Any]:
 
 
 def preprocessor_of(model: Any) -> dict[str, Any]:
-    """The `preprocessor_config.json` of a model: how images become its input there."""
+    """Return the `preprocessor_config.json` of a model: how images become its input there."""
     encoder = getattr(model, "encoder", model)
     height, width = encoder.image_shape[:2]
     return {
@@ -175,39 +235,6 @@ def preprocessor_of(model: Any) -> dict[str, Any]:
     }
 
 
-def rules(model: Any, state: StateDict | None = None) -> list[Rule]:
-    """One rule for each weight, in the names of `state`, or as on the hub."""
-    encoder = getattr(model, "encoder", model)
-    names = set() if state is None else set(state.tensors)
-    bare = state is not None and "embeddings.cls_token" in names
-    prefix = "" if bare or (state is None and encoder is model) else "vit."
-    found = [
-        Rule((f"{prefix}embeddings.cls_token",), "encoder.class_token"),
-        Rule((f"{prefix}embeddings.position_embeddings",), "encoder.positions", FIRST_ROW),
-        Rule(
-            (f"{prefix}embeddings.patch_embeddings.projection.weight",),
-            "encoder.patches.kernel",
-            patch_kernel(encoder.patch_size, encoder.image_shape[2]),
-        ),
-        Rule((f"{prefix}embeddings.patch_embeddings.projection.bias",), "encoder.patches.bias"),
-        *_blocks(prefix, "encoder", encoder.depth, names),
-    ]
-    if encoder.norm is not None:
-        found += norm(f"{prefix}layernorm", "encoder.norm")
-    if hasattr(model, "decoder"):
-        found += [
-            Rule(("decoder.mask_token",), "decoder.mask_token"),
-            Rule(("decoder.decoder_pos_embed",), "decoder.positions", FIRST_ROW),
-            *dense("decoder.decoder_embed", "decoder.embedding"),
-            *_blocks("decoder.", "decoder", model.decoder.depth, names),
-            *norm("decoder.decoder_norm", "decoder.norm"),
-            *dense("decoder.decoder_pred", "decoder.prediction"),
-        ]
-    elif encoder is not model:
-        found += dense("classifier", "head")
-    return found
-
-
 def _blocks(prefix: str, ours: str, depth: int, names: set[str]) -> list[Rule]:
     place = next(
         (place for place in _PLACES[ours] if any(name.startswith(f"{prefix}{place}.") for name in names)),
@@ -215,19 +242,19 @@ def _blocks(prefix: str, ours: str, depth: int, names: set[str]) -> list[Rule]:
     )
     new = any(name.startswith(f"{prefix}{place}.") and ".q_proj." in name for name in names)
     parts = _NEW if new else _OLD
-    found = []
+    rules = []
     for index in range(depth):
         theirs, own = f"{prefix}{place}.{index}", f"{ours}.{index}"
         apart = [f"{theirs}.{parts[name]}" for name in ("query", "key", "value")]
-        found += norm(f"{theirs}.layernorm_before", f"{own}.norm1")
-        found += [
+        rules += norm(f"{theirs}.layernorm_before", f"{own}.norm1")
+        rules += [
             Rule(tuple(f"{name}.weight" for name in apart), f"{own}.qkv.kernel", FUSED),
             Rule(tuple(f"{name}.bias" for name in apart), f"{own}.qkv.bias", FUSED_BIAS),
         ]
-        found += dense(f"{theirs}.{parts['projection']}", f"{own}.projection")
-        found += norm(f"{theirs}.layernorm_after", f"{own}.norm2")
-        found += dense(f"{theirs}.{parts['fc1']}", f"{own}.fc1") + dense(f"{theirs}.{parts['fc2']}", f"{own}.fc2")
-    return found
+        rules += dense(f"{theirs}.{parts['projection']}", f"{own}.projection")
+        rules += norm(f"{theirs}.layernorm_after", f"{own}.norm2")
+        rules += dense(f"{theirs}.{parts['fc1']}", f"{own}.fc1") + dense(f"{theirs}.{parts['fc2']}", f"{own}.fc2")
+    return rules
 
 
 def _pair(value: Any) -> tuple[int, int]:

@@ -8,29 +8,103 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from keras_mae._optional import require
 from keras_mae.classifier import ViTClassifier
-from keras_mae.convert.state_dict import StateDict, read_json
-from keras_mae.convert.weight_map import SAME, Report, Rule, Transform, load_weights, save_weights
+from keras_mae.convert.layout import Converted, Hints, Layout, Sizes
+from keras_mae.convert.state_dict import Files, StateDict, read_json
+from keras_mae.convert.weight_map import Kind, Rule, Transform, save_weights
 from keras_mae.encoder import ViTEncoder
 
+__all__ = ["KerasHub", "from_keras_hub", "image_converter_of", "to_keras_hub"]
 
-def matches(path: Path) -> bool:
-    """Whether a folder is a KerasHub preset."""
-    config = path / "config.json"
-    return (path / "metadata.json").is_file() and config.is_file() and "keras_hub" in config.read_text("utf-8")
+
+class KerasHub(Layout):
+    """Presets of KerasHub, which its own classes read and write."""
+
+    name = "keras_hub"
+
+    def matches(self, files: Files) -> bool:
+        config = files.path / "config.json"
+        is_preset = (files.path / "metadata.json").is_file() and config.is_file()
+        return is_preset and "keras_hub" in config.read_text("utf-8")
+
+    def read(self, files: Files) -> StateDict:
+        """Return the weights of the model in a preset, and its sizes."""
+        hub, path = _package(), files.path
+        if read_json(path / "config.json").get("class_name") != "ViTBackbone":
+            raise ValueError(f"The KerasHub preset {str(path)!r} is no ViTBackbone")
+        try:
+            if (path / "task.json").is_file():
+                return _state_of(hub.models.ViTImageClassifier.from_preset(str(path)))
+            converter = None
+            model = hub.models.ViTBackbone.from_preset(str(path))
+            if (path / "image_converter.json").is_file():
+                converter = hub.layers.ViTImageConverter.from_preset(str(path))
+        except OSError as error:
+            raise ValueError(f"The KerasHub preset {str(path)!r} is damaged: {error}") from error
+        return _state_of(model, converter)
+
+    def kind(self, state: StateDict) -> Kind:
+        return "classifier" if "num_classes" in state.config else "encoder"
+
+    def sizes(self, state: StateDict, hints: Hints) -> Sizes:
+        encoder = state.config["encoder"]
+        hints.check_heads(state, encoder["num_heads"])
+        height, width, channels = state.config["image_shape"]
+        return Sizes(encoder, channels, image_size=(height, width))
+
+    def head(self, state: StateDict) -> dict[str, Any]:
+        return {"num_classes": state.config["num_classes"], "pooling": "token"}
+
+    def rules(self, model: Any, state: StateDict | None = None) -> list[Rule]:
+        encoder = getattr(model, "encoder", model)
+        stem, blocks = "vit_patching_and_embedding", "vit_encoder"
+        (height, width), channels = encoder.patch_size, encoder.image_shape[2]
+        patches = Transform(
+            lambda arrays: arrays[0].reshape(-1, arrays[0].shape[-1]),
+            lambda weight: [weight.reshape(height, width, channels, -1)],
+        )
+        rules = [
+            Rule((f"{stem}/class_token",), "encoder.class_token"),
+            Rule((f"{stem}/position_embedding/embeddings",), "encoder.positions"),
+            Rule((f"{stem}/patch_embedding/kernel",), "encoder.patches.kernel", patches),
+            Rule((f"{stem}/patch_embedding/bias",), "encoder.patches.bias"),
+        ]
+        for index in range(encoder.depth):
+            rules += _block(f"{blocks}/transformer_block_{index + 1}", f"encoder.{index}", encoder.num_heads)
+        rules += _pair(f"{blocks}/ln", "encoder.norm", ("gamma", "beta"))
+        return rules if encoder is model else rules + _pair("head", "head", ("kernel", "bias"))
+
+    def refuse(self, model: Any) -> None:
+        if not isinstance(model, ViTEncoder | ViTClassifier):
+            raise ValueError(
+                f"KerasHub takes a ViTEncoder, such as mae.encoder, or a ViTClassifier. Received: {model!r}"
+            )
+        if isinstance(model, ViTClassifier) and (model.pooling != "token" or model.batch_norm):
+            what = "a BatchNorm before its head" if model.batch_norm else f"pooling={model.pooling!r}"
+            raise ValueError(
+                'KerasHub\'s ViTImageClassifier has the class token (its "gap" averages that token too, which MAE '
+                f"does not) and no norm behind it. Received: a classifier with {what}"
+            )
+        encoder = model.encoder if isinstance(model, ViTClassifier) else model
+        if encoder.norm is None:
+            raise ValueError("KerasHub's ViTBackbone has a final norm. Received: an encoder with final_norm=False")
+
+    def write(self, model: Any, path: Path) -> None:
+        """Write a preset of an encoder or a classifier, with its image converter."""
+        theirs = to_keras_hub(model)
+        theirs.save_to_preset(str(path))
+        if isinstance(model, ViTEncoder):  # a classifier's preprocessor has it
+            image_converter_of(model).save_to_preset(str(path))
 
 
 def _package() -> Any:
-    try:
-        import keras_hub
-    except ImportError as error:
-        raise ImportError('KerasHub is not installed: pip install "keras-mae[keras-hub]"') from error
-    return keras_hub
+    return require("keras_hub", "Exchanging models with KerasHub")
 
 
 # === From KerasHub ===
-def from_keras_hub(model: Any, **encoder: Any) -> tuple[Any, Report]:
-    """A `ViTEncoder` or `ViTClassifier` with the weights of KerasHub's.
+def from_keras_hub(model: Any, **encoder: Any) -> Converted:
+    """Return a `ViTEncoder` or `ViTClassifier` with the weights of a KerasHub model.
 
     Args:
         model: A `ViTBackbone`, or a `ViTImageClassifier(pooling="token")`.
@@ -43,13 +117,44 @@ def from_keras_hub(model: Any, **encoder: Any) -> tuple[Any, Report]:
     Raises:
         ValueError: If it is something else, or has what a ViT here does not have.
     """
-    package = _package()
-    classifier = isinstance(model, package.models.ViTImageClassifier)
+    hints = Hints(image_shape=encoder.pop("image_shape", None), encoder=encoder)
+    return KerasHub().load_state(_state_of(model), hints)
+
+
+def _state_of(model: Any, converter: Any = None) -> StateDict:
+    """Return the weights of a KerasHub model, and, beside them, what `KerasHub.sizes` and `.head` tell.
+
+    Args:
+        model: The model.
+        converter: A backbone's `ViTImageConverter`, if there is one.
+    """
+    models = _package().models
+    classifier = isinstance(model, models.ViTImageClassifier)
     backbone = model.backbone if classifier else model
-    if not isinstance(backbone, package.models.ViTBackbone):
+    if not isinstance(backbone, models.ViTBackbone):
         raise ValueError(f"A KerasHub model must be a ViTBackbone or ViTImageClassifier. Received: {model!r}")
     if classifier:
-        _refuse_other_heads(model)
+        _refuse_other_classifiers(model)
+        converter = getattr(model.preprocessor, "image_converter", None)
+    _refuse_other_backbones(backbone)
+    encoder = {
+        "patch_size": tuple(backbone.patch_size),
+        "embed_dim": backbone.hidden_dim,
+        "depth": backbone.num_layers,
+        "num_heads": backbone.num_heads,
+        "mlp_ratio": backbone.mlp_dim / backbone.hidden_dim,
+        "layer_norm_eps": backbone.layer_norm_epsilon,
+    }
+    config = {"encoder": encoder | _statistics_of(converter), "image_shape": backbone.image_shape}
+    if classifier:
+        config["num_classes"] = model.num_classes
+    weights = _weights(model)
+    tensors = {name: ops.convert_to_numpy(weight).astype("float32") for name, weight in weights.items()}
+    stored = {name: str(weight.dtype) for name, weight in weights.items()}
+    return StateDict(tensors, stored, config, model.name)
+
+
+def _refuse_other_backbones(backbone: Any) -> None:
     for name in ("use_mha_bias", "use_mlp_bias", "use_class_token", "use_patch_bias"):
         if not getattr(backbone, name):
             raise ValueError(
@@ -57,26 +162,9 @@ def from_keras_hub(model: Any, **encoder: Any) -> tuple[Any, Report]:
             )
     if backbone.data_format != "channels_last":
         raise ValueError(f"A ViT here is channels last. Received: data_format={backbone.data_format!r}")
-    found = {
-        "image_shape": backbone.image_shape,
-        "patch_size": backbone.patch_size,
-        "embed_dim": backbone.hidden_dim,
-        "depth": backbone.num_layers,
-        "num_heads": backbone.num_heads,
-        "mlp_ratio": backbone.mlp_dim / backbone.hidden_dim,
-        "layer_norm_eps": backbone.layer_norm_epsilon,
-    }
-    converter = getattr(getattr(model, "preprocessor", None), "image_converter", None)
-    vit = ViTEncoder(**found | _statistics_of(converter) | encoder)
-    ours = ViTClassifier(vit, model.num_classes, pooling="token", copy=False) if classifier else vit
-    tensors = {name: ops.convert_to_numpy(weight).astype("float32") for name, weight in _weights(model).items()}
-    stored = {name: str(weight.dtype) for name, weight in _weights(model).items()}
-    role = "classifier" if classifier else "encoder"
-    state = StateDict(tensors, stored, path=Path(model.name))
-    return ours, load_weights(ours, state, rules(ours), role)
 
 
-def _refuse_other_heads(model: Any) -> None:
+def _refuse_other_classifiers(model: Any) -> None:
     if model.pooling != "token":
         raise ValueError(
             'KerasHub\'s pooling "gap" averages the class token too, after the norm; MAE averages the patch tokens '
@@ -90,7 +178,7 @@ def _refuse_other_heads(model: Any) -> None:
 
 
 def _statistics_of(converter: Any) -> dict[str, Any]:
-    """`pixel_mean` and `pixel_std` of an image converter, which multiplies by `scale` and then adds `offset`."""
+    """Return `pixel_mean` and `pixel_std` of an image converter: pixels times `scale`, plus `offset`."""
     if converter is None or (converter.scale is None and converter.offset is None):
         return {}
     scale = np.asarray(1.0 if converter.scale is None else converter.scale, "float64")
@@ -100,9 +188,9 @@ def _statistics_of(converter: Any) -> dict[str, Any]:
 
 # === To KerasHub ===
 def to_keras_hub(model: Any) -> Any:
-    """KerasHub's model with the weights of a `ViTEncoder` or `ViTClassifier`.
+    """Return a KerasHub model with the weights of a `ViTEncoder` or `ViTClassifier`.
 
-    KerasHub normalises images in a preprocessor: a classifier gets one, for an encoder it is `image_converter_of`.
+    KerasHub normalises images in a preprocessor. A classifier gets one; for an encoder `image_converter_of` makes it.
 
     Args:
         model: A `ViTEncoder`, or a `ViTClassifier(pooling="token")` without a BatchNorm.
@@ -114,7 +202,7 @@ def to_keras_hub(model: Any) -> Any:
         ValueError: If KerasHub has no such model.
     """
     hub = _package().models
-    refuse(model)
+    KerasHub().refuse(model)
     classifier = isinstance(model, ViTClassifier)
     encoder = model.encoder if classifier else model
     backbone = hub.ViTBackbone(
@@ -134,28 +222,13 @@ def to_keras_hub(model: Any) -> Any:
             backbone, model.num_classes, preprocessor, pooling="token", head_dtype="float32"
         )
     weights = _weights(theirs)
-    for name, value in save_weights(model, rules(model)).items():
+    for name, value in save_weights(model, KerasHub().rules(model)).items():
         weights[name].assign(value)
     return theirs
 
 
-def refuse(model: Any) -> None:
-    """An error for a model that KerasHub cannot hold."""
-    if not isinstance(model, ViTEncoder | ViTClassifier):
-        raise ValueError(f"KerasHub takes a ViTEncoder, such as mae.encoder, or a ViTClassifier. Received: {model!r}")
-    if isinstance(model, ViTClassifier) and (model.pooling != "token" or model.batch_norm):
-        what = "a BatchNorm before its head" if model.batch_norm else f"pooling={model.pooling!r}"
-        raise ValueError(
-            'KerasHub\'s ViTImageClassifier has the class token (its "gap" averages that token too, which MAE does '
-            f"not) and no norm behind it. Received: a classifier with {what}"
-        )
-    encoder = model.encoder if isinstance(model, ViTClassifier) else model
-    if encoder.norm is None:
-        raise ValueError("KerasHub's ViTBackbone has a final norm. Received: an encoder with final_norm=False")
-
-
 def image_converter_of(encoder: ViTEncoder) -> Any:
-    """KerasHub's layer that resizes and normalises images (0–255) as `encoder` does."""
+    """Return KerasHub's layer that resizes and normalises images (0–255) as `encoder` does."""
     mean, std = np.asarray(encoder.pixel_mean), np.asarray(encoder.pixel_std)
     return _package().layers.ViTImageConverter(
         image_size=encoder.image_shape[:2], scale=(1 / std).tolist(), offset=(-mean / std).tolist()
@@ -163,40 +236,19 @@ def image_converter_of(encoder: ViTEncoder) -> Any:
 
 
 def _weights(model: Any) -> dict[str, Any]:
-    """A KerasHub model's weights by names of their own, which do not hang on what the model is called."""
+    """Return a KerasHub model's weights by names that do not depend on what the model is called."""
     backbone = getattr(model, "backbone", model)
-    found = {}
+    weights = {}
     for layer in backbone.layers:
         for weight in layer.weights:
             path = weight.path
-            found[path[path.index(layer.name) :]] = weight
+            weights[path[path.index(layer.name) :]] = weight
     if backbone is not model:
-        found |= {"head/kernel": model.output_dense.kernel, "head/bias": model.output_dense.bias}
-    return found
+        weights |= {"head/kernel": model.output_dense.kernel, "head/bias": model.output_dense.bias}
+    return weights
 
 
 # === Rules ===
-def rules(model: Any) -> list[Rule]:
-    """One rule for each weight of a `ViTEncoder` or `ViTClassifier(pooling="token")`."""
-    encoder = getattr(model, "encoder", model)
-    stem, blocks = "vit_patching_and_embedding", "vit_encoder"
-    (height, width), channels = encoder.patch_size, encoder.image_shape[2]
-    patches = Transform(
-        lambda arrays: arrays[0].reshape(-1, arrays[0].shape[-1]),
-        lambda weight: [weight.reshape(height, width, channels, -1)],
-    )
-    found = [
-        Rule((f"{stem}/class_token",), "encoder.class_token"),
-        Rule((f"{stem}/position_embedding/embeddings",), "encoder.positions"),
-        Rule((f"{stem}/patch_embedding/kernel",), "encoder.patches.kernel", patches),
-        Rule((f"{stem}/patch_embedding/bias",), "encoder.patches.bias"),
-    ]
-    for index in range(encoder.depth):
-        found += _block(f"{blocks}/transformer_block_{index + 1}", f"encoder.{index}", encoder.num_heads)
-    found += _pair(f"{blocks}/ln", "encoder.norm", ("gamma", "beta"))
-    return found if encoder is model else found + _pair("head", "head", ("kernel", "bias"))
-
-
 def _block(theirs: str, ours: str, heads: int) -> list[Rule]:
     # Query, key and value apart, each (dim, heads, dim / heads).
     fused = Transform(
@@ -225,29 +277,4 @@ def _block(theirs: str, ours: str, heads: int) -> list[Rule]:
 
 
 def _pair(theirs: str, ours: str, names: tuple[str, str]) -> list[Rule]:
-    return [Rule((f"{theirs}/{name}",), f"{ours}.{name}", SAME) for name in names]
-
-
-# === Presets ===
-def read_preset(path: Path, **encoder: Any) -> tuple[Any, Report]:
-    """The model in a folder that KerasHub saved."""
-    package = _package()
-    if read_json(path / "config.json").get("class_name") != "ViTBackbone":
-        raise ValueError(f"The KerasHub preset {str(path)!r} is no ViTBackbone")
-    kind = "ViTImageClassifier" if (path / "task.json").is_file() else "ViTBackbone"
-    try:
-        model = getattr(package.models, kind).from_preset(str(path))
-        statistics = {}
-        if kind == "ViTBackbone" and (path / "image_converter.json").is_file():
-            statistics = _statistics_of(package.layers.ViTImageConverter.from_preset(str(path)))
-    except OSError as error:
-        raise ValueError(f"The KerasHub preset {str(path)!r} is damaged: {error}") from error
-    return from_keras_hub(model, **statistics | encoder)
-
-
-def write_preset(model: Any, path: Path) -> None:
-    """Save a KerasHub preset of a `ViTEncoder` or `ViTClassifier`, with its image converter."""
-    theirs = to_keras_hub(model)
-    theirs.save_to_preset(str(path))
-    if theirs is getattr(theirs, "backbone", theirs):
-        image_converter_of(model).save_to_preset(str(path))
+    return [Rule((f"{theirs}/{name}",), f"{ours}.{name}") for name in names]

@@ -2,34 +2,102 @@
 
 from __future__ import annotations
 
+from pathlib import Path, PurePath
 from typing import Any
 
-from keras_mae.convert.state_dict import StateDict
-from keras_mae.convert.weight_map import FIRST_ROW, SAME, Rule, dense, norm, patch_kernel
+from keras_mae.convert.layout import Hints, Layout, Sizes, Stated
+from keras_mae.convert.state_dict import Files, StateDict, write_safetensors, write_torch
+from keras_mae.convert.weight_map import FIRST_ROW, Kind, Rule, dense, norm, patch_kernel, save_weights
+
+__all__ = ["Reference"]
 
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
-"""Attention heads of the published widths; a file does not say them."""
+"""Attention heads of the published widths; a file does not state them."""
 
 
-def matches(state: StateDict) -> bool:
-    """Whether the names are these."""
-    return "patch_embed.proj.weight" in state.tensors
+class Reference(Layout):
+    """Files of the authors' repository: tensors alone, and in a run's own checkpoint the script's arguments."""
+
+    name = "reference"
+    holds_batch_norm = True
+
+    def matches(self, files: Files) -> bool:
+        return "patch_embed.proj.weight" in files.names
+
+    def kind(self, state: StateDict) -> Kind:
+        if any(name.startswith("head.") for name in state.tensors):
+            return "classifier"
+        return "autoencoder" if "mask_token" in state.tensors else "encoder"
+
+    def sizes(self, state: StateDict, hints: Hints) -> Sizes:
+        tensors = state.tensors
+        _check_stem(tensors)
+        width, channels, *patch = tensors["patch_embed.proj.weight"].shape
+        encoder = _part(tensors, "blocks", width) | {
+            "patch_size": tuple(patch),
+            "num_heads": hints.num_heads or _heads(width),
+            "final_norm": "norm.weight" in tensors,
+        }
+        return Sizes(encoder, channels, patches=tensors["pos_embed"].shape[1] - 1, decoder=_decoder(tensors, hints))
+
+    def head(self, state: StateDict) -> dict[str, Any]:
+        batch_norm = "head.0.running_mean" in state.tensors
+        return {
+            "num_classes": len(state.tensors["head.1.weight" if batch_norm else "head.weight"]),
+            "pooling": "mean" if "fc_norm.weight" in state.tensors else "token",
+            "batch_norm": batch_norm,
+        }
+
+    def rules(self, model: Any, state: StateDict | None = None) -> list[Rule]:
+        encoder = getattr(model, "encoder", model)
+        rules = [
+            Rule(("cls_token",), "encoder.class_token"),
+            Rule(("pos_embed",), "encoder.positions", FIRST_ROW),
+            Rule(
+                ("patch_embed.proj.weight",),
+                "encoder.patches.kernel",
+                patch_kernel(encoder.patch_size, encoder.image_shape[2]),
+            ),
+            Rule(("patch_embed.proj.bias",), "encoder.patches.bias"),
+            *_blocks("blocks", "encoder", encoder.depth),
+        ]
+        if encoder.norm is not None:
+            rules += norm("norm", "encoder.norm")
+        if hasattr(model, "decoder"):
+            rules += [
+                Rule(("mask_token",), "decoder.mask_token"),
+                Rule(("decoder_pos_embed",), "decoder.positions", FIRST_ROW),
+                *dense("decoder_embed", "decoder.embedding"),
+                *_blocks("decoder_blocks", "decoder", model.decoder.depth),
+                *norm("decoder_norm", "decoder.norm"),
+                *dense("decoder_pred", "decoder.prediction"),
+            ]
+        elif encoder is not model:
+            rules += _head(model)
+        return rules
+
+    def norm_pix_loss(self, state: StateDict) -> Stated | None:
+        """Return what the training script's arguments say, or else what the file's name suggests."""
+        if isinstance(given := state.config.get("args", {}).get("norm_pix_loss"), bool):
+            return Stated(given, "The run that saved it")
+        name = PurePath(state.name).name
+        suggested = [value for word, value in (("full", True), ("visualize", False)) if word in name]
+        return Stated(suggested[0], "") if len(suggested) == 1 else None
+
+    def mask_ratio(self, state: StateDict) -> float:
+        return float(state.config.get("args", {}).get("mask_ratio", super().mask_ratio(state)))
+
+    def left_out(self, state: StateDict) -> dict[str, str]:
+        counter = "head.0.num_batches_tracked"
+        return {counter: "a counter of PyTorch's BatchNorm"} if counter in state.tensors else {}
+
+    def write(self, model: Any, path: Path) -> None:
+        write = write_torch if path.suffix.lower() in (".pth", ".pt", ".bin") else write_safetensors
+        write(path, save_weights(model, self.rules(model)))
 
 
-def role(state: StateDict) -> str:
-    """ "encoder", "autoencoder" or "classifier"."""
-    if any(name.startswith("head.") for name in state.tensors):
-        return "classifier"
-    return "autoencoder" if "mask_token" in state.tensors else "encoder"
-
-
-def sizes(state: StateDict, num_heads: int | None, decoder_num_heads: int | None) -> dict[str, dict[str, Any]]:
-    """The arguments of `ViTEncoder`, and of `MAEDecoder` where there is one, that the shapes tell.
-
-    Raises:
-        ValueError: If they tell too little.
-    """
-    tensors = state.tensors
+def _check_stem(tensors: dict[str, Any]) -> None:
+    """Raise a `ValueError` unless class token, patch kernel and positions are those of a ViT as it is here."""
     if "cls_token" not in tensors or any(name in tensors for name in ("dist_token", "reg_token")):
         raise ValueError("A ViT here has a class token, and no distillation or register tokens")
     if tensors["patch_embed.proj.weight"].ndim != 4 or tensors["pos_embed"].ndim != 3:
@@ -37,40 +105,17 @@ def sizes(state: StateDict, num_heads: int | None, decoder_num_heads: int | None
         raise ValueError(
             f"A patch kernel must have 4 dimensions and positions 3. Received: {shapes[0]} and {shapes[1]}"
         )
-    timm = state.config.get("config.json", {})
-    if role(state) == "classifier" and "fc_norm.weight" not in tensors and timm.get("global_pool") == "avg":
-        raise ValueError(
-            "This classifier of timm averages all tokens behind its norm; here the norm is behind the mean of the "
-            "patch tokens (fc_norm). Received: global_pool='avg' without fc_norm"
-        )
-    width, channels, *patch = tensors["patch_embed.proj.weight"].shape
-    encoder = _part(tensors, "blocks", width) | {
-        "patch_size": tuple(patch),
-        "channels": channels,
-        "num_heads": num_heads or _heads(width, "num_heads"),
-        "final_norm": "norm.weight" in tensors,
-        "patches": tensors["pos_embed"].shape[1] - 1,
-    }
-    for ours, theirs in (("pixel_mean", "mean"), ("pixel_std", "std")):  # where timm's config.json is beside it
-        values = timm.get("pretrained_cfg", {}).get(theirs)
-        if values is not None:
-            encoder[ours] = [round(255 * value, 9) for value in values]
-    found = {"encoder": encoder}
-    if "mask_token" in tensors:
-        width = tensors["decoder_embed.weight"].shape[0]
-        heads = decoder_num_heads or (16 if width == 512 else None)
-        if heads is None:
-            raise ValueError(f"The file does not say the decoder's heads: give `decoder_num_heads` for width {width}")
-        found["decoder"] = _part(tensors, "decoder_blocks", width) | {"num_heads": heads}
-    return found
 
 
-def norm_pix_loss(state: StateDict) -> bool | None:
-    """Whether the decoder predicts normalised pixels: as the training script's arguments say, or the file's name."""
-    if isinstance(given := state.config.get("args", {}).get("norm_pix_loss"), bool):
-        return given
-    said = [value for word, value in (("full", True), ("visualize", False)) if word in state.path.name]
-    return said[0] if len(said) == 1 else None
+def _decoder(tensors: dict[str, Any], hints: Hints) -> dict[str, Any] | None:
+    if "mask_token" not in tensors:
+        return None
+    width = tensors["decoder_embed.weight"].shape[0]
+    # They are in no tensor's shape: of a decoder that is only checked the heads do not matter.
+    heads = hints.decoder_num_heads or (1 if hints.encoder_only else 16 if width == 512 else None)
+    if heads is None:
+        raise ValueError(f"The file does not say the decoder's heads: give `decoder_num_heads` for width {width}")
+    return _part(tensors, "decoder_blocks", width) | {"num_heads": heads}
 
 
 def _part(tensors: dict[str, Any], blocks: str, width: int) -> dict[str, Any]:
@@ -79,57 +124,27 @@ def _part(tensors: dict[str, Any], blocks: str, width: int) -> dict[str, Any]:
     return {"embed_dim": width, "depth": depth, "mlp_ratio": hidden / width}
 
 
-def _heads(width: int, argument: str) -> int:
+def _heads(width: int) -> int:
     if width not in HEADS:
-        raise ValueError(f"The file does not say the number of heads: give `{argument}` for an encoder {width} wide")
+        raise ValueError(f"The file does not say the number of heads: give `num_heads` for an encoder {width} wide")
     return HEADS[width]
 
 
-def rules(model: Any) -> list[Rule]:
-    """One rule for each weight of a `ViTEncoder`, `MaskedAutoencoder` or `ViTClassifier`."""
-    encoder = getattr(model, "encoder", model)
-    found = [
-        Rule(("cls_token",), "encoder.class_token"),
-        Rule(("pos_embed",), "encoder.positions", FIRST_ROW),
-        Rule(
-            ("patch_embed.proj.weight",),
-            "encoder.patches.kernel",
-            patch_kernel(encoder.patch_size, encoder.image_shape[2]),
-        ),
-        Rule(("patch_embed.proj.bias",), "encoder.patches.bias"),
-        *_blocks("blocks", "encoder", encoder.depth),
-    ]
-    if encoder.norm is not None:
-        found += norm("norm", "encoder.norm")
-    if hasattr(model, "decoder"):
-        found += [
-            Rule(("mask_token",), "decoder.mask_token"),
-            Rule(("decoder_pos_embed",), "decoder.positions", FIRST_ROW),
-            *dense("decoder_embed", "decoder.embedding"),
-            *_blocks("decoder_blocks", "decoder", model.decoder.depth),
-            *norm("decoder_norm", "decoder.norm"),
-            *dense("decoder_pred", "decoder.prediction"),
-        ]
-    elif encoder is not model:
-        found += _head(model)
-    return found
-
-
 def _head(model: Any) -> list[Rule]:
-    found = norm("fc_norm", "pool_norm") if model.pool_norm is not None else []
+    rules = norm("fc_norm", "pool_norm") if model.pool_norm is not None else []
     if not model.batch_norm:
-        return found + dense("head", "head")
-    statistics = [Rule(("head.0.running_mean",), "head.mean", SAME), Rule(("head.0.running_var",), "head.variance")]
-    return found + statistics + dense("head.1", "head")
+        return rules + dense("head", "head")
+    statistics = [Rule(("head.0.running_mean",), "head.mean"), Rule(("head.0.running_var",), "head.variance")]
+    return rules + statistics + dense("head.1", "head")
 
 
 def _blocks(theirs: str, ours: str, depth: int) -> list[Rule]:
-    found = []
+    rules = []
     for index in range(depth):
-        found += norm(f"{theirs}.{index}.norm1", f"{ours}.{index}.norm1")
-        found += dense(f"{theirs}.{index}.attn.qkv", f"{ours}.{index}.qkv")
-        found += dense(f"{theirs}.{index}.attn.proj", f"{ours}.{index}.projection")
-        found += norm(f"{theirs}.{index}.norm2", f"{ours}.{index}.norm2")
-        found += dense(f"{theirs}.{index}.mlp.fc1", f"{ours}.{index}.fc1")
-        found += dense(f"{theirs}.{index}.mlp.fc2", f"{ours}.{index}.fc2")
-    return found
+        rules += norm(f"{theirs}.{index}.norm1", f"{ours}.{index}.norm1")
+        rules += dense(f"{theirs}.{index}.attn.qkv", f"{ours}.{index}.qkv")
+        rules += dense(f"{theirs}.{index}.attn.proj", f"{ours}.{index}.projection")
+        rules += norm(f"{theirs}.{index}.norm2", f"{ours}.{index}.norm2")
+        rules += dense(f"{theirs}.{index}.mlp.fc1", f"{ours}.{index}.fc1")
+        rules += dense(f"{theirs}.{index}.mlp.fc2", f"{ours}.{index}.fc2")
+    return rules

@@ -7,10 +7,15 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from keras_mae._optional import require
+
+__all__ = ["Files", "StateDict", "read", "read_json", "write_safetensors", "write_torch"]
 
 _SHARDS = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
@@ -25,23 +30,47 @@ class StateDict:
         stored: The dtypes they were stored in, by name.
         config: What was beside them: the content of "config.json" and "preprocessor_config.json" in a folder, and
             "args", the arguments of the authors' training script.
-        path: Where it came from.
+        name: What error messages call it: the path of a file, the name of a model.
     """
 
     tensors: dict[str, np.ndarray]
     stored: dict[str, str]
     config: dict[str, Any] = field(default_factory=dict)
-    path: Path = Path()
+    name: str = ""
+
+
+class Files:
+    """A file, or a folder of files, that is read at most once, and not before somebody asks.
+
+    Args:
+        path: The file or folder.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    @cached_property
+    def state(self) -> StateDict:
+        """The weights, if it is a safetensors or PyTorch file or a folder with some; else an error as of `read`."""
+        return read(self.path)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The tensors' names; none if it holds no such weights."""
+        try:
+            return frozenset(self.state.tensors)
+        except (ValueError, ImportError, OSError):
+            return frozenset()
 
 
 def read(path: str | Path) -> StateDict:
-    """The weights in a file, or in a folder that `transformers` saved.
+    """Return the weights in a file, or in a folder that `transformers` saved.
 
     A PyTorch file is read with `weights_only=True`: one whose pickle would run code is refused.
 
     Raises:
         ValueError: If there is no such file, it is damaged, or it holds no tensors by name.
-        ImportError: If what reads it is missing.
+        ImportError: If a package that reads it is missing.
     """
     path = Path(path)
     tensors: dict[str, np.ndarray] = {}
@@ -59,7 +88,7 @@ def read(path: str | Path) -> StateDict:
     if tensors and all(name.startswith("module.") for name in tensors):  # what PyTorch's data parallelism puts there
         tensors = {name[7:]: value for name, value in tensors.items()}
         stored = {name[7:]: value for name, value in stored.items()}
-    return StateDict(tensors, stored, config, path)
+    return StateDict(tensors, stored, config, str(path))
 
 
 def _weight_map(path: Path) -> dict[str, str]:
@@ -70,7 +99,7 @@ def _weight_map(path: Path) -> dict[str, str]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file."""
+    """Return the object in a JSON file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -101,11 +130,11 @@ Tensors = dict[str, tuple[np.ndarray, str]]
 
 
 def _read_file(path: Path) -> tuple[Tensors, dict[str, Any]]:
-    """Arrays and the names of their stored dtypes, and what else is there; by content, not by the file's ending."""
+    """Return arrays with their stored dtypes, and what else is there; the content decides, not the file's ending."""
     with path.open("rb") as file:
         head = file.read(16)
     if path.suffix == ".keras":
-        raise ValueError(f"{str(path)!r} is a model of Keras': keras.saving.load_model, or `from_preset`, takes it")
+        raise ValueError(f"{str(path)!r} is a model of Keras', not tensors by name")
     if head[:2] == b"PK" or head[:1] == b"\x80":
         return _read_torch(path)
     if head[:8] == b"\x89HDF\r\n\x1a\n":
@@ -116,26 +145,19 @@ def _read_file(path: Path) -> tuple[Tensors, dict[str, Any]]:
 
 
 def _read_safetensors(path: Path) -> Tensors:
+    import ml_dtypes  # noqa: F401  (Keras brings it; it tells NumPy what bfloat16 is)
+
+    safetensors = require("safetensors", "Reading safetensors files")
     try:
-        import ml_dtypes  # noqa: F401  (Keras brings it; it tells NumPy what bfloat16 is)
-        from safetensors import SafetensorError, safe_open
-    except ImportError as error:
-        raise ImportError('Reading safetensors takes its package: pip install "keras-mae[convert]"') from error
-    try:
-        with safe_open(path, framework="np") as file:
+        with safetensors.safe_open(path, framework="np") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, AttributeError) as error:  # the latter for types that NumPy does not have
+    except (safetensors.SafetensorError, AttributeError) as error:  # the latter for types that NumPy does not have
         raise ValueError(f"{str(path)!r} is a damaged safetensors file: {error}") from error
     return {name: (_as_float32(array), str(array.dtype)) for name, array in arrays.items()}
 
 
 def _read_torch(path: Path) -> tuple[Tensors, dict[str, Any]]:
-    try:
-        import torch
-    except ImportError as error:
-        raise ImportError(
-            f"Reading {path.name} takes PyTorch: pip install torch; or bring the weights as safetensors"
-        ) from error
+    torch = require("torch", f"Reading {path.name}, unlike safetensors files,")
     try:
         # Runs that the authors' script saved hold their arguments, a class that does nothing.
         with torch.serialization.safe_globals([argparse.Namespace]), path.open("rb") as file:
@@ -149,6 +171,11 @@ def _read_torch(path: Path) -> tuple[Tensors, dict[str, Any]]:
         ) from error
     args = content.get("args") if isinstance(content, Mapping) else None
     beside = {"args": vars(args)} if isinstance(args, argparse.Namespace) else {}
+    return _arrays(path, content, torch), beside
+
+
+def _arrays(path: Path, content: Any, torch: Any) -> Tensors:
+    """Return the tensors in what a PyTorch file holds, by name."""
     for key in ("model", "state_dict"):  # what training scripts save beside it: optimizer, epoch, ...
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -163,7 +190,7 @@ def _read_torch(path: Path) -> tuple[Tensors, dict[str, Any]]:
         }
     except (TypeError, RuntimeError, NotImplementedError) as error:  # sparse, quantised, without data
         raise ValueError(f"{str(path)!r} holds tensors that are no plain arrays: {error}") from error
-    return {name: (_as_float32(array), str(content[name].dtype)[6:]) for name, array in arrays.items()}, beside
+    return {name: (_as_float32(array), str(content[name].dtype)[6:]) for name, array in arrays.items()}
 
 
 def _as_float32(array: np.ndarray) -> np.ndarray:
@@ -173,23 +200,18 @@ def _as_float32(array: np.ndarray) -> np.ndarray:
 
 def write_safetensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
     """Write a safetensors file, with the mark that PyTorch libraries ask for."""
-    try:
-        from safetensors import SafetensorError
-        from safetensors.numpy import save_file
-    except ImportError as error:
-        raise ImportError('Writing safetensors takes its package: pip install "keras-mae[convert]"') from error
+    purpose = "Writing safetensors files"
+    safetensors, of_arrays = require("safetensors", purpose), require("safetensors.numpy", purpose)
     path.touch()  # says in Python's words where one may not write
+    arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
     try:
-        save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, path, {"format": "pt"})
-    except SafetensorError as error:
+        of_arrays.save_file(arrays, path, {"format": "pt"})
+    except safetensors.SafetensorError as error:
         raise OSError(f"Cannot write {str(path)!r}: {error}") from error
 
 
 def write_torch(path: Path, tensors: dict[str, np.ndarray]) -> None:
     """Write a PyTorch file of the tensors under the key "model"."""
-    try:
-        import torch
-    except ImportError as error:
-        raise ImportError(f"Writing {path.name} takes PyTorch: pip install torch") from error
+    torch = require("torch", f"Writing {path.name}, unlike safetensors files,")
     with path.open("wb") as file:
         torch.save({"model": {name: torch.from_numpy(value.copy()) for name, value in tensors.items()}}, file)

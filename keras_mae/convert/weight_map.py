@@ -1,10 +1,10 @@
-"""A weight map is data: rules from names in a file to weights of a model; one function applies them, or none."""
+"""Weight maps as data: rules from names in a file to weights of a model, and the functions that apply them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from keras import ops
@@ -12,31 +12,62 @@ from keras import ops
 from keras_mae.convert.state_dict import StateDict
 from keras_mae.positions import resize_positions
 
+__all__ = [
+    "FIRST_ROW",
+    "FUSED",
+    "FUSED_BIAS",
+    "SAME",
+    "TRANSPOSED",
+    "Kind",
+    "Report",
+    "Rule",
+    "Transform",
+    "dense",
+    "load_weights",
+    "named_weights",
+    "norm",
+    "patch_kernel",
+    "save_weights",
+]
+
 Arrays = list[np.ndarray]
+Kind = Literal["encoder", "autoencoder", "classifier"]
+"""What the weights of a file are."""
 
 
 @dataclass(frozen=True)
 class Transform:
-    """How arrays in a file become one weight, and back."""
+    """How arrays in a file become one weight, and back.
+
+    Attributes:
+        load: Function from the arrays of a file, in the order of a rule's `sources`, to the weight.
+        save: Its inverse; given zeros, it tells the shapes that fit.
+    """
 
     load: Callable[[Arrays], np.ndarray]
     save: Callable[[np.ndarray], Arrays]
 
 
 SAME = Transform(lambda arrays: arrays[0], lambda weight: [weight])
+"""The weight as it is."""
 TRANSPOSED = Transform(lambda arrays: arrays[0].T, lambda weight: [weight.T])
+"""The weight transposed, as PyTorch keeps a linear layer's."""
 FIRST_ROW = Transform(lambda arrays: arrays[0][0], lambda weight: [weight[None]])
-"""Without a leading dimension of 1."""
+"""The weight with a leading dimension of 1."""
 FUSED = Transform(
     lambda arrays: np.concatenate([array.T for array in arrays], axis=1),
     lambda weight: [part.T for part in np.split(weight, 3, axis=1)],
 )
 """Query, key and value apart in the file, transposed."""
 FUSED_BIAS = Transform(lambda arrays: np.concatenate(arrays), lambda weight: list(np.split(weight, 3)))
+"""Biases of query, key and value apart in the file."""
 
 
 def patch_kernel(patch_size: tuple[int, int], channels: int) -> Transform:
-    """A convolution's kernel (width, channels, height, width of a patch) in the file; ours is flat, channels last."""
+    """Return the transform of a patch embedding that a file keeps as a convolution's kernel.
+
+    The file has (embed_dim, channels, height, width of a patch); here it is (height * width * channels, embed_dim).
+    """
     return Transform(
         lambda arrays: arrays[0].transpose(2, 3, 1, 0).reshape(-1, arrays[0].shape[0]),
         lambda weight: [weight.reshape(*patch_size, channels, -1).transpose(3, 2, 0, 1)],
@@ -45,7 +76,13 @@ def patch_kernel(patch_size: tuple[int, int], channels: int) -> Transform:
 
 @dataclass(frozen=True)
 class Rule:
-    """Tensors of a file that make one weight of a model."""
+    """Tensors of a file that make one weight of a model.
+
+    Attributes:
+        sources: Names in the file.
+        target: Name of the weight in `named_weights(model)`.
+        transform: How the one becomes the other.
+    """
 
     sources: tuple[str, ...]
     target: str
@@ -57,27 +94,35 @@ class Report:
     """What became of every tensor.
 
     Attributes:
-        role: What the checkpoint is: "encoder", "pixels" (with a decoder that predicts pixels), "normalised pixels"
-            or "classifier".
+        kind: What the file holds: "encoder", "autoencoder" or "classifier".
+        norm_pix_loss: Whether an autoencoder's decoder predicts normalised pixels; `None` without a decoder.
         rows: (tensors in the file, weight of the model, shape, remark) of everything that was carried over.
         left_out: Tensors that were left out on purpose, and why.
     """
 
-    role: str
+    kind: Kind
+    norm_pix_loss: bool | None = None
     rows: list[tuple[str, str, tuple[int, ...], str]] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def title(self) -> str:
+        """The kind, and an autoencoder's target, in words."""
+        if self.norm_pix_loss is None:
+            return self.kind
+        return f"{self.kind} that predicts {'normalised pixels' if self.norm_pix_loss else 'pixels'}"
+
     def __str__(self) -> str:
-        width = max(len(row[0]) for row in self.rows)
-        lines = [f"{len(self.rows)} weights, {self.role}"]
+        width = max((len(row[0]) for row in self.rows), default=0)
+        lines = [f"{len(self.rows)} weights: {self.title}"]
         lines += [
-            f"{theirs:{width}}  {ours}  {shape}  {remark}".rstrip() for theirs, ours, shape, remark in self.rows
+            f"{names:{width}}  {weight}  {shape}  {remark}".rstrip() for names, weight, shape, remark in self.rows
         ]
         return "\n".join(lines + [f"{name}: left out, {why}" for name, why in self.left_out.items()])
 
 
 def named_weights(model: Any) -> dict[str, Any]:
-    """A model's weights under names that do not hang on what its layers are called.
+    """Return a model's weights under names that do not depend on its layers' names.
 
     Args:
         model: A `ViTEncoder`, `MaskedAutoencoder` or `ViTClassifier`.
@@ -123,7 +168,7 @@ def _layer(layer: Any, name: str) -> dict[str, Any]:
 
 
 def dense(theirs: str, ours: str) -> list[Rule]:
-    """The rules of a PyTorch linear layer."""
+    """Return the rules of a PyTorch linear layer, from its name in the file to its name here."""
     return [
         Rule((f"{theirs}.weight",), f"{ours}.kernel", TRANSPOSED),
         Rule((f"{theirs}.bias",), f"{ours}.bias"),
@@ -131,7 +176,7 @@ def dense(theirs: str, ours: str) -> list[Rule]:
 
 
 def norm(theirs: str, ours: str) -> list[Rule]:
-    """The rules of a PyTorch norm."""
+    """Return the rules of a PyTorch norm, from its name in the file to its name here."""
     return [Rule((f"{theirs}.weight",), f"{ours}.gamma"), Rule((f"{theirs}.bias",), f"{ours}.beta")]
 
 
@@ -139,63 +184,55 @@ def load_weights(
     model: Any,
     state: StateDict,
     rules: Sequence[Rule],
-    role: str,
+    kind: Kind,
+    *,
     left_out: dict[str, str] | None = None,
     old_grid: tuple[int, int] | None = None,
 ) -> Report:
     """Set all of a model's weights from a file, or none of them.
 
     Args:
-        model: What to set.
+        model: A `ViTEncoder`, `MaskedAutoencoder` or `ViTClassifier`, whose weights are set.
         state: The file's tensors.
-        rules: One for each weight of the model.
-        role: What the checkpoint is, for the report.
-        left_out: Tensors not to be carried over, and why.
-        old_grid: (rows, columns) of the file's positions, if they are to be resized to the model's.
+        rules: One rule for each weight of the model.
+        kind: What the file holds, for the report.
+        left_out: Tensors that are not carried over, and why.
+        old_grid: (rows, columns) of the file's positions, if other than the model's: they are resized.
+
+    Returns:
+        The report.
 
     Raises:
         ValueError: If a tensor is missing, left over, of another shape or not finite, or a weight has no rule; the
             message names all of them, and no weight was changed.
     """
-    weights, report = named_weights(model), Report(role, left_out=dict(left_out or {}))
+    weights = named_weights(model)
+    report = Report(kind, getattr(model, "norm_pix_loss", None), left_out=dict(left_out or {}))
+    grid = getattr(model, "encoder", model).grid
     wrong: dict[str, list[str]] = {"missing": [], "of another shape": [], "no floats": [], "not finite": []}
     values: dict[str, np.ndarray] = {}
-    grid = getattr(model, "encoder", model).grid
     for rule in rules:
-        if absent := [name for name in rule.sources if name not in state.tensors]:
-            wrong["missing"] += absent
-            continue
-        arrays = [state.tensors[name] for name in rule.sources]
-        shape = own_shape = tuple(weights[rule.target].shape)
-        resized = old_grid not in (None, grid) and rule.target.endswith(".positions")
+        shape = final_shape = tuple(weights[rule.target].shape)
+        resized = old_grid is not None and old_grid != grid and rule.target.endswith(".positions")
         if resized and old_grid is not None:
-            shape = (1 + old_grid[0] * old_grid[1], own_shape[1])
-        fitting = [array.shape for array in rule.transform.save(np.zeros(shape, "float32"))]
-        if odd := [name for name, array in zip(rule.sources, arrays, strict=True) if array.dtype != "float32"]:
-            wrong["no floats"] += [f"{name} ({state.stored[name]})" for name in odd]
-        elif [array.shape for array in arrays] != fitting:
-            wrong["of another shape"] += [
-                f"{name} {array.shape}, where {fits} fits"
-                for name, array, fits in zip(rule.sources, arrays, fitting, strict=True)
-                if array.shape != fits
-            ]
-        elif not all(np.isfinite(array).all() for array in arrays):
-            wrong["not finite"] += rule.sources
-        else:
-            stored = sorted({state.stored[name] for name in rule.sources} - {"float32"})
-            remarks = [f"stored as {', '.join(stored)}"] if stored else []
-            value = rule.transform.load(arrays)
-            if resized and old_grid is not None:
-                value = resize_positions(value, old_grid, grid)
-                remarks.append(f"resized from {old_grid} to {grid}")
-            values[rule.target] = value
-            report.rows.append((", ".join(rule.sources), rule.target, own_shape, ", ".join(remarks)))
+            shape = (1 + old_grid[0] * old_grid[1], final_shape[1])
+        if misfit := _misfit(rule, state, shape):
+            wrong[misfit[0]] += misfit[1]
+            continue
+        stored = sorted({state.stored[name] for name in rule.sources} - {"float32"})
+        remarks = [f"stored as {', '.join(stored)}"] if stored else []
+        value = rule.transform.load([state.tensors[name] for name in rule.sources])
+        if resized and old_grid is not None:
+            value = resize_positions(value, old_grid, grid)
+            remarks.append(f"resized from {old_grid} to {grid}")
+        values[rule.target] = value
+        report.rows.append((", ".join(rule.sources), rule.target, final_shape, ", ".join(remarks)))
     used = {name for rule in rules for name in rule.sources} | set(report.left_out)
     wrong["unexpected"] = sorted(set(state.tensors) - used)
     wrong["without a rule"] = sorted(set(weights) - {rule.target for rule in rules})
     if any(wrong.values()):
         raise ValueError(
-            f"The weights in {str(state.path)!r} do not fit, and none was loaded. "
+            f"The weights in {state.name!r} do not fit, and none was loaded. "
             + "; ".join(f"{what}: {_listed(names)}" for what, names in wrong.items() if names)
         )
     for target, value in values.items():
@@ -203,8 +240,24 @@ def load_weights(
     return report
 
 
+def _misfit(rule: Rule, state: StateDict, shape: tuple[int, ...]) -> tuple[str, list[str]] | None:
+    """Return what is wrong with a rule's tensors for a weight of `shape`, and with which; `None` if they fit."""
+    if absent := [name for name in rule.sources if name not in state.tensors]:
+        return "missing", absent
+    arrays = {name: state.tensors[name] for name in rule.sources}
+    if odd := [f"{name} ({state.stored[name]})" for name, array in arrays.items() if array.dtype != "float32"]:
+        return "no floats", odd
+    fitting = [array.shape for array in rule.transform.save(np.zeros(shape, "float32"))]
+    shapes = zip(arrays.items(), fitting, strict=True)
+    if other := [f"{name} {array.shape}, where {fits} fits" for (name, array), fits in shapes if array.shape != fits]:
+        return "of another shape", other
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        return "not finite", list(rule.sources)
+    return None
+
+
 def save_weights(model: Any, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
-    """A model's weights under the names, and in the layouts, of a file."""
+    """Return a model's weights under the names and in the shapes of a file, in float32."""
     weights, tensors = named_weights(model), {}
     for rule in rules:
         weight = ops.convert_to_numpy(weights[rule.target]).astype("float32")

@@ -12,6 +12,8 @@ from keras import ops
 from keras_mae import _checks
 from keras_mae.optimizers.schedules import warmup_cosine
 
+__all__ = ["AdamW", "pretraining_adamw"]
+
 
 @keras.saving.register_keras_serializable(package="keras_mae")
 class AdamW(keras.optimizers.AdamW):
@@ -45,6 +47,7 @@ class AdamW(keras.optimizers.AdamW):
         self,
         learning_rate: Any = 1e-3,
         weight_decay: float = 0.05,
+        *,
         beta_1: float = 0.9,
         beta_2: float = 0.95,
         epsilon: float = 1e-8,
@@ -130,6 +133,7 @@ class AdamW(keras.optimizers.AdamW):
 def pretraining_adamw(
     base_learning_rate: float = 1.5e-4,
     batch_size: int = 4096,
+    *,
     total_steps: int | None = None,
     warmup_steps: int = 0,
     weight_decay: float = 0.05,

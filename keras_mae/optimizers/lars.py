@@ -10,6 +10,8 @@ from keras import ops
 from keras_mae import _checks
 from keras_mae.optimizers.schedules import warmup_cosine
 
+__all__ = ["LARS", "probing_lars"]
+
 
 @keras.saving.register_keras_serializable(package="keras_mae")
 class LARS(keras.optimizers.Optimizer):
@@ -36,6 +38,7 @@ class LARS(keras.optimizers.Optimizer):
     def __init__(
         self,
         learning_rate: Any = 0.1,
+        *,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         trust_coefficient: float = 1e-3,
@@ -81,6 +84,7 @@ class LARS(keras.optimizers.Optimizer):
 def probing_lars(
     base_learning_rate: float = 0.1,
     batch_size: int = 16384,
+    *,
     total_steps: int | None = None,
     warmup_steps: int = 0,
     **kwargs: Any,

@@ -8,6 +8,8 @@ from keras_mae import _checks
 from keras_mae.optimizers.adamw import AdamW
 from keras_mae.optimizers.schedules import warmup_cosine
 
+__all__ = ["fine_tuning_adamw", "layer_decay_scales"]
+
 
 def layer_decay_scales(model: Any, layer_decay: float) -> list[float]:
     """What multiplies the learning rate of each trainable variable.
@@ -36,6 +38,7 @@ def fine_tuning_adamw(
     model: Any,
     base_learning_rate: float = 1e-3,
     batch_size: int = 1024,
+    *,
     total_steps: int | None = None,
     warmup_steps: int = 0,
     layer_decay: float = 0.75,
@@ -70,7 +73,7 @@ def fine_tuning_adamw(
     peak = base_learning_rate * _checks.positive_int("batch_size", batch_size) / 256
     rate: Any = peak
     if total_steps is not None:
-        rate = warmup_cosine(peak, total_steps, warmup_steps, minimum_learning_rate)
+        rate = warmup_cosine(peak, total_steps, warmup_steps, minimum=minimum_learning_rate)
     excluded = [id(variable) for variable in model.no_weight_decay]
     return AdamW(
         rate,

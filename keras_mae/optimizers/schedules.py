@@ -6,9 +6,11 @@ import keras
 
 from keras_mae import _checks
 
+__all__ = ["warmup_cosine"]
+
 
 def warmup_cosine(
-    peak: float, total_steps: int, warmup_steps: int = 0, minimum: float = 0.0
+    peak: float, total_steps: int, warmup_steps: int = 0, *, minimum: float = 0.0
 ) -> keras.optimizers.schedules.CosineDecay:
     """Linear warm-up from 0 to `peak`, then half a cosine down to `minimum`.
 

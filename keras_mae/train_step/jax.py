@@ -8,15 +8,21 @@ import jax
 import keras
 from jax import numpy as jnp
 
+from keras_mae._types import Tensor
+from keras_mae.train_step.base import BaseTrainStep, poisoned
+
+__all__ = ["TrainStep"]
+
 _STATE = ("trainable_variables", "non_trainable_variables", "optimizer_variables", "metrics_variables")
 
 
-class TrainStep(keras.Model):
-    """`train_step` and `test_step` of a model with `outputs_for_loss`, `check_batch`, `update_metrics` and
-    `moving_statistics`."""
+class TrainStep(BaseTrainStep):
+    """`train_step` and `test_step` as functions of (state, data), for JAX to differentiate and compile."""
 
-    def _loss(self, trainable: Any, non_trainable: Any, optimizer: Any, data: Any, training: bool) -> tuple[Any, Any]:
-        """The scaled loss, and (loss, outputs, new non-trainable state)."""
+    def _loss(
+        self, trainable: Any, non_trainable: Any, optimizer: Any, data: Any, training: bool
+    ) -> tuple[Tensor, tuple[Tensor, Any, list[Tensor]]]:
+        """Return the scaled loss, and (loss, outputs, new non-trainable state)."""
         x, y, sample_weight = data
         state = list(zip(self.trainable_variables, trainable, strict=True))
         state += zip(self.non_trainable_variables, non_trainable, strict=True)
@@ -31,8 +37,8 @@ class TrainStep(keras.Model):
 
     def _logs(
         self, metrics: Any, data: Any, outputs: Any, loss: Any, finite: Any = None
-    ) -> tuple[dict[str, Any], list[Any]]:
-        """The logs, and the metrics' new state."""
+    ) -> tuple[dict[str, Any], list[Tensor]]:
+        """Return the logs, and the metrics' new state."""
         with keras.StatelessScope(list(zip(self.metrics_variables, metrics, strict=True))) as scope:
             logs = self.update_metrics(data, outputs, loss, finite)
         return logs, [scope.get_current_value(variable) for variable in self.metrics_variables]
@@ -49,11 +55,8 @@ class TrainStep(keras.Model):
             jnp.where(finite, new, old) if id(variable) in statistics else new
             for variable, new, old in zip(self.non_trainable_variables, moved, non_trainable, strict=True)
         ]
-        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-            # It skips the step itself, and must see the overflow to lower its scale. It looks at the gradients
-            # alone: an infinite loss, whose gradients may be finite, is passed on to them as NaN.
-            gradients = [jnp.where(jnp.isfinite(loss), gradient, jnp.nan) for gradient in gradients]
-            updated = self.optimizer.stateless_apply(optimizer, gradients, trainable)
+        if self._scales_loss:
+            updated = self.optimizer.stateless_apply(optimizer, poisoned(gradients, finite), trainable)
         else:
             updated = jax.tree.map(
                 lambda new, old: jnp.where(finite, new, old),

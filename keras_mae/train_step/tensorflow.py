@@ -7,10 +7,15 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_mae._types import Tensor
+from keras_mae.distribution import batch_parts, several_workers
+from keras_mae.train_step.base import BaseTrainStep, poisoned
 
-class TrainStep(keras.Model):
-    """`train_step` and `test_step` of a model with `outputs_for_loss`, `check_batch`, `update_metrics` and
-    `moving_statistics`."""
+__all__ = ["TrainStep"]
+
+
+class TrainStep(BaseTrainStep):
+    """`train_step` and `test_step` with a tape, and what `tf.distribute` needs around them."""
 
     def train_step(self, data: Any) -> dict[str, Any]:
         x, y, sample_weight = self._unpack(data)
@@ -23,14 +28,11 @@ class TrainStep(keras.Model):
             loss = self.compute_loss(x, y, outputs, sample_weight, training=True)
             scaled_loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled_loss, weights)
-        # Of the global batch first: what is clipped, and whether it is finite, must not differ between replicas.
+        # Of the global batch first: what is clipped and whether it is finite must not differ between replicas.
         global_loss, *gradients = _global_means([loss, *gradients], _rows(x))
         finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(value)) for value in (global_loss, *gradients)])
-        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-            # It skips the step itself, and must see the overflow to lower its scale. It looks at the gradients
-            # alone: an infinite loss, whose gradients may be finite, is passed on to them as NaN.
-            gradients = [tf.where(tf.math.is_finite(global_loss), gradient, float("nan")) for gradient in gradients]
-            self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
+        if self._scales_loss:
+            self.optimizer.apply_gradients(zip(poisoned(gradients, finite), weights, strict=True))
         else:
             self._apply_if(finite, gradients)
         for statistic, before in zip(self.moving_statistics, statistics, strict=True):
@@ -43,12 +45,12 @@ class TrainStep(keras.Model):
         loss = self.compute_loss(x, y, outputs, sample_weight, training=False)
         return self._logs((x, y, sample_weight), outputs, loss)
 
-    def predict_step(self, data: Any) -> dict[str, Any]:
+    def predict_step(self, data: Any) -> Any:
         self._unpack(data)
         return super().predict_step(data)
 
-    def _unpack(self, data: Any) -> Any:
-        """Images or dict, labels and sample weights of a batch."""
+    def _unpack(self, data: Any) -> tuple[Any, Any, Any]:
+        """Return images or dict, labels and sample weights of a batch."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(self.check_batch(data))
         if self.jit_compile and isinstance(x, dict) and x.get("mask") is not None:
             raise ValueError(
@@ -57,7 +59,9 @@ class TrainStep(keras.Model):
             )
         return x, y, sample_weight
 
-    def _apply_if(self, finite: Any, gradients: list[Any]) -> None:
+    def _apply_if(self, finite: Tensor, gradients: list[Tensor]) -> None:
+        """Update the weights if `finite`, a boolean scalar that is the same on every replica."""
+
         def apply(gradients: list[Any]) -> None:
             self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
 
@@ -76,15 +80,15 @@ class TrainStep(keras.Model):
         tf.distribute.get_replica_context().merge_call(together, args=(finite, gradients))
 
     def _logs(self, data: Any, outputs: Any, loss: Any, finite: Any = None) -> dict[str, Any]:
-        """The logs, of all replicas' batches so far."""
+        """Return the logs of all replicas' batches so far."""
         logs = self.update_metrics(data, outputs, loss, finite)
-        if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        if batch_parts() == 1:
             return logs
         totals = _sums([variable.value for variable in self.metrics_variables])
         with keras.StatelessScope(list(zip(self.metrics_variables, totals, strict=True))):
             results = self.get_metrics_result()
         # Keras reduces several workers' logs along an axis, which they must then have.
-        return {name: tf.reshape(results[name], (1,)) if _several_workers() else results[name] for name in logs}
+        return {name: tf.reshape(results[name], (1,)) if several_workers() else results[name] for name in logs}
 
     # === What Keras 3.15 does not do under a strategy ===
     def compile(self, *args: Any, **kwargs: Any) -> None:
@@ -111,60 +115,61 @@ class TrainStep(keras.Model):
         if self._distribute_strategy is None or not (metrics is None or metrics.built):
             super()._maybe_symbolic_build(iterator, data_batch)
 
-    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-        """Keras' own, which divides by the number of replicas so that their sum is a mean: here it is a mean."""
-        return super().compute_loss(*args, **kwargs) * tf.distribute.get_strategy().num_replicas_in_sync
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Tensor:
+        """Return Keras' own loss as a mean: Keras divides it by the replicas, so that their sum would be one."""
+        return super().compute_loss(x, y, y_pred, sample_weight, training) * batch_parts()
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         if "validation_data" in kwargs:
-            kwargs["validation_data"] = _parted(kwargs["validation_data"])
-        return super().fit(_parted(x), *args, **kwargs)
+            kwargs["validation_data"] = _per_replica(kwargs["validation_data"])
+        return super().fit(_per_replica(x), *args, **kwargs)
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
-        return super().evaluate(_parted(x), *args, **kwargs)
+        return super().evaluate(_per_replica(x), *args, **kwargs)
 
 
-def _rows(x: Any) -> Any:
+def _rows(x: Any) -> Tensor:
+    """Return the number of samples in this replica's part of a batch."""
     return tf.shape(x["images"] if isinstance(x, dict) else x)[0]
 
 
-def _global_means(means: list[Any], rows: Any) -> list[Any]:
-    """Means over the global batch of means over each replica's `rows` samples, of which there may be none."""
-    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+def _global_means(means: list[Tensor], rows: Tensor) -> list[Tensor]:
+    """Average each replica's mean over the global batch, weighted by its `rows` samples (possibly none)."""
+    if batch_parts() == 1:
         return means
     own = [tf.where(rows > 0, mean * tf.cast(rows, mean.dtype), 0) for mean in means]
     rows, *totals = _sums([tf.cast(rows, "float32"), *own])
     return [total / tf.cast(rows, total.dtype) for total in totals]
 
 
-def _sums(values: list[Any]) -> list[Any]:
-    """Of all replicas."""
+def _sums(values: list[Tensor]) -> list[Tensor]:
+    """Sum each value over all replicas."""
     devices = tf.distribute.get_strategy().extended.worker_devices
     # Where a worker has one replica only, TensorFlow does not say itself where its values are, and then asks.
     with tf.device(devices[0] if len(devices) == 1 else None):
         values = [tf.identity(value) for value in values]
-    return tf.distribute.get_replica_context().all_reduce("SUM", values)
+    return list(tf.distribute.get_replica_context().all_reduce("SUM", values))
 
 
 def _merges() -> bool:
-    """Whether an update leaves the replicas' own code."""
+    """Return whether an update leaves the replicas' own code."""
     strategy = tf.distribute.get_strategy()
     on_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
-    return tf.distribute.has_strategy() and strategy.extended._use_merge_call() and not on_tpu
+    return bool(tf.distribute.has_strategy() and strategy.extended._use_merge_call() and not on_tpu)
 
 
-def _several_workers() -> bool:
-    strategy = tf.distribute.get_strategy()
-    return (
-        isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) and strategy.extended._in_multi_worker_mode()
-    )
+def _per_replica(dataset: Any) -> Any:
+    """Share out batches of `keras_mae.data`, which are this process's part already, among its replicas.
 
-
-def _parted(dataset: Any) -> Any:
-    """Batches of `keras_mae.data`, which are this process's part already, shared out among its replicas.
-
-    TensorFlow would part them between workers again, and takes the batches' size from the wrong place where several
-    crops are made of an image.
+    TensorFlow would share them out between workers again, and takes the batches' size from the wrong place where
+    several crops are made of an image.
     """
     size = getattr(dataset, "static_size", None)
     if size is None or not tf.distribute.has_strategy():
@@ -172,11 +177,11 @@ def _parted(dataset: Any) -> Any:
     strategy = tf.distribute.get_strategy()
 
     def of_host(context: Any) -> Any:
-        hosts = 1 if _several_workers() else context.num_input_pipelines
+        hosts = 1 if several_workers() else context.num_input_pipelines
         replicas = context.num_replicas_in_sync // context.num_input_pipelines
         part = dataset.rebatch(size // hosts).shard(hosts, context.input_pipeline_id % hosts)
         return part.rebatch(size // hosts // replicas, drop_remainder=True)
 
-    parted = strategy.distribute_datasets_from_function(of_host)
-    parted._cardinality = len(dataset)  # TensorFlow would count the replicas' parts, and Keras take them for steps
-    return parted
+    shared = strategy.distribute_datasets_from_function(of_host)
+    shared._cardinality = len(dataset)  # TensorFlow would count the replicas' parts, and Keras take them for steps
+    return shared

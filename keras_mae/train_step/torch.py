@@ -9,12 +9,15 @@ import numpy as np
 import torch
 from torch import distributed
 
+from keras_mae._types import Tensor
 from keras_mae.distribution import batch_parts
+from keras_mae.train_step.base import BaseTrainStep, poisoned
+
+__all__ = ["TrainStep"]
 
 
-class TrainStep(keras.Model):
-    """`train_step` and `test_step` of a model with `outputs_for_loss`, `check_batch`, `update_metrics` and
-    `moving_statistics`."""
+class TrainStep(BaseTrainStep):
+    """`train_step` and `test_step` with autograd, and what several processes need around them."""
 
     def train_step(self, data: Any) -> dict[str, Any]:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(self.check_batch(data))
@@ -31,12 +34,8 @@ class TrainStep(keras.Model):
             global_loss = _global_means(loss.detach(), known, len(x["images"] if isinstance(x, dict) else x))
             # One pass over the gradients; a norm that overflows where they do not is no step to take either.
             finite = torch.isfinite(torch.nn.utils.get_total_norm(known)) & torch.isfinite(global_loss)
-            if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-                # It skips the step itself, and must see the overflow to lower its scale. It looks at the
-                # gradients alone: an infinite loss, whose gradients may be finite, is passed on to them as NaN.
-                if not finite:
-                    known[0].fill_(float("nan"))
-                self.optimizer.apply(gradients, weights)
+            if self._scales_loss:
+                self.optimizer.apply(poisoned(gradients, finite), weights)
             elif finite:
                 self.optimizer.apply(gradients, weights)
             if not finite:
@@ -52,7 +51,7 @@ class TrainStep(keras.Model):
         return self._logs((x, y, sample_weight), outputs, loss)
 
     def _logs(self, data: Any, outputs: Any, loss: Any, finite: Any = None) -> dict[str, Any]:
-        """The logs, of all processes' batches so far."""
+        """Return the logs of all processes' batches so far."""
         if batch_parts() == 1:
             return self.update_metrics(data, outputs, loss, finite)
         values = [variable.value for variable in self.metrics_variables]
@@ -91,8 +90,11 @@ class TrainStep(keras.Model):
         return super().fit(x, *args, **kwargs)
 
 
-def _global_means(loss: Any, gradients: list[Any], rows: int) -> Any:
-    """The loss over the global batch; the gradients are changed to theirs, in one sum between processes."""
+def _global_means(loss: Tensor, gradients: list[Tensor], rows: int) -> Tensor:
+    """Return the loss over the global batch, and change the gradients to the global batch's in place.
+
+    All of it is one sum between processes. `rows` is the number of samples in this process's part.
+    """
     if batch_parts() == 1:
         return loss
     parts = [*gradients, loss, loss.new_ones(())]

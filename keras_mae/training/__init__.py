@@ -1,7 +1,8 @@
-"""Recipes, and the runner that turns one into a directory of results."""
+"""Runs: training and scoring by a recipe, each of which leaves a directory of results."""
 
 from keras_mae.recipes import PretrainRecipe
 from keras_mae.training.callbacks import Progress, StopOnNonFinite
+from keras_mae.training.directory import RunDirectory, RunFile
 from keras_mae.training.protocols import (
     run_evaluation,
     run_fine_tuning,
@@ -9,15 +10,21 @@ from keras_mae.training.protocols import (
     run_linear_probe,
     run_pretraining,
 )
-from keras_mae.training.resume import Checkpoints
-from keras_mae.training.runner import run
+from keras_mae.training.resume import Checkpoints, Position, Preempted, Saving
+from keras_mae.training.runner import RunOptions, run
 from keras_mae.training.watching import OnlineProbe, Watch
 
 __all__ = [
     "Checkpoints",
     "OnlineProbe",
+    "Position",
+    "Preempted",
     "PretrainRecipe",
     "Progress",
+    "RunDirectory",
+    "RunFile",
+    "RunOptions",
+    "Saving",
     "StopOnNonFinite",
     "Watch",
     "run",

@@ -1,9 +1,8 @@
-"""Callbacks of a run."""
+"""Callbacks of a run: progress, interrupts and steps that are not finite."""
 
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from typing import Any
 
@@ -14,15 +13,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bars
 
 from keras_mae import _checks
+from keras_mae.training.signals import Handler
+
+__all__ = ["Interruptible", "LogLearningRate", "Progress", "StopOnNonFinite"]
 
 
 class Progress(keras.callbacks.Callback):
-    """Shows epoch, images/s, loss and the time left: one live line on a terminal, one line an epoch elsewhere.
+    """Shows epoch, images/s, metrics and the time left: a live line on a terminal, elsewhere a line for each epoch.
 
     Args:
         images_per_epoch: Images in an epoch.
-        console: Where to write; a new `rich` console by default.
-        epochs: The run's, if `fit` is only told of a part of them.
+        console: Console to write to; a new `rich` console by default.
+        epochs: Total epochs of the run, if `fit` is called for only part of it.
     """
 
     def __init__(self, images_per_epoch: int, console: Console | None = None, epochs: int | None = None):
@@ -69,7 +71,7 @@ class Progress(keras.callbacks.Callback):
         self.close()
 
     def close(self) -> None:
-        """Take the live line away; also after an interrupt, when Keras calls nothing."""
+        """Remove the live line; after an interrupt Keras calls no callback that would."""
         if self._bars is not None:
             self._bars.stop()
             self._bars = None
@@ -85,13 +87,12 @@ class Interruptible(keras.callbacks.Callback):
     def __init__(self) -> None:
         super().__init__()
         self._interrupted = False
-        self._previous: Any = None
+        self._handler = Handler(signal.SIGINT, self._interrupt)
 
     def on_train_begin(self, logs: Any = None) -> None:
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers in no other
-            self._previous = signal.signal(signal.SIGINT, self._interrupt)
+        self._handler.install()
 
-    def _interrupt(self, number: int, frame: Any) -> None:
+    def _interrupt(self) -> None:
         self._interrupted = True
         raise KeyboardInterrupt
 
@@ -103,25 +104,23 @@ class Interruptible(keras.callbacks.Callback):
         self.close()
 
     def close(self) -> None:
-        """Put the former handler back; also after an interrupt, when Keras calls nothing."""
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-            self._previous = None
+        """Restore the former handler; after an interrupt Keras calls no callback that would."""
+        self._handler.remove()
 
 
 class StopOnNonFinite(keras.callbacks.Callback):
-    """Ends a run whose steps have ceased to be finite, and says what can be known about it.
+    """Ends a run whose steps are no longer finite, and reports what can be known about the cause.
 
-    The training step leaves such a step out and counts it: weights stay as they were. One now and then is harmless, a
-    long row is a run that learns nothing.
+    The training step skips and counts such a step: the weights stay as they were. One now and then is harmless; a run
+    of nothing else learns nothing.
 
     Args:
-        limit: Steps in a row. They are looked at once in so many steps, for looking holds an accelerator up, so that
-            up to twice as many may pass.
-        dataset: What the run is trained on, for a batch to look at.
+        limit: Number of such steps in a row that ends the run. The count is read once in as many steps, because
+            reading stalls the accelerator, so up to twice as many may pass.
+        dataset: Dataset of the run, of which a batch is examined for the report.
 
     Raises:
-        FloatingPointError: In `fit`.
+        FloatingPointError: In `fit`, if there are `limit` such steps in a row.
     """
 
     def __init__(self, limit: int = 50, dataset: Any = None):
@@ -146,22 +145,24 @@ class StopOnNonFinite(keras.callbacks.Callback):
     def _diagnosis(self) -> str:
         model = self.model
         rate = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
-        said = (
-            f"{self.limit} training steps in a row were not finite, and were left out. Updates so far: "
+        report = (
+            f"{self.limit} training steps in a row were not finite, and were skipped. Updates so far: "
             f"{int(keras.ops.convert_to_numpy(model.optimizer.iterations))}, learning rate {rate:.3g}"
         )
         if self.dataset is None:
-            return said
+            return report
         batch = keras.utils.unpack_x_y_sample_weight(next(iter(self.dataset)))
         images = np.asarray(batch[0]["images"] if isinstance(batch[0], dict) else batch[0])
         finite = np.isfinite(images.astype("float32"))
-        said += f". The images of a batch: {'finite' if finite.all() else f'{(~finite).sum()} values are not finite'}"
+        report += (
+            f". The images of a batch: {'finite' if finite.all() else f'{(~finite).sum()} values are not finite'}"
+        )
         loss = model.test_on_batch(*batch, return_dict=True)["loss"]
-        return f"{said}; its loss is {float(loss):.4g}" + (": it is the gradients" if np.isfinite(loss) else "")
+        return f"{report}; its loss is {float(loss):.4g}" + (": it is the gradients" if np.isfinite(loss) else "")
 
 
 class LogLearningRate(keras.callbacks.Callback):
-    """Adds the learning rate to the logs of every epoch; it goes before the callbacks that write them."""
+    """Adds the learning rate to the logs of every epoch; place it before the callbacks that write them."""
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if logs is not None:

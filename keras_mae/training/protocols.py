@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import keras
 import numpy as np
@@ -14,70 +14,75 @@ from keras_mae.classifier import ViTClassifier, check_labels
 from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, Recipe, check_recipe
-from keras_mae.training.runner import check_free, run, write, write_history, write_json
+from keras_mae.training.directory import RunDirectory, RunFile
+from keras_mae.training.metadata import merged
+from keras_mae.training.runner import RunOptions, run
 from keras_mae.transfer.features import batches
 from keras_mae.transfer.fine_tuning import compiled_classifier, length
 from keras_mae.transfer.probing import compiled_probe
 
+__all__ = ["run_evaluation", "run_fine_tuning", "run_knn", "run_linear_probe", "run_pretraining"]
 
+
+# === Training ===
 def run_pretraining(
     model: MaskedAutoencoder,
     dataset: Any,
     recipe: PretrainRecipe,
     run_directory: str | Path,
+    *,
     examples: np.ndarray,
     validation_data: Any = None,
     jit_compile: bool | str = "auto",
-    metadata: dict[str, Any] | None = None,
-    **options: Any,
+    metadata: Mapping[str, Any] | None = None,
+    **options: Unpack[RunOptions],
 ) -> Path:
-    """Pre-train `model` and leave `model.keras` (with its optimizer), `encoder.keras`, `history.csv`, `recipe.json`,
+    """Pre-train `model` and leave `model.keras` (with its optimizer), `encoder.keras`, `run.json`, `history.csv`,
     `loss.png` and, if trained in one process, `reconstructions.png`.
 
     Args:
-        model: What to train, not yet compiled. Its masking and target are its own: make it by the recipe.
+        model: Model to train, not yet compiled, with the masking and target that the recipe asks for.
         dataset: Batches of images, with a length.
-        recipe: The numbers.
-        run_directory: A folder that does not exist or is empty.
+        recipe: Numbers of the run.
+        run_directory: Folder that does not exist or is empty.
         examples: Images (n, height, width, channels) for `reconstructions.png`.
         validation_data: Batches to evaluate after every epoch.
-        jit_compile: As in `keras.Model.compile`.
-        metadata: What else the run is made of, such as its data, JSON values by name: for `recipe.json`, and for
-            `resume` to tell this run from another one.
-        options: `callbacks`, `console`, `resume`, `checkpoint_steps` and `checkpoint_minutes`: see `run`, also for
-            what becomes of a run that is interrupted.
+        jit_compile: The argument of `keras.Model.compile`.
+        metadata: More JSON values that identify the run, such as its data's name: they are written to `run.json`, and
+            a checkpoint with different ones is refused.
+        options: `callbacks`, `console` and `saving`; see `run`, which also says how interruptions end.
 
     Returns:
-        The run directory.
+        Path of the run directory; `RunDirectory` reads what is in it.
 
     Raises:
         ValueError: If the model is not the recipe's; and as `run`.
     """
-    check_recipe(recipe, PretrainRecipe)
-    for name, own in (
-        ("mask_ratio", model.masking.mask_ratio),
-        ("norm_pix_loss", model.norm_pix_loss),
-        ("masks_per_image", model.masks_per_image),
-    ):
-        if own != getattr(recipe, name):
-            raise ValueError(f"Model and recipe must agree. Received: {name}={own} and {getattr(recipe, name)}")
+    _check_agreement(model, recipe)
     steps = length(dataset)
-    metadata = _metadata(model, recipe, steps) | {"masking": type(model.masking).__name__} | (metadata or {})
+    known = _known(model, recipe, steps) | {"masking": type(model.masking).__name__}
+    identity = merged(known, metadata)
     model.compile(recipe.optimizer(steps), jit_compile=jit_compile)
 
-    def leave(directory: Path, history: dict[str, list[float]]) -> None:
+    def leave(directory: RunDirectory, history: dict[str, list[float]]) -> None:
         # Most precious first, should the disk fill up.
-        write(directory / "model.keras", model.save)
-        write(directory / "encoder.keras", model.encoder.save)
-        write_json(directory / "recipe.json", metadata)
-        write_history(directory / "history.csv", history)
-        write(directory / "loss.png", lambda path: visualize.curves(history).savefig(path))
-        if distribution.current().processes > 1:
-            return  # `predict` is the work of all of them, and some may be gone
-        result = model.reconstruct(examples)
-        write(directory / "reconstructions.png", lambda path: visualize.reconstructions(result).savefig(path))
+        directory.write(RunFile.MODEL, model.save)
+        directory.write(RunFile.ENCODER, model.encoder.save)
+        _leave_record(directory, identity, history, RunFile.LOSS)
+        if distribution.current().processes == 1:  # `predict` is the work of all, and some may be gone
+            result = model.reconstruct(examples)
+            directory.write(RunFile.RECONSTRUCTIONS, visualize.reconstructions(result).savefig)
 
-    return run(model, dataset, recipe, metadata, run_directory, leave, validation_data, **options)
+    return run(
+        model,
+        dataset,
+        recipe,
+        run_directory,
+        metadata=identity,
+        leave=leave,
+        validation_data=validation_data,
+        **options,
+    )
 
 
 def run_fine_tuning(
@@ -87,43 +92,49 @@ def run_fine_tuning(
     classes: Sequence[str],
     recipe: FineTuneRecipe,
     run_directory: str | Path,
+    *,
     trainable_blocks: float | None = None,
     image_shape: tuple[int, int, int] | None = None,
     validation_data: Any = None,
-    metadata: dict[str, Any] | None = None,
-    **options: Any,
+    metadata: Mapping[str, Any] | None = None,
+    **options: Unpack[RunOptions],
 ) -> Path:
-    """Fine-tune a copy of `encoder` and leave `classifier.keras` (with its optimizer), `history.csv`, `recipe.json`,
+    """Fine-tune a copy of `encoder` and leave `classifier.keras` (with its optimizer), `run.json`, `history.csv`,
     `curves.png` and, if trained in one process, `metrics.json` and `confusion.png`; otherwise see `run_evaluation`.
 
     Args:
-        encoder: A `ViTEncoder`, such as `mae.encoder`. It is not changed.
-        dataset: Batches of (images, labels), with a length, augmented.
-        test: Batches of other (images, labels), as they are, for the scores at the end.
-        classes: Their names.
-        recipe: The numbers.
-        run_directory: A folder that does not exist or is empty.
-        trainable_blocks: How many of the last blocks to train, as in `transfer.partial_fine_tune`; all by default.
-        image_shape: Of the images, if other than the encoder's.
-        validation_data: What to evaluate after every epoch, if not `test`: on several devices batches must be whole.
-        metadata: What else the run is made of, such as its encoder and its data: see `run_pretraining`.
-        options: `callbacks`, `console`, `resume`, `checkpoint_steps` and `checkpoint_minutes`: see `run`, also for
-            what becomes of a run that is interrupted.
+        encoder: `ViTEncoder`, such as `mae.encoder`, which is not changed.
+        dataset: Batches of (images, labels), augmented, with a length.
+        test: Batches of other (images, labels), not augmented, for the scores at the end.
+        classes: Names of the classes.
+        recipe: Numbers of the run.
+        run_directory: Folder that does not exist or is empty.
+        trainable_blocks: Number of last blocks to train, as in `transfer.partial_fine_tune`; all by default.
+        image_shape: Shape of the images, if it is not the encoder's.
+        validation_data: Batches to evaluate after every epoch; `test` by default. Several devices take whole ones.
+        metadata: More JSON values that identify the run, such as its encoder and data; see `run_pretraining`.
+        options: `callbacks`, `console` and `saving`; see `run`, which also says how interruptions end.
 
     Returns:
-        The run directory.
+        Path of the run directory; `RunDirectory` reads what is in it.
 
     Raises:
         ValueError: If anything does not fit; and as `run`.
     """
     steps = length(dataset)
     classifier = compiled_classifier(encoder, len(classes), recipe, steps, trainable_blocks, image_shape)
-    metadata = (
-        _metadata(classifier, recipe, steps)
-        | {"protocol": "fine-tuning", "trainable_blocks": trainable_blocks}
-        | (metadata or {})
+    known = _known(classifier, recipe, steps) | {"protocol": "fine-tuning", "trainable_blocks": trainable_blocks}
+    return _run_classifier(
+        classifier,
+        dataset,
+        recipe,
+        run_directory,
+        test=test,
+        classes=classes,
+        metadata=merged(known, metadata),
+        validation_data=validation_data,
+        options=options,
     )
-    return _classified(classifier, dataset, test, classes, recipe, metadata, run_directory, validation_data, options)
 
 
 def run_linear_probe(
@@ -133,20 +144,50 @@ def run_linear_probe(
     classes: Sequence[str],
     recipe: LinearProbeRecipe,
     run_directory: str | Path,
+    *,
     validation_data: Any = None,
-    metadata: dict[str, Any] | None = None,
-    **options: Any,
+    metadata: Mapping[str, Any] | None = None,
+    **options: Unpack[RunOptions],
 ) -> Path:
-    """Train a linear probe on the frozen encoder and leave what `run_fine_tuning` leaves; arguments as there."""
+    """Train a linear probe on the frozen encoder and leave what `run_fine_tuning` leaves.
+
+    The arguments, and what is returned and raised, are those of `run_fine_tuning`.
+    """
     steps = length(dataset)
     probe = compiled_probe(encoder, len(classes), recipe, steps)
-    metadata = _metadata(probe, recipe, steps) | {"protocol": "linear probe"} | (metadata or {})
-    return _classified(probe, dataset, test, classes, recipe, metadata, run_directory, validation_data, options)
+    known = _known(probe, recipe, steps) | {"protocol": "linear probe"}
+    return _run_classifier(
+        probe,
+        dataset,
+        recipe,
+        run_directory,
+        test=test,
+        classes=classes,
+        metadata=merged(known, metadata),
+        validation_data=validation_data,
+        options=options,
+    )
 
 
-def _metadata(model: Any, recipe: Recipe, steps: int) -> dict[str, Any]:
-    """What a run is made of."""
-    return recipe.resolved(steps) | {
+def _check_agreement(model: MaskedAutoencoder, recipe: PretrainRecipe) -> None:
+    """Raise ValueError if the model masks or predicts otherwise than the recipe says."""
+    check_recipe(recipe, PretrainRecipe)
+    for name, value in (
+        ("mask_ratio", model.masking.mask_ratio),
+        ("norm_pix_loss", model.norm_pix_loss),
+        ("masks_per_image", model.masks_per_image),
+    ):
+        if value != getattr(recipe, name):
+            raise ValueError(f"Model and recipe must agree. Received: {name}={value} and {getattr(recipe, name)}")
+
+
+def _known(model: Any, recipe: Recipe, steps: int) -> dict[str, Any]:
+    """Return the metadata that every training has."""
+    return {
+        "recipe": recipe.to_dict(),
+        "learning_rate": recipe.learning_rate,
+        "step_batch_size": recipe.step_batch_size,
+        "steps_per_epoch": steps,
         "image_shape": model.encoder.image_shape,
         "patch_size": model.encoder.patch_size,
         "dtype": model.encoder.dtype_policy.name,
@@ -155,45 +196,63 @@ def _metadata(model: Any, recipe: Recipe, steps: int) -> dict[str, Any]:
     }
 
 
-def _classified(
+def _run_classifier(
     classifier: ViTClassifier,
     dataset: Any,
+    recipe: Recipe,
+    run_directory: str | Path,
+    *,
     test: Any,
     classes: Sequence[str],
-    recipe: Recipe,
     metadata: dict[str, Any],
-    run_directory: str | Path,
     validation_data: Any,
-    options: dict[str, Any],
+    options: RunOptions,
 ) -> Path:
-    def leave(directory: Path, history: dict[str, list[float]]) -> None:
-        write(directory / "classifier.keras", classifier.save)
-        write_json(directory / "recipe.json", metadata)
-        write_history(directory / "history.csv", history)
-        write(directory / "curves.png", lambda path: visualize.curves(history).savefig(path))
+    def leave(directory: RunDirectory, history: dict[str, list[float]]) -> None:
+        directory.write(RunFile.CLASSIFIER, classifier.save)
+        _leave_record(directory, metadata, history, RunFile.CURVES)
         if distribution.current().processes == 1:
-            _leave_scores(directory, *_predicted(classifier, test), classes)
+            predicted, labels = _predicted(classifier, test)
+            _leave_scores(directory, predicted, labels, classes)
 
-    validation_data = test if validation_data is None else validation_data
-    return run(classifier, dataset, recipe, metadata, run_directory, leave, validation_data, **options)
+    return run(
+        classifier,
+        dataset,
+        recipe,
+        run_directory,
+        metadata=metadata,
+        leave=leave,
+        validation_data=test if validation_data is None else validation_data,
+        **options,
+    )
 
 
+def _leave_record(
+    directory: RunDirectory, metadata: dict[str, Any], history: dict[str, list[float]], curves: RunFile
+) -> None:
+    directory.write_json(RunFile.RUN, metadata)
+    directory.write_history(history)
+    directory.write(curves, lambda path: visualize.curves(history).savefig(path))
+
+
+# === Scoring ===
 def run_evaluation(classifier: ViTClassifier, test: Any, classes: Sequence[str], run_directory: str | Path) -> Path:
-    """Score a trained classifier, and leave `metrics.json` and `confusion.png`.
+    """Score a trained classifier and leave `metrics.json` and `confusion.png`.
 
     Args:
-        classifier: A `ViTClassifier`.
-        test: Batches of (images, labels), as they are.
+        classifier: Trained `ViTClassifier`.
+        test: Batches of (images, labels), not augmented.
         classes: Names of the classes.
-        run_directory: A folder that does not exist or is empty.
+        run_directory: Folder that does not exist or is empty.
 
     Returns:
-        The run directory.
+        Path of the run directory; `RunDirectory` reads what is in it.
 
     Raises:
         ValueError: If `run_directory` holds files, or anything does not fit.
     """
-    directory = check_free(run_directory)
+    directory = RunDirectory(run_directory)
+    directory.check_free()
     if not isinstance(classifier, ViTClassifier):
         raise _checks.argument_error("classifier", "a keras_mae.ViTClassifier", classifier)
     if len(classes) != classifier.num_classes:
@@ -202,24 +261,9 @@ def run_evaluation(classifier: ViTClassifier, test: Any, classes: Sequence[str],
             f"Received: {len(classes)} ({', '.join(map(str, list(classes)[:10]))})"
         )
     predicted, labels = _predicted(classifier, test)
-    directory.mkdir(parents=True, exist_ok=True)
-    _leave_scores(directory, predicted, labels, classes, {"backend": keras.backend.backend()})
-    return directory
-
-
-def _predicted(classifier: ViTClassifier, test: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The classes that a classifier finds, and the right ones."""
-    replicas = distribution.current().replicas
-    predicted, right = [], []
-    for images, labels in batches(test):
-        if labels is None:
-            raise ValueError("A classifier is scored on (images, labels). Received: no labels")
-        check_labels(labels, classifier.num_classes)
-        missing = -len(images) % replicas  # of a batch that all can have an equal part of
-        whole = np.concatenate([images, images[:1].repeat(missing, axis=0)]) if missing else images
-        predicted.append(classifier.predict_on_batch(whole)[: len(images)].argmax(-1))
-        right.append(labels)
-    return np.concatenate(predicted), np.concatenate(right)
+    with directory.opened():
+        _leave_scores(directory, predicted, labels, classes, backend=keras.backend.backend())
+    return directory.path
 
 
 def run_knn(
@@ -228,54 +272,70 @@ def run_knn(
     test: Any,
     classes: Sequence[str],
     run_directory: str | Path,
+    *,
     k: int = 20,
     temperature: float = 0.07,
     pooling: str = "token",
 ) -> Path:
-    """Let the nearest neighbours vote, and leave `metrics.json` and `confusion.png`.
+    """Classify by the vote of the nearest neighbors, and leave `metrics.json` and `confusion.png`.
 
     Args:
-        encoder: A `ViTEncoder`, such as `mae.encoder`.
-        dataset: Batches of (images, labels) that vote, as they are.
+        encoder: `ViTEncoder`, such as `mae.encoder`.
+        dataset: Batches of (images, labels) that vote, not augmented.
         test: Batches of (images, labels) to classify.
         classes: Names of the classes.
-        run_directory: A folder that does not exist or is empty.
-        k: Neighbours that vote.
-        temperature: The smaller, the more the nearest count.
-        pooling: As in `transfer.extract_features`.
+        run_directory: Folder that does not exist or is empty.
+        k: Number of neighbors that vote.
+        temperature: Temperature of the votes' weights; the smaller, the more the nearest count.
+        pooling: Pooling of the tokens, as in `transfer.extract_features`.
 
     Returns:
-        The run directory.
+        Path of the run directory; `RunDirectory` reads what is in it.
 
     Raises:
         ValueError: If `run_directory` holds files, or anything does not fit.
     """
-    directory = check_free(run_directory)
-    train_features, test_features = (
-        transfer.extract_features(encoder, data, pooling=pooling) for data in (dataset, test)
-    )
-    predicted = transfer.knn_predict(train_features, test_features.features, k, temperature)
-    directory.mkdir(parents=True, exist_ok=True)
+    directory = RunDirectory(run_directory)
+    directory.check_free()
+    voters, others = (transfer.extract_features(encoder, data, pooling=pooling) for data in (dataset, test))
+    predicted = transfer.knn_predict(voters, others.features, k, temperature)
     settings = {"k": k, "temperature": temperature, "pooling": pooling, "backend": keras.backend.backend()}
-    _leave_scores(directory, predicted, test_features.labels, classes, settings)
-    return directory
+    with directory.opened():
+        _leave_scores(directory, predicted, others.labels, classes, **settings)
+    return directory.path
+
+
+def _predicted(classifier: ViTClassifier, test: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the predicted and the true classes of all test images."""
+    replicas = distribution.current().replicas
+    predicted, true = [], []
+    for images, labels in batches(test):
+        if labels is None:
+            raise ValueError("A classifier is scored on (images, labels). Received: no labels")
+        check_labels(labels, classifier.num_classes)
+        missing = -len(images) % replicas  # of a batch that all can have an equal part of
+        whole = np.concatenate([images, images[:1].repeat(missing, axis=0)]) if missing else images
+        predicted.append(classifier.predict_on_batch(whole)[: len(images)].argmax(-1))
+        true.append(labels)
+    return np.concatenate(predicted), np.concatenate(true)
 
 
 def _leave_scores(
-    directory: Path, predicted: Any, labels: Any, classes: Sequence[str], settings: dict[str, Any] | None = None
+    directory: RunDirectory, predicted: Any, labels: Any, classes: Sequence[str], **settings: Any
 ) -> None:
+    directory.write_json(RunFile.METRICS, {**_scores(predicted, labels, classes), **settings})
+    directory.write(RunFile.CONFUSION, lambda path: visualize.confusion(labels, predicted, classes).savefig(path))
+
+
+def _scores(predicted: Any, labels: Any, classes: Sequence[str]) -> dict[str, Any]:
+    """Return the accuracy of all test images and of each class, `None` for a class without images."""
     right = predicted == labels
-    scores = {
+    by_class = [right[labels == index] for index in range(len(classes))]
+    return {
         "accuracy": float(right.mean()),
         "images": len(labels),
         "accuracy_by_class": {
-            name: float(right[labels == index].mean()) if (labels == index).any() else None
-            for index, name in enumerate(classes)
+            name: float(of_class.mean()) if of_class.size else None
+            for name, of_class in zip(classes, by_class, strict=True)
         },
-        **(settings or {}),
     }
-    write_json(directory / "metrics.json", scores)
-    write(
-        directory / "confusion.png",
-        lambda path: visualize.confusion(labels, predicted, classes).savefig(path),
-    )

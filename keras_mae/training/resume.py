@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import json
-import os
 import shutil
 import signal
 import tempfile
-import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,19 +18,54 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mae import _checks, distribution
+from keras_mae import _checks, _files, distribution
+from keras_mae.training.metadata import check_same_run, from_flat, json_values
+from keras_mae.training.signals import Handler
+
+__all__ = ["Checkpoints", "Position", "Preempted", "Saving", "check_room_for", "seek"]
 
 _STATE, _WEIGHTS, _METRICS = "state.json", "model.weights.h5", "metrics.npz"
-_UNFINISHED = ".writing-"
 _STEPS_BETWEEN_QUESTIONS = 10  # that processes put to one another: each costs a message
 
 
 class Preempted(SystemExit):
-    """Raised at the end of the step in which SIGTERM came, once the run is saved; the exit status is 143."""
+    """Raised at the end of the step in which SIGTERM arrived, once the run is saved; the exit status is 143.
+
+    Args:
+        path: Folder of the checkpoint that was written.
+    """
 
     def __init__(self, path: Path):
         super().__init__(128 + signal.SIGTERM)
         self.path = path
+
+
+@dataclass(frozen=True)
+class Saving:
+    """How a run guards against the end of its process.
+
+    Attributes:
+        resume: Whether to resume the run in the run directory, if there is one. A finished run is left as it is.
+        every_steps: Steps between checkpoints; `None` for checkpoints by the clock only.
+        every_minutes: Minutes between checkpoints.
+
+    Raises:
+        ValueError: If a value is out of range.
+
+    Example:
+        >>> keras_mae.training.Saving(resume=True, every_minutes=30)
+    """
+
+    resume: bool = False
+    every_steps: int | None = None
+    every_minutes: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.resume, bool):
+            raise _checks.argument_error("resume", "True or False", self.resume)
+        if self.every_steps is not None:
+            _checks.positive_int("every_steps", self.every_steps)
+        _checks.non_negative("every_minutes", self.every_minutes)
 
 
 @dataclass
@@ -42,10 +73,10 @@ class Position:
     """Where a run is.
 
     Attributes:
-        epoch: The epoch, from 0.
+        epoch: Current epoch, from 0.
         batch: Batches of it that are done.
-        step: Training steps done altogether.
-        history: Each metric's value of every epoch that is done.
+        step: Training steps done since the run began.
+        history: Values of each metric, one for every epoch that is done.
     """
 
     epoch: int = 0
@@ -56,24 +87,24 @@ class Position:
 
 class Checkpoints(keras.callbacks.Callback):
     """Saves a whole run as it goes: weights, optimizer with its schedule, averages and loss scale, step counters,
-    metrics, history and the position in the data; every so often, when an epoch ends, and on SIGTERM.
+    metrics, history and the position in the data; at intervals, when an epoch ends, and on SIGTERM.
 
     A checkpoint is a folder that appears under its name only when all of it is on the disk. It holds a checksum of
-    each file; one that is damaged is passed over for the one before. Of several processes the first writes, and all
-    save, stop and go on at the same step, on as many devices as there are then; the folder must be one they share.
+    each file; a damaged one is skipped for the one before. Of several processes only the main one writes, and all
+    save, stop and resume at the same step, on as many devices as there are then; they must share the folder.
 
     Args:
-        directory: Where checkpoints are kept.
+        directory: Folder for the checkpoints.
         batches_per_epoch: Steps in an epoch.
-        metadata: What the run is made of, JSON values by name: a run of others is not gone on with.
-        every_steps: Save after so many steps; never by default.
-        every_minutes: Save when so many minutes have passed since the last time.
-        keep: How many checkpoints stay.
+        metadata: JSON values that identify the run; a checkpoint with different ones is refused.
+        every_steps: Steps between checkpoints; `None` for checkpoints by the clock only.
+        every_minutes: Minutes between checkpoints.
+        keep: Number of checkpoints to keep.
 
     Raises:
         ValueError: If an argument is out of range.
 
-    Example: what `run` does, with a `fit` of one's own. The epoch that was begun is ended first.
+    Example: what `run` does, with your own `fit`; finish the interrupted epoch first.
         >>> saved = keras_mae.training.Checkpoints("checkpoints", len(dataset), every_minutes=10)
         >>> position = saved.restore(mae)  # compiled
         >>> dataset.seek(position.epoch, position.batch)
@@ -87,7 +118,8 @@ class Checkpoints(keras.callbacks.Callback):
         self,
         directory: str | Path,
         batches_per_epoch: int,
-        metadata: dict[str, Any] | None = None,
+        *,
+        metadata: Mapping[str, Any] | None = None,
         every_steps: int | None = None,
         every_minutes: float = 10.0,
         keep: int = 3,
@@ -95,7 +127,7 @@ class Checkpoints(keras.callbacks.Callback):
         super().__init__()
         self.directory = Path(directory)
         self.batches_per_epoch = _checks.positive_int("batches_per_epoch", batches_per_epoch)
-        self.metadata = json.loads(json.dumps(metadata or {}))
+        self.metadata = json_values({} if metadata is None else metadata)
         self.every_steps = None if every_steps is None else _checks.positive_int("every_steps", every_steps)
         self.every_minutes = _checks.non_negative("every_minutes", every_minutes)
         self.keep = _checks.positive_int("keep", keep)
@@ -104,27 +136,28 @@ class Checkpoints(keras.callbacks.Callback):
         self._offset = 0
         self._saved_step: int | None = None
         self._terminated = False
-        self._previous: Any = None
+        self._handler = Handler(signal.SIGTERM, self._terminate)
 
     # === Loading ===
     def restore(self, model: Any) -> Position:
-        """Put a compiled model where the newest whole checkpoint left it; where there is none, at the beginning.
+        """Load the newest whole checkpoint, if there is one, into a compiled model.
 
         Args:
-            model: As it was built and compiled when the run began.
+            model: Model built and compiled as when the run began.
 
         Returns:
-            Where the run goes on.
+            Position from which the run goes on.
 
         Raises:
-            ValueError: If there are checkpoints and none of them is whole, or they are not of this model.
+            ValueError: If there are checkpoints and none of them is whole, or they belong to another run or model.
         """
         if distribution.current().is_main:
-            for leftover in self.directory.glob(f"{_UNFINISHED}*"):
-                shutil.rmtree(leftover)
-        found = self.newest()
-        if found is not None:
-            self._resume(model, *found)
+            _files.remove_unfinished(self.directory)
+        newest = self.newest()
+        if newest is not None:
+            path, state = newest
+            check_same_run(self.directory.parent, self.metadata, state["metadata"])
+            self._load(model, path, state)
         steps = distribution.gather(self.position.step)  # also keeps the first from writing while others read
         if len(set(steps)) > 1:
             raise ValueError(
@@ -133,12 +166,8 @@ class Checkpoints(keras.callbacks.Callback):
             )
         return self.position
 
-    def _resume(self, model: Any, path: Path, state: dict[str, Any]) -> None:
-        check_same_run(self.directory.parent, self.metadata, state["facts"])
-        self._load(model, path, state)
-
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest whole checkpoint and its state; a warning names those that were passed over.
+        """Return the newest whole checkpoint and its state, if any; a warning names damaged ones that were skipped.
 
         Raises:
             ValueError: If there are checkpoints and none of them is whole.
@@ -146,12 +175,12 @@ class Checkpoints(keras.callbacks.Callback):
         damaged = []
         for path in reversed(self._paths()):
             try:
-                state = _checked(path)
+                state = _whole_state(path)
             except (OSError, ValueError, KeyError) as error:
                 damaged.append(f"{path.name} ({error})")
                 continue
             if damaged:
-                warnings.warn(f"Damaged, and passed over for {path.name}: {', '.join(damaged)}", stacklevel=2)
+                warnings.warn(f"Damaged, and skipped for {path.name}: {', '.join(damaged)}", stacklevel=2)
             return path, state
         if damaged:
             raise ValueError(f"No checkpoint in {str(self.directory)!r} is whole: {', '.join(damaged)}")
@@ -176,10 +205,10 @@ class Checkpoints(keras.callbacks.Callback):
         """Write a checkpoint of this moment.
 
         Returns:
-            Its folder.
+            Folder of the checkpoint.
 
         Raises:
-            OSError: If it cannot be written; the checkpoints before it are as they were.
+            OSError: If it cannot be written; earlier checkpoints are left as they were.
         """
         path = self.directory / f"step-{self.position.step:09d}"
         if self._saved_step == self.position.step:
@@ -197,37 +226,27 @@ class Checkpoints(keras.callbacks.Callback):
         return path
 
     def _write(self, path: Path, metrics: dict[str, Any]) -> None:
-        check_space(self.directory.parent, self.model)
-        self.directory.mkdir(parents=True, exist_ok=True)
-        unfinished = self.directory / f"{_UNFINISHED}{path.name}"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir()
-        try:
+        check_room_for(self.model, self.directory.parent)
+        with _files.whole(path) as unfinished:
+            unfinished.mkdir()
             self.model.save_weights(unfinished / _WEIGHTS)
             np.savez(unfinished / _METRICS, **metrics)
             state = {
-                "facts": self.metadata,
+                "metadata": self.metadata,
                 "position": vars(self.position),
-                "sha256": {name: _digest(unfinished / name) for name in (_WEIGHTS, _METRICS)},
+                "sha256": {name: _files.sha256(unfinished / name) for name in (_WEIGHTS, _METRICS)},
             }
             (unfinished / _STATE).write_text(json.dumps({**state, "checksum": _checksum(state)}) + "\n")
-            for file in unfinished.iterdir():
-                _flush(file)
-            shutil.rmtree(path, ignore_errors=True)  # a damaged one that was passed over
-            unfinished.rename(path)
-            _flush(self.directory)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+            shutil.rmtree(path, ignore_errors=True)  # a damaged one that was skipped
         for old in self._paths()[: -self.keep]:
             shutil.rmtree(old)
 
     # === As a callback ===
     def on_train_begin(self, logs: Any = None) -> None:
         self._saved = time.monotonic()
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers in no other
-            self._previous = signal.signal(signal.SIGTERM, self._terminate)
+        self._handler.install()
 
-    def _terminate(self, number: int, frame: Any) -> None:
+    def _terminate(self) -> None:
         self._terminated = True
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -252,7 +271,7 @@ class Checkpoints(keras.callbacks.Callback):
             self.save()
 
     def _asked(self) -> tuple[bool, bool]:
-        """Whether any process was told to stop, and whether it is time to save by any clock."""
+        """Return whether any process was told to stop, and whether it is time to save by any clock."""
         due = time.monotonic() - self._saved >= 60 * self.every_minutes
         asked = distribution.gather(2 * self._terminated + due)
         return max(asked) >= 2, max(asked) > 0
@@ -271,97 +290,51 @@ class Checkpoints(keras.callbacks.Callback):
         self.close()
 
     def close(self) -> None:
-        """Put the former handler of SIGTERM back; also after an interrupt, when Keras calls nothing."""
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)
-            self._previous = None
-
-
-def check_same_run(directory: Path, metadata: dict[str, Any], stored: dict[str, Any]) -> None:
-    """Refuses to take a run for another one, of which these metadata were stored.
-
-    Raises:
-        ValueError: If one of `metadata`, JSON values, is not the stored one.
-    """
-    if differ := [name for name, value in metadata.items() if stored.get(name) != value]:
-        named = ", ".join(f"{name}={metadata[name]} and not {stored.get(name)}" for name in differ)
-        raise ValueError(f"The run in {str(directory)!r} is another one. Received: {named}")
+        """Restore the former handler of SIGTERM; after an interrupt Keras calls no callback that would."""
+        self._handler.remove()
 
 
 def seek(dataset: Any, epoch: int, batch: int = 0) -> None:
-    """Let a dataset go on with the `batch`th batch of an epoch.
+    """Let a dataset go on with a batch of an epoch, both counted from 0.
 
     Raises:
         ValueError: If it cannot.
     """
     if not hasattr(dataset, "seek"):
         raise ValueError(
-            "To go on in the middle of a run a dataset must have `seek(epoch, batch)`, as those of keras_mae.data "
+            "To resume in the middle of a run a dataset must have `seek(epoch, batch)`, as those of keras_mae.data "
             f"that read images by index do. Received: {type(dataset).__name__}"
         )
     dataset.seek(epoch, batch)
 
 
-def check_space(directory: Path, model: Any) -> None:
-    """Raise an `OSError` where a model and its optimizer have no room.
+def check_room_for(model: Any, directory: Path) -> None:
+    """Raise OSError if a model and its optimizer do not fit on the disk that holds `directory`.
 
-    HDF5 finds out too late: it cannot close a file that it could not write, and ends the process with a violation.
+    HDF5 finds out too late: it cannot close a file that it could not write, and crashes the process.
     """
-    sizes = [int(np.prod(variable.shape)) for variable in (*model.variables, *model.optimizer.variables)]
-    needed, free = 4 * sum(sizes), shutil.disk_usage(directory).free
-    if needed > free:
-        raise OSError(
-            errno.ENOSPC, f"{needed / 1e6:.1f} MB do not fit on the disk, which has {free / 1e6:.1f}", str(directory)
-        )
+    variables = (*model.variables, *model.optimizer.variables)
+    _files.check_room(directory, 4 * sum(int(np.prod(variable.shape)) for variable in variables))
 
 
-@contextlib.contextmanager
-def lock(directory: Path) -> Iterator[None]:
-    """Keeps other processes out of a run directory. The system lets go of it when a process is killed.
+def _whole_state(path: Path) -> dict[str, Any]:
+    """Return the state of a checkpoint.
 
     Raises:
-        ValueError: If another process holds it.
+        OSError: If a file is missing.
+        ValueError: If a file is damaged.
+        KeyError: If the state is of something else.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"Another process is at work in {str(directory)!r}") from error
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _checked(path: Path) -> dict[str, Any]:
-    """The state of a checkpoint that is whole."""
-    state = json.loads((path / _STATE).read_text())
+    state: dict[str, Any] = json.loads((path / _STATE).read_text())
     if state.pop("checksum", None) != _checksum(state):
         raise ValueError(f"{_STATE} is damaged")
     for name, digest in state["sha256"].items():
-        if _digest(path / name) != digest:
+        if _files.sha256(path / name) != digest:
             raise ValueError(f"{name} is damaged")
+    if "facts" in state:  # from before run.json
+        state["metadata"] = from_flat(state.pop("facts"))
     return state
 
 
 def _checksum(state: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """See that a file, or a folder's list of files, is on the disk and not in a buffer."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

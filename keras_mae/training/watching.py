@@ -12,27 +12,30 @@ import keras
 import numpy as np
 
 from keras_mae import _checks, transfer, visualize
+from keras_mae.recipes import LinearProbeRecipe
+
+__all__ = ["OnlineProbe", "Watch"]
 
 
 class Watch(keras.callbacks.Callback):
-    """Draws reconstructions of the same images, under the same masks, as training goes on.
+    """Draws reconstructions of the same images, under the same masks, during training.
 
     `directory` gets a picture at each interval, and, where the package `tensorboard` is installed, its event files:
     all logged numbers at every epoch, and the pictures. `tensorboard --logdir DIRECTORY` shows them. A picture costs
-    one forward pass of the images, and a second or so of drawing.
+    one forward pass of the images, and about a second of drawing.
 
     Args:
-        images: (images, height, width, channels), 0–255.
-        directory: Where pictures and event files go.
+        examples: Images (n, height, width, channels), 0–255.
+        directory: Folder for pictures and event files, such as a run's `RunDirectory.file("watch")`.
         every_epochs: Epochs between pictures.
 
     Raises:
         ValueError: If an argument is out of range; in `fit`, if the images do not fit the model.
     """
 
-    def __init__(self, images: Any, directory: str | Path, every_epochs: int = 1):
+    def __init__(self, examples: Any, directory: str | Path, every_epochs: int = 1):
         super().__init__()
-        self.images = np.asarray(images)
+        self.examples = np.asarray(examples)
         self.directory = Path(directory)
         self.every_epochs = _checks.positive_int("every_epochs", every_epochs)
         self._events: Any = None
@@ -43,7 +46,7 @@ class Watch(keras.callbacks.Callback):
             {"tag": name, "simple_value": float(value)} for name, value in (logs or {}).items()
         ]
         if (epoch + 1) % self.every_epochs == 0:
-            figure = visualize.reconstructions(self.model.reconstruct(self.images), len(self.images))
+            figure = visualize.reconstructions(self.model.reconstruct(self.examples), len(self.examples))
             path = self.directory / f"epoch-{epoch + 1:04d}.png"
             drawn = io.BytesIO()
             figure.savefig(drawn, format="png")
@@ -74,22 +77,22 @@ class Watch(keras.callbacks.Callback):
 class OnlineProbe(keras.callbacks.Callback):
     """Scores the encoder's features with labels while it is pre-trained without any.
 
-    Adds `knn_accuracy` (or `probe_accuracy`) and `probe_seconds`, what it cost, to the logs of the epochs in which it
-    is done; in the others they are those of the last time. It goes before the callbacks that write logs. The encoder
-    is not changed. The cost is a forward pass of the unmasked images, four times a masked one, and the neighbours'
-    vote or the probe's training on the features.
+    Adds `knn_accuracy` (or `probe_accuracy`) and its cost, `probe_seconds`, to the logs of every epoch; between two
+    scores they repeat the last one. Place it before the callbacks that write logs. The encoder is not changed. The
+    cost is a forward pass of the unmasked images, four times a masked one, and the neighbors' vote or the probe's
+    training on the features.
 
     Args:
-        train: (images, labels) that vote or are trained on; a few thousand are enough.
-        test: (images, labels) to classify.
+        train: Pair (images, labels) that votes or is trained on; a few thousand images are enough.
+        test: Pair (images, labels) to classify.
         every_epochs: Epochs between scores.
-        recipe: A `LinearProbeRecipe` for a linear probe; 20 nearest neighbours by default.
+        recipe: Recipe of a linear probe; by default the 20 nearest neighbors vote instead.
 
     Raises:
         ValueError: If an argument is out of range; in `fit`, if images or labels do not fit.
     """
 
-    def __init__(self, train: Any, test: Any, every_epochs: int = 10, recipe: Any = None):
+    def __init__(self, train: Any, test: Any, every_epochs: int = 10, recipe: LinearProbeRecipe | None = None):
         super().__init__()
         self.train, self.test, self.recipe = train, test, recipe
         self.every_epochs = _checks.positive_int("every_epochs", every_epochs)
@@ -99,20 +102,20 @@ class OnlineProbe(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if (epoch + 1) % self.every_epochs == 0:
             began = time.perf_counter()
-            accuracy = self._neighbours() if self.recipe is None else self._probe()
+            accuracy = self._neighbors() if self.recipe is None else self._probe(self.recipe)
             self._last = dict(zip(self._last, (accuracy, time.perf_counter() - began), strict=True))
         if logs is not None:
             logs.update(self._last)
 
-    def _neighbours(self) -> float:
+    def _neighbors(self) -> float:
+        """Return the accuracy of the nearest neighbors' vote."""
         encoder = self.model.encoder
         voters = transfer.extract_features(encoder, self.train[0], self.train[1], progress=False)
         others = transfer.extract_features(encoder, self.test[0], self.test[1], progress=False)
         return transfer.knn_accuracy(voters, others, k=min(20, len(voters.features)))
 
-    def _probe(self) -> float:
+    def _probe(self, recipe: LinearProbeRecipe) -> float:
+        """Return the accuracy of a linear probe."""
         classes = int(np.max(self.train[1])) + 1
-        probe = transfer.linear_probe(
-            self.model.encoder, self.train, classes, self.recipe, cache_features=True, verbose=0
-        )
+        probe = transfer.linear_probe(self.model.encoder, self.train, classes, recipe, cache_features=True, verbose=0)
         return float(probe.evaluate(*self.test, verbose=0, return_dict=True)["accuracy"])

@@ -1,0 +1,204 @@
+"""The formats of keras_mae itself: `.keras` files, and the folders of `save_to_preset`."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_mae import _files
+from keras_mae.classifier import ViTClassifier
+from keras_mae.convert.layout import Converted, Format, Hints
+from keras_mae.convert.state_dict import Files
+from keras_mae.convert.weight_map import Kind, Report, named_weights
+from keras_mae.encoder import ViTEncoder
+from keras_mae.masked_autoencoder import MaskedAutoencoder
+
+__all__ = ["MODELS", "KerasFile", "PresetFolder", "load_model"]
+
+MODELS = (MaskedAutoencoder, ViTEncoder, ViTClassifier)
+"""The classes that are saved and converted."""
+_CONFIG, _WEIGHTS, _CARD = "config.json", "model.weights.h5", "README.md"
+
+
+class _Own(Format):
+    """A format that holds the whole model as it is, and so needs no hints."""
+
+    takes_hints = False
+    holds_batch_norm = True
+
+    def load(self, files: Files, hints: Hints) -> Converted:
+        if hints != Hints(encoder_only=hints.encoder_only):
+            raise ValueError(
+                f"{str(files.path)!r} is a model of keras_mae, which says itself what it is: load it without other "
+                "options, and then copy the encoder with others"
+            )
+        model = load_model(files.path)
+        model = getattr(model, "encoder", model) if hints.encoder_only else model
+        paths = {id(weight): weight.path for weight in model.weights}
+        rows = [
+            (paths.get(id(weight), name), name, tuple(weight.shape), "")
+            for name, weight in named_weights(model).items()
+        ]
+        return Converted(model, Report(_kind(model), getattr(model, "norm_pix_loss", None), rows))
+
+
+class KerasFile(_Own):
+    """A `.keras` file, which `model.save` writes and `keras.saving.load_model` reads."""
+
+    name = "keras"
+
+    def matches(self, files: Files) -> bool:
+        return files.path.suffix == ".keras"
+
+    def check_path(self, path: Path) -> None:
+        if path.suffix != ".keras":
+            raise ValueError(f"`path` must end in '.keras'. Received: {str(path)!r}")
+
+    def write(self, model: Any, path: Path) -> None:
+        model.save(path)
+
+
+class PresetFolder(_Own):
+    """A folder of configuration, weights and a model card, which can be uploaded to the Hugging Face Hub."""
+
+    name = "preset"
+
+    def matches(self, files: Files) -> bool:
+        return _is_folder(files.path)
+
+    def check_path(self, path: Path) -> None:
+        if path.suffix == ".keras":
+            raise ValueError(f"`path` must be a folder: a .keras file is `model.save`'s. Received: {str(path)!r}")
+
+    def write(self, model: Any, path: Path) -> None:
+        path.mkdir()
+        config = keras.saving.serialize_keras_object(model)
+        config.pop("compile_config", None)
+        _save_weights_alone(model, path / _WEIGHTS)
+        config["keras_mae"] = {"sha256": _files.sha256(path / _WEIGHTS), "parameters": model.count_params()}
+        (path / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (path / _CARD).write_text(_card(model, path.name), encoding="utf-8")
+
+
+def load_model(path: str | Path) -> Any:
+    """Return a model that keras_mae saved.
+
+    Args:
+        path: A `.keras` file, or a folder that `save_to_preset` wrote.
+
+    Returns:
+        A `MaskedAutoencoder`, `ViTEncoder` or `ViTClassifier`.
+
+    Raises:
+        ValueError: If there is none; the message says what `path` is instead.
+    """
+    path = Path(path)
+    if _is_folder(path):
+        return _read_folder(path)
+    if path.is_dir():
+        inside = sorted(path.glob("*.keras")) or [path / "model.keras"]
+        raise ValueError(f"A model is a .keras file, not a folder: try {str(inside[-1])!r}")
+    if not path.is_file():
+        raise ValueError(f"There is no model file {str(path)!r}")
+    if path.suffix != ".keras" or not zipfile.is_zipfile(path):
+        raise ValueError(f"A model file is a .keras file that keras_mae saved. Received: {str(path)!r}")
+    return _read_file(path)
+
+
+def _is_folder(path: Path) -> bool:
+    """Return whether this is a folder that `save_to_preset` wrote."""
+    # KerasHub's folders have the same weights' file, and this one beside it.
+    return (path / _WEIGHTS).is_file() and not (path / "metadata.json").is_file()
+
+
+def _read_file(path: Path) -> Any:
+    try:
+        model = keras.saving.load_model(path)
+    except Exception as error:  # Keras raises whatever its layers do
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"Cannot load the model file {str(path)!r}: {first}") from error
+    if not isinstance(model, MODELS):
+        raise ValueError(
+            f"{str(path)!r} holds no model of keras_mae. Received: a {type(model).__name__}; it must hold a "
+            "MaskedAutoencoder, a ViTEncoder or a ViTClassifier"
+        )
+    return model
+
+
+def _read_folder(path: Path) -> Any:
+    try:
+        config = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"The preset {str(path)!r} has no readable {_CONFIG}: {error}") from error
+    registered = str(config.get("registered_name")) if isinstance(config, dict) else ""
+    if registered not in [keras.saving.get_registered_name(model) for model in MODELS]:
+        raise ValueError(f"The preset {str(path)!r} holds no model of keras_mae, but: {registered}")
+    stated = config.pop("keras_mae", {})
+    if stated.get("sha256") != _files.sha256(path / _WEIGHTS):
+        raise ValueError(f"The weights in {str(path)!r} are damaged, or others than it was saved with")
+    try:
+        model: Any = keras.saving.deserialize_keras_object(config)
+        model.load_weights(path / _WEIGHTS)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"The weights in {str(path)!r} do not fit its {_CONFIG}: {error}") from error
+    if model.count_params() != stated.get("parameters"):  # Keras overlooks weights that nobody asks for
+        raise ValueError(
+            f"The weights in {str(path)!r} do not fit its {_CONFIG}: {stated.get('parameters')} parameters were "
+            f"saved, and it has {model.count_params()}"
+        )
+    return model
+
+
+def _save_weights_alone(model: Any, path: Path) -> None:
+    """Write the weights without the optimizer, which Keras would save with them."""
+    optimizer = getattr(model, "optimizer", None)
+    model.optimizer = None
+    try:
+        model.save_weights(path)
+    finally:
+        model.optimizer = optimizer
+
+
+def _kind(model: Any) -> Kind:
+    if isinstance(model, ViTClassifier):
+        return "classifier"
+    return "autoencoder" if isinstance(model, MaskedAutoencoder) else "encoder"
+
+
+def _card(model: Any, name: str) -> str:
+    """Return a model card: what the folder holds and how to load it, with places for what only its author knows."""
+    encoder = getattr(model, "encoder", model)
+    tag = "image-classification" if isinstance(model, ViTClassifier) else "image-feature-extraction"
+    lines = [
+        "---",
+        "library_name: keras_mae",
+        f"pipeline_tag: {tag}",
+        "tags: [masked-autoencoder, vit, keras]",
+        "---",
+        f"# {name}",
+        "",
+        f"A `keras_mae.{type(model).__name__}`: images of {' x '.join(map(str, encoder.image_shape))} (0-255), "
+        f"patches of {' x '.join(map(str, encoder.patch_size))}, {encoder.embed_dim} wide, {encoder.depth} blocks, "
+        f"{encoder.num_heads} heads, {model.count_params():,} parameters.",
+    ]
+    if isinstance(model, MaskedAutoencoder):
+        target = "normalised pixels" if model.norm_pix_loss else "pixels"
+        lines.append(f"It predicts {target} of patches, {model.masking.mask_ratio:.0%} of which are hidden.")
+    if isinstance(model, ViTClassifier):
+        lines.append(f"It tells {model.num_classes} classes apart.")
+    lines += [
+        "",
+        "```python",
+        "import keras_mae",
+        "",
+        f'model = keras_mae.{type(model).__name__}.from_preset("{name}")',
+        "```",
+        "",
+        "Trained on: to be filled in. Licence of the weights: to be filled in.",
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,183 @@
+"""What `from_preset` does for each class: a model from an architecture by name, or from a file of any format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from keras_mae import _checks, presets
+from keras_mae.classifier import ViTClassifier
+from keras_mae.convert.checkpoints import format_of, save
+from keras_mae.convert.layout import Hints
+from keras_mae.convert.locate import located
+from keras_mae.convert.state_dict import Files
+from keras_mae.decoder import MAEDecoder
+from keras_mae.encoder import ViTEncoder
+from keras_mae.masked_autoencoder import MaskedAutoencoder
+from keras_mae.presets import Preset
+
+__all__ = ["open_preset", "save_preset"]
+
+_HEADS = ("num_heads", "decoder_num_heads")
+_OF_AUTOENCODER = ("masking", "norm_pix_loss", "masks_per_image", "seed", "name", "dtype")
+_OF_CLASSIFIER = ("num_classes", "pooling", "trainable_blocks", "batch_norm", "name")
+
+
+def open_preset(
+    cls: type[Any], preset: str | Path, weights: str | Path | None = None, overrides: dict[str, Any] | None = None
+) -> Any:
+    """Return a model of a class; see `from_preset`.
+
+    Args:
+        cls: `ViTEncoder`, `MaskedAutoencoder`, `ViTClassifier`, or a subclass.
+        preset: Name of an architecture, or where a model is.
+        weights: Where an architecture's weights are.
+        overrides: Arguments of the model, or of its encoder, that differ.
+    """
+    maker, overrides = _maker_of(cls), dict(overrides or {})
+    if not isinstance(preset, str | Path):
+        raise _checks.argument_error("preset", "a name or a path", preset)
+    if str(preset) in presets.names():
+        sizes = presets.get(str(preset))
+        if weights is None:
+            return maker.from_sizes(cls, sizes, overrides)
+        return maker.from_model(cls, _with_weights(maker, preset, sizes, weights, overrides), overrides)
+    if weights is not None:
+        raise ValueError(f"`weights` are for an architecture by name. Received: preset={str(preset)!r}")
+    files = Files(located(preset))
+    format = format_of(files)
+    given = _taken(overrides, (*_HEADS, "norm_pix_loss")) if format.takes_hints else {}
+    return maker.from_model(cls, format.load(files, Hints(encoder_only=maker.encoder_only, **given)).model, overrides)
+
+
+def save_preset(model: Any, path: str | Path) -> Path:
+    """Write a model to a folder; see `save_to_preset`."""
+    return save(model, path, "preset")
+
+
+def _with_weights(
+    maker: _Maker, preset: str | Path, sizes: Preset, weights: str | Path, overrides: dict[str, Any]
+) -> Any:
+    """Return the model in `weights`, which must be the architecture's; what it used of `overrides` is taken out."""
+    files = Files(located(weights, published=True))
+    format = format_of(files)
+    image_shape = _checks.image_shape(overrides.get("image_shape", sizes.encoder["image_shape"]))
+    other_channels = image_shape[2] != sizes.encoder["image_shape"][2]
+    hints = Hints(encoder_only=maker.encoder_only)
+    if format.takes_hints:
+        # With another number of channels an encoder is loaded as it is, and copied.
+        shape = {} if other_channels else _taken(overrides, ("image_shape",))
+        encoder = _taken(overrides, ("drop_path_rate", "dtype", *(() if other_channels else _STATISTICS)))
+        heads = {"num_heads": sizes.encoder["num_heads"], "decoder_num_heads": sizes.decoder["num_heads"]}
+        target = _taken(overrides, ("norm_pix_loss",))
+        hints = Hints(encoder_only=maker.encoder_only, encoder=encoder, **shape, **heads, **target)
+    model = format.load(files, hints).model
+    expected = sizes.encoder | ({} if other_channels else {"image_shape": image_shape})
+    _refuse_other_sizes(getattr(model, "encoder", model), expected, preset, weights)
+    return model
+
+
+_STATISTICS = ("pixel_mean", "pixel_std")
+
+
+def _taken(overrides: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Take the arguments of these names out of `overrides`, and return them."""
+    return {name: overrides.pop(name) for name in names if name in overrides}
+
+
+def _refuse_other_sizes(encoder: Any, expected: dict[str, Any], preset: Any, weights: Any) -> None:
+    """Raise a `ValueError` unless the weights are those of the architecture that was named."""
+    expected = expected | {"patch_size": _checks.pair("patch_size", expected["patch_size"])}
+    differing = {name: has for name in expected if (has := getattr(encoder, name)) != expected[name]}
+    if differing:
+        raise ValueError(f"The weights {str(weights)!r} are not of {str(preset)!r}: they have {differing}")
+
+
+def _refuse_unknown(overrides: dict[str, Any], allowed: tuple[str, ...]) -> None:
+    """Raise a `ValueError` if there is an argument that `from_preset` does not take here."""
+    if unknown := set(overrides) - set(allowed):
+        raise ValueError(
+            f"`from_preset` takes arguments of {', '.join(allowed)}. Received: {', '.join(sorted(unknown))}"
+        )
+
+
+# === How each class is made ===
+def _encoder_from_sizes(cls: type[Any], sizes: Preset, overrides: dict[str, Any]) -> Any:
+    _refuse_unknown(overrides, (*presets.ENCODER_ARGUMENTS, "dtype", "name"))
+    return cls(**{**sizes.encoder, **overrides})
+
+
+def _encoder_from_model(cls: type[Any], model: Any, overrides: dict[str, Any]) -> Any:
+    encoder = getattr(model, "encoder", model)
+    return encoder.copy(**overrides) if overrides else encoder
+
+
+def _autoencoder_from_sizes(cls: type[Any], sizes: Preset, overrides: dict[str, Any]) -> Any:
+    own = _taken(overrides, _OF_AUTOENCODER)
+    _refuse_unknown(overrides, (*presets.ENCODER_ARGUMENTS, *_OF_AUTOENCODER))
+    dtype = {"dtype": own["dtype"]} if "dtype" in own else {}
+    encoder = ViTEncoder(**{**sizes.encoder, **overrides, **dtype})
+    return cls(encoder, MAEDecoder(**sizes.decoder, **dtype), **own)
+
+
+def _autoencoder_from_model(cls: type[Any], model: Any, overrides: dict[str, Any]) -> Any:
+    if not isinstance(model, MaskedAutoencoder):
+        raise ValueError(
+            f"A MaskedAutoencoder needs a decoder, and these weights are a {type(model).__name__}: it can "
+            "reconstruct nothing. Load a checkpoint with a decoder (mae_pretrain_vit_..._full, "
+            "mae_visualize_vit_..., transformers' ViTMAEForPreTraining), or give the encoder a new one: "
+            "MaskedAutoencoder(ViTEncoder.from_preset(...), MAEDecoder())"
+        )
+    if not overrides:
+        return model
+    _refuse_unknown(overrides, ("masking", "masks_per_image", "seed", "name"))
+    own = {"masking": model.masking, "masks_per_image": model.masks_per_image, "seed": model.seed}
+    return cls(model.encoder, model.decoder, norm_pix_loss=model.norm_pix_loss, **{**own, **overrides})
+
+
+def _classifier_from_sizes(cls: type[Any], sizes: Preset, overrides: dict[str, Any]) -> Any:
+    own = _taken(overrides, _OF_CLASSIFIER)
+    if "num_classes" not in own:
+        raise ValueError("A classifier by the name of its architecture takes `num_classes`. Received: none")
+    _refuse_unknown(overrides, (*presets.ENCODER_ARGUMENTS, "dtype", *_OF_CLASSIFIER))
+    return cls(ViTEncoder(**{**sizes.encoder, **overrides}), **own)
+
+
+def _classifier_from_model(cls: type[Any], model: Any, overrides: dict[str, Any]) -> Any:
+    if isinstance(model, ViTClassifier) and overrides in ({}, {"num_classes": model.num_classes}):
+        return model
+    _refuse_unknown(overrides, (*_OF_CLASSIFIER, "drop_path_rate", "image_shape"))
+    if "num_classes" not in overrides:
+        raise ValueError(
+            f"These weights are a {type(model).__name__}; a new head on its encoder takes `num_classes`. "
+            f"Received: {overrides or 'no argument'}"
+        )
+    return cls(getattr(model, "encoder", model), **overrides)
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """How models of a class are made.
+
+    Attributes:
+        from_sizes: Function of the class, an architecture's sizes, and overrides.
+        from_model: Function of the class, a model of any class, and overrides.
+        encoder_only: Whether only the encoder of what is loaded matters.
+    """
+
+    from_sizes: Callable[[type[Any], Preset, dict[str, Any]], Any]
+    from_model: Callable[[type[Any], Any, dict[str, Any]], Any]
+    encoder_only: bool = False
+
+
+_MAKERS: dict[type[Any], _Maker] = {
+    ViTEncoder: _Maker(_encoder_from_sizes, _encoder_from_model, encoder_only=True),
+    MaskedAutoencoder: _Maker(_autoencoder_from_sizes, _autoencoder_from_model),
+    ViTClassifier: _Maker(_classifier_from_sizes, _classifier_from_model),
+}
+
+
+def _maker_of(cls: type[Any]) -> _Maker:
+    return next(maker for base, maker in _MAKERS.items() if issubclass(cls, base))

@@ -1,0 +1,45 @@
+"""`timm`: the authors' names, with a `config.json` beside them in a folder from the Hub."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from keras_mae.convert.layout import Hints, Sizes
+from keras_mae.convert.reference import Reference
+from keras_mae.convert.state_dict import Files, StateDict
+from keras_mae.masked_autoencoder import MaskedAutoencoder
+
+__all__ = ["Timm"]
+
+
+class Timm(Reference):
+    """Encoders and classifiers of `timm`, whose single files read as the authors' do."""
+
+    name = "timm"
+    holds_batch_norm = False
+
+    def matches(self, files: Files) -> bool:
+        return super().matches(files) and "config.json" in files.state.config
+
+    def sizes(self, state: StateDict, hints: Hints) -> Sizes:
+        config = state.config["config.json"]
+        if (
+            self.kind(state) == "classifier"
+            and "fc_norm.weight" not in state.tensors
+            and config.get("global_pool") == "avg"
+        ):
+            raise ValueError(
+                "This classifier of timm averages all tokens behind its norm; here the norm is behind the mean of "
+                "the patch tokens (fc_norm). Received: global_pool='avg' without fc_norm"
+            )
+        sizes, statistics = super().sizes(state, hints), {}
+        for argument, key in (("pixel_mean", "mean"), ("pixel_std", "std")):
+            values = config.get("pretrained_cfg", {}).get(key)
+            if values is not None:
+                statistics[argument] = [round(255 * value, 9) for value in values]
+        return replace(sizes, encoder=sizes.encoder | statistics)
+
+    def refuse(self, model: Any) -> None:
+        if isinstance(model, MaskedAutoencoder):
+            raise ValueError("A `timm` ViT has no decoder: save mae.encoder, or in the format 'reference'")

@@ -1,0 +1,268 @@
+"""A run's directory: the names of its files, and whether it is free, finished or in use."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_mae import _checks, _files, distribution, visualize
+from keras_mae.recipes import Recipe
+from keras_mae.training.metadata import RECIPE, check_same_run, from_flat
+
+__all__ = ["RunDirectory", "RunFile"]
+
+
+class RunFile(StrEnum):
+    """The names of all files and folders that a run may leave in its directory."""
+
+    MODEL = "model.keras"
+    """Pre-trained `MaskedAutoencoder`, with its optimizer."""
+    ENCODER = "encoder.keras"
+    """Its `ViTEncoder` alone."""
+    CLASSIFIER = "classifier.keras"
+    """Fine-tuned or probing `ViTClassifier`, with its optimizer."""
+    RUN = "run.json"
+    """Recipe and other metadata."""
+    HISTORY = "history.csv"
+    """Losses and metrics, a line for each epoch."""
+    METRICS = "metrics.json"
+    """Scores on the test images."""
+    LOSS = "loss.png"
+    """Loss and learning rate of pre-training."""
+    CURVES = "curves.png"
+    """Loss, accuracy and learning rate of a classifier."""
+    RECONSTRUCTIONS = "reconstructions.png"
+    """Example images, masked and reconstructed."""
+    CONFUSION = "confusion.png"
+    """Confusion matrix on the test images."""
+    WATCH = "watch"
+    """Folder of pictures drawn during training; see `Watch`."""
+    CHECKPOINTS = "checkpoints"
+    """Folder of what it takes to resume, until the run is finished; see `Checkpoints`."""
+
+
+_FLAT_RUN = "recipe.json"  # before run.json
+_OUTDATED_CHECKPOINTS = ".checkpoints"
+
+
+class RunDirectory:
+    """The directory of one run, with all that is known about its files.
+
+    Of several processes only the main one writes.
+
+    Args:
+        path: Path of the directory, which may not exist yet.
+
+    Example:
+        >>> run = keras_mae.training.RunDirectory("runs/digits-1")
+        >>> run.recipe.epochs, run.history["loss"][-1], run.metadata["data"]
+        >>> keras.saving.load_model(run.file("encoder.keras"))
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    def file(self, name: RunFile | str) -> Path:
+        """Return the path of a file of the run.
+
+        Args:
+            name: One of the names in `RunFile`.
+
+        Raises:
+            ValueError: If it is another name.
+        """
+        return self.path / _checks.one_of("name", str(name), map(str, RunFile))
+
+    # === Reading ===
+    @property
+    def files(self) -> list[str]:
+        """Names of the files and folders in the directory, in alphabetical order."""
+        if not self.path.is_dir():
+            return []
+        names = (path.name for path in self.path.iterdir())
+        return sorted(name for name in names if not name.startswith(_files.UNFINISHED))
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What identifies the run: its recipe, model and data, as JSON values by name.
+
+        Raises:
+            ValueError: If the directory holds no run.
+        """
+        if (self.path / _FLAT_RUN).is_file():
+            return from_flat(json.loads((self.path / _FLAT_RUN).read_text(encoding="utf-8")))
+        return self._json(RunFile.RUN)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe the run was trained by.
+
+        Raises:
+            ValueError: If the directory holds no run that was trained by a recipe.
+        """
+        metadata = self.metadata
+        if RECIPE not in metadata:
+            raise ValueError(f"The run in {str(self.path)!r} has no recipe. Received: {', '.join(metadata)}")
+        return Recipe.from_dict(metadata[RECIPE])
+
+    @property
+    def history(self) -> dict[str, np.ndarray]:
+        """Losses and metrics by name, float64 (epochs,); "epoch" counts from 1.
+
+        Raises:
+            ValueError: If the directory holds no history.
+        """
+        return visualize.read_history(self.file(RunFile.HISTORY))
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Scores on the test images by name.
+
+        Raises:
+            ValueError: If the directory holds no scores.
+        """
+        return self._json(RunFile.METRICS)
+
+    def _json(self, name: RunFile) -> dict[str, Any]:
+        if not self.file(name).is_file():
+            raise ValueError(
+                f"There is no {name} in {str(self.path)!r}. Received: {', '.join(self.files) or 'nothing'}"
+            )
+        content: dict[str, Any] = json.loads(self.file(name).read_text(encoding="utf-8"))
+        return content
+
+    # === Free, finished, in use ===
+    @property
+    def is_free(self) -> bool:
+        """Whether a new run may use the directory: it does not exist or holds no files."""
+        return not self.path.exists() or (self.path.is_dir() and not self.files)
+
+    def check_free(self) -> None:
+        """Raise ValueError if the directory holds files, which a new run would mix with its own."""
+        if not self.is_free:
+            raise ValueError(
+                f"`run_directory` must not exist or be empty, so that no other run is lost. "
+                f"Received: run_directory={str(self.path)!r}"
+            )
+
+    def is_finished(self, epochs: int, metadata: Mapping[str, Any]) -> bool:
+        """Return whether the directory holds the run of these metadata, with all its epochs.
+
+        Args:
+            epochs: Epochs of the whole run.
+            metadata: JSON values that identify the run.
+
+        Raises:
+            ValueError: If the directory holds another run, or files and no checkpoint to resume from.
+        """
+        only_pictures = self.files == [RunFile.WATCH]  # drawn before the first checkpoint
+        if self.is_free or only_pictures or self.file(RunFile.CHECKPOINTS).exists():
+            return False
+        if self.file(RunFile.RUN).is_file() or (self.path / _FLAT_RUN).is_file():
+            check_same_run(self.path, metadata, self.metadata)
+        columns = self.history.values() if self.file(RunFile.HISTORY).is_file() else ()
+        done = len(next(iter(columns), ()))
+        if done < epochs:
+            raise ValueError(
+                f"{str(self.path)!r} holds files, and no checkpoint to resume from: {done} of {epochs} epochs"
+            )
+        return True
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """Make the directory, and keep other processes out of it until the block ends.
+
+        What a killed process left unfinished is removed first, and a new directory is removed at the end if nothing
+        was written to it. Processes other than the main one do nothing.
+
+        Raises:
+            ValueError: If another process uses the directory.
+        """
+        if not distribution.current().is_main:
+            yield
+            return
+        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with _lock(self.path):
+                _files.remove_unfinished(self.path)
+                yield
+        finally:
+            for folder in made:
+                if any(folder.iterdir()):
+                    break
+                folder.rmdir()
+
+    # === Writing ===
+    def write(self, name: RunFile | str, save: Callable[[Path], Any]) -> None:
+        """Write a file whole or not at all.
+
+        Where reading weights is a collective operation, every process calls `save`, and the others' files are thrown
+        away.
+
+        Args:
+            name: One of the names in `RunFile`.
+            save: Function that writes to the path it is given.
+        """
+        devices, path = distribution.current(), self.file(name)
+        if devices.is_main:
+            with _files.whole(path) as unfinished:
+                save(unfinished)
+        elif devices.collective_reads:
+            with tempfile.TemporaryDirectory() as folder:
+                save(Path(folder) / path.name)
+
+    def write_json(self, name: RunFile | str, content: Mapping[str, Any]) -> None:
+        """Write a JSON file whole or not at all."""
+        self.write(name, lambda path: path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8"))
+
+    def write_history(self, history: Mapping[str, Any]) -> None:
+        """Write the values of each metric, a line for each epoch."""
+
+        def save(path: Path) -> None:
+            with path.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file)
+                writer.writerow(["epoch", *history])
+                writer.writerows(
+                    [epoch, *map(float, row)] for epoch, row in enumerate(zip(*history.values(), strict=True), 1)
+                )
+
+        self.write(RunFile.HISTORY, save)
+
+    def remove_checkpoints(self) -> None:
+        """Remove the checkpoints of a finished run, all at once: nothing could be resumed from a part of them."""
+        if not distribution.current().is_main:
+            return
+        outdated = self.path / _OUTDATED_CHECKPOINTS
+        if self.file(RunFile.CHECKPOINTS).exists():
+            os.replace(self.file(RunFile.CHECKPOINTS), outdated)
+        shutil.rmtree(outdated, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _lock(directory: Path) -> Iterator[None]:
+    """Keep other processes out of a directory. The system releases the lock when a process is killed."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"Another process is at work in {str(directory)!r}") from error
+        yield
+    finally:
+        os.close(descriptor)
