@@ -21,7 +21,7 @@ import pytest
 
 import keras_mae
 import keras_mae.cli
-from keras_mae import convert
+from keras_mae.convert import exporting
 
 # 5 x 7 patches of 3 x 2 pixels: no two sizes are equal, so a swapped axis shows.
 IMAGE_SHAPE, PATCH_SIZE, GRID, PATCHES, PIXELS = (15, 14, 3), (3, 2), (5, 7), 35, 18
@@ -187,7 +187,7 @@ def compiled(request: Any) -> Any:
 @pytest.fixture
 def forked_export(monkeypatch):
     """Exports in a process that is forked, for time; test_cli.py's export starts one as users do."""
-    monkeypatch.setattr(convert.exporting, "subprocess", SimpleNamespace(run=processes.run, DEVNULL=None))
+    monkeypatch.setattr(exporting, "subprocess", SimpleNamespace(run=processes.run, DEVNULL=None))
 
 
 # === The command line ===
