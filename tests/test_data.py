@@ -2,6 +2,7 @@
 
 import gzip
 import importlib.util
+import os
 import subprocess
 import sys
 
@@ -78,11 +79,16 @@ def test_fashion_mnist_downloads_through_keras_where_there_are_no_files(fashion_
     code = (
         "from pathlib import Path; from keras_mae.data import builtin\n"
         "builtin.DEBIAN_FASHION_MNIST = Path('/nowhere')\n"
-        "print(*(builtin.fashion_mnist(split)[0].shape for split in ('train', 'test')))"
+        "print(*(builtin.fashion_mnist(split)[0].shape for split in ('train', 'test')))\n"
+        "import keras; print('backend', keras.backend.backend())"
     )
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
+    backend = os.environ["KERAS_BACKEND"]
+    monkeypatch.delenv("KERAS_BACKEND")
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "(7, 28, 28, 1) (5, 28, 28, 1)" in result.stdout, result.stderr
+    # Each of tox' environments holds only one backend; this process, like a fresh machine, names none.
+    assert f"backend {backend}" in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -2,19 +2,17 @@
 
 import hashlib
 import json
-import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 from data_helpers import CLASSES, COUNT, WITH_TENSORFLOW, contents, needs_tensorflow, numbers, prepare, write_folder
 from PIL import Image
 
-import keras_mae
 from keras_mae import data
 from keras_mae.data import preparation, records
 
@@ -142,8 +140,8 @@ data.prepare(sys.argv[1], sys.argv[2], images_per_shard=5, short_side=16, labele
 def test_a_killed_run_leaves_nothing_that_looks_complete_and_goes_on(folder, tmp_path):
     prepare(folder, tmp_path / "whole")
     out = tmp_path / "out"
-    environment = {**os.environ, "PYTHONPATH": str(Path(keras_mae.__file__).parent.parent)}
-    process = subprocess.Popen([sys.executable, "-c", _SLOWLY, str(folder), str(out)], env=environment)
+    (tmp_path / "slowly.py").write_text(_SLOWLY)
+    process = processes.Popen([sys.executable, tmp_path / "slowly.py", folder, out])
     deadline = time.monotonic() + 120
     while not list(out.glob(".writing-*/*.array_record")) or not list(out.glob("0*.array_record")):
         assert time.monotonic() < deadline
