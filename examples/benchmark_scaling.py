@@ -6,7 +6,7 @@
 Each process is pinned to a core of its own, with one thread, and takes its part of every global batch, which grows
 with the number of processes (weak scaling): with no cost at all twice the processes would do twice the images. The
 runs take turns; the median of the turns is printed. Not for GPUs, where one would start the script itself with
-torchrun: see guides/accelerators.md for what their numbers must be.
+torchrun: see docs/accelerators.md for what their numbers must be.
 
 Seen on two CPU cores of one machine, ViT-S (25 M parameters with the decoder), 8 images a process, two turns:
 

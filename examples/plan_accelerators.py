@@ -1,4 +1,4 @@
-"""What a pre-training run needs on 8, 64 or 512 accelerators, on paper. The formulas are in guides/accelerators.md.
+"""What a pre-training run needs on 8, 64 or 512 accelerators, on paper. The formulas are in docs/accelerators.md.
 
     python examples/plan_accelerators.py                                      # ViT-L, the published schedule, TPU v3
     python examples/plan_accelerators.py --preset mae_vit_huge_patch14_224 --peak 312     # A100

@@ -208,7 +208,7 @@ So on a CPU PyTorch is the one to take for now, JAX is half as fast, and TensorF
 - Exporting to ONNX and the like goes through TensorFlow, to `.pt2` through PyTorch; keras_mae starts that process
   itself, whatever backend is in use: see [Published weights and export](weights_and_export.ipynb).
 
-README.md has the whole table.
+[Backends](../docs/backends.md) has the whole table.
 
 ## Writing code for all three
 

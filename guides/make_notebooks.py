@@ -156,7 +156,7 @@ def sources(notebook: Any) -> list[tuple[str, str]]:
 
 def with_table(readme: str) -> str:
     """README.md with the table of the guides as it is now."""
-    rows = ["| guide | | |", "| --- | --- | --- |"]
+    rows = ["| Guide | | |", "| --- | --- | --- |"]
     for guide in guides():
         title, description = guide.header["Title"], guide.header["Description"]
         rows.append(f"| [{title}](guides/{guide.name}.ipynb) | {description} | [Colab]({guide.colab}) |")

@@ -223,8 +223,9 @@ print(f"{median['all of the tokens'] / median['25 % of the tokens']:.1f} times a
 
 """
 The decoder works on all 196 patches in both, and so does the update of the weights: they are why it is not four
-times. On accelerators and with larger models it comes closer: the paper has 2.8 to 4.1. On one core README.md's
-table, made by `examples/benchmark_step.py`, has 2.5 for ViT-S and 2.1 for ViT-B, whose update weighs more.
+times. On accelerators and with larger models it comes closer: the paper has 2.8 to 4.1. On one core,
+`examples/benchmark_step.py` measured 2.5 for ViT-S and 2.1 for ViT-B, whose update weighs more (see
+[Benchmarks](../docs/benchmarks.md#a-training-step)).
 
 ## Training
 
@@ -264,8 +265,9 @@ figure
 
 """
 The curve flattens because the learning rate goes to zero, not because there is nothing left to learn: with eight
-passes over all 60,000 images the same model gets noticeably better (README.md). Pre-training is patient work: the
-paper goes through ImageNet 800 to 1,600 times.
+passes over all 60,000 images the same model gets noticeably better (see
+[Benchmarks](../docs/benchmarks.md)). Pre-training is patient work: the paper goes through ImageNet 800 to 1,600
+times.
 
 ## What the model paints
 

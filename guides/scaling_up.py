@@ -141,7 +141,7 @@ dataset = keras_mae.data.from_directory("photos/", 224, batch_size=4096, drop_re
 
 `keras-mae prepare photos/ shards/ --short-side 256` turns millions of files into few large ones. `crops_per_image=4`
 cuts four crops of each image that was decoded, for a quarter of the decoding. What 8, 64 and 512 accelerators eat is
-worked out in [accelerators.md](accelerators.md).
+worked out in [accelerators.md](../docs/accelerators.md).
 
 ## Machines go away
 

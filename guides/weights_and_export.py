@@ -222,5 +222,5 @@ keras-mae convert mae_pretrain_vit_base.pth encoder.keras
 keras-mae export runs/digits-1/model.keras --format onnx --part encoder
 ```
 
-README.md says for each library what goes in and out, and what is refused and why.
+[Weights](../docs/weights.md) says for each library what can be read and written, and what is refused and why.
 """

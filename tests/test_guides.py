@@ -11,6 +11,7 @@ PROJECT = Path(__file__).parent.parent
 sys.path.insert(0, str(PROJECT / "guides"))
 
 import make_notebooks  # noqa: E402
+import run_guides  # noqa: E402
 
 GUIDES = make_notebooks.guides()
 each_guide = pytest.mark.parametrize("guide", GUIDES, ids=[guide.name for guide in GUIDES])
@@ -19,6 +20,12 @@ MACHINE = re.compile(r"(?<![\w.:/~$}-])/(?:tmp|work|root|home|usr|opt|Users)/")
 
 def test_notebooks_and_the_readmes_table_are_what_is_made_of_the_guides():
     assert make_notebooks.generate(GUIDES, check=True) == [], "python guides/make_notebooks.py generate"
+
+
+def test_each_guide_runs_on_a_backend_it_names_and_each_backend_has_some():
+    assert {guide.name for guide in GUIDES} == set(run_guides.BACKENDS)
+    assert all(run_guides.BACKENDS[guide.name] in guide.backends for guide in GUIDES)
+    assert set(run_guides.BACKENDS.values()) == {"jax", "tensorflow", "torch"}
 
 
 def test_a_guides_script_becomes_text_and_code(tmp_path):
@@ -74,13 +81,11 @@ def test_a_notebook_was_run_in_full_without_errors_and_names_no_machine(guide):
     assert guide.notebook.stat().st_size < 600_000
 
 
-@pytest.mark.parametrize("page", ["README.md", *(f"guides/{guide.name}.ipynb" for guide in GUIDES)])
-def test_local_links_lead_somewhere(page):
-    path = PROJECT / page
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".ipynb":
-        text = "\n".join(cell.source for cell in nbformat.reads(text, 4).cells if cell.cell_type == "markdown")
+@each_guide
+def test_local_links_lead_somewhere(guide):
+    cells = nbformat.read(guide.notebook, 4).cells
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     links = re.findall(r"\]\(\s*([^)\s]+)\)", text) + re.findall(r'(?:src|href)="([^"]+)"', text)
     assert links
     local = [link.partition("#")[0] for link in links if not re.match(r"[a-z]+:|#", link)]
-    assert [link for link in local if not (path.parent / link).exists()] == []
+    assert [link for link in local if not (guide.notebook.parent / link).exists()] == []
