@@ -34,7 +34,7 @@ class _Own(Format):
         if hints != Hints(encoder_only=hints.encoder_only):
             raise ValueError(
                 f"{str(files.path)!r} is a model of keras_mae, which says itself what it is: load it without other "
-                "options, and then copy the encoder with others"
+                "arguments, and then change its encoder with `encoder.copy`"
             )
         model = load_model(files.path)
         model = getattr(model, "encoder", model) if hints.encoder_only else model
