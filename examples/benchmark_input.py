@@ -64,7 +64,7 @@ def keras_mae_batches(folder: Path, loader: str, workers: int | None) -> Iterato
 
 
 def augmented_batches(folder: Path | None) -> Iterator[int]:
-    """ViT-B's fine-tuning augmentation of labelled images: of a folder, or, without one, of arrays in memory."""
+    """ViT-B's fine-tuning augmentation of labeled images: of a folder, or, without one, of arrays in memory."""
     from keras_mae import data, recipes
 
     augment = data.Augmentation(1000, **recipes.FineTuneRecipe.for_size("base").augmentation)
@@ -73,7 +73,7 @@ def augmented_batches(folder: Path | None) -> Iterator[int]:
         dataset = data.from_arrays(images, np.arange(len(images)), BATCH, augment=augment)
     else:
         source = data.FolderSource(folder, SIZE)
-        source.labels, source.labelled = np.arange(len(source)) % 1000, True  # any will do
+        source.labels, source.labeled = np.arange(len(source)) % 1000, True  # any will do
         dataset = data.make_dataset(source, BATCH, drop_remainder=True, augment=augment)
     while True:
         for images, _ in dataset:

@@ -62,7 +62,7 @@ def compute(name: str, options: argparse.Namespace) -> Any:
     seed = int(rest[0])
     keras.utils.set_random_seed(seed)
     encoder = keras.saving.load_model(options.out / f"pretrain-{ratio}" / "encoder.keras")
-    part = study.labelled(train, LABELS, seed)
+    part = study.labeled(train, LABELS, seed)
     if kind == "probe":
         return study.probe(encoder, part, test, seed)
     epochs = 4 if options.quick else EPOCHS

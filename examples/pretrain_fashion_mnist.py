@@ -77,9 +77,8 @@ def main() -> None:
     )
     keras.utils.set_random_seed(recipe.seed)
     mae = keras_mae.MaskedAutoencoder.from_preset(PRESET, norm_pix_loss=recipe.norm_pix_loss)
-    dataset = keras_mae.data.from_arrays(
-        train[: options.images], batch_size=recipe.step_batch_size, drop_remainder=True
-    )
+    source = keras_mae.data.ArraySource(train[: options.images])
+    dataset = keras_mae.training.training_batches(source, recipe)
     began = time.perf_counter()
     jit = keras.backend.backend() != "torch"
     run_pretraining(mae, dataset, recipe, options.out, examples=test[:8], jit_compile=jit)

@@ -5,7 +5,7 @@ r"""Does masked pre-training scale? Three sizes of ViT on Fashion-MNIST, pre-tra
 
 The paper's figure on scaling in small: at one label budget (600) every size is fine-tuned from random weights and
 after pre-training on the 60,000 images without labels, with the same number of steps. Pre-training runs once for each
-size; fine-tuning has three seeds, which change weights, labelled images and data order. The picture shows mean and
+size; fine-tuning has three seeds, which change weights, labeled images and data order. The picture shows mean and
 standard deviation over them: the spread of pre-training is not in it.
 
 Seen with PyTorch and OMP_NUM_THREADS=1, in about 90 minutes on two busy cores; accuracy in % on the test images:
@@ -78,7 +78,7 @@ def compute(name: str, options: argparse.Namespace) -> Any:
     )
     recipe = replace(recipe, **TUNED[start], **SLOWER.get((start, size), {}))
     recipe = replace(recipe, **json.loads(options.change))
-    return study.fine_tune(encoder, study.labelled(train, LABELS, seed), test, recipe)
+    return study.fine_tune(encoder, study.labeled(train, LABELS, seed), test, recipe)
 
 
 def report(options: argparse.Namespace) -> None:

@@ -99,8 +99,8 @@ def images(options: argparse.Namespace) -> tuple[Any, Any]:
     return train, test
 
 
-def labelled(train: Any, count: int, seed: int) -> Any:
-    """`count` of the labelled images, as many of every class, other ones for every seed."""
+def labeled(train: Any, count: int, seed: int) -> Any:
+    """`count` of the labeled images, as many of every class, other ones for every seed."""
     import numpy as np
 
     if count >= len(train[0]):
@@ -116,23 +116,15 @@ def pretrain(mae: Any, images: Any, recipe: Any, directory: Path) -> str:
     import keras_mae
 
     shutil.rmtree(directory, ignore_errors=True)  # what a stopped run left of this cell
-    dataset = keras_mae.data.from_arrays(
-        images, batch_size=recipe.step_batch_size, drop_remainder=True, seed=recipe.seed
-    )
+    dataset = keras_mae.training.training_batches(keras_mae.data.ArraySource(images), recipe)
     return str(keras_mae.training.run_pretraining(mae, dataset, recipe, directory, examples=images[:8]))
 
 
 def fine_tune(encoder: Any, train: Any, test: Any, recipe: Any) -> float:
     """Accuracy on `test` after fine-tuning on `train`."""
-    from keras_mae import data, transfer
+    from keras_mae import data, training, transfer
 
-    dataset = data.from_arrays(
-        *train,
-        batch_size=recipe.step_batch_size,
-        drop_remainder=True,
-        seed=recipe.seed,
-        augment=data.Augmentation(10, **recipe.augmentation),
-    )
+    dataset = training.training_batches(data.ArraySource(*train), recipe, num_classes=10)
     classifier = transfer.fine_tune(encoder, dataset, 10, recipe, verbose=0)
     return classifier.evaluate(*test, batch_size=500, verbose=0, return_dict=True)["accuracy"]
 

@@ -3,10 +3,10 @@
     KERAS_BACKEND=torch python examples/transfer_fashion_mnist.py            # up to 3 hours on 2 cores; resumes
     KERAS_BACKEND=torch python examples/transfer_fashion_mnist.py --quick    # under 5 minutes, a look
 
-The same ViT (0.45 M parameters) is fine-tuned for the same number of steps on the same labelled images, once from
+The same ViT (0.45 M parameters) is fine-tuned for the same number of steps on the same labeled images, once from
 random weights and once after masked pre-training on the 60,000 images without their labels. Beside it, linear probes
 and nearest neighbours on the frozen features of the pre-trained and of the untrained encoder. Each cell has three
-seeds, which change weights, masks, labelled images and data order; pre-training is done anew for each. Accuracies
+seeds, which change weights, masks, labeled images and data order; pre-training is done anew for each. Accuracies
 are on the 10,000 test images, which nothing was tuned on: learning rates and layer decay were chosen for scratch
 and for pre-trained separately, with the same effort, on 10,000 training images (`--validate`, `--change`).
 
@@ -99,7 +99,7 @@ def encoder_of(start: str, seed: int, options: argparse.Namespace) -> Any:
 def fine_tune(
     encoder: Any, start: str, train: Any, test: Any, count: int, seed: int, options: argparse.Namespace
 ) -> float:
-    """Accuracy after fine-tuning on `count` labelled images."""
+    """Accuracy after fine-tuning on `count` labeled images."""
     from keras_mae import recipes
 
     epochs = 20 if options.quick else EPOCHS[count]
@@ -112,7 +112,7 @@ def fine_tune(
         seed=seed,
     )
     recipe = replace(recipe, **{**TUNED[start], **json.loads(options.change)})
-    return study.fine_tune(encoder, study.labelled(train, count, seed), test, recipe)
+    return study.fine_tune(encoder, study.labeled(train, count, seed), test, recipe)
 
 
 def features(encoder: Any, train: Any, test: Any, seed: int, labels: Any) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def features(encoder: Any, train: Any, test: Any, seed: int, labels: Any) -> dic
     scores = {}
     far = transfer.extract_features(encoder, *test, progress=False)
     for count in labels:
-        part = study.labelled(train, count, seed)
+        part = study.labeled(train, count, seed)
         near = transfer.extract_features(encoder, *part, progress=False)
         scores[count] = {
             "linear probe": study.probe(encoder, part, test, seed),

@@ -34,7 +34,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import keras_mae
-from keras_mae import data, recipes, transfer
+from keras_mae import data, recipes, training, transfer
 
 print("Keras", keras.__version__, "on", keras.backend.backend())
 
@@ -141,16 +141,15 @@ def fine_tune_recipe(**changes):
     return recipes.FineTuneRecipe.for_size("small_images", **(few_labels | {"epochs": 2 if quick else 40} | changes))
 
 
-def labelled_batches(recipe):
-    augment = data.Augmentation(num_classes=10, **recipe.augmentation)
-    return data.from_arrays(*few, batch_size=recipe.batch_size, drop_remainder=True, augment=augment)
+def labeled_batches(recipe):
+    return training.training_batches(data.ArraySource(*few), recipe, num_classes=10)
 
 
 for name, encoder, changes in (("untrained", untrained, {"layer_decay": 1.0}), ("pretrained", pretrained, {})):
     keras.utils.set_random_seed(0)
     recipe = fine_tune_recipe(**changes)
     began = time.perf_counter()
-    classifier = transfer.fine_tune(encoder, labelled_batches(recipe), 10, recipe, verbose=0)
+    classifier = transfer.fine_tune(encoder, labeled_batches(recipe), 10, recipe, verbose=0)
     scores["fine-tuning", name] = classifier.evaluate(*test, verbose=0, return_dict=True)["accuracy"]
     print(f"{name:12} {scores['fine-tuning', name]:.1%} after {time.perf_counter() - began:.0f} s")
 
@@ -168,7 +167,7 @@ for blocks in (0.5,) if quick else (0, 0.5, 1):
     keras.utils.set_random_seed(0)
     recipe = fine_tune_recipe()
     classifier_of_part = transfer.partial_fine_tune(
-        pretrained, labelled_batches(recipe), 10, recipe, trainable_blocks=blocks, verbose=0
+        pretrained, labeled_batches(recipe), 10, recipe, trainable_blocks=blocks, verbose=0
     )
     accuracy = classifier_of_part.evaluate(*test, verbose=0, return_dict=True)["accuracy"]
     trained = sum(int(np.prod(weight.shape)) for weight in classifier_of_part.trainable_variables)

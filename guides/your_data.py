@@ -97,9 +97,9 @@ that are saved with the model. An array of floats in 0–1 is refused, because i
 ### Damaged files
 
 A file that cannot be read is an error that names it, so that no run trains for days on less than you think. In a big
-folder a few are normal. `data.check` decodes everything and lists what is wrong, as `keras-mae prepare FOLDER
---check` does in a shell. With `on_error="skip"` damaged files are left out, up to 1 % of them unless `allowed` says
-more.
+folder a few are normal. `data.find_damaged` decodes everything and lists what is wrong, as `keras-mae prepare FOLDER
+--check` does in a shell. With `allow_damaged=0.01` damaged files are left out, and more than 1 % of them is an error
+again.
 """
 
 Path("photos", "half.jpg").write_bytes(files[0].read_bytes()[:2000])  # a download that broke off

@@ -41,6 +41,13 @@ def fraction(argument: str, value: Any) -> float:
     return number(argument, value, 0.0, 1.0, "in [0, 1)")
 
 
+def within(argument: str, value: Any, high: float) -> float:
+    """`value` as a `float` in [0, high]."""
+    if value == high and not isinstance(value, bool):
+        return float(high)
+    return number(argument, value, 0.0, high, f"in [0, {high}]")
+
+
 def non_negative(argument: str, value: Any) -> float:
     """`value` as a finite `float` of at least 0."""
     return number(argument, value, 0.0, float("inf"), "a finite number of at least 0")

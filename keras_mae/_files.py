@@ -82,9 +82,13 @@ def flush(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 checksum of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return the SHA-256 checksum, in hexadecimal digits, of a file, or of a folder's files one after the other."""
+    digest = hashlib.sha256()
+    for file in sorted(filter(Path.is_file, path.rglob("*"))) if path.is_dir() else [path]:
+        with file.open("rb") as opened:
+            while piece := opened.read(2**20):
+                digest.update(piece)
+    return digest.hexdigest()
 
 
 def check_room(directory: Path, size: int) -> None:

@@ -10,6 +10,7 @@ _DISTRIBUTIONS = {  # module -> (what people call it, the extra that installs it
     "PIL": ("Pillow", "data"),
     "grain": ("Grain", "data"),
     "huggingface_hub": ("huggingface_hub", "convert"),
+    "importlib_resources": ("importlib_resources", "tfds"),
     "keras_hub": ("KerasHub", "keras-hub"),
     "matplotlib": ("matplotlib", "viz"),
     "safetensors": ("safetensors", "convert"),

@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_mae import _checks
+from keras_mae._types import Tensor
 from keras_mae.encoder import ViTEncoder
 from keras_mae.from_preset import PresetFiles
 from keras_mae.loss import Accuracy, CrossEntropy
@@ -20,8 +21,8 @@ __all__ = ["ViTClassifier"]
 POOLINGS = ("mean", "token")
 
 
-def pool(encoder: ViTEncoder, images: Any, pooling: str, training: bool | None = False) -> Any:
-    """One feature vector an image.
+def pool(encoder: ViTEncoder, images: Tensor, pooling: str, training: bool | None = False) -> Tensor:
+    """Return one feature vector an image.
 
     Args:
         encoder: A `ViTEncoder`.
@@ -36,8 +37,8 @@ def pool(encoder: ViTEncoder, images: Any, pooling: str, training: bool | None =
     return pool_tokens(encoder, encoder.encode(images, training=training), pooling)
 
 
-def pool_tokens(encoder: ViTEncoder, tokens: Any, pooling: str) -> Any:
-    """`pool`, from what the encoder's last block returned."""
+def pool_tokens(encoder: ViTEncoder, tokens: Tensor, pooling: str) -> Tensor:
+    """Return `pool`, from what the encoder's last block returned."""
     if pooling == "mean":
         return ops.mean(tokens[:, 1:], axis=1)
     return (tokens if encoder.norm is None else encoder.norm(tokens))[:, 0]
@@ -57,14 +58,15 @@ class ViTClassifier(PresetFiles, TrainStep):
 
     Args:
         encoder: A `ViTEncoder`, such as `mae.encoder`.
-        num_classes: Classes.
+        num_classes: Number of classes.
         pooling: "mean" or "token".
-        drop_path_rate: Of the last block, growing linearly from 0 at the first; the encoder's by default.
+        drop_path_rate: Drop-path probability of the last block; it grows linearly from 0 at the first. By default
+            the encoder's.
         image_shape: (height, width, channels) of the images to classify, if other than the encoder's: its positions
             are resized bicubically in two dimensions.
-        trainable_blocks: How many of the encoder's last blocks to train. `None` trains the encoder altogether; 0
-            freezes it altogether; half a block (0.5, 1.5, ...) is a block's MLP with its norm. Blocks that are
-            frozen altogether drop no path.
+        trainable_blocks: How many of the encoder's last blocks to train. `None` trains the whole encoder; 0 freezes
+            it; half a block (0.5, 1.5, ...) is a block's MLP with its norm. Blocks that are frozen as a whole drop
+            no path.
         batch_norm: Whether a BatchNorm without scale and shift goes before the head (linear probing). Its statistics
             move in training, frozen encoder or not. As everywhere in Keras its moving variance is the biased one.
         copy: Whether the classifier takes a copy of the encoder. If not, it trains the encoder it is given: the
@@ -180,17 +182,17 @@ class ViTClassifier(PresetFiles, TrainStep):
             encoder.trainable = False
 
     # === The method ===
-    def call(self, images: Any, training: bool | None = None) -> Any:
+    def call(self, images: Tensor, training: bool | None = None) -> Tensor:
         return self.head(self.features(images, training), training=training)
 
-    def features(self, images: Any, training: bool | None = None) -> Any:
-        """What the head sees, float32 (batch, embed_dim)."""
+    def features(self, images: Tensor, training: bool | None = None) -> Tensor:
+        """Return what the head sees, float32 (batch, embed_dim)."""
         return self.features_of(
             self.encoder.encode(images, training=training if self.trainable_blocks != 0 else False)
         )
 
-    def features_of(self, tokens: Any) -> Any:
-        """`features`, from what the encoder's last block returned."""
+    def features_of(self, tokens: Tensor) -> Tensor:
+        """Return `features`, from what the encoder's last block returned."""
         x = pool_tokens(self.encoder, tokens, self.pooling)
         return ops.cast(x if self.pool_norm is None else self.pool_norm(x), "float32")
 
@@ -201,8 +203,10 @@ class ViTClassifier(PresetFiles, TrainStep):
         return self.encoder.depth + 1
 
     def layer_index(self, variable: Any) -> int:
-        """The layer of a weight for layer-wise decay: class token, positions and patch embedding 0, block i (from
-        0) i + 1, norms behind the blocks and head depth + 1.
+        """Return the layer of a weight for layer-wise decay.
+
+        That is 0 for class token, positions and patch embedding, i + 1 for block i (from 0), and depth + 1 for the
+        norms behind the blocks and the head.
 
         Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, table 9.
         """
@@ -219,7 +223,7 @@ class ViTClassifier(PresetFiles, TrainStep):
 
     # === Training ===
     def compile(self, optimizer: Any = "rmsprop", loss: Any = None, metrics: Any = None, **kwargs: Any) -> None:
-        """`keras.Model.compile`, with cross-entropy and accuracy unless others are given."""
+        """Compile as `keras.Model.compile` does, with cross-entropy and accuracy unless others are given."""
         super().compile(
             optimizer=optimizer,
             loss=CrossEntropy() if loss is None else loss,
@@ -233,7 +237,7 @@ class ViTClassifier(PresetFiles, TrainStep):
             self._compile_loss.build(labels, logits)
 
     def check_batch(self, data: Any) -> Any:
-        """`data` as it came, unless its labels are not this classifier's; `predict` has none.
+        """Return `data` as it came, unless its labels are not this classifier's; `predict` has none.
 
         Raises:
             ValueError: If the labels are neither integers in [0, num_classes) nor probabilities of shape
@@ -245,7 +249,7 @@ class ViTClassifier(PresetFiles, TrainStep):
         return data
 
     def _one_label_each(self, y: Any) -> bool:
-        """Whether these are integers; an error if they are not probabilities either."""
+        """Return whether these are integers; raise if they are not probabilities either."""
         if y is None:
             raise ValueError("A classifier is trained on (images, labels). Received: no labels")
         one_each = len(y.shape) == 1 or (len(y.shape) == 2 and y.shape[1] == 1)
@@ -258,18 +262,19 @@ class ViTClassifier(PresetFiles, TrainStep):
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
-    ) -> Any:
-        """Keras' own, of labels that are there."""
+    ) -> Tensor:
+        """Return Keras' own loss, or raise without labels."""
         self._one_label_each(y)
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
-        """Keras' own, of labels that are there; it builds other metrics than ours before the first step."""
+        """Return Keras' own logs, or raise without labels: Keras builds given metrics before the first step."""
         self._one_label_each(y)
-        return super().compute_metrics(x, y, y_pred, sample_weight)
+        logs: dict[str, Any] = super().compute_metrics(x, y, y_pred, sample_weight)
+        return logs
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
-        """`keras.Model.fit`; labels given as an array are all checked before it starts."""
+        """Train as `keras.Model.fit` does; labels given as an array are all checked before it starts."""
         held_out = kwargs.get("validation_data")
         for labels in (y, held_out[1] if isinstance(held_out, tuple) and len(held_out) > 1 else None):
             if isinstance(labels, np.ndarray) and (labels.ndim == 1 or labels.shape[1:] == (1,)):
@@ -295,7 +300,7 @@ class ViTClassifier(PresetFiles, TrainStep):
 
 
 def check_labels(labels: Any, num_classes: int) -> None:
-    """Refuses labels outside [0, num_classes).
+    """Raise ValueError unless all labels are in [0, num_classes).
 
     Raises:
         ValueError: If there is one; inside a compiled step, the backend's own error with the same message.

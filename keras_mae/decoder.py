@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_mae import _checks
+from keras_mae._types import Tensor
 from keras_mae.ops import Linear
 from keras_mae.positions import sincos_positions
 from keras_mae.transformer import TransformerBlock, check_heads
@@ -136,7 +137,7 @@ class MAEDecoder(keras.Model):
         self.prediction.build(tokens)
         self.built = True
 
-    def call(self, tokens: Any, ids_keep: Any, ids_removed: Any, removed_only: bool = False) -> Any:
+    def call(self, tokens: Tensor, ids_keep: Tensor, ids_removed: Tensor, removed_only: bool = False) -> Tensor:
         kept, removed = ids_keep.shape[1], ids_removed.shape[1]
         visible = self.embedding(tokens)
         mask_tokens = ops.broadcast_to(

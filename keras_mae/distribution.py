@@ -31,11 +31,11 @@ class Devices:
     """What a run is spread over.
 
     Attributes:
-        engine: Its name, or "none".
-        names: The devices of all processes as this one sees them.
-        replicas: Copies of the model, each of which takes an equal part of every batch.
-        process: The number of this process, from 0.
-        processes: Processes altogether.
+        engine: Name of the engine, or "none".
+        names: Names of the devices of all processes, as this one sees them.
+        replicas: Number of copies of the model, each of which takes an equal part of every batch.
+        process: Number of this process, from 0.
+        processes: Number of processes.
     """
 
     engine: str = "none"
@@ -51,7 +51,7 @@ class Devices:
 
     @property
     def collective_reads(self) -> bool:
-        """Whether weights can only be read by all processes at once: each then has to save what only one writes."""
+        """Whether reading weights is a collective operation: all processes must call save, though one writes."""
         return self.processes > 1 and self.engine != "torch_ddp"
 
     @property
@@ -59,6 +59,22 @@ class Devices:
         """Which part of every batch this process loads, and of how many."""
         parts = min(self.processes, self.replicas)  # a replica may span processes
         return self.process * parts // self.processes, parts
+
+    def whole(self, count: int) -> int:
+        """Return the smallest number of samples, at least `count`, of which all replicas get equally many."""
+        return -(-count // self.replicas) * self.replicas
+
+    def pad(self, batch: np.ndarray) -> np.ndarray:
+        """Return `batch` filled up to a `whole` number of samples with repeats of its first."""
+        missing = self.whole(len(batch)) - len(batch)
+        return np.concatenate([batch, batch[:1].repeat(missing, axis=0)]) if missing else batch
+
+    def whole_batch_size(self, count: int, limit: int = 256) -> int:
+        """Return the `whole` batch size up to `limit` that leaves out the fewest of `count` samples at the end."""
+        if count < self.replicas:
+            raise ValueError(f"{self.replicas} replicas need as many images. Received: {count}")
+        sizes = range(self.replicas, max(limit, self.replicas) + 1, self.replicas)
+        return max(sizes, key=lambda size: (count // size * size, size))
 
     def __str__(self) -> str:
         names = ", ".join(self.names[:8]) + (", ..." if len(self.names) > 8 else "")
@@ -71,13 +87,13 @@ _current = _ALONE
 
 
 def current() -> Devices:
-    """What the enclosing `scope` found; one replica of one process outside of any."""
+    """Return what the enclosing `scope` found; one replica of one process outside of any."""
     return _current
 
 
 @contextlib.contextmanager
 def scope(engine: str = "auto", model_devices: int | None = None) -> Iterator[Devices]:
-    """Spreads what is built, compiled and trained inside over the devices there are.
+    """Spread what is built, compiled and trained inside over the devices there are.
 
     Batch sizes stay those of the whole batch: `keras_mae.data` loads this process's part of it, and losses,
     gradients and metrics are those of the whole batch on every process. Masks follow the sample's place in the
@@ -90,7 +106,7 @@ def scope(engine: str = "auto", model_devices: int | None = None) -> Iterator[De
             Keras' own variables, KERAS_DISTRIBUTION_JOB_ADDRESSES, ..._NUM_PROCESSES and ..._PROCESS_ID) or
             "model_parallel" (weights shared out, too). On PyTorch "torch_ddp" (the processes that `torchrun`
             started). "auto" takes what fits the backend and what there is; "none" is one device.
-        model_devices: With "model_parallel": devices that share one copy of the model; all by default.
+        model_devices: Number of devices that share one copy of the model, with "model_parallel"; all by default.
 
     Returns:
         A context manager of `Devices`.
@@ -132,7 +148,7 @@ def scope(engine: str = "auto", model_devices: int | None = None) -> Iterator[De
 
 # === Several processes ===
 def gather(value: float) -> list[float]:
-    """`value` of every process, in their order; every process must call it. Waits until all have."""
+    """Return `value` of every process, in their order; every process must call it. Waits until all have."""
     devices = _current
     if devices.processes == 1:
         return [float(value)]
@@ -143,27 +159,23 @@ def gather(value: float) -> list[float]:
 
         everyone = torch.tensor(own, device="cuda" if torch.cuda.is_available() else "cpu")
         torch.distributed.all_reduce(everyone)
-        return everyone.tolist()
+        return list(map(float, everyone.tolist()))
     if devices.engine == "multi_worker":
         import tensorflow as tf
 
         strategy = tf.distribute.get_strategy()
         share = tf.constant(own / len(strategy.extended.worker_devices))
-        return _summing(strategy)(share).numpy().tolist()
+        return list(map(float, _summing(strategy)(share).numpy()))
     from jax.experimental import multihost_utils
 
-    return np.asarray(multihost_utils.process_allgather(own)).sum(0).tolist()
+    return list(map(float, np.asarray(multihost_utils.process_allgather(own)).sum(0)))
 
 
 @lru_cache(maxsize=1)
 def _summing(strategy: Any) -> Any:
     import tensorflow as tf
 
-    @tf.function
-    def total(share: Any) -> Any:
-        return strategy.reduce("SUM", strategy.run(tf.identity, args=(share,)), axis=None)
-
-    return total
+    return tf.function(lambda share: strategy.reduce("SUM", strategy.run(tf.identity, args=(share,)), axis=None))
 
 
 # === Within a step ===
@@ -177,7 +189,7 @@ def batch_parts() -> int:
     if backend == "tensorflow":
         import tensorflow as tf
 
-        return tf.distribute.get_strategy().num_replicas_in_sync
+        return int(tf.distribute.get_strategy().num_replicas_in_sync)
     if backend == "torch":
         import torch
 
@@ -185,13 +197,13 @@ def batch_parts() -> int:
     return 1
 
 
-def several_workers() -> bool:
-    """Return whether this is one of several workers of a TensorFlow strategy, each of which sees its own replicas."""
+def several_workers(strategy: Any = None) -> bool:
+    """Return whether this is one of several workers of a TensorFlow strategy; the current one if not given."""
     if keras.backend.backend() != "tensorflow":
         return False
     import tensorflow as tf
 
-    strategy = tf.distribute.get_strategy()
+    strategy = strategy or tf.distribute.get_strategy()
     several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
     return bool(several and strategy.extended._in_multi_worker_mode())
 
@@ -286,7 +298,7 @@ def _multi_worker() -> Any:
         )
     resolver = None if "TF_CONFIG" in os.environ else tf.distribute.cluster_resolver.SlurmClusterResolver()
     strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
-    if strategy.extended._in_multi_worker_mode():
+    if several_workers(strategy):
         workers = len(strategy.cluster_resolver.cluster_spec().as_dict()["worker"])
         return _strategy_scope("multi_worker", strategy, strategy.cluster_resolver.task_id, workers)
     return _strategy_scope("multi_worker", strategy)
@@ -321,8 +333,10 @@ def _model_parallel(model_devices: int | None) -> Any:
 
 
 def layout_map(mesh: Any) -> Any:
-    """How a model's weights are shared out along the axis "model": of each branch the first matrix by columns and the
-    second by rows, so that their products need one sum between devices. All others are on every device.
+    """Return how a model's weights are shared out along the axis "model".
+
+    Each branch has its first matrix split by columns and its second by rows, so that their products need one sum
+    between devices. All other weights are on every device.
 
     Args:
         mesh: A `keras.distribution.DeviceMesh` with an axis "model".

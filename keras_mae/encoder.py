@@ -42,10 +42,10 @@ class ViTEncoder(PresetFiles, keras.Model):
         layer_norm_eps: Added to the variance in every norm.
         final_norm: Whether a LayerNorm follows the last block. A classifier on the mean of the patch tokens has
             one of its own instead.
-        pixel_mean: Subtracted from the pixels, in 0–255 units: a number, or one a channel. By default
+        pixel_mean: Mean to subtract from the pixels, in 0–255 units: a number, or one a channel. By default
             ImageNet's mean for three channels and 127.5 for any other number.
-        pixel_std: Divides the pixels, likewise.
-        seed: Of the drop-path draws.
+        pixel_std: Divisor of the pixels, likewise.
+        seed: Seed for the drop-path draws.
 
     Call arguments:
         images: (batch, height, width, channels), 0–255, uint8 or float.
@@ -145,7 +145,7 @@ class ViTEncoder(PresetFiles, keras.Model):
 
     @property
     def num_patches(self) -> int:
-        """Patches of an image."""
+        """The number of patches in an image."""
         return self.grid[0] * self.grid[1]
 
     built: bool
@@ -203,13 +203,14 @@ class ViTEncoder(PresetFiles, keras.Model):
         return ops.concatenate([class_tokens, x], axis=1)
 
     def copy(self, **changes: Any) -> ViTEncoder:
-        """A new encoder with the same weights, which training one of the two leaves alone in the other.
+        """Return a new encoder with the same weights; training one of the two leaves the other alone.
 
         Args:
             changes: Arguments of `ViTEncoder` that differ: `image_shape`, `drop_path_rate`, `final_norm=False`,
                 `seed`, `name`, `dtype`. For images of another size the positions are resized bicubically in two
                 dimensions. For another number of channels, with `pixel_mean` and `pixel_std` of their own if need
-                be, the patch kernel is shared out among them, so that an image of equal channels keeps its tokens.
+                be, the patch kernel is redistributed over them, so that an image with identical channels gives the
+                same tokens.
 
         Returns:
             A `ViTEncoder`, its step counter at 0.
@@ -232,7 +233,7 @@ class ViTEncoder(PresetFiles, keras.Model):
             share = share / share.sum(axis=0)
             statistics = {"pixel_mean": self.pixel_mean @ share, "pixel_std": self.pixel_std @ share}
             changes = {**statistics, **changes}
-        copied = type(self).from_config({**self.get_config(), **changes})
+        copied: ViTEncoder = type(self).from_config({**self.get_config(), **changes})
         kept = self.weights
         if not copied.final_norm and self.norm is not None:
             kept = [weight for weight in kept if not any(weight is own for own in self.norm.weights)]

@@ -9,6 +9,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_mae._types import Tensor
+
 __all__ = [
     "Accuracy",
     "CrossEntropy",
@@ -24,8 +26,8 @@ NORM_EPS = 1e-6
 """Added to a patch's variance when its pixels are standardized."""
 
 
-def patch_statistics(pixels: Any) -> tuple[Any, Any]:
-    """Mean and standard deviation of every patch, the variance unbiased.
+def patch_statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of every patch, the variance unbiased.
 
     Args:
         pixels: float (..., pixels).
@@ -42,8 +44,8 @@ def patch_statistics(pixels: Any) -> tuple[Any, Any]:
     return mean, ops.sqrt(variance + NORM_EPS)
 
 
-def reconstruction_target(pixels: Any, norm_pix_loss: bool) -> Any:
-    """What the decoder is to predict: the pixels, or each patch standardized by its own statistics.
+def reconstruction_target(pixels: Tensor, norm_pix_loss: bool) -> Tensor:
+    """Return what the decoder is to predict: the pixels, or each patch standardized by its own statistics.
 
     Args:
         pixels: float32 (batch, patches, pixels), normalized as the encoder sees them.
@@ -58,8 +60,8 @@ def reconstruction_target(pixels: Any, norm_pix_loss: bool) -> Any:
     return (pixels - mean) / std
 
 
-def reconstruction_loss(prediction: Any, target: Any, mask: Any = None) -> Any:
-    """Mean squared error over the removed patches of every sample, in float32.
+def reconstruction_loss(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return the mean squared error over the removed patches of every sample, in float32.
 
     Args:
         prediction: (batch, patches, pixels).
@@ -78,13 +80,17 @@ def reconstruction_loss(prediction: Any, target: Any, mask: Any = None) -> Any:
 
 @lru_cache(maxsize=8)
 def _inverse_square_distances(grid: tuple[int, int]) -> np.ndarray:
-    """float32 (patches, patches): 1 / squared distance between the patches of a grid, 0 to itself."""
-    places = np.stack(np.divmod(np.arange(grid[0] * grid[1]), grid[1]), axis=1)
-    squared = ((places[:, None] - places[None]) ** 2).sum(-1).astype("float32")
-    return np.divide(1.0, squared, out=np.zeros_like(squared), where=squared > 0)
+    """Return float32 (patches, patches): 1 / squared distance between the patches of a grid, 0 to itself."""
+    places: np.ndarray = np.stack(np.divmod(np.arange(grid[0] * grid[1]), grid[1]), axis=1)
+    squared: np.ndarray = ((places[:, None] - places[None]) ** 2).sum(-1).astype("float32")
+    inverse = np.zeros_like(squared)
+    np.divide(1.0, squared, out=inverse, where=squared > 0)
+    return inverse
 
 
-def visible_statistics(visible: Any, ids_keep: Any, ids_removed: Any, grid: tuple[int, int]) -> tuple[Any, Any]:
+def visible_statistics(
+    visible: Tensor, ids_keep: Tensor, ids_removed: Tensor, grid: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
     """Guess the removed patches' statistics from the visible ones alone.
 
     The average of the visible patches' means and standard deviations, weighted by 1 / distance**2 on the
@@ -109,13 +115,13 @@ def visible_statistics(visible: Any, ids_keep: Any, ids_removed: Any, grid: tupl
     return ops.matmul(weights, mean), ops.matmul(weights, std)
 
 
-def psnr(prediction: Any, pixels: Any, pixel_std: tuple[float, ...]) -> Any:
-    """Peak signal-to-noise ratio of every sample, in dB, for images of 0–255.
+def psnr(prediction: Tensor, pixels: Tensor, pixel_std: tuple[float, ...]) -> Tensor:
+    """Return the peak signal-to-noise ratio of every sample, in dB, for images of 0–255.
 
     Args:
         prediction: float32 (batch, patches, pixels), normalized pixels.
         pixels: float32 (batch, patches, pixels), the true ones.
-        pixel_std: What the pixels were divided by, one value a channel, in 0–255 units.
+        pixel_std: Divisor of the pixels, one value a channel, in 0–255 units.
 
     Returns:
         float32 (batch,): 10 log10(255² / mean squared error).
@@ -128,14 +134,14 @@ def psnr(prediction: Any, pixels: Any, pixel_std: tuple[float, ...]) -> Any:
 class MeanOfFinite(keras.metrics.Mean):
     """A mean that is NaN, not 0, if nothing was counted: when every step was skipped."""
 
-    def result(self) -> Any:
+    def result(self) -> Tensor:
         return ops.where(self.count > 0, super().result(), float("nan"))
 
 
 # === Classification ===
 # MixUp and CutMix train on probabilities and are validated on integers: one loss and one metric have to take both.
-def _probabilities(labels: Any, logits: Any) -> Any:
-    """`labels` as float32 (batch, classes)."""
+def _probabilities(labels: Tensor, logits: Tensor) -> Tensor:
+    """Return `labels` as float32 (batch, classes)."""
     classes = logits.shape[-1]
     if labels.shape[-1:] == (classes,) and len(labels.shape) == 2 and classes > 1:
         return ops.cast(labels, "float32")
@@ -152,7 +158,7 @@ class CrossEntropy(keras.losses.Loss):
     def __init__(self, name: str = "cross_entropy", **kwargs: Any):
         super().__init__(name=name, **kwargs)
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         logits = ops.cast(y_pred, "float32")
         labels = _probabilities(y_true, logits)
         loss = -ops.sum(labels * ops.log_softmax(logits, axis=-1), axis=-1)
@@ -167,7 +173,7 @@ class Accuracy(keras.metrics.MeanMetricWrapper):
         super().__init__(self._agree, name=name, dtype=dtype)
 
     @staticmethod
-    def _agree(y_true: Any, y_pred: Any) -> Any:
+    def _agree(y_true: Tensor, y_pred: Tensor) -> Tensor:
         return ops.equal(ops.argmax(_probabilities(y_true, y_pred), axis=-1), ops.argmax(y_pred, axis=-1))
 
     def get_config(self) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
             reconstructions then need statistics from elsewhere.
         masks_per_image: Masks drawn for each image in one training step. One decoded image then serves
             several times; the loss is the mean over them.
-        seed: Of the masks.
+        seed: Seed for the masks.
 
     Call arguments:
         inputs: Images (batch, height, width, channels), 0–255, or a dict as above.
@@ -261,14 +261,14 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         super().compile(optimizer=optimizer, **kwargs)
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
-        """`keras.Model.fit`; `y` may be left out, also with sample weights."""
+        """Train as `keras.Model.fit` does; `y` may be left out, also with sample weights."""
         held_out = kwargs.get("validation_data")
         if isinstance(held_out, tuple) and len(held_out) == 3:
             kwargs["validation_data"] = (held_out[0], _labels(held_out[1], held_out[2]), held_out[2])
         return super().fit(x, _labels(y, kwargs.get("sample_weight")), *args, **kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """`keras.Model.evaluate`; `y` may be left out, also with sample weights."""
+        """Evaluate as `keras.Model.evaluate` does; `y` may be left out, also with sample weights."""
         return super().evaluate(x, _labels(y, kwargs.get("sample_weight")), *args, **kwargs)
 
     @property
@@ -309,12 +309,12 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
             images: (batch, height, width, channels), 0–255, uint8 or float.
             mask: What to remove, (batch, patches) or (batch, rows, columns), 1 = removed; any ratio, the same
                 number in every image. Drawn by the model's masking if `None`.
-            seed: Of the drawn masks; the model's by default. The same masks every time.
+            seed: Seed for the drawn masks, the same every time; the model's by default.
             statistics: What puts a normalized target back into pixels (`norm_pix_loss` models only).
                 "visible": the visible patches' mean and standard deviation, weighted by 1 / distance**2.
                 "true": each removed patch's own, which tells the model's contrast and brightness in advance:
                 good for pictures, never for a score.
-            batch_size: Images at a time.
+            batch_size: Number of images at a time.
 
         Returns:
             A `Reconstruction`: NumPy arrays in the images' own shape, range and dtype.
@@ -352,9 +352,14 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         prediction, source = outputs["reconstruction"], "none needed: the model predicts pixels"
         if self.norm_pix_loss:
             prediction, source = undo_normalization(
-                prediction, images, ids_keep, ids_removed, statistics, self.encoder
+                prediction,
+                images,
+                ids_keep=ids_keep,
+                ids_removed=ids_removed,
+                statistics=statistics,
+                encoder=self.encoder,
             )
-        return to_pictures(images, prediction, outputs["mask"], source, self.encoder)
+        return to_pictures(images, prediction, outputs["mask"], statistics=source, encoder=self.encoder)
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -375,10 +380,10 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
 
 def _named(inputs: Any) -> dict[str, Any]:
     """Return `inputs` as a dict that has images."""
-    inputs = inputs if isinstance(inputs, dict) else {"images": inputs}
-    if inputs.get("images") is None:
-        raise ValueError(f"A dict of inputs must have the key 'images'. Received keys: {sorted(inputs)}")
-    return inputs
+    named: dict[str, Any] = inputs if isinstance(inputs, dict) else {"images": inputs}
+    if named.get("images") is None:
+        raise ValueError(f"A dict of inputs must have the key 'images'. Received keys: {sorted(named)}")
+    return named
 
 
 def _labels(y: Any, sample_weight: Any) -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_mae import _checks
+from keras_mae._types import Tensor
 from keras_mae.ops import concrete, require
 from keras_mae.random import mix
 
@@ -26,23 +27,23 @@ class Mask(NamedTuple):
         ids_removed: int32 (batch, removed), the patches to predict.
     """
 
-    ids_keep: Any
-    ids_removed: Any
+    ids_keep: Tensor
+    ids_removed: Tensor
 
     @property
-    def mask(self) -> Any:
+    def mask(self) -> Tensor:
         """float32 (batch, patches), 1 = removed."""
         kept = self.ids_keep.shape[1]
         return ops.cast(self.ids_restore >= kept, "float32")
 
     @property
-    def ids_restore(self) -> Any:
+    def ids_restore(self) -> Tensor:
         """int32 (batch, patches): where each patch stands in the order [kept, removed]."""
         order = ops.concatenate([self.ids_keep, self.ids_removed], axis=1)
         return ops.cast(ops.argsort(order, axis=1), "int32")
 
 
-def _order(noise: Any) -> Any:
+def _order(noise: Tensor) -> Tensor:
     return ops.cast(ops.argsort(noise, axis=1), "int32")
 
 
@@ -70,7 +71,7 @@ class Masking(keras.layers.Layer):
         self.built = True  # no weights
 
     def num_kept(self, grid: tuple[int, int]) -> int:
-        """How many patches stay visible: int(patches * (1 - mask_ratio)).
+        """Return how many patches stay visible: int(patches * (1 - mask_ratio)).
 
         The product is rounded at the tenth digit first, so that 0.9 of 10 patches leaves 1 and not, by the
         error of 1 - 0.9, none.
@@ -83,10 +84,10 @@ class Masking(keras.layers.Layer):
             )
         return kept
 
-    def call(self, noise: Any, grid: tuple[int, int]) -> Mask:
+    def call(self, noise: Tensor, grid: tuple[int, int]) -> Mask:
         raise NotImplementedError(f"{type(self).__name__} must implement `call`.")
 
-    def compute_output_spec(self, noise: Any, grid: tuple[int, int]) -> Mask:
+    def compute_output_spec(self, noise: Tensor, grid: tuple[int, int]) -> Mask:
         kept = self.num_kept(grid)
         removed = grid[0] * grid[1] - kept
         return Mask(
@@ -118,7 +119,7 @@ class RandomMasking(Masking):
     Reference: "Masked Autoencoders Are Scalable Vision Learners", section 3, "Masking".
     """
 
-    def call(self, noise: Any, grid: tuple[int, int]) -> Mask:
+    def call(self, noise: Tensor, grid: tuple[int, int]) -> Mask:
         order, kept = _order(noise), self.num_kept(grid)
         return Mask(order[:, :kept], order[:, kept:])
 
@@ -151,7 +152,7 @@ class BlockMasking(Masking):
 
     NUM_BLOCKS = 32
 
-    def call(self, noise: Any, grid: tuple[int, int]) -> Mask:
+    def call(self, noise: Tensor, grid: tuple[int, int]) -> Mask:
         order, patches = _order(noise), grid[0] * grid[1]
         removed = patches - self.num_kept(grid)
         centers = order[:, : self.NUM_BLOCKS]
@@ -169,7 +170,7 @@ class BlockMasking(Masking):
         top = centers // grid[1] - sizes[..., 0] // 2
         left = centers % grid[1] - sizes[..., 1] // 2
 
-        def inside(place: Any, start: Any, size: Any) -> Any:
+        def inside(place: Tensor, start: Tensor, size: Tensor) -> Tensor:
             offset = place - ops.expand_dims(start, 2)  # (batch, blocks, patches)
             return ops.logical_and(offset >= 0, offset < ops.expand_dims(size, 2))
 
@@ -181,11 +182,12 @@ class BlockMasking(Masking):
 
     @staticmethod
     def _sizes(grid: tuple[int, int]) -> np.ndarray:
-        """int32 (64, 2): heights and widths of the rectangles, in patches."""
-        area = np.repeat(np.linspace(0.08, 0.4, 8), 8) * grid[0] * grid[1]
+        """Return int32 (64, 2): heights and widths of the rectangles, in patches."""
+        area: np.ndarray = np.repeat(np.linspace(0.08, 0.4, 8), 8) * grid[0] * grid[1]
         aspect = np.tile(np.geomspace(0.3, 1 / 0.3, 8), 8)
         size = np.stack([np.sqrt(area * aspect), np.sqrt(area / aspect)], axis=1)
-        return np.clip(np.rint(size), 1, grid).astype("int32")
+        sizes: np.ndarray = np.clip(np.rint(size), 1, grid).astype("int32")
+        return sizes
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
@@ -225,7 +227,7 @@ class GridMasking(Masking):
             )
         return grid[0] * grid[1] // self.side**2
 
-    def call(self, noise: Any, grid: tuple[int, int]) -> Mask:
+    def call(self, noise: Tensor, grid: tuple[int, int]) -> Mask:
         patches, kept = grid[0] * grid[1], self.num_kept(grid)
         place = _order(noise)[:, :1] % self.side**2
         token = ops.arange(patches, dtype="int32")
@@ -235,13 +237,13 @@ class GridMasking(Masking):
         return Mask(order[:, :kept], order[:, kept:])
 
 
-def explicit_mask(mask: Any, grid: tuple[int, int], num_kept: int | None = None) -> Mask:
-    """A mask as the caller drew it.
+def explicit_mask(mask: Tensor, grid: tuple[int, int], num_kept: int | None = None) -> Mask:
+    """Return a mask as the caller drew it.
 
     Args:
         mask: (batch, patches) or (batch, rows, columns), 1 = removed, 0 = kept.
         grid: (rows, columns) of patches.
-        num_kept: Visible patches of every sample. `None` counts them, which only eager code can do.
+        num_kept: Number of visible patches in every sample. `None` counts them, which only eager code can do.
 
     Returns:
         A `Mask`, both sides in reading order.

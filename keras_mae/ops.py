@@ -10,13 +10,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
+
+from keras_mae._types import Tensor
 
 __all__ = ["Linear", "concrete", "gather_tokens", "gelu", "gradient", "linear", "require"]
 
 
-def linear(x: Any, kernel: Any, bias: Any) -> Any:
-    """`x @ kernel + bias` over the last axis.
+def linear(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
+    """Return `x @ kernel + bias` over the last axis.
 
     PyTorch adds the bias inside the matrix product when asked for both at once; a separate addition was
     9 % of a training step. The XLA backends fuse it themselves.
@@ -35,12 +38,12 @@ class Linear(keras.layers.Dense):
     Without activation; Xavier-uniform kernel and zero bias, as the method initializes every projection.
     """
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         return linear(inputs, self.kernel, self.bias)
 
 
-def gelu(x: Any) -> Any:
-    """The exact (erf) GELU.
+def gelu(x: Tensor) -> Tensor:
+    """Return the exact (erf) GELU.
 
     On TensorFlow Keras' own is written with `erfc`, which ONNX does not have: an exported model would not load.
     """
@@ -49,7 +52,7 @@ def gelu(x: Any) -> Any:
     return ops.gelu(x, approximate=False)
 
 
-def gather_tokens(tokens: Any, ids: Any) -> Any:
+def gather_tokens(tokens: Tensor, ids: Tensor) -> Tensor:
     """Pick `ids` along the token axis.
 
     Args:
@@ -69,10 +72,10 @@ def gather_tokens(tokens: Any, ids: Any) -> Any:
     return ops.reshape(picked, (batch, -1 if ids.shape[1] is None else ids.shape[1], dim))
 
 
-def concrete(tensor: Any) -> Any:
-    """`tensor` as a NumPy array, or `None` inside a compiled or symbolic call, where it has no value yet.
+def concrete(tensor: Tensor) -> Any:
+    """Return `tensor` as a NumPy array, or `None` inside a compiled or symbolic call, where it has no value yet.
 
-    Of a batch on several hosts it is this one's part.
+    For a batch on several hosts this is the part on this host.
     """
     backend = keras.backend.backend()
     if isinstance(tensor, keras.KerasTensor):
@@ -88,16 +91,14 @@ def concrete(tensor: Any) -> Any:
         if isinstance(tensor, jax.core.Tracer):
             return None
         if isinstance(tensor, jax.Array) and not tensor.is_fully_addressable:
-            import numpy as np
-
             return np.concatenate([np.asarray(shard.data) for shard in tensor.addressable_shards])
     elif getattr(tensor, "is_meta", False):
         return None
     return ops.convert_to_numpy(tensor)
 
 
-def require(condition: Any, message: str) -> None:
-    """An error that says `message` unless `condition`, a boolean scalar, holds.
+def require(condition: Tensor, message: str) -> None:
+    """Raise an error that says `message` unless `condition`, a boolean scalar, holds.
 
     Eager code raises `ValueError` at once. Inside a compiled function the error comes from the running step,
     with the same message: TensorFlow's `InvalidArgumentError` or JAX's runtime error. TensorFlow drops the
@@ -122,11 +123,11 @@ def require(condition: Any, message: str) -> None:
 
 
 def gradient(function: Callable[..., Any], variables: Sequence[Any] = ()) -> Callable[..., Any]:
-    """The derivative of a function with respect to its first argument, by the backend's own autodiff.
+    """Return the derivative of a function with respect to its first argument, by the backend's autodiff.
 
     Args:
-        function: (x, *others) -> a scalar.
-        variables: The Keras variables it reads. JAX compiles the derivative, and takes what is not named here for
+        function: Function of (x, *others) that returns a scalar.
+        variables: Keras variables that it reads. JAX compiles the derivative, and takes what is not named here for
             constants of the program.
 
     Returns:

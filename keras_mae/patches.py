@@ -10,12 +10,13 @@ import numpy as np
 from keras import ops
 
 from keras_mae import _checks
+from keras_mae._types import Tensor
 from keras_mae.ops import Linear, gather_tokens
 
 __all__ = ["PatchEmbedding", "patchify", "unpatchify"]
 
 
-def patchify(images: Any, patch_size: int | tuple[int, int]) -> Any:
+def patchify(images: Tensor, patch_size: int | tuple[int, int]) -> Tensor:
     """Cut images into non-overlapping patches.
 
     Args:
@@ -37,7 +38,7 @@ def patchify(images: Any, patch_size: int | tuple[int, int]) -> Any:
     return ops.reshape(x, (-1, rows * columns, patch[0] * patch[1] * shape[2]))
 
 
-def unpatchify(patches: Any, patch_size: int | tuple[int, int], image_shape: tuple[int, int, int]) -> Any:
+def unpatchify(patches: Tensor, patch_size: int | tuple[int, int], image_shape: tuple[int, int, int]) -> Tensor:
     """Put patches together again: the inverse of `patchify`.
 
     Args:
@@ -66,15 +67,16 @@ def unpatchify(patches: Any, patch_size: int | tuple[int, int], image_shape: tup
 
 
 def mix_channels(old: int, new: int) -> np.ndarray:
-    """How `new` channels stand in for `old` ones, float32 (old, new); rows sum to 1.
+    """Return how `new` channels stand in for `old` ones, float32 (old, new); rows sum to 1.
 
     Channels take turns: each of four new ones stands for red, green, blue and red, and the old red is then the mean
     of two; a single new one stands for all. So an image whose channels are equal stays what it was.
     """
     stands_for = np.arange(max(old, new))
-    mix = np.zeros((old, new), "float32")
+    mix: np.ndarray = np.zeros((old, new), "float32")
     mix[stands_for % old, stands_for % new] = 1
-    return mix / mix.sum(axis=1, keepdims=True)
+    mix /= mix.sum(axis=1, keepdims=True)
+    return mix
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
@@ -88,12 +90,12 @@ class PatchEmbedding(keras.layers.Layer):
     Args:
         patch_size: Side of a patch in pixels, or (height, width).
         embed_dim: Width of the tokens.
-        pixel_mean: Subtracted from every pixel, one value a channel, in 0–255 units.
-        pixel_std: Divides what is left, one value a channel, in 0–255 units.
+        pixel_mean: Mean to subtract from every pixel, one value a channel, in 0–255 units.
+        pixel_std: Divisor of what is left, one value a channel, in 0–255 units.
 
     Call arguments:
         images: (batch, height, width, channels), 0–255, any dtype.
-        ids_keep: int32 (k * batch, kept): the patches to embed, k rows an image (row i * k + j is the
+        ids_keep: int32 (k * batch, kept), the patches to embed, k rows an image (row i * k + j is the
             j-th of image i). All patches if `None`.
 
     Returns:
@@ -142,8 +144,8 @@ class PatchEmbedding(keras.layers.Layer):
             )
         self.projection.build((None, None, self.patch_size[0] * self.patch_size[1] * channels))
 
-    def pixels(self, images: Any, ids: Any = None) -> Any:
-        """Normalized pixels of the patches `ids` (all if `None`), float32 (rows, patches, pixels)."""
+    def pixels(self, images: Tensor, ids: Tensor | None = None) -> Tensor:
+        """Return normalized pixels of the patches `ids` (all if `None`), float32 (rows, patches, pixels)."""
         patches = patchify(images, self.patch_size)
         if ids is not None:
             by_image = ops.reshape(ids, (ops.shape(images)[0], -1))
@@ -171,7 +173,7 @@ class PatchEmbedding(keras.layers.Layer):
         self.projection.kernel.assign(mixed.reshape(-1, self.embed_dim))
         self.projection.bias.assign(ops.convert_to_numpy(other.projection.bias) + moved)
 
-    def call(self, images: Any, ids_keep: Any = None) -> Any:
+    def call(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
         return self.projection(ops.cast(self.pixels(images, ids_keep), self.compute_dtype))
 
     def get_config(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ __all__ = ["resize_positions", "sincos_positions"]
 
 
 def sincos_positions(grid: tuple[int, int], embed_dim: int) -> np.ndarray:
-    """The table of positions of a grid of patches, below a row of zeros for the class token.
+    """Return the table of positions of a grid of patches, below a row of zeros for the class token.
 
     The first half of the channels encodes the column, the second the row; each half is [sin, cos] with
     frequencies 10000**(-i / (embed_dim / 4)).
@@ -72,7 +72,7 @@ def resize_positions(table: np.ndarray, old_grid: tuple[int, int], new_grid: tup
 
 
 def _cubic_weights(old: int, new: int) -> np.ndarray:
-    """(new, old) weights of a 1-D cubic resize: half-pixel centers, edges repeated, a = -0.75.
+    """Return (new, old) weights of a 1-D cubic resize: half-pixel centers, edges repeated, a = -0.75.
 
     Those are the conventions of the resize that fine-tuning code for this method uses; TensorFlow and JAX
     take a = -0.5, so the resize is written out here and gives the same table on every backend.

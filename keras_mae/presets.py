@@ -67,12 +67,12 @@ _INPUTS = {  # image_shape, patch_size
 
 
 def names() -> tuple[str, ...]:
-    """All presets."""
+    """Return the names of all presets."""
     return tuple(_INPUTS)
 
 
 def get(name: str) -> Preset:
-    """The preset `name`.
+    """Return the preset `name`.
 
     Raises:
         ValueError: If there is none; the message lists them all.

@@ -39,30 +39,30 @@ class Reconstruction:
 
 
 def check_images(images: Any, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """`images` as an array of the shape a model takes.
+    """Return `images` as an array of the shape a model takes.
 
     Raises:
         ValueError: If shape or dtype do not fit, or pixels are not finite.
     """
-    images = images if isinstance(images, np.ndarray) else ops.convert_to_numpy(images)
-    if images.ndim != 4 or tuple(images.shape[1:]) != image_shape or not len(images):
+    array: np.ndarray = images if isinstance(images, np.ndarray) else ops.convert_to_numpy(images)
+    if array.ndim != 4 or tuple(array.shape[1:]) != image_shape or not len(array):
         raise ValueError(
             f"`images` must have shape (batch, {', '.join(map(str, image_shape))}) with at least one image. "
-            f"Received: images.shape={images.shape}"
+            f"Received: images.shape={array.shape}"
         )
-    if images.dtype.kind not in "uif":
-        raise ValueError(f"`images` must be integers or floats in 0-255. Received: images.dtype={images.dtype}")
-    if images.dtype.kind == "f" and not np.isfinite(images).all():
-        bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3)))
+    if array.dtype.kind not in "uif":
+        raise ValueError(f"`images` must be integers or floats in 0-255. Received: images.dtype={array.dtype}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        bad = np.flatnonzero(~np.isfinite(array).all(axis=(1, 2, 3)))
         raise ValueError(
-            f"`images` must be finite. Received: NaN or infinite pixels in {len(bad)} of {len(images)} images, "
+            f"`images` must be finite. Received: NaN or infinite pixels in {len(bad)} of {len(array)} images, "
             f"the first at index {bad[0]}"
         )
-    return images
+    return array
 
 
 def to_pictures(
-    images: np.ndarray, prediction: np.ndarray, mask: np.ndarray, statistics: str, encoder: ViTEncoder
+    images: np.ndarray, prediction: np.ndarray, mask: np.ndarray, *, statistics: str, encoder: ViTEncoder
 ) -> Reconstruction:
     """Assemble a `Reconstruction` from the prediction of every patch, in normalized pixels."""
     repeats = prediction.shape[2] // len(encoder.pixel_mean)
@@ -71,11 +71,11 @@ def to_pictures(
     removed = mask[..., None]
 
     def picture(patches: np.ndarray) -> np.ndarray:
-        whole = ops.convert_to_numpy(unpatchify(patches, encoder.patch_size, encoder.image_shape))
+        whole: np.ndarray = ops.convert_to_numpy(unpatchify(patches, encoder.patch_size, encoder.image_shape))
         if images.dtype.kind != "f":
             limits = np.iinfo(images.dtype)
             whole = np.clip(np.rint(whole), max(limits.min, 0), min(limits.max, 255))
-        return whole.astype(images.dtype)
+        return np.asarray(whole, images.dtype)
 
     predicted = prediction * std + mean
     return Reconstruction(
@@ -91,12 +91,13 @@ def to_pictures(
 def undo_normalization(
     prediction: np.ndarray,
     images: np.ndarray,
+    *,
     ids_keep: np.ndarray,
     ids_removed: np.ndarray,
     statistics: str,
     encoder: ViTEncoder,
 ) -> tuple[np.ndarray, str]:
-    """Predictions of normalized patches as pixels, and where the statistics for it came from."""
+    """Return predictions of normalized patches as pixels, and where the statistics for it came from."""
     pixels = encoder.patch_embedding.pixels(images)
     mean, std = (np.array(ops.convert_to_numpy(value)) for value in patch_statistics(pixels))
     source = "each patch's own true statistics (they leak the answer)"

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from keras_mae import _checks
+from keras_mae._types import Tensor
 from keras_mae.ops import Linear, gelu
 from keras_mae.random import to_uniform
 
@@ -23,7 +24,7 @@ class Attention(keras.layers.Layer):
     separate matrices would start larger.
 
     Args:
-        num_heads: Heads; divides the width of the tokens.
+        num_heads: Number of heads; divides the width of the tokens.
 
     Call arguments:
         x: (batch, tokens, dim).
@@ -49,18 +50,18 @@ class Attention(keras.layers.Layer):
         self.qkv.build(input_shape)
         self.projection.build(input_shape)
 
-    def _query_key_value(self, x: Any) -> list[Any]:
-        """Three of (batch, tokens, heads, dim / heads)."""
+    def _query_key_value(self, x: Tensor) -> list[Tensor]:
+        """Return three tensors (batch, tokens, heads, dim / heads)."""
         tokens, dim = x.shape[1:]
         qkv = ops.reshape(self.qkv(x), (-1, tokens, 3, self.num_heads, dim // self.num_heads))
-        return ops.unstack(qkv, 3, axis=2)  # three slices would cost three gradients
+        return list(ops.unstack(qkv, 3, axis=2))  # three slices would cost three gradients
 
-    def call(self, x: Any) -> Any:
+    def call(self, x: Tensor) -> Tensor:
         mixed = ops.dot_product_attention(*self._query_key_value(x))
         return self.projection(ops.reshape(mixed, (-1, *x.shape[1:])))
 
-    def probabilities(self, x: Any) -> Any:
-        """How much of each token every token takes, float32 (batch, heads, tokens, tokens); rows sum to 1.
+    def probabilities(self, x: Tensor) -> Tensor:
+        """Return how much of each token every token takes, float32 (batch, heads, tokens, tokens); rows sum to 1.
 
         For pictures: `call` leaves it to the backend's fused attention, which never holds this matrix.
         """
@@ -99,7 +100,7 @@ class MLP(keras.layers.Layer):
         self.fc1.build(input_shape)
         self.fc2.build((*input_shape[:-1], hidden))
 
-    def call(self, x: Any) -> Any:
+    def call(self, x: Tensor) -> Tensor:
         return self.fc2(gelu(self.fc1(x)))
 
     def get_config(self) -> dict[str, Any]:
@@ -132,7 +133,7 @@ class DropPath(keras.layers.Layer):
         self.drop_path_rate = _checks.fraction("drop_path_rate", drop_path_rate)
         self.built = True  # no weights; a layer that is not built makes Keras trace the model at every `fit`
 
-    def call(self, x: Any, noise: Any) -> Any:
+    def call(self, x: Tensor, noise: Tensor) -> Tensor:
         keep = ops.cast(to_uniform(noise) >= self.drop_path_rate, x.dtype) / (1 - self.drop_path_rate)
         return x * ops.reshape(keep, (-1,) + (1,) * (len(x.shape) - 1))
 
@@ -145,7 +146,7 @@ class TransformerBlock(keras.layers.Layer):
     """A pre-norm transformer block: x + attention(norm1(x)), then x + mlp(norm2(x)).
 
     Args:
-        num_heads: Heads; divides the width of the tokens.
+        num_heads: Number of heads; divides the width of the tokens.
         mlp_ratio: Width of the MLP's hidden layer over the width of the tokens.
         drop_path_rate: Probability of dropping each of the two branches for a sample while training.
         layer_norm_eps: Added to the variance in both norms.
@@ -191,8 +192,8 @@ class TransformerBlock(keras.layers.Layer):
         for layer in (self.norm1, self.attention, self.norm2, self.mlp):
             layer.build(input_shape)
 
-    def call(self, x: Any, drop_path_noise: Any = None) -> Any:
-        def residual(branch: Any, which: int) -> Any:
+    def call(self, x: Tensor, drop_path_noise: Tensor | None = None) -> Tensor:
+        def residual(branch: Tensor, which: int) -> Tensor:
             return branch if drop_path_noise is None else self.drop_path(branch, drop_path_noise[:, which])
 
         # `call`, not `__call__`: each costs eager PyTorch 0.1 ms of bookkeeping, which the block did already.
@@ -210,7 +211,7 @@ class TransformerBlock(keras.layers.Layer):
 
 
 def check_heads(embed_dim: int, num_heads: int) -> None:
-    """Refuses heads that do not divide the width."""
+    """Raise ValueError unless the heads divide the width."""
     if _checks.positive_int("embed_dim", embed_dim) % _checks.positive_int("num_heads", num_heads):
         raise ValueError(
             f"`num_heads` must divide `embed_dim`. Received: num_heads={num_heads}, embed_dim={embed_dim}"

@@ -1,4 +1,4 @@
-"""The small encoder that the transfer tests classify with, and labelled images for it."""
+"""The small encoder that the transfer tests classify with, and labeled images for it."""
 
 from __future__ import annotations
 

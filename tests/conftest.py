@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fast_xla
@@ -15,10 +16,12 @@ if os.environ.get("KERAS_BACKEND") == "jax":
 import keras
 import numpy as np
 import oracles
+import processes
 import pytest
 
 import keras_mae
 import keras_mae.cli
+from keras_mae.convert import exporting
 
 # 5 x 7 patches of 3 x 2 pixels: no two sizes are equal, so a swapped axis shows.
 IMAGE_SHAPE, PATCH_SIZE, GRID, PATCHES, PIXELS = (15, 14, 3), (3, 2), (5, 7), 35, 18
@@ -181,9 +184,27 @@ def compiled(request: Any) -> Any:
     return _compiled_forms()[request.param]
 
 
+@pytest.fixture
+def forked_export(monkeypatch):
+    """Exports in a process that is forked, for time; test_cli.py's export starts one as users do."""
+    monkeypatch.setattr(exporting, "subprocess", SimpleNamespace(run=processes.run, DEVNULL=None))
+
+
 # === The command line ===
 @pytest.fixture
-def keras_mae_command(monkeypatch, tmp_path, capsys):
+def shallow_presets(monkeypatch):
+    """Presets of one block each side: compiling four and two takes most of a short run's time."""
+    get = keras_mae.presets.get
+
+    def shallow(name):
+        preset = get(name)
+        return keras_mae.presets.Preset(preset.encoder | {"depth": 1}, preset.decoder | {"depth": 1})
+
+    monkeypatch.setattr(keras_mae.presets, "get", shallow)
+
+
+@pytest.fixture
+def keras_mae_command(monkeypatch, shallow_presets, tmp_path, capsys):
     """Runs `keras-mae ARGUMENTS` in an empty folder: (status, output, error)."""
     monkeypatch.chdir(tmp_path)
 

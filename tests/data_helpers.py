@@ -122,14 +122,14 @@ def make(kind: str, directory: Path, **options: Any) -> Any:
     batch_size, image_size = options.pop("batch_size"), options.pop("image_size")
     if kind == "arrays":
         images = np.stack([np.full((12, 14, 3), 10 * number, "uint8") for number in range(COUNT)])
-        return data.from_arrays(images, np.arange(COUNT) % 3, batch_size, image_size, **options)
+        return data.from_arrays(images, np.arange(COUNT) % 3, batch_size, image_size=image_size, **options)
     if kind == "folder":
-        return data.from_directory(write_once(directory), image_size, batch_size, labelled=True, **options)
+        return data.from_directory(write_once(directory), image_size, batch_size, labeled=True, **options)
     if kind in ("array_record", "tfrecord"):
         out = directory / kind
         if not out.exists():
-            data.prepare(write_once(directory), out, format=kind, images_per_shard=7, labelled=True)
-        return data.from_directory(out, image_size, batch_size, labelled=True, **options)
+            data.prepare(write_once(directory), out, format=kind, images_per_shard=7, labeled=True)
+        return data.from_directory(out, image_size, batch_size, labeled=True, **options)
     if kind == "tfds":
         if not (directory / "tfds").exists():
             write_tfds(directory / "tfds")
@@ -155,7 +155,7 @@ STREAMED = [pytest.param(kind, marks=needs_tensorflow) for kind in ("tfrecord", 
 
 def prepare(folder: Any, out: Any, **options: Any) -> Any:
     """Shards of five images each, 16 pixels high or wide, with labels, unless asked otherwise."""
-    return data.prepare(folder, out, **{"images_per_shard": 5, "short_side": 16, "labelled": True, **options})
+    return data.prepare(folder, out, **{"images_per_shard": 5, "short_side": 16, "labeled": True, **options})
 
 
 def contents(directory: Any) -> dict[str, bytes]:

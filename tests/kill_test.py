@@ -14,12 +14,13 @@ import argparse
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+
+import processes
 
 ROOT = Path(__file__).parent.parent
 BEGUN = "begun"
@@ -87,15 +88,9 @@ def killed_or_done(run: Path, epochs: int, generator: random.Random, counts: Cou
     return False
 
 
-def start(run: Path, epochs: int) -> subprocess.Popen[str]:
+def start(run: Path, epochs: int) -> processes.Popen:
     """The training process."""
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return subprocess.Popen(
-        [sys.executable, __file__, "--train", str(run), "--epochs", str(epochs)],
-        env={**os.environ, "PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    return processes.Popen([sys.executable, __file__, "--train", run, "--epochs", epochs])
 
 
 def train(run: Path, epochs: int) -> None:
@@ -149,4 +144,6 @@ if __name__ == "__main__":
     if options.train:
         train(options.train, options.epochs)
     else:
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        sys.path.insert(0, str(ROOT))
         main(options.kills, options.seed, options.epochs)

@@ -161,7 +161,7 @@ def test_finetune_goes_on_where_it_was_stopped_and_is_scored_again(keras_mae_com
         (["finetune", "MODEL", "--out", "photos"], "`run_directory` must not exist or be empty"),
         (["probe", "MODEL", "--num-labels", "1438"], "`num_labels` must be in [1, 1437]"),
         (["probe", "MODEL", "--epochs", "0"], "`epochs` must be a positive integer"),
-        (["probe", "MODEL", "photos/cats"], "Labelled images lie in a folder for each class"),
+        (["probe", "MODEL", "photos/cats"], "Labeled images lie in a folder for each class"),
         (
             ["probe", "MODEL", "photos", "--test", "birds"],
             "must hold the same classes. Received: ['cats', 'dogs']",

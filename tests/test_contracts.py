@@ -155,3 +155,26 @@ def test_the_encoder_of_a_saved_model_is_the_model_alone(tmp_path):
     model.encoder.save(tmp_path / "encoder.keras")
     encoder = keras.saving.load_model(tmp_path / "encoder.keras")
     np.testing.assert_array_equal(to_numpy(encoder(contracts.IMAGES)), to_numpy(model.encoder(contracts.IMAGES)))
+
+
+# === The edge of the public API ===
+PUBLIC_MODULES = [name for name in keras_mae.__all__ if inspect.ismodule(getattr(keras_mae, name))]
+
+
+@pytest.mark.parametrize("name", PUBLIC_MODULES)
+def test_every_public_module_says_what_is_public(name):
+    """Names that only other modules of the package use have no underscore and are left out of `__all__`."""
+    module = getattr(keras_mae, name)
+    assert len(set(module.__all__)) == len(module.__all__)
+    assert [public for public in module.__all__ if public.startswith("_") or not hasattr(module, public)] == []
+
+
+@pytest.mark.parametrize("name", PUBLIC_MODULES)
+def test_what_the_top_level_exports_is_public_where_it_is_defined(name):
+    module = getattr(keras_mae, name)
+    exported = {
+        public
+        for public in keras_mae.__all__
+        if getattr(getattr(keras_mae, public), "__module__", None) == module.__name__
+    }
+    assert exported <= set(module.__all__)

@@ -247,7 +247,7 @@ def test_a_model_of_lower_precision_is_exported_in_float32(mae, randomise):
 
 
 @pytest.mark.skipif(BACKEND == "jax", reason="JAX alone exports nothing")
-def test_a_compiled_model_with_a_loss_of_its_own_is_exported(tmp_path):
+def test_a_compiled_model_with_a_loss_of_its_own_is_exported(forked_export, tmp_path):
     classifier = keras_mae.ViTClassifier(small(dtype="mixed_bfloat16"), 3)
     classifier.compile("sgd", loss=lambda y, logits: ops.mean(logits))
     name, format = ("x.pt2", "torch") if BACKEND == "torch" else ("x", "saved_model")

@@ -2,6 +2,7 @@
 
 import gzip
 import importlib.util
+import os
 import subprocess
 import sys
 
@@ -78,11 +79,16 @@ def test_fashion_mnist_downloads_through_keras_where_there_are_no_files(fashion_
     code = (
         "from pathlib import Path; from keras_mae.data import builtin\n"
         "builtin.DEBIAN_FASHION_MNIST = Path('/nowhere')\n"
-        "print(*(builtin.fashion_mnist(split)[0].shape for split in ('train', 'test')))"
+        "print(*(builtin.fashion_mnist(split)[0].shape for split in ('train', 'test')))\n"
+        "import keras; print('backend', keras.backend.backend())"
     )
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
+    backend = os.environ["KERAS_BACKEND"]
+    monkeypatch.delenv("KERAS_BACKEND")
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "(7, 28, 28, 1) (5, 28, 28, 1)" in result.stdout, result.stderr
+    # Each of tox' environments holds only one backend; this process, like a fresh machine, names none.
+    assert f"backend {backend}" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -258,10 +264,10 @@ def classes_folder(tmp_path):
 
 @pytest.mark.parametrize("loader", LOADERS)
 def test_a_folders_classes_are_numbered_by_name(classes_folder, loader):
-    source = data.FolderSource(classes_folder, (9, 7), channels=1, labelled=True)
+    source = data.FolderSource(classes_folder, (9, 7), channels=1, labeled=True)
     assert source.classes == ["ant", "cat", "owl"]
     dataset = data.from_directory(
-        classes_folder, (9, 7), batch_size=3, channels=1, labelled=True, shuffle=True, loader=loader
+        classes_folder, (9, 7), batch_size=3, channels=1, labeled=True, shuffle=True, loader=loader
     )
     images, labels = numpy_pairs(dataset)
     np.testing.assert_array_equal(images[:, 0, 0, 0], 10 * (labels + 1))
@@ -272,19 +278,19 @@ def test_a_folders_classes_are_numbered_by_name(classes_folder, loader):
 def test_a_class_without_images_keeps_its_number(classes_folder):
     """Or training and validation folders number their classes differently, and nobody is told."""
     (classes_folder / "ant" / "1.png").unlink()
-    source = data.FolderSource(classes_folder, (9, 7), channels=1, labelled=True)
+    source = data.FolderSource(classes_folder, (9, 7), channels=1, labeled=True)
     np.testing.assert_array_equal(source.batch(np.arange(len(source)))[0][:, 0, 0, 0], 10 * (source.labels + 1))
 
 
-def test_a_folder_is_not_labelled_unless_asked(classes_folder):
+def test_a_folder_is_not_labeled_unless_asked(classes_folder):
     source = data.FolderSource(classes_folder, 8)
     assert (source.labels, source.classes) == (None, [])
 
 
-def test_labelled_images_outside_a_class_are_refused_by_name(classes_folder):
+def test_labeled_images_outside_a_class_are_refused_by_name(classes_folder):
     (classes_folder / "ant" / "1.png").rename(classes_folder / "loose.png")
     with pytest.raises(ValueError, match=r"in a folder for each class. Received: 'loose.png' and 0 more"):
-        data.FolderSource(classes_folder, 8, labelled=True)
+        data.FolderSource(classes_folder, 8, labeled=True)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from processes import Popen
 
 import keras_mae
 from keras_mae import data, distribution
@@ -42,7 +42,7 @@ def started(command, processes=1, devices=1, environment=None):
     ports = [free_port() for _ in range(max(processes, 1))]
     made = []
     for process in range(processes):
-        own = {"DEVICES": str(devices), "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"}
+        own = {"DEVICES": str(devices)}
         if processes > 1 and BACKEND == "torch":
             own |= {"RANK": str(process), "WORLD_SIZE": str(processes), "LOCAL_RANK": str(process)}
             own |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(ports[0])}
@@ -53,21 +53,13 @@ def started(command, processes=1, devices=1, environment=None):
             own["KERAS_DISTRIBUTION_JOB_ADDRESSES"] = f"localhost:{ports[0]}"
             own["KERAS_DISTRIBUTION_NUM_PROCESSES"] = str(processes)
             own["KERAS_DISTRIBUTION_PROCESS_ID"] = str(process)
-        made.append(
-            subprocess.Popen(
-                [sys.executable, *map(str, command)],
-                env={**os.environ, **own, **(environment or {})},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
+        made.append(Popen([sys.executable, *command], {**os.environ, **own, **(environment or {})}))
     return made
 
 
 def ended(processes):
     """What they printed, once all are done."""
-    printed = [process.communicate(timeout=400)[0] for process in processes]
+    printed = [process.communicate()[0] for process in processes]
     for process, text in zip(processes, printed, strict=True):
         assert process.returncode == 0, text[-3000:]
     return printed
@@ -126,7 +118,7 @@ def test_two_processes_are_stopped_and_one_goes_on(tmp_path):
     while not list(checkpoints.glob("step-*")) and all(process.poll() is None for process in both):
         time.sleep(0.05)
     both[1].send_signal(signal.SIGTERM)  # told to one, heard by both
-    printed = [process.communicate(timeout=200)[0] for process in both]
+    printed = [process.communicate()[0] for process in both]
     assert [process.returncode for process in both] == [143, 143], printed
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoints"]
     printed = ended(started([*PRETRAIN, tmp_path / "run", "--resume", "--distribution", "none"]))[0]
@@ -148,7 +140,7 @@ def test_fine_tuning_is_spread_too(tmp_path):
     while not list(run.glob("checkpoints/step-*")) and all(process.poll() is None for process in all_of_them):
         time.sleep(0.05)
     all_of_them[-1].send_signal(signal.SIGTERM)
-    printed = [process.communicate(timeout=200)[0] for process in all_of_them]
+    printed = [process.communicate()[0] for process in all_of_them]
     assert [process.returncode for process in all_of_them] == [143] * processes, printed
     assert [path.name for path in run.iterdir()] == ["checkpoints"]
 
@@ -229,7 +221,7 @@ def test_one_scope_is_not_inside_another():
 
 
 def test_the_command_line_knows_every_engine():
-    from keras_mae.cli.pretraining import Engine
+    from keras_mae.cli.options import Engine
 
     assert tuple(engine.value for engine in Engine) == distribution.ENGINES
 
@@ -319,3 +311,28 @@ def test_the_whole_step_lowers_for_a_tpu_on_jax():
     program = jax.export.export(jax.jit(mae.train_step), platforms=["tpu"])(state, images).mlir_module()
     assert "dot_general" in program
     assert "tensor<?" not in program
+
+
+# === Whole batches ===
+@pytest.mark.parametrize(("count", "expected"), [(0, 0), (1, 3), (3, 3), (7, 9)])
+def test_whole_numbers_of_samples_go_round(count, expected):
+    assert distribution.Devices(replicas=3).whole(count) == expected
+
+
+def test_a_batch_is_padded_with_its_first_sample():
+    batch = np.arange(10).reshape(5, 2)
+    np.testing.assert_array_equal(distribution.Devices(replicas=3).pad(batch), np.concatenate([batch, batch[:1]]))
+    assert distribution.Devices(replicas=5).pad(batch) is batch
+
+
+@pytest.mark.parametrize(
+    ("replicas", "count", "limit", "expected"),
+    [(1, 100, 256, 100), (2, 101, 256, 100), (2, 300, 256, 150), (3, 1000, 7, 3), (8, 9, 4, 8)],
+)
+def test_the_size_of_whole_batches_leaves_out_the_fewest_samples(replicas, count, limit, expected):
+    assert distribution.Devices(replicas=replicas).whole_batch_size(count, limit) == expected
+
+
+def test_fewer_samples_than_replicas_are_refused():
+    with pytest.raises(ValueError, match="8 replicas need as many images. Received: 7"):
+        distribution.Devices(replicas=8).whole_batch_size(7)

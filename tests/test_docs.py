@@ -254,9 +254,11 @@ def check_pip(words):
 
 
 def check_tox(words):
-    """`tox [-e NAMES]`."""
-    assert words in ([], ["-e", *words[1:]])
-    assert set(",".join(words[1:]).split(",")) - {""} <= set(PYPROJECT["tool"]["tox"]["env"])
+    """`tox run-parallel` or `tox -e NAMES`."""
+    tox = PYPROJECT["tool"]["tox"]
+    made = {f"{base}-{factor}" for base, made in tox["env_base"].items() for factor in made["factors"]}
+    assert words in (["run-parallel"], ["-e", *words[1:]])
+    assert set(",".join(words[1:]).split(",")) - {""} <= made | {*tox["env"], *tox["env_list"]}
 
 
 def check_torchrun(words):
@@ -316,7 +318,7 @@ def test_a_commands_environment_is_one_that_is_read(command):
 # === What else must agree ===
 def test_ci_runs_the_readmes_test_command():
     ci = (PROJECT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
-    command = next(block.text for block in blocks("README.md") if block.text.endswith("&& tox\n"))
+    command = next(block.text for block in blocks("README.md") if block.text.endswith("&& tox run-parallel\n"))
     assert set(command.strip().split(" && ")) <= {line.strip() for line in ci}
 
 
@@ -341,15 +343,12 @@ def test_pre_commit_runs_what_the_lint_environment_runs():
     assert {"ruff", "mypy", *installed} == set(PYPROJECT["tool"]["tox"]["env"]["lint"]["deps"])
 
 
-def test_the_workflow_tries_the_declared_floors():
-    workflow = (PROJECT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8")
+def test_the_floors_environments_take_the_declared_floors():
+    pinned = dict(re.findall(r"^(\w+)==(\S+)$", (PROJECT / "tests" / "floors.txt").read_text(), re.MULTILINE))
     extras = PYPROJECT["project"]["optional-dependencies"]
-    declared = [
-        PYPROJECT["project"]["dependencies"][0],
-        *(extras[name][0] for name in ("torch", "jax", "tensorflow")),
-    ]
-    floors = [re.match(r"([\w-]+)>=([\d.]+)", requirement).groups() for requirement in declared]
-    assert [name for name, floor in floors if f'"{name}=={floor}' not in workflow] == []
+    declared = [*PYPROJECT["project"]["dependencies"], *(extras[name][0] for name in ("torch", "jax", "tensorflow"))]
+    floors = dict(re.match(r"([\w-]+)>=([\d.]+)", requirement).groups() for requirement in declared)
+    assert {name: f"{floor}.0.0"[: len(pinned[name])] for name, floor in floors.items()} == pinned
 
 
 def test_the_workflow_runs_every_environment():

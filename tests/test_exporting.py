@@ -27,7 +27,7 @@ def models(mae, randomise):
 
 
 @pytest.mark.parametrize(("format", "name"), CASES)
-def test_the_runtime_agrees_with_keras(format, name, models, tmp_path):
+def test_the_runtime_agrees_with_keras(forked_export, format, name, models, tmp_path):
     written_by = exporting._FORMATS[format]
     path = tmp_path / f"out{convert.export_ending(format)}"
     if any(importlib.util.find_spec(package) is None for package in written_by.packages):

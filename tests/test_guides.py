@@ -11,6 +11,7 @@ PROJECT = Path(__file__).parent.parent
 sys.path.insert(0, str(PROJECT / "guides"))
 
 import make_notebooks  # noqa: E402
+import run_guides  # noqa: E402
 
 GUIDES = make_notebooks.guides()
 each_guide = pytest.mark.parametrize("guide", GUIDES, ids=[guide.name for guide in GUIDES])
@@ -19,6 +20,12 @@ MACHINE = re.compile(r"(?<![\w.:/~$}-])/(?:tmp|work|root|home|usr|opt|Users)/")
 
 def test_notebooks_and_the_readmes_table_are_what_is_made_of_the_guides():
     assert make_notebooks.generate(GUIDES, check=True) == [], "python guides/make_notebooks.py generate"
+
+
+def test_each_guide_runs_on_a_backend_it_names_and_each_backend_has_some():
+    assert {guide.name for guide in GUIDES} == set(run_guides.BACKENDS)
+    assert all(run_guides.BACKENDS[guide.name] in guide.backends for guide in GUIDES)
+    assert set(run_guides.BACKENDS.values()) == {"jax", "tensorflow", "torch"}
 
 
 def test_a_guides_script_becomes_text_and_code(tmp_path):

@@ -14,7 +14,7 @@ from sklearn.datasets import load_sample_image
 
 from keras_mae import data
 from keras_mae.data.crops import Box
-from keras_mae.data.sources import damaged
+from keras_mae.data.sources import find_damaged_files
 
 # Four fields of one colour each: an image that was mirrored, turned or mixed up shows it.
 COLOURS = np.array([[(200, 40, 30), (30, 180, 60)], [(40, 60, 210), (230, 220, 90)]], "uint8")
@@ -305,7 +305,7 @@ def folder_of(directory, count, truncated=(), empty=()):
 def test_skip_leaves_damaged_files_out_and_says_so(tmp_path):
     folder_of(tmp_path, 200, truncated=[17], empty=[131])
     with pytest.warns(UserWarning, match=r"2 of 200 images are damaged") as warned:
-        source = data.FolderSource(tmp_path, 8, on_error="skip")
+        source = data.FolderSource(tmp_path, 8, allow_damaged=0.01)
     assert [(path.name, *("truncated" in why, "it is empty" in why)) for path, why in source.skipped] == [
         ("017.png", True, False),
         ("131.png", False, True),
@@ -321,29 +321,29 @@ def test_labels_stay_with_their_images_where_some_are_skipped(tmp_path):
         (tmp_path / name).mkdir()
         folder_of(tmp_path / name, 5, truncated=[0] if name == "ant" else [])
     with pytest.warns(UserWarning, match="1 of 10"):
-        source = data.FolderSource(tmp_path, 8, labelled=True, on_error="skip", allowed=0.1)
+        source = data.FolderSource(tmp_path, 8, labeled=True, allow_damaged=0.1)
     assert list(source.labels) == [0] * 4 + [1] * 5
 
 
 def test_more_damage_than_allowed_is_an_error_all_the_same(tmp_path):
     folder_of(tmp_path, 200, truncated=[3, 19], empty=[101])
     with pytest.raises(ValueError, match=r"At most 1\.00% .* Received: 3 of 200 .*003\.png.*019\.png.*101\.png"):
-        data.FolderSource(tmp_path, 8, on_error="skip")
+        data.FolderSource(tmp_path, 8, allow_damaged=0.01)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_as_much_damage_as_allowed_is_skipped(tmp_path):
     folder_of(tmp_path, 200, truncated=[3, 19], empty=[101])
-    assert len(data.FolderSource(tmp_path, 8, on_error="skip", allowed=0.02)) == 197
+    assert len(data.FolderSource(tmp_path, 8, allow_damaged=0.02)) == 197
 
 
 def test_raise_names_an_empty_file_at_once(tmp_path):
     with pytest.raises(ValueError, match=r"Cannot read the image file '.*2\.png': it is empty"):
-        data.FolderSource(folder_of(tmp_path, 5, empty=[2]), 8, on_error="raise")
+        data.FolderSource(folder_of(tmp_path, 5, empty=[2]), 8)
 
 
 def test_raise_names_a_truncated_file_when_it_is_decoded(tmp_path):
-    source = data.FolderSource(folder_of(tmp_path, 5, truncated=[3]), 8, on_error="raise")
+    source = data.FolderSource(folder_of(tmp_path, 5, truncated=[3]), 8)
     assert len(source.batch(np.array([0, 1, 2, 4]))[0]) == 4
     with pytest.raises(ValueError, match=r"Cannot read the image file '.*3\.png'.*truncated"):
         source.batch(np.array([2, 3]))
@@ -352,5 +352,5 @@ def test_raise_names_a_truncated_file_when_it_is_decoded(tmp_path):
 def test_damaged_reports_after_each_file(tmp_path):
     folder_of(tmp_path, 13, truncated=[2], empty=[7])
     done, paths = [], sorted(tmp_path.iterdir())
-    assert [path.name for path, _ in damaged(paths, lambda: done.append(1))] == ["002.png", "007.png"]
+    assert [path.name for path, _ in find_damaged_files(paths, lambda: done.append(1))] == ["002.png", "007.png"]
     assert len(done) == 13

@@ -165,6 +165,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.skipif(os.environ.get("KERAS_BACKEND") != "jax", reason="the same on all; JAX is the quickest to start")
 def test_grains_processes_give_what_its_threads_give(photos, tmp_path):
     (tmp_path / "script.py").write_text(_PROCESS)
     root = Path(keras_mae.__file__).parent.parent
@@ -235,7 +236,7 @@ def test_skipped_records_are_counted_and_listed_when_the_epoch_ends():
     files[3] = files[3][:-30]
     files[7] = b"no image"
     made = tf.data.Dataset.from_tensor_slices(files)
-    dataset = data.from_dataset(made, 4, 8, on_error="skip", allowed=0.1, shuffle=False)
+    dataset = data.from_dataset(made, 4, 8, allow_damaged=0.1, shuffle=False)
     assert int(dataset.cardinality()) == tf.data.UNKNOWN_CARDINALITY
     for _ in range(2):
         with pytest.warns(
@@ -243,7 +244,7 @@ def test_skipped_records_are_counted_and_listed_when_the_epoch_ends():
         ):
             assert [len(batch) for batch in epoch(dataset)] == [4, 4, 4, 4, 4, 1]
     with pytest.raises(Exception, match=r"At most 1.00% of the images may be damaged.*Received: 2 of 23"):
-        epoch(data.from_dataset(made, 4, 8, on_error="skip"))
+        epoch(data.from_dataset(made, 4, 8, allow_damaged=0.01))
     with pytest.raises(Exception, match="Cannot read the image file 'number 3 of the dataset'"):
         epoch(data.from_dataset(made, 4, 8, shuffle=False))
 

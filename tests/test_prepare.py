@@ -154,7 +154,7 @@ def test_the_same_call_again_with_damaged_files_left_out_is_the_same_call(folder
     (folder / "cat" / "short.png").write_bytes(b"")
     for _ in range(2):
         with pytest.warns(UserWarning, match="1 of 24 images are damaged and left out"):
-            manifest = prepare(folder, tmp_path / "out", on_error="skip", allowed=0.1)
+            manifest = prepare(folder, tmp_path / "out", allow_damaged=0.1)
     assert manifest["images"] == COUNT
 
 
@@ -186,17 +186,19 @@ def test_a_writer_that_fails_leaves_whole_shards_and_a_second_call_the_same_byte
     assert contents(out) == whole
 
 
-def test_a_run_stopped_before_its_first_shard_goes_on(folder, tmp_path):
+@pytest.mark.parametrize("left", [".writing-.unfinished.json", ".writing-7@there-x/.unfinished.json"])
+def test_a_run_stopped_before_its_first_shard_goes_on(left, folder, tmp_path):
     """Between making the folder and naming the plan there is a moment too."""
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / ".writing-.unfinished.json").write_text("{")
+    path = tmp_path / "out" / left
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
     prepare(folder, tmp_path / "out")
     prepare(folder, tmp_path / "whole")
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 def test_other_arguments_are_refused_in_an_unfinished_folder_too(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(preparation, "_write_shard", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(preparation, "_write_records", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         prepare(folder, tmp_path / "out")
     before = contents(tmp_path / "out")
@@ -297,7 +299,7 @@ def test_images_are_the_same_in_both_formats(folder, tmp_path, format):
     else:
         found = list(data.open_directory(tmp_path / "out")._records)
     assert len(found) == COUNT
-    source = data.FolderSource(folder, labelled=True)
+    source = data.FolderSource(folder, labeled=True)
     for record, path, label in zip(found, source.paths, source.labels, strict=True):
         name = path.relative_to(folder).as_posix()
         assert record == records.serialized(preparation._smaller(path, 16, 95), name, int(label))

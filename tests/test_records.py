@@ -161,9 +161,7 @@ def test_damaged_images_in_records_are_left_out_when_asked(shards):
         example.features.feature["jpg"].bytes_list.value.append(b"no image")
         example.features.feature["cls"].int64_list.value.append(1)
         writer.write(example.SerializeToString())
-    dataset = data.from_tfrecords(
-        shards / "*.tfrecord", 8, 4, image_key="jpg", label_key="cls", on_error="skip", allowed=0.1
-    )
+    dataset = data.from_tfrecords(shards / "*.tfrecord", 8, 4, image_key="jpg", label_key="cls", allow_damaged=0.1)
     with pytest.warns(UserWarning, match=r"1 of 24 images of the 5 TFRecord files from '.*train-0.tfrecord' on"):
         assert sorted(numbers(dataset)) == list(range(COUNT))
 
@@ -243,20 +241,22 @@ def test_a_damaged_file_is_an_error_that_says_what_to_do(files, happens):
     content = bytearray(files[1].read_bytes())
     content[200] ^= 1
     files[1].write_bytes(content if happens == "a byte changes" else content[: len(content) // 2])
-    with pytest.raises(ValueError, match="One of 3 ArrayRecord files, .*0.array_record' .* `keras_mae.data.check`"):
+    with pytest.raises(
+        ValueError, match="One of 3 ArrayRecord files, .*0.array_record' .* `keras_mae.data.find_damaged`"
+    ):
         data.RecordSource(files, 8).batch(np.arange(10))
 
 
-@pytest.mark.parametrize("labelled", [False, True])
-def test_a_prepared_folder_opens_as_a_source(tmp_path, labelled):
-    data.prepare(write_folder(tmp_path / "images"), tmp_path / "out", images_per_shard=7, labelled=labelled)
+@pytest.mark.parametrize("labeled", [False, True])
+def test_a_prepared_folder_opens_as_a_source(tmp_path, labeled):
+    data.prepare(write_folder(tmp_path / "images"), tmp_path / "out", images_per_shard=7, labeled=labeled)
     source = data.open_directory(tmp_path / "out", (8, 9), 1)
     assert isinstance(source, data.RecordSource)
     images, labels = source.batch(np.arange(COUNT))
     # Files are in the order of their classes' folders.
     order = sorted(range(COUNT), key=lambda number: (number % 3, number))
     assert list(images[:, 3, 3, 0] // 10) == order
-    if labelled:
+    if labeled:
         assert (source.classes, list(labels)) == (["ant", "cat", "owl"], [number % 3 for number in order])
     else:
-        assert (source.classes, source.labelled, labels) == ([], False, None)
+        assert (source.classes, source.labeled, labels) == ([], False, None)

@@ -169,7 +169,7 @@ def test_an_epoch_that_was_left_early_is_not_counted_into_the_next():
     import tensorflow as tf
 
     made = tf.data.Dataset.from_tensor_slices(damaged_files())
-    dataset = data.from_dataset(made, 4, 8, on_error="skip", allowed=0.1, shuffle=False)
+    dataset = data.from_dataset(made, 4, 8, allow_damaged=0.1, shuffle=False)
     iterator = iter(dataset)
     for _ in range(3):
         next(iterator)
@@ -184,7 +184,7 @@ def test_each_worker_counts_its_own():
     import tensorflow as tf
 
     made = tf.data.Dataset.from_tensor_slices(damaged_files())
-    workers = [data.from_dataset(made, 4, 8, on_error="skip", allowed=0.1, shard=(n, 2)) for n in range(2)]
+    workers = [data.from_dataset(made, 4, 8, allow_damaged=0.1, shard=(n, 2)) for n in range(2)]
     with pytest.warns(UserWarning, match=r"^1 of 12 images of the dataset"):
         assert sum(map(len, epoch(workers[0]))) == 11
     with warnings.catch_warnings():
@@ -197,7 +197,7 @@ def test_all_crops_of_a_damaged_image_are_left_out():
     import tensorflow as tf
 
     made = tf.data.Dataset.from_tensor_slices((damaged_files(), np.arange(COUNT) % 3))
-    dataset = data.from_dataset(made, 6, 8, on_error="skip", allowed=0.1, crops_per_image=3)
+    dataset = data.from_dataset(made, 6, 8, allow_damaged=0.1, crops_per_image=3)
     with pytest.warns(UserWarning, match="1 of 23 images"):
         found = numbers(dataset)
     assert sorted(found) == sorted([number for number in range(COUNT) if number != 4] * 3)
@@ -209,17 +209,17 @@ def test_exactly_as_many_as_are_allowed_are_no_error():
 
     made = tf.data.Dataset.from_tensor_slices(damaged_files()[:5])
     with pytest.warns(UserWarning, match="1 of 5 images"):
-        epoch(data.from_dataset(made, 4, 8, on_error="skip", allowed=0.2))
+        epoch(data.from_dataset(made, 4, 8, allow_damaged=0.2))
     with pytest.raises(Exception, match=r"At most 19.00% .*Received: 1 of 5 in the dataset: .*number 4"):
-        epoch(data.from_dataset(made, 4, 8, on_error="skip", allowed=0.19))
+        epoch(data.from_dataset(made, 4, 8, allow_damaged=0.19))
 
 
 @needs_tensorflow
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"on_error": "ignore"}, "`on_error` must be one of 'raise', 'skip'"),
-        ({"allowed": 2.0}, "`allowed` must be in"),
+        ({"allow_damaged": "skip"}, "`allow_damaged` must be in"),
+        ({"allow_damaged": 2.0}, "`allow_damaged` must be in"),
         ({"image_size": 0}, "`image_size` must be"),
     ],
 )
@@ -259,11 +259,11 @@ def marked(tmp_path_factory):
 def make_marked(kind, folder, **options):
     """The same images from each kind of source."""
     if kind == "arrays":
-        source = data.FolderSource(folder / "images", SIDES, labelled=True)
+        source = data.FolderSource(folder / "images", SIDES, labeled=True)
         images, labels = source.batch(np.arange(MARKED))
         return data.from_arrays(images, labels, image_size=16, **options)
     if kind == "folder":
-        return data.from_directory(folder / "images", 16, labelled=True, **options)
+        return data.from_directory(folder / "images", 16, labeled=True, **options)
     if kind == "dataset":
         import tensorflow as tf
 
@@ -271,7 +271,7 @@ def make_marked(kind, folder, **options):
         files, labels = [path.read_bytes() for path in paths], ["abc".index(path.parent.name) for path in paths]
         return data.from_dataset(tf.data.Dataset.from_tensor_slices((files, labels)), image_size=16, **options)
     if not (folder / kind).exists():
-        data.prepare(folder / "images", folder / kind, format=kind, labelled=True, images_per_shard=4)
+        data.prepare(folder / "images", folder / kind, format=kind, labeled=True, images_per_shard=4)
     return data.from_directory(folder / kind, 16, **options)
 
 

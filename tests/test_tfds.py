@@ -26,8 +26,10 @@ def test_splits_and_parts_of_them(data_dir):
 def test_classes_are_known(data_dir):
     from keras_mae.data import tfds
 
-    source = tfds.source("numbered", "train", 8, 3, data_dir, False, "raise", 0.01)
-    assert (source.classes, source.labelled, len(source)) == (list(CLASSES), True, COUNT)
+    source = tfds.tfds_source(
+        "numbered", "train", 8, channels=3, data_dir=data_dir, download=False, allow_damaged=0.0
+    )
+    assert (source.classes, source.labeled, len(source)) == (list(CLASSES), True, COUNT)
 
 
 def test_what_is_not_there_is_refused(data_dir, tmp_path):
@@ -37,8 +39,8 @@ def test_what_is_not_there_is_refused(data_dir, tmp_path):
         data.from_tfds("numbered", "test", data_dir=data_dir)
     with pytest.raises(ValueError, match="The data set 'cifar10' is not prepared in .*pass download=True"):
         data.from_tfds("cifar10", data_dir=tmp_path)
-    with pytest.raises(ValueError, match="ArrayRecord sets are read by index: `on_error` must be 'raise'"):
-        data.from_tfds("numbered", data_dir=data_dir, on_error="skip")
+    with pytest.raises(ValueError, match="ArrayRecord data sets are read by index: `allow_damaged` must be 0"):
+        data.from_tfds("numbered", data_dir=data_dir, allow_damaged=0.01)
 
 
 def store(directory, name, file_format, features=None, examples=None):
@@ -135,7 +137,7 @@ def info(features, supervised_keys=None):
 def test_the_image_and_the_label_are_found(features, supervised_keys, expected):
     from keras_mae.data import tfds
 
-    assert tfds.keys(info(features, supervised_keys)) == expected
+    assert tfds._keys(info(features, supervised_keys)) == expected
 
 
 @pytest.mark.parametrize("features", [{"b": "text", "c": "label"}, {"a": "image", "b": "image"}])
@@ -143,7 +145,7 @@ def test_a_set_without_one_image_is_refused(features):
     from keras_mae.data import tfds
 
     with pytest.raises(ValueError, match="theirs must have one image for each example"):
-        tfds.keys(info(features))
+        tfds._keys(info(features))
 
 
 @pytest.mark.skipif(WITH_TENSORFLOW, reason="TensorFlow is installed")
@@ -151,7 +153,9 @@ def test_other_files_than_array_record_say_that_they_take_tensorflow(data_dir, t
     shutil.copytree(data_dir / "numbered", tmp_path / "numbered")
     path = tmp_path / "numbered" / "1.0.0" / "dataset_info.json"
     path.write_text(path.read_text().replace("array_record", "tfrecord"))
-    with pytest.raises(ImportError, match="Reading a TFDS set that is not ArrayRecord takes TensorFlow: pip install"):
+    with pytest.raises(
+        ImportError, match="Reading a TFDS data set that is not ArrayRecord requires TensorFlow: pip install"
+    ):
         data.from_tfds("numbered", data_dir=tmp_path)
 
 
@@ -191,8 +195,10 @@ def test_what_is_made_here_is_described_as_tfds_describes_it(data_dir, theirs):
 def test_a_stream_has_splits_classes_and_parts_too(theirs):
     from keras_mae.data import tfds
 
-    source = tfds.source("numbered", "train[5:12]", 8, 3, theirs / "tfrecord", False, "raise", 0.01)
-    assert (source.classes, source.labelled, len(source)) == (list(CLASSES), True, 7)
+    source = tfds.tfds_source(
+        "numbered", "train[5:12]", 8, channels=3, data_dir=theirs / "tfrecord", download=False, allow_damaged=0.0
+    )
+    assert (source.classes, source.labeled, len(source)) == (list(CLASSES), True, 7)
     parts = [
         numbers(data.from_tfds("numbered", split, 8, 4, data_dir=theirs / "tfrecord"))
         for split in ("train[:50%]", "train[50%:]")
@@ -228,7 +234,7 @@ def test_a_stream_leaves_damaged_images_out_when_asked(theirs):
     with tf.io.TFRecordWriter(str(path)) as writer:
         for example in examples:
             writer.write(example.SerializeToString())
-    dataset = data.from_tfds("numbered", "train", 8, 4, data_dir=directory, on_error="skip", allowed=0.1)
+    dataset = data.from_tfds("numbered", "train", 8, 4, data_dir=directory, allow_damaged=0.1)
     with pytest.warns(UserWarning, match=r"1 of 23 images of numbered \(train\) are damaged"):
         assert len(numbers(dataset)) == COUNT - 1
     with pytest.raises(Exception, match=r"Cannot read the image file 'number 4 of numbered \(train\)'"):

@@ -49,7 +49,7 @@ def fine_tuned():
     encoder = make_encoder()
     before = values(encoder.weights)
     validation = (IMAGES[:BATCH], LABELS[:BATCH])
-    classifier = transfer.fine_tune(encoder, dataset(), CLASSES, FINE_TUNE, validation, verbose=0)
+    classifier = transfer.fine_tune(encoder, dataset(), CLASSES, FINE_TUNE, validation_data=validation, verbose=0)
     return encoder, before, classifier
 
 
@@ -82,7 +82,7 @@ def test_fine_tuning_keeps_a_finite_history(fine_tuned):
 def test_partial_fine_tuning_trains_the_last_blocks_of_a_copy():
     encoder = make_encoder()
     before = values(encoder.weights)
-    classifier = transfer.partial_fine_tune(encoder, dataset(), CLASSES, FINE_TUNE, 1, verbose=0)
+    classifier = transfer.partial_fine_tune(encoder, dataset(), CLASSES, FINE_TUNE, trainable_blocks=1, verbose=0)
     assert_same(values(encoder.weights), before)
     first, last = classifier.encoder.blocks
     assert_same(values(first.weights), values(encoder.blocks[0].weights))
@@ -115,7 +115,7 @@ def run_probe(encoder, **options):
     console = Console(file=shown, width=200)
     validation = (IMAGES[:BATCH], LABELS[:BATCH])
     classifier = transfer.linear_probe(
-        encoder, dataset(), CLASSES, PROBE, validation, console=console, verbose=0, **options
+        encoder, dataset(), CLASSES, PROBE, validation_data=validation, console=console, verbose=0, **options
     )
     return classifier, shown.getvalue()
 
@@ -232,12 +232,12 @@ FORMS = {  # data, and whether there are labels
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_data_gives_the_same_features(form, encoder, expected):
-    make, labelled = FORMS[form]
+    make, labeled = FORMS[form]
     features, labels = transfer.extract_features(encoder, make(), batch_size=BATCH, progress=False)
     assert features.dtype == np.float32
     np.testing.assert_allclose(features, expected, atol=1e-5)
-    assert (labels is not None) is labelled
-    if labelled:
+    assert (labels is not None) is labeled
+    if labeled:
         np.testing.assert_array_equal(labels, LABELS)
 
 
@@ -366,7 +366,7 @@ def test_labels_outside_the_range_are_refused(how):
 
 def test_more_blocks_than_there_are_are_refused():
     with pytest.raises(ValueError, match="`trainable_blocks` must be 0, 0.5, 1, ... up to the encoder's 2"):
-        transfer.partial_fine_tune(make_encoder(), dataset(), CLASSES, FINE_TUNE, 3, verbose=0)
+        transfer.partial_fine_tune(make_encoder(), dataset(), CLASSES, FINE_TUNE, trainable_blocks=3, verbose=0)
 
 
 @pytest.mark.parametrize("how", CACHED)

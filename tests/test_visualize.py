@@ -129,8 +129,8 @@ IMAGES = np.zeros((2, 8, 12, 5), "uint8")
         (lambda: visualize.attention_heads(IMAGES[0], np.ones((2, 2, 3))), "`maps` must have shape"),
         (lambda: visualize.attention_heads(IMAGES[0], np.ones((1, 2, 2, 3)), [0, 1]), "`layers` must be one number"),
         (lambda: visualize.position_maps(np.ones((4, 6, 6, 4))), "`similarity` must have shape"),
-        (lambda: visualize.feature_maps(IMAGES, np.ones((2, 4, 6))), "`colours` must have shape"),
-        (lambda: visualize.feature_maps(IMAGES, np.ones((1, 4, 6, 3))), "`colours` must have shape .* 2 images"),
+        (lambda: visualize.feature_maps(IMAGES, np.ones((2, 4, 6))), "`colors` must have shape"),
+        (lambda: visualize.feature_maps(IMAGES, np.ones((1, 4, 6, 3))), "`colors` must have shape .* 2 images"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(call, message):

@@ -209,7 +209,7 @@ def test_position_similarity_is_the_cosine(mae, weights):
     np.testing.assert_allclose(np.diag(got.reshape(PATCHES, PATCHES)), np.ones(PATCHES), atol=1e-6)
 
 
-def test_feature_colours_are_principal_components_over_all_images(mae, images, weights, sizes):
+def test_feature_colors_are_principal_components_over_all_images(mae, images, weights, sizes):
     features = oracles.encode(images, weights, sizes)[:, 1:].reshape(-1, 12)
     centred = features - features.mean(axis=0)
     _, directions = np.linalg.eigh(centred.T @ centred)

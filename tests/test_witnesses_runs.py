@@ -62,8 +62,10 @@ def resume(directory, images, recipe=RECIPE, **options):
 
 
 def assert_trained_to_the_end(model, expected):
+    # Elsewhere a gradient of rounding errors only may take another direction; a step is about 1e-4.
+    limit = 1e-6 if keras.backend.backend() == "torch" else 1e-5
     for index, weight in enumerate(model.weights):
-        np.testing.assert_allclose(ops.convert_to_numpy(weight), expected[f"finished_{index}"], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(ops.convert_to_numpy(weight), expected[f"finished_{index}"], rtol=0, atol=limit)
     assert f"finished_{len(model.weights)}" not in expected
 
 

@@ -9,17 +9,35 @@ import sys
 import typer
 
 from keras_mae.cli import converting, preparing, pretraining, saved, transfer
-from keras_mae.cli.app import app
 
-__all__ = ["app", "converting", "main", "preparing", "pretraining", "saved", "transfer"]
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Masked autoencoders in Keras: pre-train on images, look at what a model has learned, and classify with it.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (
+    pretraining.pretrain,
+    transfer.finetune,
+    transfer.probe,
+    transfer.knn,
+    transfer.evaluate,
+    saved.reconstruct,
+    saved.info,
+    preparing.prepare,
+    converting.convert,
+    converting.export,
+):
+    app.command()(command)
 
 
 def main() -> None:
-    """Run the command; a mistake of the user's is one line and status 2."""
+    """Run the command that was typed; a mistake of the user is answered with one line and status 2."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    command = typer.main.get_command(app)
     try:
-        status = command(standalone_mode=False)
+        status = typer.main.get_command(app)(standalone_mode=False)
     except KeyboardInterrupt:
         sys.exit(130)
     except (ValueError, ImportError, OSError, FloatingPointError) as error:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keras_mae.cli.app import app, load
+from keras_mae.cli.options import SavedModel
 
 if TYPE_CHECKING:
     from keras_mae.convert import Report
+
+__all__ = ["convert", "export"]
 
 
 class Format(StrEnum):
@@ -42,32 +44,76 @@ class Part(StrEnum):
     encoder = "encoder"
 
 
-@app.command()
 def convert(
     source: Annotated[
         str,
         typer.Argument(
-            help="A .pth, .bin or .safetensors file of the authors' or timm's, a folder of transformers' or "
-            "KerasHub's, hf://user/name, or a model of keras_mae's."
+            help="Weights to read: a .pth, .bin or .safetensors file in the layout of the authors or timm, a folder "
+            "of transformers or KerasHub, hf://user/name, or a model of keras_mae."
         ),
     ],
-    out: Annotated[Path, typer.Argument(help="What to write: a .keras file, another file, or a folder.")],
+    out: Annotated[Path, typer.Argument(help="File or folder to write; it must not exist.")],
     format: Annotated[
-        Format | None, typer.Option(help="Whose file to write; keras if OUT ends so, otherwise to be given.")
+        Format | None, typer.Option(help="Format to write; keras if OUT ends in .keras, otherwise needed.")
     ] = None,
     norm_pix_loss: Annotated[
         bool | None,
-        typer.Option("--norm-pix-loss/--no-norm-pix-loss", help="What the decoder predicts, where no file says."),
+        typer.Option(
+            "--norm-pix-loss/--no-norm-pix-loss",
+            help="Whether the decoder predicts normalized patches; for files that do not say.",
+        ),
     ] = None,
-    num_heads: Annotated[int | None, typer.Option(help="Of the encoder, where the file does not say.")] = None,
-    decoder_num_heads: Annotated[int | None, typer.Option(help="Of the decoder, likewise.")] = None,
+    num_heads: Annotated[
+        int | None, typer.Option(help="Attention heads of the encoder; for files that do not say.")
+    ] = None,
+    decoder_num_heads: Annotated[
+        int | None, typer.Option(help="Attention heads of the decoder; for files that do not say.")
+    ] = None,
 ) -> None:
-    """Carry weights from one library to another, and say what became of every tensor.
+    """Convert weights from one format to another.
 
-    A file that does not fit as a whole is refused, and nothing is written.
+    What became of every tensor is listed. A file that does not fit as a whole is refused, and nothing is written.
     """
-    from keras_mae import convert as keras_mae_convert
+    from keras_mae import convert
 
+    format = _checked_format(format, out)
+    model, report = convert.load(
+        source, norm_pix_loss=norm_pix_loss, num_heads=num_heads, decoder_num_heads=decoder_num_heads
+    )
+    _print(report, source)
+    convert.save(model, out, format.value)
+    typer.echo(f"{out}: {type(model).__name__}, {model.count_params():,} parameters")
+
+
+def export(
+    model: SavedModel,
+    out: Annotated[Path | None, typer.Argument(help="File or folder to write; by default beside MODEL.")] = None,
+    format: Annotated[Runtime, typer.Option(help="Runtime to write for.")] = Runtime.onnx,
+    part: Annotated[
+        Part,
+        typer.Option(help="Part to export: the model, which for a masked autoencoder reconstructs, or its encoder."),
+    ] = Part.model,
+) -> None:
+    """Export MODEL to another runtime.
+
+    The exported model is loaded by its runtime, and its outputs are compared with those of Keras before it is kept.
+
+    PyTorch writes the format torch, and TensorFlow all others, whichever backend the model was trained on.
+    """
+    from keras_mae import convert
+
+    loaded = convert.load_model(model)
+    if part is Part.encoder:
+        loaded = getattr(loaded, "encoder", loaded)
+    if out is None:
+        name = f"{model.stem}_{part}" if part is Part.encoder else model.stem
+        out = model.with_name(f"{name}{convert.export_ending(format.value) or '_saved_model'}")
+    difference = convert.export(loaded, out, format.value)
+    typer.echo(f"{out}: {type(loaded).__name__}, within {difference:.1e} of Keras' outputs at batch 1 and 7")
+
+
+def _checked_format(format: Format | None, out: Path) -> Format:
+    """Return the format to write to a path that does not exist."""
     if format is None and out.suffix != ".keras":
         raise ValueError(f"`format` must be given for {str(out)!r}: {', '.join(Format)}")
     format = format or Format.keras
@@ -75,38 +121,7 @@ def convert(
         raise ValueError(f"The format keras, and only that, is a .keras file. Received: {str(out)!r} as {format}")
     if out.exists():
         raise ValueError(f"`out` must not exist, so that nothing is lost. Received: {str(out)!r}")
-    model, report = keras_mae_convert.load(
-        source, norm_pix_loss=norm_pix_loss, num_heads=num_heads, decoder_num_heads=decoder_num_heads
-    )
-    _print(report, source)
-    keras_mae_convert.save(model, out, format.value)
-    typer.echo(f"{out}: {type(model).__name__}, {model.count_params():,} parameters")
-
-
-@app.command()
-def export(
-    model: Annotated[Path, typer.Argument(help="A saved model, such as runs/digits-1/model.keras.")],
-    out: Annotated[Path | None, typer.Argument(help="What to write; by default beside MODEL.")] = None,
-    format: Annotated[Runtime, typer.Option(help="What is to run it.")] = Runtime.onnx,
-    part: Annotated[
-        Part,
-        typer.Option(help="The model itself (of a masked autoencoder: the reconstruction), or its encoder."),
-    ] = Part.model,
-) -> None:
-    """Write MODEL for another runtime, load it there, and compare the outputs before saying it is done.
-
-    TensorFlow writes all formats but torch, which PyTorch writes, whichever backend the model was trained on.
-    """
-    from keras_mae import convert as keras_mae_convert
-
-    loaded = load(model)
-    if part is Part.encoder:
-        loaded = getattr(loaded, "encoder", loaded)
-    if out is None:
-        out = model.with_name(f"{model.stem}_{part}" if part is Part.encoder else model.stem)
-        out = out.with_name(f"{out.name}{keras_mae_convert.export_ending(format.value) or '_saved_model'}")
-    difference = keras_mae_convert.export(loaded, out, format.value)
-    typer.echo(f"{out}: {type(loaded).__name__}, within {difference:.1e} of Keras' outputs at batch 1 and 7")
+    return format
 
 
 def _print(report: Report, source: str) -> None:

@@ -2,67 +2,75 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from keras_mae.cli.app import app
-from keras_mae.cli.pretraining import OnError
+from keras_mae.cli.options import AllowDamaged
+
+__all__ = ["prepare"]
 
 
-@app.command()
 def prepare(
     source: Annotated[Path, typer.Argument(help="Folder of images; with --check also one that was prepared.")],
-    out: Annotated[Path | None, typer.Argument(help="Folder to write; a stopped run goes on there.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Report what is damaged; write nothing.")] = False,
-    short_side: Annotated[int, typer.Option(help="In pixels; larger images are shrunk.")] = 256,
-    format: Annotated[str, typer.Option(help="array_record, or tfrecord (takes TensorFlow).")] = "array_record",
-    images_per_shard: Annotated[int, typer.Option(help="Images in a file.")] = 1024,
-    quality: Annotated[int, typer.Option(help="Of JPEG, 1 to 100.")] = 95,
-    labelled: Annotated[bool, typer.Option("--labelled", help="The folders in SOURCE are classes.")] = False,
-    on_error: Annotated[OnError, typer.Option(help="What to do about damaged images.")] = OnError.stop,
-    allowed: Annotated[float, typer.Option(help="With skip: share of damaged images that is no error.")] = 0.01,
+    out: Annotated[Path | None, typer.Argument(help="Folder to write; if it was begun, it is finished.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Report damaged images or shards, and write nothing.")
+    ] = False,
+    short_side: Annotated[
+        int, typer.Option(help="Pixels to which the short side of larger images is reduced.")
+    ] = 256,
+    format: Annotated[
+        str, typer.Option(help="File format: array_record, or tfrecord, which needs TensorFlow.")
+    ] = "array_record",
+    images_per_shard: Annotated[int, typer.Option(help="Images in each file.")] = 1024,
+    quality: Annotated[int, typer.Option(help="JPEG quality, 1 to 100.")] = 95,
+    labeled: Annotated[bool, typer.Option("--labeled", help="Take the folders in SOURCE as classes.")] = False,
+    allow_damaged: AllowDamaged = 0.0,
 ) -> None:
-    """Write the images of a folder as few large files that train faster, or check a folder.
+    """Pack images for training, or check them.
 
-    --check decodes every image, or compares the checksum of every shard, lists what is wrong and exits with status 1
+    A few large files of smaller images are faster to read. A prepared folder takes the place of the original one.
+
+    --check decodes every image, or compares the checksum of every shard, lists what is wrong, and exits with status 1
     if anything is.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from keras_mae import data
 
     if check == (out is not None):
         raise ValueError("`out` is where shards are written, and with --check nothing is: give one of the two")
+    if out is None:
+        with _progress("checking") as show:
+            damaged = data.find_damaged(source, show)
+        for _, message in damaged:
+            typer.echo(message)
+        typer.echo(f"{source}: {len(damaged)} damaged" if damaged else f"{source}: nothing is damaged")
+        raise typer.Exit(1 if damaged else 0)
+    with _progress("preparing") as show:
+        manifest = data.prepare(
+            source,
+            out,
+            short_side=short_side,
+            format=format,
+            images_per_shard=images_per_shard,
+            quality=quality,
+            labeled=labeled,
+            allow_damaged=allow_damaged,
+            progress=show,
+        )
+    left_out = f", {len(manifest['skipped'])} damaged ones left out" if manifest["skipped"] else ""
+    typer.echo(f"{out}: {manifest['images']:,} images in {len(manifest['shards'])} files{left_out}")
+
+
+@contextlib.contextmanager
+def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar; yield the function that is told how many images are done, and of how many."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
-        task = progress.add_task("checking" if check else "preparing", total=None)
-
-        def show(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
-        if out is not None:
-            manifest = data.prepare(
-                source,
-                out,
-                short_side,
-                format,
-                images_per_shard,
-                quality,
-                labelled,
-                on_error.value,
-                allowed,
-                show,
-            )
-        else:
-            damaged = data.find_damaged(source, show)
-    if out is not None:
-        left_out = f", {len(manifest['skipped'])} damaged ones left out" if manifest["skipped"] else ""
-        typer.echo(f"{out}: {manifest['images']:,} images in {len(manifest['shards'])} files{left_out}")
-        return
-    for _, message in damaged:
-        typer.echo(message)
-    typer.echo(f"{source}: {len(damaged)} damaged" if damaged else f"{source}: nothing is damaged")
-    if damaged:
-        raise typer.Exit(1)
+        task = progress.add_task(name, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_mae.cli.app import (
-    Accumulation,
+from keras_mae.cli.options import (
+    AllowDamaged,
     CheckpointMinutes,
     CheckpointSteps,
     Distribution,
     Engine,
     Out,
     Resume,
-    app,
-    crop_of,
-    directory_for,
-    say,
-    say_devices,
 )
+from keras_mae.cli.runs import run_directory, say, say_files, say_plan
+
+if TYPE_CHECKING:
+    from keras_mae.distribution import Devices
+
+__all__ = ["pretrain"]
 
 DEFAULT_MODELS = {"digits": "mae_vit_micro_patch2_8", "fashion_mnist": "mae_vit_micro_patch4_28"}
 FOLDER_MODEL = "mae_vit_small_patch16_224"
@@ -35,13 +36,6 @@ class MaskingName(StrEnum):
     grid = "grid"
 
 
-class OnError(StrEnum):
-    """What to do about damaged images."""
-
-    stop = "raise"
-    skip = "skip"
-
-
 class Precision(StrEnum):
     """Keras dtype policies."""
 
@@ -50,145 +44,139 @@ class Precision(StrEnum):
     mixed_float16 = "mixed_float16"
 
 
-@app.command()
 def pretrain(
     data: Annotated[
-        str, typer.Argument(help="digits, fashion_mnist, or a folder: of images, or from keras-mae prepare.")
+        str, typer.Argument(help="digits, fashion_mnist, or a folder of images, also one from keras-mae prepare.")
     ] = "digits",
-    model: Annotated[str | None, typer.Option(help="Preset; by default one that fits the data.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Preset, such as mae_vit_base_patch16_224; by default one that fits the data.")
+    ] = None,
     image_size: Annotated[
-        int | None, typer.Option(help="Side of a folder's images; the preset's by default.")
+        int | None, typer.Option(help="Side of a folder's images, in pixels; the preset's by default.")
     ] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 40,
     warmup_epochs: Annotated[
-        int | None, typer.Option(help="Of warm-up; a twentieth of the epochs by default.")
+        int | None, typer.Option(help="Warm-up epochs; a twentieth of the epochs by default.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Images behind one update.")] = 32,
-    gradient_accumulation_steps: Accumulation = 1,
+    batch_size: Annotated[int, typer.Option(help="Images behind each update.")] = 32,
+    gradient_accumulation_steps: Annotated[
+        int, typer.Option(help="Batches whose gradients are averaged for each update.")
+    ] = 1,
     base_learning_rate: Annotated[
         float,
-        typer.Option(help="For 256 images; the learning rate is base * batch size / 256. Large batches take 1.5e-4."),
+        typer.Option(
+            help="Learning rate for a batch of 256; it is scaled with --batch-size. Large batches need 1.5e-4."
+        ),
     ] = 8e-3,
-    weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = 0.05,
+    weight_decay: Annotated[float, typer.Option(help="AdamW weight decay.")] = 0.05,
     mask_ratio: Annotated[float, typer.Option(help="Fraction of the patches to remove.")] = 0.75,
-    masking: Annotated[MaskingName, typer.Option(help="How patches are chosen.")] = MaskingName.random,
+    masking: Annotated[MaskingName, typer.Option(help="How to choose the patches to remove.")] = MaskingName.random,
     norm_pix_loss: Annotated[
-        bool, typer.Option(help="Predict each patch standardised by its own statistics.")
+        bool, typer.Option(help="Predict each patch normalized by its own mean and deviation, not its pixels.")
     ] = False,
-    masks_per_image: Annotated[int, typer.Option(help="Masks drawn for each image in one step.")] = 1,
+    masks_per_image: Annotated[int, typer.Option(help="Masks drawn for each image in each step.")] = 1,
     crop_area: Annotated[
-        float, typer.Option(help="Of a folder's images: smallest share that a random crop keeps; 1 takes them whole.")
+        float, typer.Option(help="Smallest share of a folder's image that a random crop keeps; 1 turns crops off.")
     ] = 0.2,
-    crops_per_image: Annotated[int, typer.Option(help="Crops of each image once it is decoded.")] = 1,
-    on_error: Annotated[OnError, typer.Option(help="What to do about damaged images.")] = OnError.stop,
+    crops_per_image: Annotated[int, typer.Option(help="Crops taken of each image once it is decoded.")] = 1,
+    allow_damaged: AllowDamaged = 0.0,
     precision: Annotated[Precision, typer.Option(help="Keras dtype policy.")] = Precision.float32,
-    seed: Annotated[int, typer.Option(help="Of weights, masks and data order.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed for weights, masks and data order.")] = 0,
     out: Out = None,
     distribution: Distribution = Engine.auto,
     watch: Annotated[
         int | None,
-        typer.Option(help="Draw reconstructions after every so many epochs, in the run directory's watch/."),
+        typer.Option(help="Draw reconstructions every N epochs, in watch/ in the run directory.", metavar="N"),
     ] = None,
     resume: Resume = False,
     checkpoint_minutes: CheckpointMinutes = 10.0,
     checkpoint_steps: CheckpointSteps = None,
 ) -> None:
-    """Pre-train a masked autoencoder and leave a run directory.
+    """Pre-train a masked autoencoder.
 
-    Without arguments: 1,437 digits, a micro ViT, a minute or two on a laptop. The defaults are for small images
-    and data sets; the published recipe for ImageNet is --epochs 800 --warmup-epochs 40 --batch-size 4096
-    --base-learning-rate 1.5e-4 --norm-pix-loss.
+    It leaves a run directory with the model, its encoder, losses and pictures. Without arguments: 1,437 digits, a
+    micro ViT, a minute or two on a laptop. The defaults are for small images and data sets; the published recipe for
+    ImageNet is:
 
-    A run that was killed goes on, as if nothing had happened, with the same command and --out DIRECTORY --resume; so
-    that command can be given from the start.
+    \b
+      --epochs 800 --warmup-epochs 40 --batch-size 4096
+      --base-learning-rate 1.5e-4 --norm-pix-loss
 
-    On several devices the batch is shared out among them: --batch-size stays the whole one's. Several processes, as
-    of torchrun, take --out, a folder that they share.
+    With --out DIRECTORY --resume, the same command starts a run, and resumes it if it was killed, with the same
+    result as if it had not been. So give both options from the start.
+
+    On several devices, each takes a part of every batch: --batch-size is the size of the whole batch. A run of
+    several processes, as torchrun starts them, needs --out: a directory that all of them share.
     """
     import keras
 
     import keras_mae
+    from keras_mae import training
     from keras_mae.recipes import PretrainRecipe
 
     with keras_mae.distribution.scope(distribution.value) as devices:
-        directory = directory_for(Path(data).name, out, resume, devices)
+        directory = run_directory(Path(data).name, out, resume, devices)
         preset = model or DEFAULT_MODELS.get(data, FOLDER_MODEL)
-        source, held_out, image_shape = _open(data, preset, image_size, on_error.value)
+        images = training.open_unlabeled(data, _image_shape(data, preset, image_size), allow_damaged=allow_damaged)
         recipe = PretrainRecipe(
             epochs=epochs,
             warmup_epochs=epochs // 20 if warmup_epochs is None else warmup_epochs,
             batch_size=batch_size,
-            gradient_accumulation_steps=1 if gradient_accumulation_steps is None else gradient_accumulation_steps,
+            gradient_accumulation_steps=gradient_accumulation_steps,
             base_learning_rate=base_learning_rate,
             weight_decay=weight_decay,
             mask_ratio=mask_ratio,
             norm_pix_loss=norm_pix_loss,
             masks_per_image=masks_per_image,
-            crop_area=None if source.sized or crop_area == 1 else (crop_area, 1.0),
-            flip=not source.sized and crop_area < 1,
+            crop_area=None if crop_area == 1 else (crop_area, 1.0),
+            flip=crop_area < 1,
             seed=seed,
         )
+        feed = images.feed(recipe, crops_per_image=crops_per_image)
         keras.utils.set_random_seed(seed)
         maskings = {"random": keras_mae.RandomMasking, "block": keras_mae.BlockMasking, "grid": keras_mae.GridMasking}
         mae = keras_mae.MaskedAutoencoder.from_preset(
             preset,
-            image_shape=image_shape,
+            image_shape=images.train.image_shape,
             masking=maskings[masking.value](mask_ratio),
             norm_pix_loss=norm_pix_loss,
             masks_per_image=masks_per_image,
             seed=seed,
             dtype=precision.value,
         )
-        dataset = keras_mae.data.make_dataset(
-            source,
-            min(recipe.step_batch_size, len(source) * crops_per_image),
-            seed=seed,
-            drop_remainder=True,
-            crop=None if source.sized else crop_of(recipe),
-            crops_per_image=crops_per_image,
-        )
-        size = "x".join(map(str, image_shape))
-        backend = keras.backend.backend()
-        say(devices, f"{preset}: {mae.count_params():,} parameters, {len(source):,} images of {size}, {backend}")
-        say_devices(devices, recipe)
-        watching = []
-        if watch is not None:
-            if devices.processes > 1:
-                raise ValueError(f"`watch` goes with one process. Received: {devices.processes} processes")
-            watching = [keras_mae.training.Watch(held_out, directory / "watch", watch)]
-            typer.echo(f"pictures: {directory / 'watch'} (tensorboard --logdir {directory / 'watch'})")
-        keras_mae.training.run_pretraining(
+        size, backend = "x".join(map(str, images.train.image_shape)), keras.backend.backend()
+        count = len(images.train)
+        say(devices, f"{preset}: {mae.count_params():,} parameters, {count:,} images of {size}, {backend}")
+        say_plan(devices, feed["recipe"])
+        training.run_pretraining(
             mae,
-            dataset,
-            recipe,
-            directory,
-            examples=held_out,
-            callbacks=watching,
-            metadata={"data": Path(data).name, "images": len(source)},
-            saving=keras_mae.training.Saving(resume, checkpoint_steps, checkpoint_minutes),
+            **feed,
+            run_directory=directory,
+            callbacks=[]
+            if watch is None
+            else [_watch(watch, images.examples, directory / training.RunFile.WATCH, devices)],
+            saving=training.Saving(resume, checkpoint_steps, checkpoint_minutes),
         )
-        if devices.is_main:
-            typer.echo(f"{directory}: {', '.join(sorted(path.name for path in directory.iterdir()))}")
+        say_files(devices, directory)
 
 
-def _open(data: str, preset: str, image_size: int | None, on_error: str) -> tuple[Any, Any, tuple[int, int, int]]:
-    """The source of images, a few to look at, and their shape."""
-    import numpy as np
-
-    from keras_mae import data as keras_mae_data
+def _image_shape(data: str, preset: str, image_size: int | None) -> tuple[int, int, int]:
+    """Return the shape to bring a folder's images to."""
     from keras_mae import presets
+    from keras_mae.data import BUILTIN
 
-    shape = presets.get(preset).encoder["image_shape"]
-    if data in keras_mae_data.BUILTIN:
-        if image_size is not None:
-            raise ValueError(
-                f"`image_size` goes with a folder of images. Received: image_size={image_size} for {data}"
-            )
-        source = keras_mae_data.ArraySource(keras_mae_data.load_builtin(data, "train")[0])
-        return source, keras_mae_data.load_builtin(data, "test")[0][:8], source.image_shape
-    if not Path(data).is_dir():
-        names = ", ".join(keras_mae_data.BUILTIN)
-        raise ValueError(f"`data` must be {names} or an existing folder of images. Received: data={data!r}")
-    folder = keras_mae_data.open_directory(data, image_size or shape[:2], shape[2], on_error=on_error)
-    first: Any = next(iter(keras_mae_data.make_dataset(folder, 8, shuffle=False, shard=(0, 1))))
-    return folder, np.asarray(first[0] if isinstance(first, tuple) else first), folder.image_shape
+    if image_size is not None and data in BUILTIN:
+        raise ValueError(f"`image_size` goes with a folder of images. Received: image_size={image_size} for {data}")
+    height, width, channels = presets.get(preset).encoder["image_shape"]
+    return image_size or height, image_size or width, channels
+
+
+def _watch(every_epochs: int, examples: Any, directory: Path, devices: Devices) -> Any:
+    """Return the callback that draws reconstructions, and print how to look at them."""
+    from keras_mae import training
+
+    if devices.processes > 1:
+        raise ValueError(f"`watch` goes with one process. Received: {devices.processes} processes")
+    pictures = directory / training.RunFile.WATCH
+    typer.echo(f"pictures: {pictures} (tensorboard --logdir {pictures})")
+    return training.Watch(examples, pictures, every_epochs)

@@ -9,7 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_mae.cli.app import app, load
+from keras_mae.cli.options import SavedModel
+
+__all__ = ["info", "reconstruct"]
 
 
 class Statistics(StrEnum):
@@ -19,23 +21,25 @@ class Statistics(StrEnum):
     true = "true"
 
 
-@app.command()
 def reconstruct(
-    model: Annotated[Path, typer.Argument(help="A saved MaskedAutoencoder, such as runs/digits-1/model.keras.")],
+    model: Annotated[Path, typer.Argument(help="Saved MaskedAutoencoder, such as runs/digits-1/model.keras.")],
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
-    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("reconstructions.png"),
-    seed: Annotated[int | None, typer.Option(help="Of the masks.")] = None,
+    out: Annotated[Path, typer.Option(help="Picture to write; its ending says the format.")] = Path(
+        "reconstructions.png"
+    ),
+    seed: Annotated[int | None, typer.Option(help="Random seed for the masks; the model's by default.")] = None,
     statistics: Annotated[
-        Statistics, typer.Option(help="What undoes a normalised target; 'true' leaks the answer.")
+        Statistics,
+        typer.Option(help="Patch statistics that undo a normalized target; true ones give part of the answer away."),
     ] = Statistics.visible,
 ) -> None:
-    """Mask images, let MODEL fill them in, and write the picture."""
+    """Draw how MODEL fills in masked images."""
     import numpy as np
 
     import keras_mae
-    from keras_mae import _files
+    from keras_mae import _files, convert
 
-    mae = load(model)
+    mae = convert.load_model(model)
     if not isinstance(mae, keras_mae.MaskedAutoencoder):
         raise ValueError(
             f"`model` must be a MaskedAutoencoder: reconstructing takes its decoder. "
@@ -50,15 +54,23 @@ def reconstruct(
     typer.echo(f"{out}: {len(batch)} image{'s' if len(batch) > 1 else ''}")
 
 
-@app.command()
-def info(model: Annotated[Path, typer.Argument(help="A saved model, such as runs/digits-1/model.keras.")]) -> None:
-    """Say what is in a saved model."""
+def info(model: SavedModel) -> None:
+    """Show what is in a saved model."""
     from rich.console import Console
     from rich.table import Table
 
+    from keras_mae import convert
+
+    table = Table(title=str(model), show_header=False)
+    for name, value in _facts(convert.load_model(model)).items():
+        table.add_row(name, str(value))
+    Console().print(table)
+
+
+def _facts(loaded: Any) -> dict[str, Any]:
+    """Return what there is to say of a model, by name, in the order of the table."""
     import keras_mae
 
-    loaded = load(model)
     encoder = getattr(loaded, "encoder", loaded)
     rows: dict[str, Any] = {
         "class": type(loaded).__name__,
@@ -85,10 +97,7 @@ def info(model: Annotated[Path, typer.Argument(help="A saved model, such as runs
         "training steps": int(keras_mae.ops.concrete(encoder.step.value)),
         "dtype": encoder.dtype_policy.name,
     }
-    table = Table(title=str(model), show_header=False)
-    for name, value in rows.items():
-        table.add_row(name, str(value))
-    Console().print(table)
+    return rows
 
 
 def _size(part: Any) -> str:

@@ -166,6 +166,8 @@ def main(work: Path, written: Path, format: str) -> None:
     else:
         specs = [signature if len(signature) > 1 else signature["images"]]
         named = "tf_saved_model" if format == "saved_model" else format
+        if format == "openvino" and sys.version_info >= (3, 13):
+            _tell_openvino_tensorflows_version()
         model.export(str(written), format=named, input_signature=specs, verbose=False)
     difference = max(_difference(work / f"{batch}.npz", written, format) for batch in BATCHES)
     (work / "difference.json").write_text(json.dumps(difference))
@@ -210,6 +212,14 @@ def _write_torch(model: Any, signature: Any, written: Path) -> None:
     dynamic = {name: {0: batch} for name in inputs}
     program = torch.export.export(Program(), (inputs,), dynamic_shapes=(dynamic,), strict=False)
     torch.export.save(program, written)
+
+
+def _tell_openvino_tensorflows_version() -> None:
+    """Spare OpenVINO 2026.4 its `exec("del tensorflow")`, which Python 3.13 answers with a NameError (PEP 667)."""
+    import tensorflow as tf
+    from openvino.frontend.tensorflow import utils
+
+    utils.get_environment_setup = lambda framework: {"tensorflow": tf.__version__}
 
 
 # === The runtimes ===

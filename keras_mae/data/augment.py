@@ -11,12 +11,14 @@ import numpy as np
 
 from keras_mae import _checks
 
+__all__ = ["Augmentation"]
 
-class Draws(keras.random.SeedGenerator):
-    """The layers' seeds, a pure function of (seed, number of the batch).
 
-    Keras' own are counted on from batch to batch, so that they hang on which of several parallel calls comes first,
-    and a run that goes on with the middle of an epoch draws what its beginning drew.
+class _Draws(keras.random.SeedGenerator):
+    """Seeds for Keras' layers, a pure function of (seed, number of the batch).
+
+    Keras' own are counted on from batch to batch, so that they depend on which of several parallel calls comes first,
+    and a run resumed in the middle of an epoch would draw what its beginning drew.
     """
 
     def __init__(self, seed: int):
@@ -24,7 +26,7 @@ class Draws(keras.random.SeedGenerator):
         self._seed, self._number, self._drawn = seed, None, 0
 
     def begin(self, number: Any) -> None:
-        """From here on draw for this batch: an integer, or a tensor inside tf.data."""
+        """Draw for batch `number`, an integer, or a tensor inside tf.data, until the next call."""
         self._number, self._drawn = number, 0
 
     def next(self, ordered: bool = True) -> Any:
@@ -37,7 +39,7 @@ class Draws(keras.random.SeedGenerator):
         return tf.random.experimental.stateless_fold_in(tf.constant([self._seed, self._drawn], "int64"), self._number)
 
     def uniform(self) -> Any:
-        """A number in [0, 1), as the batch's number is."""
+        """Draw a number in [0, 1), a tensor if the batch's number is one."""
         if isinstance(self._number, int):
             self._drawn += 1
             return np.random.default_rng((self._seed, self._number, self._drawn)).random()
@@ -49,44 +51,44 @@ class Draws(keras.random.SeedGenerator):
 class Augmentation:
     """Moves, distorts, erases and mixes a batch of images, and its labels along with them.
 
-    Made of Keras' preprocessing layers, which run inside tf.data on every backend and, without TensorFlow, on the
-    backend itself. What they do differently from the published recipe (timm's transforms):
+    It is made of Keras' preprocessing layers, which run inside tf.data on every backend and, without TensorFlow, on
+    the backend itself. They differ from the published recipe (timm's transforms) in this:
 
     - RandAugment is KerasCV's where that is installed (`pip install "keras-mae[keras-cv]"`) and tf.data feeds the
-      images: an image draws its own operations, and the magnitude varies by the recipe's 0.5. Otherwise it is
+      images: each image draws its own operations, and the magnitude varies by the recipe's 0.5. Otherwise it is
       Keras' own, which draws once a batch, does not vary the magnitude, and takes ten times as long. Neither has
-      just the recipe's operations.
-    - Random erasing fills the box with normal noise cut off at 0 and 255, half of it black, and not with noise around
-      the data's mean.
+      exactly the recipe's operations.
+    - Random erasing fills the box with normal noise clipped to 0–255, half of it black, and not with noise around the
+      data's mean.
     - MixUp and CutMix draw their weights for each image, not once a batch.
 
     Crops belong to the source: this comes after it.
 
     Args:
-        num_classes: Classes.
+        num_classes: Number of classes.
         flip: Whether to mirror half of the images.
-        shift: Fraction of height and width by which to move images, up to this much either way; the border is
-            repeated into the gap.
+        shift: Largest shift either way, as a fraction of height and width; the border is repeated into the gap.
         rand_augment: Magnitude of RandAugment's two operations, in [0, 10]; 0 is none. For RGB images.
         random_erasing: Probability of erasing a box.
-        mixup: alpha of MixUp's beta distribution; 0 is none.
-        cutmix: alpha of CutMix's, at most 1; 0 is none.
-        switch_probability: Of CutMix where both are on: every batch has one of the two.
-        label_smoothing: Probability shared out among all classes.
-        seed: Of all draws, which are a pure function of it and of the batch's number; but for KerasCV's.
+        mixup: Alpha of MixUp's beta distribution; 0 is none.
+        cutmix: Alpha of CutMix's beta distribution, at most 1; 0 is none.
+        switch_probability: Probability of CutMix where both are on: every batch has one of the two
+            (`mixup_switch_prob` in timm).
+        label_smoothing: Probability that is spread over all classes.
+        seed: Seed for all draws, which are a pure function of it and of the batch's number, except KerasCV's.
 
     Call arguments:
         images: (batch, height, width, channels), 0–255.
         labels: Integers (batch,).
-        number: The batch's number; the same number draws the same. Datasets of `keras_mae.data` count on through the
+        number: Number of the batch; the same number draws the same. Datasets of `keras_mae.data` count it through all
             epochs; by default calls are counted, inside tf.data in no fixed order.
 
     Returns:
         Images, float32 in 0–255, and labels: probabilities, float32 (batch, num_classes), if anything mixes or
-        smooths them, and as they came if not. NumPy arrays for NumPy arrays.
+        smooths them, else unchanged. NumPy arrays for NumPy arrays.
 
     Raises:
-        ValueError: If an argument is out of range, or RandAugment is to work on images that are not RGB.
+        ValueError: If an argument is out of range, or RandAugment gets images that are not RGB.
 
     Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, table 9.
     """
@@ -94,6 +96,7 @@ class Augmentation:
     def __init__(
         self,
         num_classes: int,
+        *,
         flip: bool = False,
         shift: float = 0.0,
         rand_augment: float = 0.0,
@@ -106,13 +109,13 @@ class Augmentation:
     ):
         self.num_classes = _checks.positive_int("num_classes", num_classes)
         self.label_smoothing = _checks.fraction("label_smoothing", label_smoothing)
-        self.switch_probability = _within("switch_probability", switch_probability, 1)
-        self.magnitude = _within("rand_augment", rand_augment, 10)
+        self.switch_probability = _checks.within("switch_probability", switch_probability, 1)
+        self.magnitude = _checks.within("rand_augment", rand_augment, 10)
         self.seed = _checks.seed_int("seed", seed)
         shift = _checks.fraction("shift", shift)
-        erasing = _within("random_erasing", random_erasing, 1)
+        erasing = _checks.within("random_erasing", random_erasing, 1)
         layers = keras.layers
-        self._draws, self._calls = Draws(seed), itertools.count()
+        self._draws, self._calls = _Draws(seed), itertools.count()
 
         def drawing(layer: Any) -> Any:
             layer._get_seed_generator = lambda backend=None: self._draws
@@ -133,7 +136,9 @@ class Augmentation:
         # (p, p) and (alpha, alpha): given one number, Keras draws from 0 up to it for every image or batch.
         self._erasing = drawing(layers.RandomErasing((erasing,) * 2, (0.02, 1 / 3), **options)) if erasing else None
         self._mixup = drawing(layers.MixUp(_checks.non_negative("mixup", mixup), **options)) if mixup else None
-        self._cutmix = drawing(layers.CutMix((_within("cutmix", cutmix, 1),) * 2, **options)) if cutmix else None
+        self._cutmix = (
+            drawing(layers.CutMix((_checks.within("cutmix", cutmix, 1),) * 2, **options)) if cutmix else None
+        )
 
     def __call__(self, images: Any, labels: Any, number: Any = None) -> Any:
         in_tf_data = not isinstance(images, np.ndarray)
@@ -195,18 +200,10 @@ class Augmentation:
         if in_tf_data:
             import tensorflow as tf
 
-            return tf.cond(
+            mixed: tuple[Any, Any] = tf.cond(
                 self._draws.uniform() < self.switch_probability,
                 lambda: by(self._cutmix),
                 lambda: by(self._mixup),
             )
+            return mixed
         return by(self._cutmix if self._draws.uniform() < self.switch_probability else self._mixup)
-
-
-def _within(argument: str, value: Any, high: float) -> float:
-    """`value` as a `float` in [0, high]."""
-    return (
-        high
-        if value == high and not isinstance(value, bool)
-        else _checks.number(argument, value, 0, high, f"in [0, {high}]")
-    )

@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from keras_mae import _checks
+from keras_mae import _checks, distribution
 from keras_mae.data.augment import Augmentation
 from keras_mae.data.crops import Crop
-from keras_mae.data.sources import Source
+from keras_mae.data.sources import Generators, Source
+from keras_mae.data.streams import Stream
+
+__all__ = ["Batches", "Plan", "checked_shard"]
 
 
 @dataclass(frozen=True)
@@ -30,39 +33,63 @@ class Plan:
 
     @property
     def own_size(self) -> int:
-        """This worker's part of a batch."""
+        """Size of this worker's part of a batch."""
         return self.batch_size // self.shard[1]
 
     @property
     def own_images(self) -> int:
-        """Images behind the crops of this worker's part of a batch."""
+        """Number of images behind the crops of this worker's part of a batch."""
         return self.own_size // self.crops_per_image
 
     @property
     def static_size(self) -> int | None:
-        """The size of every batch, if it is one."""
+        """Size that every batch has, or `None` if the last one may be smaller."""
         return self.own_size if self.drop_remainder else None
 
     def length(self, images: int) -> int:
-        """Batches in an epoch of which this worker has a part, of a source of so many images."""
+        """Return the number of batches, of an epoch of so many images, in which this worker has a part."""
         whole, rest = divmod(images, self.own_images * self.shard[1])
         return whole + (not self.drop_remainder and rest > self.shard[0] * self.own_images)
 
     def is_own(self, place: Any) -> Any:
-        """Whether the image at a place of the epoch's order is in this worker's part of its batch: parts lie one
-        behind the other."""
+        """Return whether the image at `place` in the epoch's order is this worker's.
+
+        The workers' parts of a batch follow one another.
+        """
         return place % (self.own_images * self.shard[1]) // self.own_images == self.shard[0]
 
     def draw(self, number: Any) -> Any:
-        """What the augmentation's draws go by, of a batch by its number: each worker's part draws its own."""
+        """Return the seed offset for augmenting batch `number`, which is distinct for each worker."""
         return number * self.shard[1] + self.shard[0]
 
-    def generators(self, index: int, epoch: int) -> Sequence[np.random.Generator]:
-        """What draws the crops of an image in an epoch."""
-        return [np.random.default_rng((self.seed, epoch, index, crop)) for crop in range(self.crops_per_image)]
+    def generators(self, epoch: int) -> Generators:
+        """Return the function from an image's index to the generators that draw its crops in an epoch."""
+
+        def of_image(index: int) -> Sequence[np.random.Generator]:
+            return [np.random.default_rng((self.seed, epoch, index, crop)) for crop in range(self.crops_per_image)]
+
+        return of_image
+
+    def check(self, source: Source | Stream) -> None:
+        """Raise a `ValueError` unless the source can be loaded as planned and gives at least one batch."""
+        if self.crop is None and self.crops_per_image > 1:
+            raise ValueError(
+                f"`crops_per_image` takes a `crop`. Received: crops_per_image={self.crops_per_image}, crop=None"
+            )
+        if self.augment is not None and not source.labeled:
+            raise ValueError("`augment` takes a source with labels. Received: one without")
+        if source.labels is not None:
+            self.check_labels(source.labels)
+        has_length = not isinstance(source, Stream) or source.count is not None
+        if has_length and self.length(len(source)) == 0:
+            raise ValueError(
+                "`batch_size` must not exceed the number of images when the last batch is dropped. "
+                f"Received: batch_size={self.batch_size} for {len(source)} images"
+                + (f" in {self.shard[1]} shards" if self.shard[1] > 1 else "")
+            )
 
     def check_labels(self, labels: np.ndarray) -> None:
-        """Raise a `ValueError` if labels are no class of the augmentation."""
+        """Raise a `ValueError` unless all labels are classes of the augmentation."""
         classes = None if self.augment is None else self.augment.num_classes
         if classes is not None and len(labels) and not 0 <= labels.min() <= labels.max() < classes:
             raise ValueError(
@@ -71,8 +98,43 @@ class Plan:
             )
 
 
+def checked_shard(shard: Any, batch_size: int, crops_per_image: int, drop_remainder: bool) -> tuple[int, int]:
+    """Return the (index, count) of this worker, by default from the enclosing distribution.
+
+    Raises:
+        ValueError: If it is no such pair, or a batch cannot be divided among the workers.
+    """
+    devices = distribution.current()
+    if shard is None:
+        shard = devices.shard
+        if shard[1] > 1 and not drop_remainder:
+            raise ValueError(
+                "In several processes every batch must be whole: drop_remainder=True. "
+                f"Received: drop_remainder=False in {devices.processes} processes"
+            )
+        if batch_size % (devices.replicas * crops_per_image):
+            raise ValueError(
+                "`batch_size` must be a multiple of replicas × crops_per_image. Received: "
+                f"batch_size={batch_size}, {devices.replicas} replicas, crops_per_image={crops_per_image}"
+            )
+    is_pair = isinstance(shard, tuple | list) and len(shard) == 2 and all(type(part) is int for part in shard)
+    if not is_pair or not 0 <= shard[0] < shard[1]:
+        raise _checks.argument_error("shard", "(index of this worker from 0, number of workers)", shard)
+    if batch_size % (shard[1] * crops_per_image):
+        raise ValueError(
+            "`batch_size` must be a multiple of workers × crops_per_image. Received: "
+            f"batch_size={batch_size}, {shard[1]} workers, crops_per_image={crops_per_image}"
+        )
+    return shard[0], shard[1]
+
+
 class Batches:
-    """The batches of a source by their number, counted on from epoch to epoch."""
+    """Batches of a source by their number, which goes on from epoch to epoch.
+
+    Args:
+        source: Images by index.
+        plan: The checked arguments of `make_dataset`.
+    """
 
     def __init__(self, source: Source, plan: Plan):
         self.source, self.plan = source, plan
@@ -87,29 +149,26 @@ class Batches:
         return self.load(self.order(epoch)[start : start + self.plan.own_images], epoch)
 
     def check_place(self, epoch: Any, batch: Any) -> None:
-        """Raise a `ValueError` if there is no such batch of such an epoch."""
+        """Raise a `ValueError` unless there is such a batch of such an epoch."""
         _checks.indices("epoch", epoch, 0, 2**31, "an integer of at least 0")
         _checks.indices("batch", batch, 0, len(self), f"an integer in [0, {len(self)})")
 
     def order(self, epoch: int) -> np.ndarray:
-        """The indices of this worker's images in an epoch."""
+        """Return the indices of this worker's images in an epoch, in order."""
         known = self._order  # threads may replace it meanwhile
         if known[0] != epoch:
             indices = np.arange(len(self.source))
             if self.plan.shuffle:
                 np.random.default_rng((self.plan.seed, epoch)).shuffle(indices)
-            if self.plan.drop_remainder:  # of which this worker's part may be whole
+            if self.plan.drop_remainder:  # this worker's part of the batch that is dropped may be full
                 indices = indices[: self.plan.own_images * self.plan.shard[1] * len(self)]
             known = self._order = epoch, indices[self.plan.is_own(np.arange(len(indices)))]
         return known[1]
 
     def load(self, indices: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """The images at `indices` as they are seen in an epoch, and their labels."""
+        """Load the images at `indices` as they are seen in an epoch, and their labels."""
         plan = self.plan
-        if plan.crop is None:
-            images, labels = self.source.batch(indices)
-        else:
-            images, labels = self.source.batch(indices, plan.crop, lambda index: plan.generators(index, epoch))
+        images, labels = self.source.batch(indices, plan.crop, plan.generators(epoch))
         if labels is None:
             return images, None
         plan.check_labels(labels)

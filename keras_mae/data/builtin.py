@@ -9,12 +9,15 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_mae import _checks
+from keras_mae import _checks, _optional
+
+__all__ = ["BUILTIN", "CLASS_NAMES", "digits", "fashion_mnist", "load_builtin", "read_idx"]
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-"""Where Debian's package dataset-fashion-mnist puts its files."""
+"""Folder of the files of Debian's package dataset-fashion-mnist."""
 
 BUILTIN = ("digits", "fashion_mnist")
+"""Names of the built-in data sets."""
 
 CLASS_NAMES = {
     "digits": tuple("0123456789"),
@@ -31,42 +34,38 @@ CLASS_NAMES = {
         "ankle boot",
     ),
 }
-"""Their classes' names, in the order of the labels."""
+"""Names of their classes, in the order of the labels."""
 
 
 def load_builtin(name: str, split: str = "train") -> tuple[np.ndarray, np.ndarray]:
-    """One of the built-in data sets by name: see `digits` and `fashion_mnist`."""
+    """Load one of the built-in data sets by name: see `digits` and `fashion_mnist`."""
     _checks.one_of("name", name, BUILTIN)
     return digits(split) if name == "digits" else fashion_mnist(split)
 
 
 def digits(split: str = "train") -> tuple[np.ndarray, np.ndarray]:
-    """scikit-learn's 1,797 real handwritten digits: the default that needs no network.
+    """Load scikit-learn's 1,797 real handwritten digits: the default that needs no network.
 
     Args:
         split: "train", the first 1,437, or "test", the last 360. Different people wrote the two.
 
     Returns:
-        Images, uint8 (images, 8, 8, 1), their 17 grey levels stretched to 0–255, and labels, int64 (images,).
+        Images, uint8 (images, 8, 8, 1), their 17 gray levels stretched to 0–255, and labels, int64 (images,).
 
     Raises:
         ImportError: If scikit-learn is missing.
     """
     _checks.one_of("split", split, ("train", "test"))
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError('The digits come with scikit-learn: pip install "keras-mae[data]"') from error
-    bunch = load_digits()
+    bunch = _optional.require("sklearn.datasets", "Loading the digits").load_digits()
     images = np.rint(bunch.images * (255 / 16)).astype("uint8")[..., None]
     part = slice(None, 1437) if split == "train" else slice(1437, None)
     return images[part], bunch.target[part].astype("int64")
 
 
 def fashion_mnist(split: str = "train", directory: str | Path | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Fashion-MNIST: 60,000 and 10,000 grey photographs of clothes in ten classes.
+    """Load Fashion-MNIST: 60,000 and 10,000 gray photographs of clothes in ten classes.
 
-    Read from IDX files where there are some (Debian: `apt install dataset-fashion-mnist`), downloaded by Keras
+    It is read from IDX files where there are some (Debian: `apt install dataset-fashion-mnist`), downloaded by Keras
     otherwise.
 
     Args:
@@ -104,25 +103,25 @@ def fashion_mnist(split: str = "train", directory: str | Path | None = None) -> 
 
 
 def read_idx(path: str | Path) -> np.ndarray:
-    """The array of bytes in an IDX file; `path` may also lack the ending .gz of a gzipped file.
+    """Read the array of bytes in an IDX file; `path` may also lack the ending .gz of a gzipped file.
 
     Raises:
         ValueError: If there is no such file, or it is damaged.
     """
     path = Path(path)
-    found = next((file for file in (path, path.with_name(path.name + ".gz")) if file.is_file()), None)
-    if found is None:
+    file = next((file for file in (path, path.with_name(path.name + ".gz")) if file.is_file()), None)
+    if file is None:
         raise ValueError(f"There is no IDX file {path} or {path.name}.gz")
-    content = found.read_bytes()
+    content = file.read_bytes()
     if content[:2] == b"\x1f\x8b":
         try:
             content = gzip.decompress(content)
         except (OSError, EOFError) as error:
-            raise ValueError(f"{found} is a damaged gzip file: {error}") from error
+            raise ValueError(f"{file} is a damaged gzip file: {error}") from error
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
-        raise ValueError(f"{found} is not an IDX file of bytes")
+        raise ValueError(f"{file} is not an IDX file of bytes")
     header = 4 + 4 * content[3]
     shape = tuple(int(size) for size in np.frombuffer(content[4:header], ">u4"))
     if len(shape) != content[3] or len(content) != header + math.prod(shape):
-        raise ValueError(f"{found} is damaged: its header promises {shape} bytes, {len(content) - header} follow")
+        raise ValueError(f"{file} is damaged: its header promises {shape} bytes, {len(content) - header} follow")
     return np.frombuffer(content, "uint8", offset=header).reshape(shape)

@@ -1,4 +1,4 @@
-"""Which part of an image to look at: random crops for training, the centre for evaluation."""
+"""Which part of an image to look at: random crops for training, the center for evaluation."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 
 from keras_mae import _checks
 
-TRIES = 10
-"""How often a random crop that does not fit is drawn again before the centre is taken."""
+__all__ = ["Box", "CenterCrop", "Crop", "RandomResizedCrop"]
+
+_TRIES = 10  # how often a random crop that does not fit is drawn again before the center is taken
 
 
 class Box(NamedTuple):
@@ -24,7 +25,7 @@ class Box(NamedTuple):
     flip: bool = False
 
     def scaled(self, across: float, down: float) -> Box:
-        """The same part of the image in another size."""
+        """Return the same part of the image in another size."""
         return Box(self.left * across, self.top * down, self.right * across, self.bottom * down, self.flip)
 
 
@@ -38,12 +39,13 @@ class Crop(Protocol):
 class RandomResizedCrop:
     """A random part of the image, mirrored half of the time: the paper's only augmentation in pre-training.
 
-    Area and aspect ratio (log-uniform) are drawn up to ten times until the box fits; then the centre is taken, at
+    Area and aspect ratio (log-uniform) are drawn up to ten times until the box fits; then the center is taken, at
     the nearest aspect ratio allowed: torchvision's procedure.
 
     Args:
-        area: Smallest and largest share of the image's area: 0.2–1 in pre-training, 0.08–1 for linear probes.
-        aspect_ratio: Smallest and largest width / height of the box.
+        area: Smallest and largest share of the image's area: 0.2–1 in pre-training, 0.08–1 for linear probes
+            (`scale` in torchvision and timm).
+        aspect_ratio: Smallest and largest width / height of the box (`ratio` there).
         flip: Whether to mirror half of the images.
 
     Raises:
@@ -69,7 +71,7 @@ class RandomResizedCrop:
 
     def _draw(self, width: int, height: int, generator: np.random.Generator) -> tuple[int, int, int, int]:
         low, high = (math.log(ratio) for ratio in self.aspect_ratio)
-        for _ in range(TRIES):
+        for _ in range(_TRIES):
             pixels = width * height * generator.uniform(*self.area)
             ratio = math.exp(generator.uniform(low, high))
             box_width, box_height = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
@@ -84,10 +86,11 @@ class RandomResizedCrop:
 
 @dataclass(frozen=True)
 class CenterCrop:
-    """The centre of the image: the short side is resized to size / fraction, and `size` is cut out of the middle.
+    """The center of the image: the short side is resized to size / fraction, and `size` is cut out of the middle.
 
     Args:
-        fraction: Share of the short side that stays. ImageNet is evaluated with 224 / 256, above 224 pixels with 1.
+        fraction: Share of the short side that stays (`crop_pct` in timm). ImageNet is evaluated with 224 / 256,
+            above 224 pixels with 1.
 
     Raises:
         ValueError: If `fraction` is not in (0, 1].

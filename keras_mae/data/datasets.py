@@ -3,21 +3,45 @@
 from __future__ import annotations
 
 import importlib.util
+import math
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from keras_mae import _checks, distribution
-from keras_mae.data.augment import Augmentation
-from keras_mae.data.batches import Batches, Plan
-from keras_mae.data.crops import CenterCrop, Crop, RandomResizedCrop
-from keras_mae.data.sources import Source
-from keras_mae.data.streams import Stream
+import keras
+import numpy as np
 
-LOADERS = ("tf.data", "grain")
+from keras_mae import _checks
+from keras_mae.data import tf_data
+from keras_mae.data.augment import Augmentation
+from keras_mae.data.batches import Batches, Plan, checked_shard
+from keras_mae.data.crops import CenterCrop, Crop, RandomResizedCrop
+from keras_mae.data.grain_data import GrainDataset
+from keras_mae.data.preparation import read_manifest
+from keras_mae.data.records import IMAGE, LABEL, RecordSource, tfrecord_stream
+from keras_mae.data.sources import ArraySource, FolderSource, Source
+from keras_mae.data.streams import Stream, dataset_stream
+from keras_mae.data.tfds import tfds_source
+
+__all__ = [
+    "from_arrays",
+    "from_dataset",
+    "from_directory",
+    "from_tfds",
+    "from_tfrecords",
+    "length",
+    "make_dataset",
+    "numpy_batches",
+    "open_directory",
+]
+
+_LOADERS = ("tf.data", "grain")
 
 
 def make_dataset(
     source: Source | Stream,
     batch_size: int,
+    *,
     shuffle: bool = True,
     seed: int = 0,
     drop_remainder: bool = False,
@@ -28,28 +52,28 @@ def make_dataset(
     shard: tuple[int, int] | None = None,
     workers: int | None = None,
 ) -> Any:
-    """Batches of images, or of images and labels, loaded in parallel with training, in another order every epoch.
+    """Load a source in batches, in parallel with training and in a different order every epoch.
 
     Args:
         source: An `ArraySource`, `FolderSource`, `RecordSource`, `Subset`, or, for tf.data, a `Stream`.
-        batch_size: Images in a batch, each crop counted; of all workers together.
+        batch_size: Images in a batch of all workers together, each crop counted.
         shuffle: Whether to shuffle: a source over its whole length, a `Stream` within its buffer.
-        seed: Of order and crops: for the same seed, both are the same again.
+        seed: Seed for order and crops; the same seed reproduces both.
         drop_remainder: Whether to leave out the last batch of an epoch if it is not full. Every batch then has
             the same shape, and XLA compiles once.
         loader: "tf.data", or "grain" (no TensorFlow needed). By default tf.data where TensorFlow is installed.
-        augment: What to do to every batch of images and labels.
-        crop: `RandomResizedCrop`, `CenterCrop`, or a function like them. Where images come in sizes of their own, by
-            default `RandomResizedCrop()` with `shuffle`, which is for training, and `CenterCrop()` without.
-        crops_per_image: Crops taken of each image once it is decoded, one behind the other in the batch (repeated
-            sampling): an epoch has as many times more batches. For when decoding is what limits training.
-        shard: Which of how many workers this is: it gets its part of every batch. By default what the enclosing
-            `keras_mae.distribution.scope` says, and all of every batch outside of one.
-        workers: Calls that load side by side (tf.data; as many as there are cores by default), or processes (grain;
-            none by default: threads of this process).
+        augment: Augmentation of every batch of images and labels.
+        crop: `RandomResizedCrop`, `CenterCrop`, or a function like them. For images of various sizes the default is
+            `RandomResizedCrop()` with `shuffle`, which is for training, and `CenterCrop()` without.
+        crops_per_image: Crops to take of each image once it is decoded, next to one another in the batch (repeated
+            sampling); an epoch has as many times more batches. Useful where decoding limits training.
+        shard: (index, count) of this worker, which gets its part of every batch. By default what the enclosing
+            `keras_mae.distribution.scope` says, and outside of one all of every batch.
+        workers: Parallel calls that load (tf.data; one a core by default), or processes (grain; by default none:
+            threads of this process).
 
     Returns:
-        A dataset for `fit`, with a length: of images, and of (images, labels) where the source has labels.
+        A dataset for `fit`, with a length: images, or (images, labels) where the source has labels.
 
     Raises:
         ValueError: If an argument is out of range, or no batch would be left.
@@ -64,69 +88,307 @@ def make_dataset(
             "`crops_per_image` must divide `batch_size`. "
             f"Received: crops_per_image={crops_per_image}, batch_size={batch_size}"
         )
-    shard = _checked_shard(shard, batch_size, crops_per_image, drop_remainder)
+    shard = checked_shard(shard, batch_size, crops_per_image, drop_remainder)
     if crop is None and not source.sized:
         crop = RandomResizedCrop() if shuffle else CenterCrop()
-    if crop is None and crops_per_image > 1:
-        raise ValueError(f"`crops_per_image` takes a `crop`. Received: crops_per_image={crops_per_image}, crop=None")
-    if augment is not None and not source.labelled:
-        raise ValueError("`augment` takes a source with labels. Received: one without")
     plan = Plan(batch_size, shuffle, seed, drop_remainder, augment, crop, crops_per_image, shard, workers)
-    if source.labels is not None:
-        plan.check_labels(source.labels)
-    has_length = not isinstance(source, Stream) or source.count is not None
-    if has_length and plan.length(len(source)) == 0:
-        raise ValueError(
-            "`batch_size` must not exceed the number of images when the last batch is dropped. "
-            f"Received: batch_size={batch_size} for {len(source)} images"
-            + (f" in {shard[1]} shards" if shard[1] > 1 else "")
-        )
-    return _loaded(source, plan, loader)
-
-
-def _loaded(source: Source | Stream, plan: Plan, loader: str | None) -> Any:
+    plan.check(source)
     if isinstance(source, Stream):
-        if _checks.one_of("loader", loader or "tf.data", LOADERS) == "grain":
-            raise ValueError(
-                f"Grain reads by index, and {source.name} can only be read from front to back: use "
-                "loader='tf.data', or have `keras-mae prepare` write it as ArrayRecord"
-            )
-        from keras_mae.data import tf_data
-
+        _check_stream_loader(source, loader)
         return tf_data.stream_dataset(source, plan)
     if loader is None:
         loader = "tf.data" if importlib.util.find_spec("tensorflow") else "grain"
     batches = Batches(source, plan)
-    if _checks.one_of("loader", loader, LOADERS) == "grain":
-        from keras_mae.data.grain_data import GrainDataset
-
-        return GrainDataset(batches)
-    from keras_mae.data import tf_data
-
-    return tf_data.dataset(batches)
+    return (
+        GrainDataset(batches) if _checks.one_of("loader", loader, _LOADERS) == "grain" else tf_data.dataset(batches)
+    )
 
 
-def _checked_shard(shard: Any, batch_size: int, crops_per_image: int, drop_remainder: bool) -> tuple[int, int]:
-    """Which part of every batch is this worker's."""
-    devices = distribution.current()
-    if shard is None:
-        shard = devices.shard
-        if shard[1] > 1 and not drop_remainder:
-            raise ValueError(
-                "In several processes every batch must be whole: drop_remainder=True. "
-                f"Received: drop_remainder=False in {devices.processes} processes"
-            )
-        if batch_size % (devices.replicas * crops_per_image):
-            raise ValueError(
-                "`batch_size` must be a multiple of replicas × crops_per_image. Received: "
-                f"batch_size={batch_size}, {devices.replicas} replicas, crops_per_image={crops_per_image}"
-            )
-    whole = isinstance(shard, tuple | list) and len(shard) == 2 and all(type(part) is int for part in shard)
-    if not whole or not 0 <= shard[0] < shard[1]:
-        raise _checks.argument_error("shard", "(number of this worker from 0, number of workers)", shard)
-    if batch_size % (shard[1] * crops_per_image):
+def from_arrays(
+    images: Any,
+    labels: Any = None,
+    batch_size: int = 256,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    **options: Any,
+) -> Any:
+    """Load batches from an array of images, which may be a memory-mapped .npy larger than memory.
+
+    Args:
+        images: (images, height, width, channels) or (images, height, width), integers or floats in 0–255.
+        labels: Integers from 0 (images,); not needed for pre-training.
+        batch_size: Images in a batch.
+        image_size: Side in pixels of the images to make, or (height, width); by default the images' own, uncut
+            unless `crop` is given.
+        options: Other arguments of `make_dataset`.
+
+    Returns:
+        A dataset for `fit`, with a length.
+
+    Raises:
+        ValueError: If these are not images, or an option is out of range.
+
+    Example:
+        >>> images, _ = keras_mae.data.digits()
+        >>> len(keras_mae.data.from_arrays(images, batch_size=128))
+        12
+    """
+    return make_dataset(ArraySource(images, labels, image_size), batch_size, **options)
+
+
+def from_directory(
+    directory: str | Path,
+    image_size: int | tuple[int, int] = 224,
+    batch_size: int = 256,
+    *,
+    channels: int = 3,
+    labeled: bool = False,
+    allow_damaged: float = 0.0,
+    **options: Any,
+) -> Any:
+    """Load batches of all images below a folder, flat or nested, or of a folder that `keras-mae prepare` wrote.
+
+    Args:
+        directory: Folder of images.
+        image_size: Side in pixels of the images to make, or (height, width).
+        batch_size: Images in a batch.
+        channels: 1 (gray), 3 (RGB) or 4 (RGBA).
+        labeled: Whether the folders in `directory` are classes, numbered from 0 in the order of their names.
+            Prepared folders know it.
+        allow_damaged: Largest share of damaged files, in [0, 1], that is left out and listed in a warning; more is an
+            error. Above 0 every file is decoded once beforehand. With 0 the first damaged file is an error that
+            names it.
+        options: Other arguments of `make_dataset`, `crop` among them.
+
+    Returns:
+        A dataset for `fit`, with a length: uint8 (batch, height, width, channels), with labels if there are any.
+
+    Raises:
+        ValueError: If there is no such folder, no image in it, or a file that cannot be read as one.
+    """
+    source = open_directory(directory, image_size, channels, labeled=labeled, allow_damaged=allow_damaged)
+    return make_dataset(source, batch_size, **options)
+
+
+def open_directory(
+    directory: str | Path,
+    image_size: int | tuple[int, int] = 224,
+    channels: int = 3,
+    *,
+    labeled: bool = False,
+    allow_damaged: float = 0.0,
+) -> FolderSource | RecordSource | Stream:
+    """Open the source behind `from_directory`, which has the same arguments."""
+    _checks.within("allow_damaged", allow_damaged, 1)
+    manifest = read_manifest(directory) if Path(directory).is_dir() else None
+    if manifest is None:
+        return FolderSource(directory, image_size, channels, labeled=labeled, allow_damaged=allow_damaged)
+    if labeled and not manifest["classes"]:
+        raise ValueError(f"{str(directory)!r} was prepared without labels: prepare it again with --labeled")
+    files = [Path(directory) / shard["file"] for shard in manifest["shards"]]
+    if manifest["format"] == "array_record":
+        return RecordSource(files, image_size, channels, classes=manifest["classes"])
+    return tfrecord_stream(
+        files,
+        image_size,
+        channels,
+        image_key=IMAGE,
+        label_key=LABEL if manifest["classes"] else None,
+        count=manifest["images"],
+        allow_damaged=allow_damaged,
+        classes=manifest["classes"],
+    )
+
+
+def from_tfds(
+    name: str,
+    split: str = "train",
+    image_size: int | tuple[int, int] = 224,
+    batch_size: int = 256,
+    *,
+    channels: int = 3,
+    data_dir: str | Path | None = None,
+    download: bool = False,
+    allow_damaged: float = 0.0,
+    **options: Any,
+) -> Any:
+    """Load batches of a TensorFlow Datasets split.
+
+    Data sets stored as ArrayRecord are read by index, by both loaders and without TensorFlow; all others are streams.
+
+    Args:
+        name: Name of the data set, as in `tfds.load`.
+        split: Name of a split, or a part of one: "train" or "train[:10%]".
+        image_size: Side in pixels of the images to make, or (height, width).
+        batch_size: Images in a batch.
+        channels: 1 (gray), 3 (RGB) or 4 (RGBA).
+        data_dir: Folder in which TFDS keeps its data sets; its own default if `None`.
+        download: Whether to download and prepare what is not there.
+        allow_damaged: As for `Stream`; 0 for data sets stored as ArrayRecord.
+        options: Other arguments of `make_dataset`.
+
+    Returns:
+        A dataset for `fit`, with labels where the data set has one class label.
+
+    Raises:
+        ValueError: If there is no such data set or split, it is not prepared, or it holds no images.
+        ImportError: If tensorflow-datasets is missing.
+    """
+    source = tfds_source(
+        name,
+        split,
+        image_size,
+        channels=channels,
+        data_dir=data_dir,
+        download=download,
+        allow_damaged=allow_damaged,
+    )
+    return make_dataset(source, batch_size, **options)
+
+
+def from_tfrecords(
+    files: Any,
+    image_size: int | tuple[int, int] = 224,
+    batch_size: int = 256,
+    *,
+    channels: int = 3,
+    image_key: str = "image/encoded",
+    label_key: str | None = None,
+    count: int | None = None,
+    allow_damaged: float = 0.0,
+    **options: Any,
+) -> Any:
+    """Load batches from TFRecord files of `tf.train.Example`s, several files read side by side. tf.data only.
+
+    Args:
+        files: Paths, or one path or pattern such as "train-*.tfrecord".
+        image_size: Side in pixels of the images to make, or (height, width).
+        batch_size: Images in a batch.
+        channels: 1 (gray), 3 (RGB) or 4 (RGBA).
+        image_key: Name of the feature that holds an image file's bytes.
+        label_key: Name of the feature that holds the label, an integer; by default there are no labels.
+        count: Images in all files; by default counted from the files' headers, if they are local.
+        allow_damaged: As for `Stream`.
+        options: Other arguments of `make_dataset`.
+
+    Returns:
+        A dataset for `fit`.
+
+    Raises:
+        ValueError: If there is no such file, or one ends within a record.
+    """
+    stream = tfrecord_stream(
+        [files] if isinstance(files, str | Path) else list(files),
+        image_size,
+        channels,
+        image_key=image_key,
+        label_key=label_key,
+        count=count,
+        allow_damaged=allow_damaged,
+    )
+    return make_dataset(stream, batch_size, **options)
+
+
+def from_dataset(
+    dataset: Any,
+    batch_size: int = 256,
+    image_size: int | tuple[int, int] | None = None,
+    *,
+    channels: int = 3,
+    allow_damaged: float = 0.0,
+    **options: Any,
+) -> Any:
+    """Load batches from any `tf.data.Dataset` of images, cut to one size.
+
+    Args:
+        dataset: Dataset of images, (images, labels) or dicts with "image" and "label"; one by one or in batches;
+            arrays (height, width, channels) in 0–255, or the bytes of image files.
+        batch_size: Images in a batch.
+        image_size: Side in pixels of the images to make, or (height, width); 224 by default, or the images' own
+            where all have the same.
+        channels: 1, 3 or 4, for encoded images. Arrays keep theirs.
+        allow_damaged: As for `Stream`.
+        options: Other arguments of `make_dataset`.
+
+    Returns:
+        A dataset for `fit`.
+
+    Raises:
+        ValueError: If the elements hold no images.
+    """
+    return make_dataset(dataset_stream(dataset, image_size, channels, allow_damaged), batch_size, **options)
+
+
+def length(dataset: Any) -> int:
+    """Return the number of batches in a dataset, which a learning rate schedule needs.
+
+    Raises:
+        ValueError: If it is not known.
+    """
+    try:
+        return len(dataset)
+    except TypeError as error:
         raise ValueError(
-            "`batch_size` must be a multiple of workers × crops_per_image. Received: "
-            f"batch_size={batch_size}, {shard[1]} workers, crops_per_image={crops_per_image}"
+            "`dataset` must have a known length: the schedule needs it. For a tf.data.Dataset see "
+            f"tf.data.experimental.assert_cardinality. Received: {type(dataset).__name__} ({error})"
+        ) from error
+
+
+def numpy_batches(
+    data: Any, labels: Any = None, batch_size: int = 256, *, progress: bool = False
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Yield the batches of arrays or of any dataset as NumPy arrays.
+
+    Args:
+        data: Images (images, ...), the tuple (images, labels), or a dataset of batches of either.
+        labels: Labels (images,), for images in an array.
+        batch_size: Images at a time, for images in an array.
+        progress: Whether to show a progress bar.
+
+    Yields:
+        (images, labels), where labels are `None` if there are none.
+
+    Raises:
+        ValueError: If there are not as many labels as images.
+    """
+    _checks.positive_int("batch_size", batch_size)
+    if isinstance(data, tuple) and labels is None and len(data) == 2:
+        data, labels = data
+    if hasattr(data, "shape"):
+        if labels is not None and len(labels) != len(data):
+            raise ValueError(f"`labels` must be one for each image. Received: {len(labels)} for {len(data)} images")
+        total: int | None = math.ceil(len(data) / batch_size)
+        parts: Any = (
+            (data[start : start + batch_size], None if labels is None else labels[start : start + batch_size])
+            for start in range(0, len(data), batch_size)
         )
-    return shard[0], shard[1]
+    else:
+        total = _known_length(data)
+        # A PyDataset goes by index, and does not end by itself when it is iterated over.
+        parts = (data[index] for index in range(total or 0)) if isinstance(data, keras.utils.PyDataset) else data
+    if progress:
+        from rich.progress import track
+
+        parts = track(parts, "features", total=total, transient=True)
+    for part in parts:
+        images, part_labels, _ = keras.utils.unpack_x_y_sample_weight(part if isinstance(part, tuple) else (part,))
+        yield _numpy(images), None if part_labels is None else _numpy(part_labels)
+
+
+def _known_length(dataset: Any) -> int | None:
+    try:
+        return len(dataset)
+    except TypeError:
+        return None
+
+
+def _numpy(array: Any) -> np.ndarray:
+    return array.numpy() if hasattr(array, "numpy") else np.asarray(array)
+
+
+def _check_stream_loader(stream: Stream, loader: str | None) -> None:
+    if _checks.one_of("loader", loader or "tf.data", _LOADERS) == "grain":
+        raise ValueError(
+            f"Grain reads by index, and {stream.name} can only be read from front to back: use "
+            "loader='tf.data', or have `keras-mae prepare` write it as ArrayRecord"
+        )

@@ -9,8 +9,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_mae import _optional
 from keras_mae.data.batches import Batches
-from keras_mae.data.streams import cores
+
+__all__ = ["GrainDataset"]
 
 _ENDLESS = 2**62
 
@@ -23,7 +25,7 @@ class GrainDataset(keras.utils.PyDataset):
     usual `if __name__ == "__main__":`, for each of them imports it.
 
     Args:
-        batches: What makes which batch.
+        batches: Batches by their number.
     """
 
     def __init__(self, batches: Batches):
@@ -33,18 +35,17 @@ class GrainDataset(keras.utils.PyDataset):
         level = logger.level
         logger.setLevel(logging.ERROR)
         try:
-            import grain
-        except ImportError as error:
-            raise ImportError('Without TensorFlow, Grain loads images: pip install "keras-mae[data]"') from error
+            self._grain = _optional.require("grain", "Loading images without TensorFlow")
         finally:
             logger.setLevel(level)
-        self._grain, self._batches = grain, batches
+        self._batches = batches
         self._epoch, self._next = 0, 0
         self._in_epoch, self._begun = False, False
         self._ahead: Iterator[Any] | None = None
 
     @property
     def num_batches(self) -> int:
+        """Number of batches in an epoch."""
         return len(self._batches)
 
     def __len__(self) -> int:
@@ -52,11 +53,11 @@ class GrainDataset(keras.utils.PyDataset):
 
     @property
     def position(self) -> dict[str, int]:
-        """The next batch to be handed out; what was loaded ahead does not count."""
+        """Epoch and number of the next batch to be handed out; what was loaded ahead does not count."""
         return {"epoch": self._epoch, "batch": self._next}
 
     def seek(self, epoch: int, batch: int = 0) -> None:
-        """Let `fit` go on with the `batch`th batch of an epoch, as if all before it had been seen.
+        """Continue with the `batch`th batch of an epoch, as if all before it had been seen.
 
         Raises:
             ValueError: If there is no such batch.
@@ -75,22 +76,22 @@ class GrainDataset(keras.utils.PyDataset):
             self.seek(self._epoch + 1)
 
     def __getitem__(self, index: int) -> Any:
-        """In an epoch the next batch, whatever the index, which Keras may shuffle; outside of one, that batch."""
+        """Return the next batch within an epoch, whatever the index, which Keras may shuffle; else batch `index`."""
         number = self._epoch * len(self) + (self._next if self._in_epoch else index)
         if not self._in_epoch:
-            return self._finished(number, *self._batches[number])
+            return self._augmented(number, *self._batches[number])
         if self._ahead is None:
             self._ahead = self._read_ahead(number)
         batch = next(self._ahead)
         self._next, self._begun = self._next + 1, True
         if self._next == len(self):
             self._epoch, self._next = self._epoch + 1, 0
-        return self._finished(number, *batch)
+        return self._augmented(number, *batch)
 
     def _read_ahead(self, start: int) -> Iterator[Any]:
         processes = self._batches.plan.workers or 0
         numbers = self._grain.MapDataset.range(start, _ENDLESS)
-        threads = 1 if processes else cores()
+        threads = 1 if processes else _optional.cores()
         options = self._grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
         ahead = numbers.map(self._batches.__getitem__).to_iter_dataset(options)
         if processes:
@@ -101,8 +102,8 @@ class GrainDataset(keras.utils.PyDataset):
             ahead = ahead.mp_prefetch(self._grain.MultiprocessingOptions(num_workers=processes))
         return iter(ahead)
 
-    def _finished(self, number: int, images: np.ndarray, labels: np.ndarray | None) -> Any:
-        """Augmented in this process: Keras' layers are not for Grain's."""
+    def _augmented(self, number: int, images: np.ndarray, labels: np.ndarray | None) -> Any:
+        """Augment a batch, in this process: Keras' layers are not for Grain's."""
         augment = self._batches.plan.augment
         if labels is None:
             return images

@@ -11,7 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from keras_mae._optional import require
 from keras_mae.data.crops import Box, CenterCrop, Crop
+
+__all__ = ["EXTENSIONS", "MODES", "decoded", "open_file", "pillow", "read_image", "unreadable", "views"]
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -20,15 +23,15 @@ _DRAFTED = ("JPEG", "MPO")  # can be decoded at reduced size
 
 
 def read_image(file: str | Path | bytes, image_shape: tuple[int, int, int], crop: Crop | None = None) -> np.ndarray:
-    """One image file, or its content, as uint8 of `image_shape`.
+    """Read one image file, or its content, as uint8 of `image_shape`.
 
-    It is turned upright as its EXIF data say. Of an animation the first frame is taken; transparent images are laid
-    on white where 1 or 3 channels are asked for; 16-bit grey becomes 8-bit.
+    It is turned upright as its EXIF data say. An animation gives its first frame; transparent images are laid on
+    white where 1 or 3 channels are asked for; 16-bit gray becomes 8-bit.
 
     Args:
-        file: Path, or the file's bytes.
+        file: Path of the file, or its bytes.
         image_shape: Height, width and channels (1, 3 or 4) of the result.
-        crop: Which part; by default as much of the centre as has the result's shape.
+        crop: Part of the image to read; by default as much of the center as has the result's shape.
 
     Raises:
         ValueError: If the file cannot be decoded as a whole; the message names it.
@@ -44,7 +47,7 @@ def views(
     crop: Crop,
     generators: Sequence[np.random.Generator],
 ) -> list[np.ndarray]:
-    """As many crops of one image, decoded once, as there are generators to draw them with."""
+    """Return as many crops of one image, decoded once, as there are generators to draw them with."""
     if isinstance(image, np.ndarray):
         height, width = image.shape[:2]
         boxes = [crop(width, height, image_shape[:2], generator) for generator in generators]
@@ -63,7 +66,7 @@ def views(
 
 @contextlib.contextmanager
 def _named_errors(image: str | Path | bytes, name: str) -> Iterator[None]:
-    """Whatever a file makes Pillow raise, as one `ValueError` that names the file."""
+    """Raise whatever a file makes Pillow raise as one `ValueError` that names the file."""
     try:
         yield
     except ImportError:
@@ -76,7 +79,7 @@ def _named_errors(image: str | Path | bytes, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def decoded(path: Path, short_side: int) -> Iterator[Any]:
-    """A file's image, whole and upright, grey or RGB, perhaps smaller but with at least twice `short_side`.
+    """Yield a file's image, whole and upright, gray or RGB, perhaps smaller but with at least twice `short_side`.
 
     Raises:
         ValueError: If it cannot be decoded as a whole.
@@ -91,12 +94,12 @@ def decoded(path: Path, short_side: int) -> Iterator[Any]:
 
 
 def open_file(image: str | Path | bytes) -> Any:
-    """The image with its header read and its pixels not yet decoded."""
+    """Open an image: its header is read, and its pixels are not yet decoded."""
     return pillow().open(io.BytesIO(image) if isinstance(image, bytes) else image)
 
 
 def unreadable(image: str | Path | bytes, name: str, error: Exception) -> ValueError:
-    """What to raise for an image that cannot be read."""
+    """Return the error to raise for an image that cannot be read."""
     try:
         empty = len(image) == 0 if isinstance(image, bytes) else Path(image).stat().st_size == 0
     except OSError:
@@ -106,18 +109,14 @@ def unreadable(image: str | Path | bytes, name: str, error: Exception) -> ValueE
 
 
 def pillow() -> Any:
-    """Pillow's Image module."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError('Reading image files takes Pillow: pip install "keras-mae[data]"') from error
-    return Image
+    """Return Pillow's Image module."""
+    return require("PIL.Image", "Reading image files")
 
 
 def _decode_and_cut(
     file: Any, boxes: Sequence[Box], upright: tuple[int, int], image_shape: tuple[int, int, int]
 ) -> list[np.ndarray]:
-    """The boxes of an open file's image, in pixels of its `upright` (width, height)."""
+    """Cut the boxes, in pixels of the `upright` (width, height), out of an open file's image."""
     from PIL import ImageOps
 
     size, mode = image_shape[:2], MODES[image_shape[2]]
@@ -131,7 +130,7 @@ def _decode_and_cut(
 def _decode_smaller(file: Any, boxes: Sequence[Box], size: tuple[int, int], mode: str) -> None:
     """Let JPEG decode at a half, a quarter or an eighth where that still leaves twice the wanted pixels.
 
-    Several times faster for photographs straight from a camera, and less than half a grey level away.
+    Several times faster for photographs straight from a camera, and less than half a gray level away.
     """
     shrink = min(
         min((box.right - box.left) / (2 * max(size)), (box.bottom - box.top) / (2 * max(size))) for box in boxes
@@ -141,10 +140,10 @@ def _decode_smaller(file: Any, boxes: Sequence[Box], size: tuple[int, int], mode
 
 
 def _in_mode(image: Any, mode: str) -> Any:
-    """The image in `mode`, whatever it comes in."""
+    """Convert an image of any mode to `mode`."""
     if image.mode == "F":
         raise ValueError("pixels are floats, and nothing says what is white")
-    if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip it at 255
+    if image.mode.startswith("I"):  # 16-bit gray: Pillow would clip it at 255
         image = pillow().fromarray((np.asarray(image, "float32") / 257).round().clip(0, 255).astype("uint8"))
     if mode != "RGBA" and image.has_transparency_data:
         image = image.convert("RGBA")
@@ -158,7 +157,7 @@ def _in_mode(image: Any, mode: str) -> Any:
 
 
 def _cut(image: Any, box: Box, size: tuple[int, int]) -> np.ndarray:
-    """The box of a Pillow image, resized bicubically with antialiasing: Pillow clips to 0–255 itself."""
+    """Cut a box out of a Pillow image, resized bicubically with antialiasing; Pillow clips to 0–255 itself."""
     resized = image.resize(
         size[::-1],
         pillow().Resampling.BICUBIC,
@@ -170,7 +169,7 @@ def _cut(image: Any, box: Box, size: tuple[int, int]) -> np.ndarray:
 
 
 def _cut_array(image: np.ndarray, box: Box, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """The box of an array (height, width, channels) with any number of channels, in the array's own range."""
+    """Cut a box out of an array (height, width, channels) with any number of channels, in the array's own range."""
     size = image_shape[:2]
     if image.dtype == np.uint8 and image.shape[-1] in (1, 3):  # four: Pillow would take the last one for alpha
         squeezed = image[..., 0] if image.shape[-1] == 1 else image

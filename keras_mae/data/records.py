@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from keras_mae import _checks
+from keras_mae import _checks, _optional
 from keras_mae.data.crops import Crop
 from keras_mae.data.images import MODES
 from keras_mae.data.sources import Generators, cut
-from keras_mae.data.streams import Stream, cores, tensorflow
+from keras_mae.data.streams import Stream
+
+__all__ = ["IMAGE", "LABEL", "NAME", "RecordSource", "features", "serialize", "tfrecord_stream"]
 
 IMAGE, LABEL, NAME = "image/encoded", "image/class/label", "image/filename"
 
@@ -29,13 +31,13 @@ class RecordSource:
     """Images in ArrayRecord files, by index, with their labels if they have any.
 
     Args:
-        files: The files, in order.
+        files: Paths of the files, in order.
         image_size: Side in pixels of the images to make, or (height, width).
-        channels: 1 (grey), 3 (RGB) or 4 (RGBA).
-        classes: The classes' names, in the order of the labels.
+        channels: 1 (gray), 3 (RGB) or 4 (RGBA).
+        classes: Names of the classes, in the order of the labels.
 
     Raises:
-        ValueError: If there is no file, one is damaged, or a record is none of ours.
+        ValueError: If there is no file, one is damaged, or a record is not one that `prepare` writes.
     """
 
     dtype = np.dtype("uint8")
@@ -47,20 +49,18 @@ class RecordSource:
         files: Sequence[str | Path],
         image_size: int | tuple[int, int] = 224,
         channels: int = 3,
+        *,
         classes: Sequence[str] = (),
     ):
-        try:
-            from grain.sources import ArrayRecordDataSource
-        except ImportError as error:
-            raise ImportError('Reading ArrayRecord takes Grain: pip install "keras-mae[data]"') from error
+        grain_sources = _optional.require("grain.sources", "Reading ArrayRecord")
         if not files:
             raise ValueError("`files` must name at least one ArrayRecord file. Received: none")
         self.image_shape = (*_checks.pair("image_size", image_size), _checks.one_of("channels", channels, MODES))
         self._files, self.classes = [str(file) for file in files], list(classes)
         with self._clear_errors():
-            self._records = ArrayRecordDataSource(self._files)
+            self._records = grain_sources.ArrayRecordDataSource(self._files)
             first = self._records[0] if len(self._records) else None
-        self.labelled = first is not None and LABEL in features(first)
+        self.labeled = first is not None and LABEL in features(first)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -68,24 +68,24 @@ class RecordSource:
     def batch(
         self, indices: Any, crop: Crop | None = None, generators: Generators | None = None
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        found = self._read([int(index) for index in indices])
-        labels = np.array([label for _, label in found], "int64") if self.labelled else None
-        return cut((image for image, _ in found), indices, self.image_shape, crop, generators), labels
+        pairs = self._read([int(index) for index in indices])
+        labels = np.array([label for _, label in pairs], "int64") if self.labeled else None
+        return cut((image for image, _ in pairs), indices, self.image_shape, crop, generators), labels
 
     def _read(self, indices: list[int]) -> list[tuple[bytes, int | None]]:
         with self._clear_errors():
-            found = self._records.__getitems__(indices)
-        return [(example[IMAGE], example.get(LABEL)) for example in map(features, found)]
+            records = self._records.__getitems__(indices)
+        return [(example[IMAGE], example.get(LABEL)) for example in map(features, records)]
 
     @contextlib.contextmanager
     def _clear_errors(self) -> Iterator[None]:
-        """ArrayRecord's errors say neither which file it was nor, of one that was cut off, anything at all."""
+        """Name the file in ArrayRecord's errors, which name none and, for a file cut off, say nothing."""
         try:
             yield
         except RuntimeError as error:
             raise ValueError(
                 f"One of {len(self._files)} ArrayRecord files, of which {self._files[0]!r} is the first, is damaged; "
-                f"`keras_mae.data.check` tells which of a prepared folder's. {error}"
+                f"for a prepared folder `keras_mae.data.find_damaged` says which. {error}"
             ) from error
 
 
@@ -93,30 +93,29 @@ def tfrecord_stream(
     files: Sequence[str | Path],
     image_size: int | tuple[int, int],
     channels: int,
+    *,
     image_key: str,
     label_key: str | None,
     count: int | None,
-    on_error: str,
-    allowed: float,
+    allow_damaged: float,
     classes: Sequence[str] = (),
 ) -> Stream:
-    """A stream over TFRecord files, several of them read side by side; see `from_tfrecords`."""
-    tf = tensorflow("Reading TFRecord files")
-    found = [name for file in files for name in sorted(tf.io.gfile.glob(str(file)))]
-    if not found:
+    """Return a stream over TFRecord files, several of them read side by side; see `from_tfrecords`."""
+    tf = _optional.require("tensorflow", "Reading TFRecord files")
+    names = [name for file in files for name in sorted(tf.io.gfile.glob(str(file)))]
+    if not names:
         raise ValueError(f"`files` must name TFRecord files. Received: files={[str(file) for file in files]}")
-    if count is None and not any("://" in name for name in found):
-        count = count_tfrecords(found)
+    if count is None and not any("://" in name for name in names):
+        count = _count_tfrecords(names)
     return Stream(
-        f"the {len(found)} TFRecord files from {found[0]!r} on",
-        _items(found, image_key, label_key),
-        image_size,
-        _checks.one_of("channels", channels, MODES),
-        label_key is not None,
-        count,
-        on_error,
-        allowed,
-        classes,
+        f"the {len(names)} TFRecord files from {names[0]!r} on",
+        _items(names, image_key, label_key),
+        image_size=image_size,
+        channels=_checks.one_of("channels", channels, MODES),
+        labeled=label_key is not None,
+        count=count,
+        allow_damaged=allow_damaged,
+        classes=classes,
     )
 
 
@@ -132,7 +131,7 @@ def _items(files: Sequence[str], image_key: str, label_key: str | None) -> Calla
         return example[image_key], tf.zeros((), tf.int64) if label_key is None else example[label_key]
 
     def items(shuffle: bool, seed: int) -> Any:
-        # Not tf.data's own shuffling: that hangs on TensorFlow's global seed, and workers must agree.
+        # Not tf.data's own shuffling: that depends on TensorFlow's global seed, and workers must agree.
         epochs = itertools.count()
 
         def order() -> np.ndarray:
@@ -148,7 +147,7 @@ def _items(files: Sequence[str], image_key: str, label_key: str | None) -> Calla
         records = names.interleave(
             tf.data.TFRecordDataset,
             cycle_length=min(16, len(files)),
-            num_parallel_calls=min(cores(), len(files)),
+            num_parallel_calls=min(_optional.cores(), len(files)),
             deterministic=True,
         )
         return records.map(parse)
@@ -156,8 +155,8 @@ def _items(files: Sequence[str], image_key: str, label_key: str | None) -> Calla
     return items
 
 
-def count_tfrecords(files: Sequence[str]) -> int:
-    """Records in TFRecord files, by their headers.
+def _count_tfrecords(files: Sequence[str]) -> int:
+    """Count the records in TFRecord files by their headers.
 
     Raises:
         ValueError: If a file ends within a record.
@@ -176,45 +175,46 @@ def count_tfrecords(files: Sequence[str]) -> int:
     return count
 
 
-def serialized(image: bytes, name: str, label: int | None) -> bytes:
-    """The record of an image."""
+def serialize(image: bytes, name: str, label: int | None) -> bytes:
+    """Return the record of an image."""
     example = _example_class()()
     feature = example.features.feature
     feature[IMAGE].bytes_list.value.append(image)
     feature[NAME].bytes_list.value.append(os.fsencode(name))
     if label is not None:
         feature[LABEL].int64_list.value.append(label)
-    return example.SerializeToString(deterministic=True)
+    record: bytes = example.SerializeToString(deterministic=True)
+    return record
 
 
 def features(record: bytes) -> dict[str, Any]:
-    """What is in a record.
+    """Return what is in a record, by the names of the features.
 
     Raises:
         ValueError: If it is not a `tf.train.Example` with an image.
     """
     try:
-        found = _example_class().FromString(record).features.feature
+        feature = _example_class().FromString(record).features.feature
     except Exception as error:
         raise ValueError(f"A record is not a tf.train.Example: {error}") from error
-    if IMAGE not in found or len(found[IMAGE].bytes_list.value) != 1:
-        raise ValueError(f"A record must have the feature {IMAGE!r}. Received: {sorted(found)}")
-    read: dict[str, Any] = {IMAGE: found[IMAGE].bytes_list.value[0]}
-    if LABEL in found:
-        read[LABEL] = found[LABEL].int64_list.value[0]
-    return read
+    if IMAGE not in feature or len(feature[IMAGE].bytes_list.value) != 1:
+        raise ValueError(f"A record must have the feature {IMAGE!r}. Received: {sorted(feature)}")
+    values: dict[str, Any] = {IMAGE: feature[IMAGE].bytes_list.value[0]}
+    if LABEL in feature:
+        values[LABEL] = feature[LABEL].int64_list.value[0]
+    return values
 
 
 @functools.cache
 def _example_class() -> Any:
-    """`tf.train.Example` without TensorFlow: the public message, described here in a pool of its own."""
+    """Return `tf.train.Example` without TensorFlow: the public message, described here in a pool of its own."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
     field = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="tensorflow", syntax="proto3")
 
     def message(name: str, *fields: tuple[str, int, str | None], repeated: bool = False, inside: Any = None) -> Any:
-        """A message of fields (name, type, name of the type), numbered from 1."""
+        """Describe a message of fields (name, type, name of the type), numbered from 1."""
         made = (file.message_type if inside is None else inside.nested_type).add(name=name)
         for number, (title, kind, type_name) in enumerate(fields, 1):
             made.field.add(

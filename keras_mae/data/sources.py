@@ -15,21 +15,32 @@ from keras_mae.data import images as image_files
 from keras_mae.data.crops import CenterCrop, Crop
 from keras_mae.data.images import EXTENSIONS, MODES, unreadable
 
+__all__ = [
+    "ArraySource",
+    "FolderSource",
+    "Generators",
+    "Source",
+    "Subset",
+    "cut",
+    "find_damaged_files",
+    "image_paths",
+]
+
 Generators = Callable[[int], Sequence[np.random.Generator]]
-"""An image's index to the generators that draw its crops: as many as there are crops of it."""
+"""A function from an image's index to the generators that draw its crops: one for each crop."""
 
 
 class Source(Protocol):
     """Anything with a length that gives batches by index.
 
     `labels` holds one integer from 0 for each image; it is `None` where there are none, and where they are read with
-    the images (`labelled` is true then).
+    the images (`labeled` is true then).
     """
 
     image_shape: tuple[int, int, int]
     dtype: np.dtype
     labels: np.ndarray | None
-    labelled: bool
+    labeled: bool
     sized: bool
     """Whether all images have the shape `image_shape`, so that none needs a crop."""
 
@@ -38,15 +49,15 @@ class Source(Protocol):
     def batch(
         self, indices: Any, crop: Crop | None = None, generators: Generators | None = None
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """The images at `indices`, (batch, height, width, channels), and their labels.
+        """Return the images at `indices`, (batch, height, width, channels), and their labels.
 
         With `generators`, `crop` is drawn with each of them, and an image's crops follow one another.
         """
         ...
 
 
-def still(index: int) -> Sequence[np.random.Generator]:
-    """One crop of each image, always the same."""
+def _still(index: int) -> Sequence[np.random.Generator]:
+    """Return the generators for one crop of each image, always the same."""
     return [np.random.default_rng(index)]
 
 
@@ -54,7 +65,7 @@ class ArraySource:
     """Images in an array, also a memory-mapped one.
 
     Args:
-        images: (images, height, width, channels) or, grey, (images, height, width); integers or floats in 0–255.
+        images: (images, height, width, channels) or (images, height, width), for gray; integers or floats in 0–255.
         labels: Integers from 0 (images,), or `None`.
         image_size: Side in pixels of the images that crops of these are resized to, or (height, width); by default
             the images' own.
@@ -79,8 +90,8 @@ class ArraySource:
         size = images.shape[1:3] if image_size is None else _checks.pair("image_size", image_size)
         self.image_shape: tuple[int, int, int] = (*size, images.shape[3])
         self.sized = self.image_shape == images.shape[1:]
-        self.labels = None if labels is None else _labels(labels, len(images))
-        self.labelled = labels is not None
+        self.labels = None if labels is None else _checked_labels(labels, len(images))
+        self.labeled = labels is not None
 
     @staticmethod
     def _check_range(images: np.ndarray) -> None:
@@ -91,12 +102,12 @@ class ArraySource:
                 raise ValueError(f"`images` must be finite. Received: NaN or infinite pixels in image {bad}")
             if part.min() < 0 or part.max() > 255:
                 raise ValueError(
-                    "`images` must be in 0-255 (the encoder normalises them itself). "
+                    "`images` must be in 0-255 (the encoder normalizes them itself). "
                     f"Received: values from {part.min():.4g} to {part.max():.4g}"
                 )
         if images.dtype.kind == "f" and 0 < images.max() <= 1:
             raise ValueError(
-                "`images` must be in 0-255 (the encoder normalises them itself): multiply by 255. "
+                "`images` must be in 0-255 (the encoder normalizes them itself): multiply by 255. "
                 f"Received: values from {images.min():.4g} to {images.max():.4g}"
             )
 
@@ -116,14 +127,14 @@ class Subset:
     """Some images of another source.
 
     Args:
-        source: Where they come from.
-        indices: Which, integers (images,).
+        source: The other source.
+        indices: Indices into it, integers (images,).
     """
 
     def __init__(self, source: Source, indices: Any):
         self._source, self._indices = source, np.asarray(indices)
         self.image_shape, self.dtype = source.image_shape, source.dtype
-        self.labelled, self.sized = source.labelled, source.sized
+        self.labeled, self.sized = source.labeled, source.sized
         self.labels = None if source.labels is None else source.labels[self._indices]
 
     def __len__(self) -> int:
@@ -138,24 +149,23 @@ class Subset:
 class FolderSource:
     """All images below a folder, flat or nested, in the order of their paths; labels are not needed.
 
-    Each is turned upright as its EXIF data say, brought to the wanted number of channels, cut and resized bicubically
-    with antialiasing (see `read_image`).
+    Each is turned upright as its EXIF data say, converted to the wanted number of channels, cut and resized
+    bicubically with antialiasing (see `read_image`).
 
     Every file's header is read at once, so that empty files, files that are no images and absurdly large ones are
     found before training starts; a file damaged further in is named when it is decoded.
 
     Args:
-        directory: The folder.
+        directory: Folder of images.
         image_size: Side in pixels of the images to make, or (height, width).
-        channels: 1 (grey), 3 (RGB) or 4 (RGBA).
-        labelled: Whether the folders in `directory` are classes, numbered from 0 in the order of their names
+        channels: 1 (gray), 3 (RGB) or 4 (RGBA).
+        labeled: Whether the folders in `directory` are classes, numbered from 0 in the order of their names
             (`classes`).
-        on_error: "raise", or "skip": then every file is decoded once, here, and what cannot be is left out and
-            listed in `skipped`.
-        allowed: With "skip", the share of damaged files above which there is an error all the same.
+        allow_damaged: Largest share of damaged files, in [0, 1], that is left out and listed in `skipped`; more is an
+            error. Above 0 every file is decoded once, here. With 0 the first damaged file is an error that names it.
 
     Raises:
-        ValueError: If the folder does not exist or holds no image, files cannot be read as one, or a labelled image
+        ValueError: If the folder does not exist or holds no image, files cannot be read as one, or a labeled image
             lies in no class.
     """
 
@@ -167,41 +177,42 @@ class FolderSource:
         directory: str | Path,
         image_size: int | tuple[int, int] = 224,
         channels: int = 3,
-        labelled: bool = False,
-        on_error: str = "raise",
-        allowed: float = 0.01,
+        *,
+        labeled: bool = False,
+        allow_damaged: float = 0.0,
     ):
         self.directory = Path(directory)
         height, width = _checks.pair("image_size", image_size)
         self.image_shape = (height, width, _checks.one_of("channels", channels, MODES))
-        _checks.one_of("on_error", on_error, ("raise", "skip"))
-        _checks.fraction("allowed", allowed)
+        _checks.within("allow_damaged", allow_damaged, 1)
         self.paths = image_paths(self.directory)
         self.skipped: list[tuple[Path, str]] = []
-        if on_error == "skip":
-            self._leave_out(damaged(self.paths), allowed)
+        if allow_damaged > 0:
+            self._leave_out(find_damaged_files(self.paths), allow_damaged)
         else:
             with ThreadPoolExecutor() as pool:
                 list(pool.map(_check_header, self.paths))
-        self.labelled, self.labels = labelled, None
-        self.classes: list[str] = []
-        if labelled:
-            names = [path.relative_to(self.directory).parts for path in self.paths]
-            if loose := [parts[0] for parts in names if len(parts) == 1]:
-                raise ValueError(
-                    "Labelled images lie in a folder for each class. "
-                    f"Received: {loose[0]!r} and {len(loose) - 1} more in {str(directory)!r} itself"
-                )
-            # Also those without images: training and test folders then number their classes alike.
-            self.classes = sorted(path.name for path in self.directory.iterdir() if path.is_dir())
-            numbers = {name: number for number, name in enumerate(self.classes)}
-            self.labels = np.asarray([numbers[parts[0]] for parts in names], "int64")
+        self.labeled = labeled
+        # Classes without images count: training and test folders then number their classes alike.
+        self.classes = sorted(path.name for path in self.directory.iterdir() if path.is_dir()) if labeled else []
+        self.labels = self._labels() if labeled else None
 
-    def _leave_out(self, bad: list[tuple[Path, str]], allowed: float) -> None:
-        if len(bad) > allowed * len(self.paths):
+    def _labels(self) -> np.ndarray:
+        names = [path.relative_to(self.directory).parts for path in self.paths]
+        if loose := [parts[0] for parts in names if len(parts) == 1]:
             raise ValueError(
-                f"At most {allowed:.2%} of the images may be damaged (`allowed`). Received: {len(bad)} of "
-                f"{len(self.paths):,} in {str(self.directory)!r}: " + "; ".join(message for _, message in bad[:5])
+                "Labeled images lie in a folder for each class. "
+                f"Received: {loose[0]!r} and {len(loose) - 1} more in {str(self.directory)!r} itself"
+            )
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        return np.asarray([numbers[parts[0]] for parts in names], "int64")
+
+    def _leave_out(self, bad: list[tuple[Path, str]], allow_damaged: float) -> None:
+        if len(bad) > allow_damaged * len(self.paths):
+            raise ValueError(
+                f"At most {allow_damaged:.2%} of the images may be damaged (`allow_damaged`). Received: "
+                f"{len(bad)} of {len(self.paths):,} in {str(self.directory)!r}: "
+                + "; ".join(message for _, message in bad[:5])
             )
         if bad:
             warnings.warn(
@@ -227,8 +238,8 @@ class FolderSource:
 def cut(
     images: Any, indices: Any, image_shape: tuple[int, int, int], crop: Crop | None, generators: Generators | None
 ) -> np.ndarray:
-    """The crops of images, which are paths, bytes or arrays, in one array."""
-    crop, generators = crop or CenterCrop(), generators or still
+    """Cut images, which are paths, bytes or arrays, and return all crops in one array."""
+    crop, generators = crop or CenterCrop(), generators or _still
     pixels: list[np.ndarray] = []
     for index, image in zip(indices, images, strict=True):
         name = str(image) if isinstance(image, str | Path) else f"number {index}"
@@ -237,7 +248,7 @@ def cut(
 
 
 def image_paths(directory: Path) -> list[Path]:
-    """All image files below a folder, in order.
+    """Return all image files below a folder, in order.
 
     Raises:
         ValueError: If there is no such folder, or no image in it.
@@ -253,8 +264,8 @@ def image_paths(directory: Path) -> list[Path]:
     return paths
 
 
-def damaged(paths: Sequence[Path], done: Callable[[], None] | None = None) -> list[tuple[Path, str]]:
-    """The files that cannot be decoded as a whole, and why; `done` is called after each file."""
+def find_damaged_files(paths: Sequence[Path], done: Callable[[], None] | None = None) -> list[tuple[Path, str]]:
+    """Return the files that cannot be decoded as a whole, and why; call `done` after each file."""
 
     def check(path: Path) -> str | None:
         try:
@@ -267,8 +278,8 @@ def damaged(paths: Sequence[Path], done: Callable[[], None] | None = None) -> li
         return None
 
     with ThreadPoolExecutor() as pool:
-        found = zip(paths, pool.map(check, paths), strict=True)
-        return [(path, message) for path, message in found if message]
+        checked = zip(paths, pool.map(check, paths), strict=True)
+        return [(path, message) for path, message in checked if message]
 
 
 def _check_header(path: Path) -> None:
@@ -281,13 +292,13 @@ def _check_header(path: Path) -> None:
         raise unreadable(path, str(path), error) from error
 
 
-def _labels(labels: Any, images: int) -> np.ndarray:
-    labels = np.asarray(labels)
-    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    if labels.shape != (images,) or labels.dtype.kind not in "ui" or labels.min() < 0:
+def _checked_labels(labels: Any, images: int) -> np.ndarray:
+    checked: np.ndarray = np.asarray(labels)
+    checked = checked[:, 0] if checked.ndim == 2 and checked.shape[1] == 1 else checked
+    if checked.shape != (images,) or checked.dtype.kind not in "ui" or checked.min() < 0:
         raise ValueError(
             f"`labels` must be integers from 0, one for each of the {images} images. "
-            f"Received: labels.shape={labels.shape}, labels.dtype={labels.dtype}"
-            + (f", the least {labels.min()}" if labels.size and labels.dtype.kind in "ui" else "")
+            f"Received: labels.shape={checked.shape}, labels.dtype={checked.dtype}"
+            + (f", of which the smallest is {checked.min()}" if checked.size and checked.dtype.kind in "ui" else "")
         )
-    return labels.astype("int64")
+    return checked.astype("int64")

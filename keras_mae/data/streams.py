@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import warnings
 from collections.abc import Callable, Sequence
@@ -10,28 +9,31 @@ from typing import Any
 
 import numpy as np
 
-from keras_mae import _checks
+from keras_mae import _checks, _optional
 from keras_mae.data import images as image_files
-from keras_mae.data.batches import Plan
+from keras_mae.data.crops import Crop
 from keras_mae.data.images import MODES
+from keras_mae.data.sources import Generators
+
+__all__ = ["Stream", "dataset_stream"]
 
 
 class Stream:
-    """A `tf.data.Dataset` of single images, encoded or not, and what becomes of them.
+    """A `tf.data.Dataset` of single images, encoded or not, and how they become crops of one size.
 
     Args:
-        name: What it is called in errors.
-        items: A function of (shuffle, seed) that makes a dataset of (image, label): the bytes of an image file or an
+        name: Name of the data in errors.
+        items: Function of (shuffle, seed) that makes a dataset of (image, label): the bytes of an image file or an
             array (height, width, channels) in 0–255, and an integer, 0 where there are no labels.
         image_size: Side in pixels of the images to make, or (height, width).
         channels: Channels of the images to make: 1, 3 or 4; for arrays, their own.
-        labelled: Whether labels mean something.
-        count: Images in it, if known.
-        on_error: What to do about an image that cannot be decoded: "raise", or "skip", which counts, lists at the end
-            of the epoch, and makes the length unknown.
-        allowed: With "skip", the share of such images above which the end of the epoch is an error all the same.
-        classes: The classes' names, in the order of the labels.
-        dtype: Of the images to make: uint8, or float32 for arrays of floats.
+        labeled: Whether elements carry real labels.
+        count: Number of images, if known.
+        allow_damaged: Largest share of images, in [0, 1], that may turn out undecodable in an epoch: they are skipped
+            and listed in a warning at its end, which is an error if there are more. Above 0 the length is unknown.
+            With 0 the first such image is an error that names it.
+        classes: Names of the classes, in the order of the labels.
+        dtype: dtype of the images to make: uint8, or float32 for arrays of floats.
         sized: Whether all images come in the shape wanted.
         shuffle_buffer: Images among which the next is drawn when shuffled.
     """
@@ -42,21 +44,20 @@ class Stream:
         self,
         name: str,
         items: Callable[[bool, int], Any],
+        *,
         image_size: int | tuple[int, int],
         channels: int,
-        labelled: bool,
+        labeled: bool,
         count: int | None = None,
-        on_error: str = "raise",
-        allowed: float = 0.01,
+        allow_damaged: float = 0.0,
         classes: Sequence[str] = (),
         dtype: str = "uint8",
         sized: bool = False,
         shuffle_buffer: int = 4096,
     ):
-        self.name, self.items, self.labelled = name, items, labelled
-        self._allowed = _checks.fraction("allowed", allowed)
+        self.name, self.items, self.labeled = name, items, labeled
+        self.allow_damaged = _checks.within("allow_damaged", allow_damaged, 1)
         self.image_shape = (*_checks.pair("image_size", image_size), _checks.positive_int("channels", channels))
-        self.skips = _checks.one_of("on_error", on_error, ("raise", "skip")) == "skip"
         self.count = None if self.skips else count
         self.classes, self.dtype, self.sized = list(classes), np.dtype(dtype), sized
         self.shuffle_buffer = _checks.positive_int("shuffle_buffer", shuffle_buffer)
@@ -64,13 +65,22 @@ class Stream:
 
     def __len__(self) -> int:
         if self.count is None:
-            raise TypeError(f"Nobody knows how many images {self.name} holds")
+            raise TypeError(f"The number of images in {self.name} is not known")
         return self.count
 
-    def views(self, image: Any, index: int, plan: Plan, epoch: int) -> np.ndarray | None:
-        """The crops of one image, or `None` where it cannot be decoded and is to be skipped."""
+    @property
+    def skips(self) -> bool:
+        """Whether damaged images are skipped, and not an error at once."""
+        return self.allow_damaged > 0
+
+    def views(self, image: Any, index: int, crop: Crop | None, generators: Generators) -> np.ndarray | None:
+        """Cut the image that is number `index`, as `Source.batch` does.
+
+        Returns:
+            The crops, (crops, height, width, channels), or `None` where the image cannot be decoded and is skipped.
+        """
         try:
-            return self._cut(image, f"number {index} of {self.name}", plan, plan.generators(index, epoch))
+            return self._cut(image, f"number {index} of {self.name}", crop, generators(index))
         except ValueError as error:
             if not self.skips:
                 raise
@@ -81,7 +91,7 @@ class Stream:
             with self._lock:
                 self._seen += 1
 
-    def _cut(self, image: Any, name: str, plan: Plan, generators: Any) -> np.ndarray:
+    def _cut(self, image: Any, name: str, crop: Crop | None, generators: Sequence[np.random.Generator]) -> np.ndarray:
         if isinstance(image, np.ndarray) and image.dtype != np.uint8:
             values = image.astype("float32", copy=False)
             low, high = values.min(), values.max()
@@ -90,9 +100,9 @@ class Stream:
                     f"Images must be finite and in 0-255. Received: {name} with values from {low:.4g} to {high:.4g}"
                 )
             image = image.astype(self.dtype, copy=False)
-        if plan.crop is None:
-            return image[None]
-        return np.stack(image_files.views(image, name, self.image_shape, plan.crop, generators))
+        if crop is None:
+            return np.asarray(image)[None]
+        return np.stack(image_files.views(image, name, self.image_shape, crop, generators))
 
     def start_of_epoch(self) -> None:
         """Forget what was counted in an epoch that was left before its end."""
@@ -100,17 +110,17 @@ class Stream:
             self._seen, self._bad = 0, []
 
     def end_of_epoch(self) -> None:
-        """Say what was skipped since the last call.
+        """Warn of what was skipped since the last call.
 
         Raises:
-            ValueError: If it was more than is allowed.
+            ValueError: If it was more than `allow_damaged`.
         """
         with self._lock:
             seen, bad, self._seen, self._bad = self._seen, self._bad, 0, []
-        if len(bad) > self._allowed * seen:
+        if len(bad) > self.allow_damaged * seen:
             raise ValueError(
-                f"At most {self._allowed:.2%} of the images may be damaged (`allowed`). Received: {len(bad)} of "
-                f"{seen:,} in {self.name}: " + "; ".join(bad[:5])
+                f"At most {self.allow_damaged:.2%} of the images may be damaged (`allow_damaged`). Received: "
+                f"{len(bad)} of {seen:,} in {self.name}: " + "; ".join(bad[:5])
             )
         if bad:
             listed = "\n".join(bad)
@@ -118,27 +128,15 @@ class Stream:
 
 
 def dataset_stream(
-    dataset: Any, image_size: int | tuple[int, int] | None, channels: int, on_error: str, allowed: float
+    dataset: Any, image_size: int | tuple[int, int] | None, channels: int, allow_damaged: float
 ) -> Stream:
-    """Any `tf.data.Dataset` of images as a stream; see `from_dataset`."""
-    tf = tensorflow("Reading a tf.data.Dataset")
+    """Return any `tf.data.Dataset` of images as a stream; see `from_dataset`."""
+    tf = _optional.require("tensorflow", "Reading a tf.data.Dataset")
     if not isinstance(dataset, tf.data.Dataset):
         raise ValueError(f"`dataset` must be a tf.data.Dataset. Received: a {type(dataset).__name__}")
     image, label = (_part(dataset.element_spec, part) for part in (0, 1))
-    ranks = (0,) if image.shape.rank == 0 else (0, 1)
-    if label is not None and (not label.dtype.is_integer or label.shape.rank not in ranks):
-        raise ValueError(f"Labels must be integers, one for each image. Received: {label}")
-    batched = image.shape.rank in (1, 4) if label is None else label.shape.rank == 1
-    shape = image.shape[1:] if batched else image.shape
+    batched, shape = _layout(tf, dataset.element_spec, image, label)
     encoded = image.dtype == tf.string
-    if shape.rank != (0 if encoded else 3):
-        raise ValueError(
-            "Elements must be images, (images, labels) or dicts with 'image' and 'label'; arrays (height, width, "
-            "channels) in 0-255 or the bytes of image files; in batches or one by one. "
-            f"Received: {dataset.element_spec}"
-        )
-    if not encoded and shape[2] is None:
-        raise ValueError(f"Images must have a known number of channels. Received: {image}")
 
     def pair(*element: Any) -> Any:
         element = element[0] if len(element) == 1 else element
@@ -152,39 +150,47 @@ def dataset_stream(
     return Stream(
         "the dataset",
         lambda shuffle, seed: single.map(pair),
-        size,
-        _checks.one_of("channels", channels, MODES) if encoded else shape[2],
-        label is not None,
-        count if count >= 0 else None,
-        on_error,
-        allowed,
+        image_size=size,
+        channels=_checks.one_of("channels", channels, MODES) if encoded else shape[2],
+        labeled=label is not None,
+        count=count if count >= 0 else None,
+        allow_damaged=allow_damaged,
         dtype="float32" if image.dtype.is_floating else "uint8",
         sized=size == own_size,
     )
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _layout(tf: Any, element_spec: Any, image: Any, label: Any) -> tuple[bool, Any]:
+    """Return whether elements are batches, and the shape of a single image.
 
-
-def tensorflow(what: str) -> Any:
-    """TensorFlow, or an error that says what needs it."""
-    try:
-        import tensorflow as tf
-    except ImportError as error:
-        raise ImportError(f'{what} takes TensorFlow: pip install "keras-mae[tensorflow]"') from error
-    return tf
+    Raises:
+        ValueError: If the elements are not images, with or without labels.
+    """
+    ranks = (0,) if image.shape.rank == 0 else (0, 1)
+    if label is not None and (not label.dtype.is_integer or label.shape.rank not in ranks):
+        raise ValueError(f"Labels must be integers, one for each image. Received: {label}")
+    batched = image.shape.rank in (1, 4) if label is None else label.shape.rank == 1
+    shape = image.shape[1:] if batched else image.shape
+    encoded = image.dtype == tf.string
+    if shape.rank != (0 if encoded else 3):
+        raise ValueError(
+            "Elements must be images, (images, labels) or dicts with 'image' and 'label'; arrays (height, width, "
+            "channels) in 0-255 or the bytes of image files; in batches or one by one. "
+            f"Received: {element_spec}"
+        )
+    if not encoded and shape[2] is None:
+        raise ValueError(f"Images must have a known number of channels. Received: {image}")
+    return batched, shape
 
 
 def _part(element: Any, part: int) -> Any:
-    """Image (0) or label (1) of an element or its spec; `None` where there is no label."""
+    """Return the image (0) or label (1) of an element or its spec; `None` where there is no label."""
     if isinstance(element, dict):
         names = (("image", "images"), ("label", "labels"))[part]
-        found = [element[name] for name in names if name in element]
-        if not found and part == 0:
+        present = [element[name] for name in names if name in element]
+        if not present and part == 0:
             raise ValueError(f"Dicts must have the key 'image'. Received: the keys {sorted(element)}")
-        return found[0] if found else None
+        return present[0] if present else None
     if isinstance(element, tuple | list):
         return element[part] if len(element) > part else None
     return element if part == 0 else None

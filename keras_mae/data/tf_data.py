@@ -11,12 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from keras_mae._optional import cores
 from keras_mae.data.batches import Batches, Plan
-from keras_mae.data.streams import Stream, cores
+from keras_mae.data.streams import Stream
+
+__all__ = ["dataset", "stream_dataset"]
 
 
 def dataset(batches: Batches) -> Any:
-    """A `tf.data.Dataset` of what `batches` holds; every iteration is an epoch."""
+    """Return a `tf.data.Dataset` of what `batches` holds; every iteration is an epoch."""
     import tensorflow as tf
 
     plan, source = batches.plan, batches.source
@@ -27,7 +30,7 @@ def dataset(batches: Batches) -> Any:
         place.update(epoch=epoch, batch=batch)
 
     def order() -> np.ndarray:
-        """For each image its index and the number of its batch."""
+        """Return, for each image, its index and the number of its batch."""
         epoch, begin = place["epoch"], place["batch"] * plan.own_images
         seek(epoch + 1)
         indices = batches.order(epoch)
@@ -42,28 +45,50 @@ def dataset(batches: Batches) -> Any:
         return [images] if labels is None else [images, labels]
 
     def batch_of(numbers: Any) -> Any:
-        types = [source.dtype, tf.int64] if source.labelled else [source.dtype]
+        types = [source.dtype, tf.int64] if source.labeled else [source.dtype]
         loaded = tf.numpy_function(load, [numbers], types, stateful=False)
-        return numbers[0, 1], _shaped(loaded, (plan.static_size, *source.image_shape))
+        return numbers[0, 1], _with_shapes(loaded, (plan.static_size, *source.image_shape))
 
-    made = tf.data.Dataset.from_tensors(0).flat_map(one_epoch)
-    made = made.batch(plan.own_images, drop_remainder=plan.drop_remainder)
-    made = made.map(batch_of, num_parallel_calls=plan.workers or cores())
-    made = made.apply(tf.data.experimental.assert_cardinality(len(batches)))
-    made = _finished(made, plan)
-    made.seek = seek  # the next iteration starts there, as if all before it had been seen
-    return made
+    numbered = tf.data.Dataset.from_tensors(0).flat_map(one_epoch)
+    numbered = numbered.batch(plan.own_images, drop_remainder=plan.drop_remainder)
+    numbered = numbered.map(batch_of, num_parallel_calls=plan.workers or cores())
+    numbered = numbered.apply(tf.data.experimental.assert_cardinality(len(batches)))
+    finished = _finish(numbered, plan)
+    finished.seek = seek  # the next iteration starts there, as if all before it had been seen
+    return finished
 
 
 def stream_dataset(stream: Stream, plan: Plan) -> Any:
-    """A `tf.data.Dataset` of a stream's images, cut one by one; every iteration is an epoch."""
+    """Return a `tf.data.Dataset` of a stream's images, cut one by one; every iteration is an epoch."""
+    import tensorflow as tf
+
+    views = _views(stream, plan)
+    if stream.skips:
+        views = views.filter(lambda pixels, labels, good: good)
+        views = views.concatenate(_at_the_end(stream.end_of_epoch, views.element_spec))
+    views = views.map(lambda pixels, labels, good: (pixels, labels))
+    batches = views.unbatch().batch(plan.own_size, drop_remainder=plan.drop_remainder)
+    if not stream.labeled:
+        batches = batches.map(lambda pixels, labels: pixels)
+    # A batch of a stream has no number by which it could be asked for again.
+    numbers = tf.data.Dataset.random(plan.draw(plan.seed), rerandomize_each_iteration=True)
+    numbered = tf.data.Dataset.zip(numbers, batches)
+    if stream.count is not None:
+        length = plan.length(stream.count)
+        # This worker's part of the batch that is dropped may be full.
+        numbered = numbered.take(length).apply(tf.data.experimental.assert_cardinality(length))
+    return _finish(numbered, plan)
+
+
+def _views(stream: Stream, plan: Plan) -> Any:
+    """Return a dataset of (crops, labels, whether the image could be decoded), one element an image."""
     import tensorflow as tf
 
     epochs = itertools.count()
     types = [stream.dtype, tf.int64, tf.bool]
 
     def load(image: Any, label: int, index: int, epoch: int) -> list[Any]:
-        pixels = stream.views(image, int(index), plan, int(epoch))
+        pixels = stream.views(image, int(index), plan.crop, plan.generators(int(epoch)))
         labels = np.full(plan.crops_per_image, label, "int64")
         plan.check_labels(labels)
         good = pixels is not None
@@ -88,27 +113,12 @@ def stream_dataset(stream: Stream, plan: Plan) -> Any:
         items = items.filter(lambda place, item: plan.is_own(place))
     if plan.shuffle:
         items = items.shuffle(stream.shuffle_buffer, seed=plan.seed)
-    made = tf.data.Dataset.zip(items, epoch.flat_map(lambda epoch: tf.data.Dataset.from_tensors(epoch).repeat()))
-    made = made.map(views_of, num_parallel_calls=plan.workers or cores())
-    if stream.skips:
-        made = made.filter(lambda pixels, labels, good: good)
-        made = made.concatenate(_at_the_end(stream.end_of_epoch, made.element_spec))
-    made = made.map(lambda pixels, labels, good: (pixels, labels))
-    made = made.unbatch().batch(plan.own_size, drop_remainder=plan.drop_remainder)
-    if not stream.labelled:
-        made = made.map(lambda pixels, labels: pixels)
-    # A batch of a stream has no number by which it could be asked for again.
-    numbers = tf.data.Dataset.random(plan.draw(plan.seed), rerandomize_each_iteration=True)
-    made = tf.data.Dataset.zip(numbers, made)
-    if stream.count is not None:
-        batches = plan.length(stream.count)
-        # Of a last batch that is dropped, this worker's part may be whole.
-        made = made.take(batches).apply(tf.data.experimental.assert_cardinality(batches))
-    return _finished(made, plan)
+    in_epoch = epoch.flat_map(lambda epoch: tf.data.Dataset.from_tensors(epoch).repeat())
+    return tf.data.Dataset.zip(items, in_epoch).map(views_of, num_parallel_calls=plan.workers or cores())
 
 
 def _at_the_end(call: Any, spec: Any) -> Any:
-    """A dataset without elements that calls a function when it is asked for one."""
+    """Return a dataset without elements that calls a function when it is asked for one."""
     import tensorflow as tf
 
     def called(_: Any) -> Any:
@@ -118,29 +128,30 @@ def _at_the_end(call: Any, spec: Any) -> Any:
     return tf.data.Dataset.from_tensors(0).filter(called).map(lambda _: none)
 
 
-def _shaped(loaded: Any, shape: tuple[int | None, ...]) -> Any:
-    """What `tf.numpy_function` forgot: the shape of images and labels."""
+def _with_shapes(loaded: Any, shape: tuple[int | None, ...]) -> Any:
+    """Give images and labels the shapes that `tf.numpy_function` forgets."""
     import tensorflow as tf
 
     images = tf.ensure_shape(loaded[0], shape)
     return images if len(loaded) == 1 else (images, tf.ensure_shape(loaded[1], shape[:1]))
 
 
-def _finished(made: Any, plan: Plan) -> Any:
-    """Of (number, batch): augmented, loaded ahead, and told how to be distributed."""
+def _finish(numbered: Any, plan: Plan) -> Any:
+    """Augment, prefetch and set the sharding policy of a dataset of (number, batch)."""
     import tensorflow as tf
 
-    if plan.augment is None:
-        made = made.map(lambda number, batch: batch)
+    augment = plan.augment
+    if augment is None:
+        batches = numbered.map(lambda number, batch: batch)
     else:
-        made = made.map(
-            lambda number, batch: plan.augment(batch[0], batch[1], plan.draw(number)), num_parallel_calls=cores()
+        batches = numbered.map(
+            lambda number, batch: augment(batch[0], batch[1], plan.draw(number)), num_parallel_calls=cores()
         )
     options = tf.data.Options()
     options.autotune.enabled = False  # the numbers are known, and finding them takes a tenth of the time
     options.deterministic = True
     policy = tf.data.experimental.AutoShardPolicy
     options.experimental_distribute.auto_shard_policy = policy.OFF if plan.shard[1] > 1 else policy.DATA
-    made = made.prefetch(2).with_options(options)
-    made.static_size = plan.static_size  # a distribution strategy parts batches by it
-    return made
+    batches = batches.prefetch(2).with_options(options)
+    batches.static_size = plan.static_size  # a distribution strategy divides batches by it
+    return batches

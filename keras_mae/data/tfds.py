@@ -6,18 +6,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from keras_mae import _checks
+from keras_mae import _checks, _optional
 from keras_mae.data.images import MODES
 from keras_mae.data.records import RecordSource
-from keras_mae.data.streams import Stream, tensorflow
+from keras_mae.data.streams import Stream
+
+__all__ = ["TFDSSource", "tfds_source"]
 
 
 class TFDSSource(RecordSource):
     """A TFDS split of ArrayRecord files, by index.
 
     Args:
-        builder: The prepared builder.
-        split: Such as "train" or "train[:10%]".
+        builder: Builder of a prepared data set.
+        split: Name of a split, or a part of one: "train" or "train[:10%]".
         image_size: Side in pixels of the images to make, or (height, width).
         channels: 1, 3 or 4.
     """
@@ -25,27 +27,27 @@ class TFDSSource(RecordSource):
     def __init__(self, builder: Any, split: str, image_size: int | tuple[int, int], channels: int):
         import tensorflow_datasets as tfds
 
-        self._image, self._label, self.classes = keys(builder.info)
+        self._image, self._label, self.classes = _keys(builder.info)
         self.image_shape = (*_checks.pair("image_size", image_size), _checks.one_of("channels", channels, MODES))
-        self.labelled = self._label is not None
+        self.labeled = self._label is not None
         self._records = builder.as_data_source(split, decoders={self._image: tfds.decode.SkipDecoding()})
 
     def _read(self, indices: list[int]) -> list[tuple[bytes, int | None]]:
-        found = self._records.__getitems__(indices)
-        return [(example[self._image], example[self._label] if self._label else None) for example in found]
+        examples = self._records.__getitems__(indices)
+        return [(example[self._image], example[self._label] if self._label else None) for example in examples]
 
 
-def source(
+def tfds_source(
     name: str,
     split: str,
     image_size: int | tuple[int, int],
+    *,
     channels: int,
     data_dir: str | Path | None,
     download: bool,
-    on_error: str,
-    allowed: float,
+    allow_damaged: float,
 ) -> TFDSSource | Stream:
-    """The split of a TFDS data set: by index where its files allow that, else as a stream.
+    """Open a split of a TFDS data set: by index where its files allow that, else as a stream.
 
     Raises:
         ValueError: If there is no such data set or split, it is not prepared, or it holds no images.
@@ -62,32 +64,29 @@ def source(
         ) from error
     if count < 1:
         raise ValueError(f"`split` must hold images. Received: split={split!r}, which holds none")
-    image, label, classes = keys(builder.info)
+    image, label, classes = _keys(builder.info)
     if getattr(builder.info.file_format, "value", None) == "array_record":
-        if on_error != "raise":
+        if allow_damaged:
             raise ValueError(
-                f"ArrayRecord sets are read by index: `on_error` must be 'raise'. Received: {on_error!r}"
+                f"ArrayRecord data sets are read by index: `allow_damaged` must be 0. Received: {allow_damaged!r}"
             )
         return TFDSSource(builder, split, image_size, channels)
     return Stream(
         f"{name} ({split})",
         _items(builder, split, image, label),
-        image_size,
-        _checks.one_of("channels", channels, MODES),
-        label is not None,
-        count,
-        on_error,
-        allowed,
-        classes,
+        image_size=image_size,
+        channels=_checks.one_of("channels", channels, MODES),
+        labeled=label is not None,
+        count=count,
+        allow_damaged=allow_damaged,
+        classes=classes,
     )
 
 
 def _prepared(name: str, data_dir: str | Path | None, download: bool) -> Any:
-    try:
-        import importlib_resources  # noqa: F401  (tensorflow-datasets needs it and does not say so)
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise ImportError('Reading TFDS takes tensorflow-datasets: pip install "keras-mae[tfds]"') from error
+    """Return the builder of a data set that is prepared, which it downloads if asked to."""
+    _optional.require("importlib_resources", "tensorflow-datasets")  # which does not say so itself
+    tfds = _optional.require("tensorflow_datasets", "Reading TFDS")
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except (tfds.core.registered.DatasetNotFoundError, AssertionError) as error:  # no such name; no such version
@@ -102,8 +101,8 @@ def _prepared(name: str, data_dir: str | Path | None, download: bool) -> Any:
     return builder
 
 
-def keys(info: Any) -> tuple[str, str | None, list[str]]:
-    """The names of a data set's image and label features, and its classes.
+def _keys(info: Any) -> tuple[str, str | None, list[str]]:
+    """Return the names of a data set's image and label features, and its classes.
 
     Raises:
         ValueError: If it has no image, or several and does not say which is the input.
@@ -125,7 +124,7 @@ def keys(info: Any) -> tuple[str, str | None, list[str]]:
 def _items(builder: Any, split: str, image: str, label: str | None) -> Callable[[bool, int], Any]:
     import tensorflow_datasets as tfds
 
-    tf = tensorflow("Reading a TFDS set that is not ArrayRecord")
+    tf = _optional.require("tensorflow", "Reading a TFDS data set that is not ArrayRecord")
 
     def pair(example: Any) -> Any:
         return example[image], tf.zeros((), tf.int64) if label is None else tf.cast(example[label], tf.int64)

@@ -28,11 +28,11 @@ class AdamW(keras.optimizers.AdamW):
 
     Args:
         learning_rate: A number or a schedule.
-        weight_decay: Decoupled, multiplied by the learning rate.
+        weight_decay: Decoupled weight decay, multiplied by the learning rate.
         beta_1: Decay of the mean of the gradients.
         beta_2: Decay of the mean of their squares; 0.95 for pre-training.
         epsilon: Added to the root of the mean square.
-        learning_rate_scales: What multiplies the learning rate, minimum and decay included, for each of the
+        learning_rate_scales: Factors of the learning rate, minimum and decay included, one for each of the
             trainable variables in the model's order; see `layer_decay_scales`. `None` is 1 for all.
         decayed: Whether each of them is decayed, in the same order.
         kwargs: `keras.optimizers.AdamW`'s other arguments (clipping, EMA, gradient accumulation, ...).
@@ -79,16 +79,16 @@ class AdamW(keras.optimizers.AdamW):
 
     def _use_weight_decay(self, variable: Any) -> bool:
         if self.decayed is not None:
-            return self.decayed[self._get_variable_index(variable)]
-        return len(variable.shape) > 1 and super()._use_weight_decay(variable)
+            return bool(self.decayed[self._get_variable_index(variable)])
+        return len(variable.shape) > 1 and bool(super()._use_weight_decay(variable))
 
     def _scale(self, variable: Any) -> float:
         if self.learning_rate_scales is None:
             return 1.0
-        return self.learning_rate_scales[self._get_variable_index(variable)]
+        return float(self.learning_rate_scales[self._get_variable_index(variable)])
 
     def _apply_weight_decay(self, variables: Any) -> None:
-        """Nothing: `update_step` decays, where the variable's own learning rate is known."""
+        """Do nothing: `update_step` decays, where the variable's own learning rate is known."""
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         rate = ops.cast(learning_rate, variable.dtype) * self._scale(variable)
@@ -139,14 +139,14 @@ def pretraining_adamw(
     weight_decay: float = 0.05,
     **kwargs: Any,
 ) -> AdamW:
-    """The pre-training optimizer: AdamW, betas (0.9, 0.95), warm-up and cosine, lr scaled by the batch.
+    """Return the pre-training optimizer: AdamW, betas (0.9, 0.95), warm-up and cosine, lr scaled by the batch.
 
     Args:
-        base_learning_rate: For a batch of 256 images; the learning rate is base * batch_size / 256.
-        batch_size: Images behind one update: batch × accumulation steps × replicas.
-        total_steps: Updates of the whole run. `None` keeps the learning rate constant.
-        warmup_steps: Updates of the warm-up from 0.
-        weight_decay: Not applied to biases and norms.
+        base_learning_rate: Learning rate for a batch of 256 images; the run's is base * batch_size / 256.
+        batch_size: Number of images behind one update: batch × accumulation steps × replicas.
+        total_steps: Number of updates of the whole run. `None` keeps the learning rate constant.
+        warmup_steps: Number of updates of the warm-up from 0.
+        weight_decay: Decoupled weight decay, not applied to biases and norms.
         kwargs: `AdamW`'s other arguments.
 
     Returns:
@@ -176,7 +176,7 @@ def _fused_adamw(
     beta_2: float,
     epsilon: float,
 ) -> None:
-    """One AdamW update of Keras variables in place, in one pass over memory. PyTorch only.
+    """Update Keras variables by one step of AdamW in place, in one pass over memory. PyTorch only.
 
     PyTorch's kernel adds `epsilon` after the bias correction of the second moment, Keras before it; dividing
     by the correction makes the two the same.

@@ -26,8 +26,8 @@ class LARS(keras.optimizers.Optimizer):
 
     Args:
         learning_rate: A number or a schedule. It multiplies the momentum, not what enters it.
-        momentum: beta above.
-        weight_decay: Added to the gradient before it is scaled: not decoupled.
+        momentum: Factor of the momentum: beta above.
+        weight_decay: Factor of the weights that are added to the gradient before it is scaled: not decoupled.
         trust_coefficient: Size of a step against the weights.
         kwargs: `keras.optimizers.Optimizer`'s other arguments (clipping, EMA, gradient accumulation, ...).
 
@@ -57,7 +57,7 @@ class LARS(keras.optimizers.Optimizer):
         self._momentums = self.add_optimizer_variables(variables, "momentum")
 
     def _apply_weight_decay(self, variables: Any) -> None:
-        """Nothing: the decay is part of the gradient."""
+        """Do nothing: the decay is part of the gradient."""
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         momentum = self._momentums[self._get_variable_index(variable)]
@@ -89,13 +89,13 @@ def probing_lars(
     warmup_steps: int = 0,
     **kwargs: Any,
 ) -> LARS:
-    """The linear probe's optimizer: LARS, momentum 0.9, no decay, warm-up and cosine to 0.
+    """Return the linear probe's optimizer: LARS, momentum 0.9, no decay, warm-up and cosine to 0.
 
     Args:
-        base_learning_rate: For a batch of 256 images; the learning rate is base * batch_size / 256.
-        batch_size: Images behind one update: batch × accumulation steps × replicas.
-        total_steps: Updates of the whole run. `None` keeps the learning rate constant.
-        warmup_steps: Updates of the warm-up from 0.
+        base_learning_rate: Learning rate for a batch of 256 images; the run's is base * batch_size / 256.
+        batch_size: Number of images behind one update: batch × accumulation steps × replicas.
+        total_steps: Number of updates of the whole run. `None` keeps the learning rate constant.
+        warmup_steps: Number of updates of the warm-up from 0.
         kwargs: `LARS`'s other arguments.
 
     Returns:

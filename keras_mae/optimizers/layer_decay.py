@@ -12,7 +12,7 @@ __all__ = ["fine_tuning_adamw", "layer_decay_scales"]
 
 
 def layer_decay_scales(model: Any, layer_decay: float) -> list[float]:
-    """What multiplies the learning rate of each trainable variable.
+    """Return the factor of the learning rate of each trainable variable.
 
     Args:
         model: A `ViTClassifier`, or any model with `num_layers` and `layer_index(variable)`.
@@ -47,17 +47,17 @@ def fine_tuning_adamw(
     beta_2: float = 0.999,
     **kwargs: Any,
 ) -> AdamW:
-    """The fine-tuning optimizer: AdamW, betas (0.9, 0.999), layer-wise decay, warm-up and cosine.
+    """Return the fine-tuning optimizer: AdamW, betas (0.9, 0.999), layer-wise decay, warm-up and cosine.
 
     Args:
         model: The `ViTClassifier` to train; its layers set the rates.
-        base_learning_rate: For a batch of 256 images; the head's learning rate is base * batch_size / 256.
-        batch_size: Images behind one update: batch × accumulation steps × replicas.
-        total_steps: Updates of the whole run. `None` keeps the learning rate constant.
-        warmup_steps: Updates of the warm-up from 0.
+        base_learning_rate: Learning rate for a batch of 256 images; the head's is base * batch_size / 256.
+        batch_size: Number of images behind one update: batch × accumulation steps × replicas.
+        total_steps: Number of updates of the whole run. `None` keeps the learning rate constant.
+        warmup_steps: Number of updates of the warm-up from 0.
         layer_decay: Factor from one layer to the one below. It scales the minimum, too.
-        weight_decay: Not applied to biases, norms, positions and class token.
-        minimum_learning_rate: Of the head, at the end of the cosine.
+        weight_decay: Decoupled weight decay, not applied to biases, norms, positions and class token.
+        minimum_learning_rate: Learning rate of the head at the end of the cosine.
         beta_2: Decay of the mean of the squared gradients.
         kwargs: `AdamW`'s other arguments.
 

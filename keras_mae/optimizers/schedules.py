@@ -12,7 +12,7 @@ __all__ = ["warmup_cosine"]
 def warmup_cosine(
     peak: float, total_steps: int, warmup_steps: int = 0, *, minimum: float = 0.0
 ) -> keras.optimizers.schedules.CosineDecay:
-    """Linear warm-up from 0 to `peak`, then half a cosine down to `minimum`.
+    """Return a linear warm-up from 0 to `peak`, then half a cosine down to `minimum`.
 
     Args:
         peak: The highest learning rate.

@@ -43,12 +43,12 @@ class TrainStep(BaseTrainStep):
                     statistic.assign(before)
             return self._logs((x, y, sample_weight), outputs, loss, finite)
 
-    @torch.no_grad()
     def test_step(self, data: Any) -> dict[str, Any]:
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(self.check_batch(data))
-        outputs = self.outputs_for_loss(x, training=False)
-        loss = self.compute_loss(x, y, outputs, sample_weight, training=False)
-        return self._logs((x, y, sample_weight), outputs, loss)
+        with torch.no_grad():
+            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(self.check_batch(data))
+            outputs = self.outputs_for_loss(x, training=False)
+            loss = self.compute_loss(x, y, outputs, sample_weight, training=False)
+            return self._logs((x, y, sample_weight), outputs, loss)
 
     def _logs(self, data: Any, outputs: Any, loss: Any, finite: Any = None) -> dict[str, Any]:
         """Return the logs of all processes' batches so far."""

@@ -1,8 +1,18 @@
 """Runs: training and scoring by a recipe, each of which leaves a directory of results."""
 
 from keras_mae.recipes import PretrainRecipe
+from keras_mae.training.batches import evaluation_batches, fit_recipe, training_batches, validation_batches
 from keras_mae.training.callbacks import Progress, StopOnNonFinite
 from keras_mae.training.directory import RunDirectory, RunFile
+from keras_mae.training.feeding import (
+    ClassifierFeed,
+    LabeledImages,
+    PretrainingFeed,
+    UnlabeledImages,
+    open_labeled,
+    open_test,
+    open_unlabeled,
+)
 from keras_mae.training.protocols import (
     run_evaluation,
     run_fine_tuning,
@@ -16,21 +26,32 @@ from keras_mae.training.watching import OnlineProbe, Watch
 
 __all__ = [
     "Checkpoints",
+    "ClassifierFeed",
+    "LabeledImages",
     "OnlineProbe",
     "Position",
     "Preempted",
     "PretrainRecipe",
+    "PretrainingFeed",
     "Progress",
     "RunDirectory",
     "RunFile",
     "RunOptions",
     "Saving",
     "StopOnNonFinite",
+    "UnlabeledImages",
     "Watch",
+    "evaluation_batches",
+    "fit_recipe",
+    "open_labeled",
+    "open_test",
+    "open_unlabeled",
     "run",
     "run_evaluation",
     "run_fine_tuning",
     "run_knn",
     "run_linear_probe",
     "run_pretraining",
+    "training_batches",
+    "validation_batches",
 ]

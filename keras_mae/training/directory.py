@@ -72,6 +72,19 @@ class RunDirectory:
     def __init__(self, path: str | Path):
         self.path = Path(path)
 
+    @classmethod
+    def next_free(cls, name: str, parent: str | Path = "runs") -> RunDirectory:
+        """Return the first of NAME-1, NAME-2, ... in `parent` that does not exist.
+
+        Args:
+            name: Name of the run, without a number.
+            parent: Directory that holds the runs' directories.
+        """
+        number = 1
+        while (path := Path(parent) / f"{name}-{number}").exists():
+            number += 1
+        return cls(path)
+
     def file(self, name: RunFile | str) -> Path:
         """Return the path of a file of the run.
 

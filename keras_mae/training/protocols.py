@@ -11,14 +11,14 @@ import numpy as np
 
 from keras_mae import _checks, distribution, transfer, visualize
 from keras_mae.classifier import ViTClassifier, check_labels
+from keras_mae.data.datasets import length, numpy_batches
 from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, Recipe, check_recipe
 from keras_mae.training.directory import RunDirectory, RunFile
 from keras_mae.training.metadata import merged
 from keras_mae.training.runner import RunOptions, run
-from keras_mae.transfer.features import batches
-from keras_mae.transfer.fine_tuning import compiled_classifier, length
+from keras_mae.transfer.fine_tuning import compiled_classifier
 from keras_mae.transfer.probing import compiled_probe
 
 __all__ = ["run_evaluation", "run_fine_tuning", "run_knn", "run_linear_probe", "run_pretraining"]
@@ -122,7 +122,9 @@ def run_fine_tuning(
         ValueError: If anything does not fit; and as `run`.
     """
     steps = length(dataset)
-    classifier = compiled_classifier(encoder, len(classes), recipe, steps, trainable_blocks, image_shape)
+    classifier = compiled_classifier(
+        encoder, len(classes), recipe, steps, trainable_blocks=trainable_blocks, image_shape=image_shape
+    )
     known = _known(classifier, recipe, steps) | {"protocol": "fine-tuning", "trainable_blocks": trainable_blocks}
     return _run_classifier(
         classifier,
@@ -307,14 +309,12 @@ def run_knn(
 
 def _predicted(classifier: ViTClassifier, test: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return the predicted and the true classes of all test images."""
-    replicas = distribution.current().replicas
     predicted, true = [], []
-    for images, labels in batches(test):
+    for images, labels in numpy_batches(test):
         if labels is None:
             raise ValueError("A classifier is scored on (images, labels). Received: no labels")
         check_labels(labels, classifier.num_classes)
-        missing = -len(images) % replicas  # of a batch that all can have an equal part of
-        whole = np.concatenate([images, images[:1].repeat(missing, axis=0)]) if missing else images
+        whole = distribution.current().pad(images)
         predicted.append(classifier.predict_on_batch(whole)[: len(images)].argmax(-1))
         true.append(labels)
     return np.concatenate(predicted), np.concatenate(true)

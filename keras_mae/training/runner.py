@@ -10,11 +10,11 @@ import keras
 from rich.console import Console
 
 from keras_mae import distribution
+from keras_mae.data.datasets import length
 from keras_mae.recipes import Recipe
 from keras_mae.training.callbacks import Interruptible, LogLearningRate, Progress, StopOnNonFinite
 from keras_mae.training.directory import RunDirectory, RunFile
 from keras_mae.training.resume import Checkpoints, Preempted, Saving, check_room_for, seek
-from keras_mae.transfer.fine_tuning import length
 
 __all__ = ["RunOptions", "run"]
 

@@ -1,4 +1,4 @@
-"""The nearest neighbours' vote: what features are worth without any training."""
+"""The nearest neighbors' vote: what features are worth without any training."""
 
 from __future__ import annotations
 
@@ -6,24 +6,26 @@ from typing import Any
 
 import numpy as np
 
-from keras_mae import _checks
+from keras_mae import _checks, _optional
 from keras_mae.transfer.features import Features
+
+__all__ = ["knn_accuracy", "knn_predict"]
 
 
 def knn_accuracy(train: Features, test: Features, k: int = 20, temperature: float = 0.07) -> float:
-    """Accuracy of the vote of the k training images nearest by cosine, each weighted by exp(cosine / temperature).
+    """Score the vote of the k training images nearest by cosine, each weighted by exp(cosine / temperature).
 
-    Features of masked autoencoders are known to be weak here, and to be much better fine-tuned: they are not
-    trained to be near for what is alike.
+    Features of masked autoencoders are known to be weak here, and to be much better once fine-tuned: they are not
+    trained to be near one another for images that are alike.
 
     Args:
         train: Features and labels of the images that vote; see `extract_features`.
         test: Features and labels of the images to classify.
-        k: Neighbours that vote.
-        temperature: The smaller, the more the nearest count.
+        k: Number of neighbors that vote.
+        temperature: Divisor of the cosines; the smaller, the more the nearest neighbors count.
 
     Returns:
-        The share of test images that are classified right.
+        The share of test images that are classified correctly, in [0, 1].
 
     Raises:
         ImportError: If scikit-learn is missing.
@@ -38,7 +40,21 @@ def knn_accuracy(train: Features, test: Features, k: int = 20, temperature: floa
 
 
 def knn_predict(train: Features, features: Any, k: int = 20, temperature: float = 0.07) -> np.ndarray:
-    """The labels that the neighbours vote for, (images,); arguments as in `knn_accuracy`."""
+    """Return the labels, (images,), that the neighbors vote for.
+
+    Args:
+        train: Features and labels of the images that vote; see `extract_features`.
+        features: Features of the images to classify, (images, embed_dim).
+        k: As in `knn_accuracy`.
+        temperature: As in `knn_accuracy`.
+
+    Returns:
+        The predicted labels, integers (images,).
+
+    Raises:
+        ImportError: If scikit-learn is missing.
+        ValueError: If labels are missing, or `k` exceeds the number of training images.
+    """
     _checks.positive("temperature", temperature)
     if train.labels is None:
         raise ValueError("`train` must have labels. Received: labels=None")
@@ -46,14 +62,11 @@ def knn_predict(train: Features, features: Any, k: int = 20, temperature: float 
         raise ValueError(
             f"`k` must not exceed the number of training images. Received: k={k} for {len(train.features)} images"
         )
-    try:
-        from sklearn.neighbors import KNeighborsClassifier
-    except ImportError as error:
-        raise ImportError('Nearest neighbours come with scikit-learn: pip install "keras-mae[data]"') from error
-    vote = KNeighborsClassifier(
+    neighbors = _optional.require("sklearn.neighbors", "The nearest neighbors' vote")
+    vote = neighbors.KNeighborsClassifier(
         n_neighbors=k,
         metric="cosine",
         algorithm="brute",
         weights=lambda distances: np.exp(-distances / temperature),  # the factor exp(1 / temperature) cancels
     )
-    return vote.fit(train.features, train.labels).predict(features)
+    return np.asarray(vote.fit(train.features, train.labels).predict(features))

@@ -7,11 +7,14 @@ from typing import Any
 import keras
 
 from keras_mae.classifier import ViTClassifier, check_labels
+from keras_mae.data.datasets import length
 from keras_mae.encoder import ViTEncoder
 from keras_mae.loss import Accuracy, CrossEntropy
 from keras_mae.recipes import LinearProbeRecipe, check_recipe
 from keras_mae.transfer.features import extract_features
-from keras_mae.transfer.fine_tuning import fitted, length
+from keras_mae.transfer.fine_tuning import fit_classifier
+
+__all__ = ["compiled_probe", "linear_probe"]
 
 
 def linear_probe(
@@ -19,9 +22,11 @@ def linear_probe(
     dataset: Any,
     num_classes: int,
     recipe: LinearProbeRecipe,
+    *,
     validation_data: Any = None,
     cache_features: bool = False,
     console: Any = None,
+    jit_compile: bool | str = "auto",
     **fit_options: Any,
 ) -> ViTClassifier:
     """Train a BatchNorm without scale and shift and a linear head on the frozen encoder's class token.
@@ -29,13 +34,14 @@ def linear_probe(
     Args:
         encoder: A `ViTEncoder`, such as `mae.encoder`. It is not changed; nor is the classifier's copy of it.
         dataset: Batches of (images, labels), with a length.
-        num_classes: Classes.
-        recipe: The numbers; see `keras_mae.recipes.LinearProbeRecipe.for_size`.
+        num_classes: Number of classes.
+        recipe: Numbers of the training; see `keras_mae.recipes.LinearProbeRecipe.for_size`.
         validation_data: Images and labels to evaluate after every epoch.
         cache_features: Whether to compute the features once and train on them: much faster, but every epoch sees
-            the images as they came in that one pass. It says so: augmentation is off.
-        console: The `rich` console where it says so; a new one on stderr by default, none if `verbose` is 0.
-        fit_options: `verbose`, `callbacks` and the like, of `keras.Model.fit`; `jit_compile` of `compile`.
+            the images as they came in that one pass. A notice says that augmentation is off.
+        console: The `rich` console for that notice; a new one on stderr by default, none if `verbose` is 0.
+        jit_compile: As in `keras.Model.compile`.
+        fit_options: Other options of `keras.Model.fit`: `verbose`, `callbacks` and the like.
 
     Returns:
         The trained `ViTClassifier`; its `history` is `fit`'s.
@@ -45,10 +51,9 @@ def linear_probe(
 
     Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, table 10.
     """
-    jit_compile = fit_options.pop("jit_compile", "auto")
     if not cache_features:
-        classifier = compiled_probe(encoder, num_classes, recipe, length(dataset), jit_compile)
-        return fitted(classifier, dataset, recipe.epochs, validation_data, fit_options)
+        probe = compiled_probe(encoder, num_classes, recipe, length(dataset), jit_compile=jit_compile)
+        return fit_classifier(probe, dataset, recipe.epochs, validation_data=validation_data, **fit_options)
     if console is None and fit_options.get("verbose", 1):
         from rich.console import Console
 
@@ -56,9 +61,9 @@ def linear_probe(
     if console is not None:
         notice = "The probe trains on cached features: augmentation is off, every epoch sees the same ones."
         console.print(notice, highlight=False)
-    return _on_cached_features(
-        _probe(encoder, num_classes), dataset, recipe, validation_data, jit_compile, fit_options
-    )
+    probe = _probe(encoder, num_classes)
+    _fit_on_features(probe, dataset, recipe, validation_data=validation_data, jit_compile=jit_compile, **fit_options)
+    return probe
 
 
 def compiled_probe(
@@ -66,9 +71,10 @@ def compiled_probe(
     num_classes: int,
     recipe: LinearProbeRecipe,
     steps_per_epoch: int,
+    *,
     jit_compile: bool | str = "auto",
 ) -> ViTClassifier:
-    """The classifier that `linear_probe` trains; arguments as there."""
+    """Return the classifier that `linear_probe` trains."""
     check_recipe(recipe, LinearProbeRecipe)
     probe = _probe(encoder, num_classes)
     probe.compile(recipe.optimizer(steps_per_epoch), jit_compile=jit_compile)
@@ -79,31 +85,34 @@ def _probe(encoder: ViTEncoder, num_classes: int) -> ViTClassifier:
     return ViTClassifier(encoder, num_classes, pooling="token", trainable_blocks=0, batch_norm=True)
 
 
-def _on_cached_features(
-    classifier: ViTClassifier,
+def _fit_on_features(
+    probe: ViTClassifier,
     dataset: Any,
     recipe: LinearProbeRecipe,
+    *,
     validation_data: Any,
     jit_compile: bool | str,
-    fit_options: dict[str, Any],
-) -> ViTClassifier:
+    **fit_options: Any,
+) -> None:
+    """Compute the features once, and train the probe's head on them."""
+
     def features_of(data: Any) -> tuple[Any, Any]:
-        features, labels = extract_features(classifier.encoder, data, progress=fit_options.get("verbose", 1) != 0)
+        features, labels = extract_features(probe.encoder, data, progress=fit_options.get("verbose", 1) != 0)
         if labels is None:
             raise ValueError("A classifier is trained on (images, labels). Received: no labels")
-        check_labels(labels, classifier.num_classes)
+        check_labels(labels, probe.num_classes)
         return features, labels
 
     features, labels = features_of(dataset)
     batch = min(recipe.step_batch_size, len(features))
-    head = keras.Sequential(classifier.head.layers)  # a compiled part of a model is not saved as it should be
+    head = keras.Sequential(probe.head.layers)  # a compiled part of a model is not saved as it should be
     head.compile(
         recipe.optimizer(-(-len(features) // batch)),
         CrossEntropy(),
         metrics=[Accuracy()],
         jit_compile=jit_compile,
     )
-    classifier.history = head.fit(
+    probe.history = head.fit(
         features,
         labels,
         batch_size=batch,
@@ -111,5 +120,4 @@ def _on_cached_features(
         validation_data=None if validation_data is None else features_of(validation_data),
         **fit_options,
     )
-    classifier.compile(head.optimizer)
-    return classifier
+    probe.compile(head.optimizer)

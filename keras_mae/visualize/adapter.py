@@ -9,6 +9,8 @@ from keras import ops
 
 from keras_mae.visualize.models import classifier_of
 
+__all__ = ["keras_vis"]
+
 
 class _Front(keras.layers.Layer):
     """Images to tokens, up to and with block `depth - 1`."""
@@ -42,13 +44,13 @@ class _Back(keras.layers.Layer):
 
 
 def keras_vis(classifier: Any) -> keras.Model:
-    """A classifier as a functional model, with the feature map that tf-keras-vis' methods look for. TensorFlow only.
+    """Turn a classifier into a functional model with the feature map that tf-keras-vis looks for. TensorFlow only.
 
     It shares the classifier's weights and returns its logits. Its layer "feature_map" holds the patch tokens as
-    (batch, rows, columns, embed_dim): after the last block, or before it with `pooling="token"`, for behind it the
-    patches have no part in the class token. Name it to Grad-CAM, Grad-CAM++, Score-CAM and Layer-CAM, and always
-    with `seek_penultimate_conv_layer=False`; saliency and activation maximisation take no layer. Images are floats,
-    0–255: integers have no gradient. The output is logits already, so no `ReplaceToLinear` is needed.
+    (batch, rows, columns, embed_dim): after the last block, or before it with `pooling="token"`, because after
+    it the patches no longer reach the class token. Pass its name to Grad-CAM, Grad-CAM++, Score-CAM and Layer-CAM,
+    always with `seek_penultimate_conv_layer=False`; saliency and activation maximization take no layer. Images are
+    floats, 0–255: integers have no gradient. The output is logits already, so no `ReplaceToLinear` is needed.
 
     Args:
         classifier: A `ViTClassifier`.

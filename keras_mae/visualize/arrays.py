@@ -16,12 +16,22 @@ from keras_mae.random import EVALUATION_STEP, hash_noise
 from keras_mae.reconstruction import Reconstruction, check_images
 from keras_mae.visualize.models import encoder_of, run
 
+__all__ = [
+    "attention",
+    "attention_rollout",
+    "feature_colors",
+    "patch_maps",
+    "position_similarity",
+    "reconstruct_at",
+]
+
 
 # === Reconstructions ===
 def reconstruct_at(
     mae: Any,
     images: Any,
     mask_ratios: Sequence[float] = (0.5, 0.75, 0.9),
+    *,
     seed: int | None = None,
     statistics: str = "visible",
 ) -> list[Reconstruction]:
@@ -29,9 +39,9 @@ def reconstruct_at(
 
     Args:
         mae: A `MaskedAutoencoder`.
-        images: (batch, height, width, channels), 0–255.
+        images: Images (batch, height, width, channels), 0–255.
         mask_ratios: Fractions of the patches to remove, at random.
-        seed: Of the masks; the model's by default.
+        seed: Seed for the masks; the model's by default.
         statistics: As in `MaskedAutoencoder.reconstruct`.
 
     Returns:
@@ -59,14 +69,16 @@ def reconstruct_at(
 
 
 # === Attention ===
-def attention(model: Any, images: Any, layers: int | Sequence[int] | None = None, batch_size: int = 32) -> np.ndarray:
-    """How much of each token every token takes, in each layer and head.
+def attention(
+    model: Any, images: Any, layers: int | Sequence[int] | None = None, *, batch_size: int = 32
+) -> np.ndarray:
+    """Compute how much of each token every token takes, in each layer and head.
 
     Args:
         model: A `ViTEncoder`, or a `ViTClassifier` or `MaskedAutoencoder`, whose encoder then sees all patches.
-        images: (batch, height, width, channels), 0–255.
-        layers: Which of the encoder's blocks, from 0, or from -1 backwards; all by default. For large models ask
-            for what you need: an image takes depth * heads * tokens² numbers.
+        images: Images (batch, height, width, channels), 0–255.
+        layers: Indices of the encoder's blocks, from 0, or from -1 backwards; all by default. For large models ask
+            only for what you need: an image takes depth * heads * tokens² numbers.
         batch_size: Images at a time.
 
     Returns:
@@ -82,29 +94,29 @@ def attention(model: Any, images: Any, layers: int | Sequence[int] | None = None
     chosen = [layer % depth for layer in wanted]
 
     def stacked(encoder: ViTEncoder, images: Any) -> Any:
-        found, x = {}, encoder.embed(images)
+        probabilities, x = {}, encoder.embed(images)
         for index, block in enumerate(encoder.blocks[: max(chosen) + 1]):
             if index in chosen:
-                found[index] = block.attention.probabilities(block.norm1(x))
+                probabilities[index] = block.attention.probabilities(block.norm1(x))
             x = block(x)
-        return ops.stack([found[index] for index in chosen], axis=1)
+        return ops.stack([probabilities[index] for index in chosen], axis=1)
 
     return run(model, stacked, images, batch_size)
 
 
 def attention_rollout(model: Any, images: Any, batch_size: int = 32) -> np.ndarray:
-    """How much of each patch arrives in every token after all layers.
+    """Compute how much of each patch arrives in every token after all layers.
 
-    The heads' mean in each layer, with the identity added for the residual path and rows made to sum to 1 again,
-    multiplied through the layers.
+    This is the heads' mean in each layer, with the identity added for the residual path and rows made to sum to 1
+    again, multiplied through the layers.
 
     Args:
         model: As in `attention`.
-        images: (batch, height, width, channels), 0–255.
+        images: Images (batch, height, width, channels), 0–255.
         batch_size: Images at a time.
 
     Returns:
-        float32 (batch, tokens, tokens); the last axis sums to 1. `patch_maps` makes maps of it.
+        float32 (batch, tokens, tokens); the last axis sums to 1. `patch_maps` turns it into maps.
 
     Raises:
         ValueError: If the model has no encoder, or the images do not fit.
@@ -126,13 +138,13 @@ def attention_rollout(model: Any, images: Any, batch_size: int = 32) -> np.ndarr
 
 
 def patch_maps(model: Any, attention: np.ndarray, query: tuple[int, int] | str | None = None) -> np.ndarray:
-    """What one token takes from the patches, as maps on their grid.
+    """Return what one token takes from the patches, as maps on their grid.
 
     Args:
-        model: The model that `attention` is of.
-        attention: (..., tokens, tokens), from `attention` or `attention_rollout`.
-        query: Which token takes: "class", the class token; "mean", the patches on average; or the (row, column) of a
-            patch. By default what the model's head sees: "mean" for a classifier on the mean of the patch tokens,
+        model: The model that `attention` was computed with.
+        attention: Array (..., tokens, tokens), from `attention` or `attention_rollout`.
+        query: The token that takes: "class", the class token; "mean", the patches on average; or the (row, column) of
+            a patch. By default what the model's head sees: "mean" for a classifier on the mean of the patch tokens,
             else "class".
 
     Returns:
@@ -164,15 +176,16 @@ def patch_maps(model: Any, attention: np.ndarray, query: tuple[int, int] | str |
         )
     else:
         taken = attention[..., 1 + query[0] * columns + query[1], 1:]
-    return taken.reshape(*taken.shape[:-1], rows, columns)
+    maps: np.ndarray = taken.reshape(*taken.shape[:-1], rows, columns)
+    return maps
 
 
 # === Positions and features ===
 def position_similarity(model: Any) -> np.ndarray:
-    """The cosine similarity of each patch's position embedding with all others.
+    """Return the cosine similarity of each patch's position embedding with all others.
 
     Args:
-        model: A `ViTEncoder`, a `ViTClassifier` or a `MaskedAutoencoder` (of which the encoder's).
+        model: A `ViTEncoder`, a `ViTClassifier` or a `MaskedAutoencoder`, whose encoder counts.
 
     Returns:
         float32 (rows, columns, rows, columns), in [-1, 1].
@@ -185,19 +198,20 @@ def position_similarity(model: Any) -> np.ndarray:
     encoder = encoder_of(model)
     positions = ops.convert_to_numpy(encoder.position_embedding)[1:].astype("float64")
     positions /= np.maximum(np.linalg.norm(positions, axis=1, keepdims=True), 1e-12)
-    return (positions @ positions.T).astype("float32").reshape(*encoder.grid, *encoder.grid)
+    similarity: np.ndarray = (positions @ positions.T).astype("float32")
+    return similarity.reshape(*encoder.grid, *encoder.grid)
 
 
 def feature_colors(model: Any, images: Any, batch_size: int = 32) -> np.ndarray:
-    """The patches' features as colours: alike where the model finds patches alike, across the images too.
+    """Return the patches' features as colors: alike where the model finds patches alike, across the images too.
 
     Red, green and blue are the features' first three principal components over all patches of the given images,
-    each stretched to the whole range. A component's sign, which means nothing, is such that the feature which
-    weighs most in it weighs positively.
+    each stretched to the whole range. A component's sign, which means nothing, is chosen such that its largest weight
+    is positive.
 
     Args:
         model: As in `attention`.
-        images: (batch, height, width, channels), 0–255.
+        images: Images (batch, height, width, channels), 0–255.
         batch_size: Images at a time.
 
     Returns:
@@ -211,7 +225,7 @@ def feature_colors(model: Any, images: Any, batch_size: int = 32) -> np.ndarray:
     flat -= flat.mean(axis=0)
     axes = np.linalg.svd(flat.T @ flat)[0][:, :3]
     axes *= np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(3)])
-    colours = flat @ axes
-    low, high = colours.min(axis=0), colours.max(axis=0)
-    colours = 255 * (colours - low) / np.maximum(high - low, 1e-12)
-    return np.rint(colours).astype("uint8").reshape(len(features), *encoder_of(model).grid, 3)
+    colors: np.ndarray = flat @ axes
+    low, high = colors.min(axis=0), colors.max(axis=0)
+    colors = np.rint(255 * (colors - low) / np.maximum(high - low, 1e-12)).astype("uint8")
+    return colors.reshape(len(features), *encoder_of(model).grid, 3)

@@ -9,23 +9,31 @@ from typing import Any
 
 import numpy as np
 
-from keras_mae import _checks
+from keras_mae import _checks, _optional
 from keras_mae.reconstruction import Reconstruction
 
-Bands = int | Sequence[int] | None
+__all__ = [
+    "attention_heads",
+    "check_savable",
+    "confusion",
+    "feature_maps",
+    "new_figure",
+    "overlays",
+    "position_maps",
+    "reconstructions",
+]
+
+_Bands = int | Sequence[int] | None
 
 
 def new_figure(width: float, height: float) -> Any:
-    """An empty figure, in inches, which notebooks show by itself.
+    """Return an empty figure, in inches, which notebooks show by themselves.
 
     Raises:
         ImportError: If matplotlib is missing.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('Pictures take matplotlib: pip install "keras-mae[viz]"') from error
-    figure: Any = Figure((width, height), dpi=100, layout="constrained")  # no pyplot: no display, no global state
+    # No pyplot: no display, no global state.
+    figure = _optional.require("matplotlib.figure", "Drawing").Figure((width, height), dpi=100, layout="constrained")
     figure._repr_png_ = partial(_png, figure)  # IPython shows figures only where pyplot has been imported
     return figure
 
@@ -36,10 +44,10 @@ def _png(figure: Any) -> bytes:
     return file.getvalue()
 
 
-def _shown(images: np.ndarray, bands: Bands) -> np.ndarray:
-    """Images of 0–255 as matplotlib takes them: float32 in [0, 1], one channel or three.
+def _shown(images: np.ndarray, bands: _Bands) -> np.ndarray:
+    """Return images of 0–255 as matplotlib takes them: float32 in [0, 1], one channel or three.
 
-    By default one channel is grey, of two the first, three are colour, and of more the first three.
+    By default one channel is gray and three are color; two show their first, and more their first three.
     """
     channels = images.shape[-1]
     if bands is None:
@@ -61,32 +69,32 @@ def _panel(axes: Any, image: np.ndarray, **style: Any) -> Any:
 
 
 def _panels(rows: int, columns: int, aspect: float, side: float = 1.5, extra: float = 0.5) -> tuple[Any, Any]:
-    """A figure with a grid of panels of `side` inches whose height is `aspect` times that."""
+    """Return a figure with a grid of panels of `side` inches whose height is `aspect` times that."""
     figure = new_figure(side * columns, side * aspect * rows + extra)
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def _four_dimensions(argument: str, images: Any) -> np.ndarray:
-    images = np.asarray(images)
-    if images.ndim != 4 or not len(images):
+    array: np.ndarray = np.asarray(images)
+    if array.ndim != 4 or not len(array):
         raise ValueError(
             f"`{argument}` must have shape (batch, height, width, channels) with at least one image. "
-            f"Received: {argument}.shape={images.shape}"
+            f"Received: {argument}.shape={array.shape}"
         )
-    return images
+    return array
 
 
 def reconstructions(
-    result: Reconstruction | Sequence[Reconstruction], max_images: int = 8, bands: Bands = None
+    result: Reconstruction | Sequence[Reconstruction], max_images: int = 8, *, bands: _Bands = None
 ) -> Any:
-    """Masked, predicted, pasted and original side by side, an image a row, as in the paper's figure 2.
+    """Draw masked, predicted, pasted and original side by side, one row per image, as in the paper's figure 2.
 
     Args:
-        result: What `MaskedAutoencoder.reconstruct` returned, or several of them, such as the mask ratios of
+        result: A `Reconstruction` from `MaskedAutoencoder.reconstruct`, or several, such as the mask ratios of
             `reconstruct_at`: their images one below the other, the share of removed patches beside them.
-        max_images: Images of each result to show, the first ones.
-        bands: Channels to show: one in grey, or three as red, green and blue. The first three by default, or the
-            first of fewer.
+        max_images: Number of images to show of each result, from the first on.
+        bands: Channels to show: one in gray, or three as red, green and blue. By default the first three, or the
+            first where there are fewer.
 
     Returns:
         A matplotlib `Figure`; `figure.savefig(path)` writes it.
@@ -121,17 +129,17 @@ def reconstructions(
     return figure
 
 
-def overlays(images: Any, maps: Any, bands: Bands = None) -> Any:
-    """Images beside the same in grey with maps over them: rollout, saliency, or another library's Grad-CAM.
+def overlays(images: Any, maps: Any, bands: _Bands = None) -> Any:
+    """Draw images beside the same in gray with maps over them: rollout, saliency, or another library's Grad-CAM.
 
     Args:
-        images: (batch, height, width, channels), 0–255.
-        maps: (batch, rows, columns), on the grid of patches or of pixels; or a dict of several, by their titles.
+        images: Images (batch, height, width, channels), 0–255.
+        maps: Maps (batch, rows, columns), on the grid of patches or of pixels; or a dict of several, by their titles.
             Each is stretched from its smallest value to its largest.
         bands: As in `reconstructions`.
 
     Returns:
-        A matplotlib `Figure`, an image a row.
+        A matplotlib `Figure`, one row per image.
 
     Raises:
         ImportError: If matplotlib is missing.
@@ -159,13 +167,13 @@ def overlays(images: Any, maps: Any, bands: Bands = None) -> Any:
     return figure
 
 
-def attention_heads(image: Any, maps: Any, layers: Sequence[int] | None = None, bands: Bands = None) -> Any:
-    """Where each head of each layer looks in one image.
+def attention_heads(image: Any, maps: Any, layers: Sequence[int] | None = None, *, bands: _Bands = None) -> Any:
+    """Draw where each head of each layer looks in one image.
 
     Args:
-        image: (height, width, channels), 0–255.
-        maps: (layers, heads, rows, columns), such as `patch_maps(model, attention(model, images))[0]`.
-        layers: The numbers of these layers; 0, 1, ... by default.
+        image: Image (height, width, channels), 0–255.
+        maps: Maps (layers, heads, rows, columns), such as `patch_maps(model, attention(model, images))[0]`.
+        layers: Numbers of these layers; 0, 1, ... by default.
         bands: As in `reconstructions`.
 
     Returns:
@@ -200,13 +208,13 @@ def attention_heads(image: Any, maps: Any, layers: Sequence[int] | None = None, 
 
 
 def position_maps(similarity: Any) -> Any:
-    """How like each position is to all others: a small map for each patch, at the patch's place.
+    """Draw how similar each position is to all others: a small map for each patch, at the patch's place.
 
     Args:
-        similarity: (rows, columns, rows, columns), from `position_similarity`.
+        similarity: Array (rows, columns, rows, columns), from `position_similarity`.
 
     Returns:
-        A matplotlib `Figure`; colours go from the least similarity to 1.
+        A matplotlib `Figure`; colors go from the least similarity to 1.
 
     Raises:
         ImportError: If matplotlib is missing.
@@ -239,44 +247,44 @@ def position_maps(similarity: Any) -> Any:
     return figure
 
 
-def feature_maps(images: Any, colours: Any, bands: Bands = None) -> Any:
-    """Images beside their patches' features as colours.
+def feature_maps(images: Any, colors: Any, bands: _Bands = None) -> Any:
+    """Draw images beside their patches' features as colors.
 
     Args:
-        images: (batch, height, width, channels), 0–255.
-        colours: 0–255 (batch, rows, columns, 3), from `feature_colors`.
+        images: Images (batch, height, width, channels), 0–255.
+        colors: Array (batch, rows, columns, 3), 0–255, from `feature_colors`.
         bands: As in `reconstructions`.
 
     Returns:
-        A matplotlib `Figure`, an image a row.
+        A matplotlib `Figure`, one row per image.
 
     Raises:
         ImportError: If matplotlib is missing.
-        ValueError: If images and colours do not fit one another, or there is no such channel.
+        ValueError: If images and colors do not fit one another, or there is no such channel.
     """
-    images, colours = _four_dimensions("images", images), _four_dimensions("colours", colours)
-    if len(colours) != len(images) or colours.shape[3] != 3:
+    images, colors = _four_dimensions("images", images), _four_dimensions("colors", colors)
+    if len(colors) != len(images) or colors.shape[3] != 3:
         raise ValueError(
-            f"`colours` must have shape (batch, rows, columns, 3), one for each of the {len(images)} images. "
-            f"Received: colours.shape={colours.shape}"
+            f"`colors` must have shape (batch, rows, columns, 3), one for each of the {len(images)} images. "
+            f"Received: colors.shape={colors.shape}"
         )
     height, width = images.shape[1:3]
     figure, grid = _panels(len(images), 2, height / width, extra=0.3)
-    for axes, image, theirs in zip(grid, _shown(images, bands), _shown(colours, None), strict=True):
+    for axes, image, tiles in zip(grid, _shown(images, bands), _shown(colors, None), strict=True):
         _panel(axes[0], image)
-        _panel(axes[1], theirs, extent=(0, width, height, 0))
+        _panel(axes[1], tiles, extent=(0, width, height, 0))
     for panel, title in zip(grid[0], ("image", "features"), strict=True):
         panel.set_title(title, fontsize=8)
     return figure
 
 
 def confusion(labels: Any, predicted: Any, classes: Sequence[str]) -> Any:
-    """Which class is taken for which: a row for each true class, in per cent of its images.
+    """Draw which class is taken for which: a row for each true class, in percent of its images.
 
     Args:
         labels: True classes, integers (images,).
-        predicted: Predicted ones, integers (images,).
-        classes: Names.
+        predicted: Predicted classes, integers (images,).
+        classes: Names of the classes, in the order of the labels.
 
     Returns:
         A matplotlib `Figure`.
@@ -293,8 +301,8 @@ def confusion(labels: Any, predicted: Any, classes: Sequence[str]) -> Any:
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
     if len(classes) <= 30:
         for row, column in np.argwhere(shares >= 0.5):
-            colour = "white" if shares[row, column] > 50 else "black"
-            axes.text(column, row, f"{shares[row, column]:.0f}", ha="center", va="center", color=colour, fontsize=7)
+            color = "white" if shares[row, column] > 50 else "black"
+            axes.text(column, row, f"{shares[row, column]:.0f}", ha="center", va="center", color=color, fontsize=7)
         axes.set_xticks(range(len(classes)), classes, rotation=60, ha="right", fontsize=7)
         axes.set_yticks(range(len(classes)), classes, fontsize=7)
     axes.set(
@@ -306,7 +314,7 @@ def confusion(labels: Any, predicted: Any, classes: Sequence[str]) -> Any:
 
 
 def check_savable(path: Any) -> None:
-    """Refuses a file ending that matplotlib cannot write, before the work is done.
+    """Raise a `ValueError` for a file ending that matplotlib cannot write, before the work is done.
 
     Raises:
         ImportError: If matplotlib is missing.

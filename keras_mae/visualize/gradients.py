@@ -12,18 +12,20 @@ from keras_mae.ops import gradient
 from keras_mae.reconstruction import check_images
 from keras_mae.visualize.models import classifier_of
 
+__all__ = ["saliency", "smooth_grad"]
 
-def saliency(classifier: Any, images: Any, classes: Any = None, batch_size: int = 32) -> np.ndarray:
-    """How much a class's logit changes with each pixel: the largest absolute gradient of its channels.
+
+def saliency(classifier: Any, images: Any, classes: Any = None, *, batch_size: int = 32) -> np.ndarray:
+    """Compute how much a class's logit changes with each pixel: the largest absolute gradient of its channels.
 
     Args:
         classifier: A `ViTClassifier`.
-        images: (batch, height, width, channels), 0–255.
+        images: Images (batch, height, width, channels), 0–255.
         classes: The class to explain: an integer, or integers (batch,). The predicted one by default.
         batch_size: Images at a time.
 
     Returns:
-        float32 (batch, height, width), in logits a grey level.
+        float32 (batch, height, width), in logits per gray level.
 
     Raises:
         ValueError: If this is no classifier, or images or classes do not fit it.
@@ -37,24 +39,25 @@ def smooth_grad(
     classifier: Any,
     images: Any,
     classes: Any = None,
+    *,
     samples: int = 25,
     noise: float = 0.15,
     seed: int = 0,
     batch_size: int = 32,
 ) -> np.ndarray:
-    """`saliency` of the mean gradient over noisy copies of the image, which wavers less from pixel to pixel.
+    """Compute `saliency` of the mean gradient over noisy copies, which varies less from pixel to pixel.
 
     Args:
         classifier: A `ViTClassifier`.
-        images: (batch, height, width, channels), 0–255.
+        images: Images (batch, height, width, channels), 0–255.
         classes: The class to explain: an integer, or integers (batch,). That predicted without noise by default.
-        samples: Noisy copies of each image.
+        samples: Number of noisy copies of each image.
         noise: Standard deviation of the noise, over each image's own range of pixels.
-        seed: Of the noise, which is the same on every backend.
+        seed: Seed for the noise, which is the same on every backend.
         batch_size: Images at a time.
 
     Returns:
-        float32 (batch, height, width), in logits a grey level.
+        float32 (batch, height, width), in logits per gray level.
 
     Raises:
         ValueError: If this is no classifier, or an argument does not fit it.
@@ -75,20 +78,20 @@ def smooth_grad(
     slope = gradient(logit, classifier.variables)
     maps = []
     for start in range(0, len(images), batch_size):
-        batch, theirs = images[start : start + batch_size].astype("float32"), chosen[start : start + batch_size]
+        batch, one_hot = images[start : start + batch_size].astype("float32"), chosen[start : start + batch_size]
         spread = noise * (batch.max(axis=(1, 2, 3), keepdims=True) - batch.min(axis=(1, 2, 3), keepdims=True))
         total = np.zeros_like(batch)
         for _ in range(samples):
             noisy = batch + spread * generator.standard_normal(batch.shape, "float32")
-            total += ops.convert_to_numpy(slope(noisy, theirs))
+            total += ops.convert_to_numpy(slope(noisy, one_hot))
         maps.append(np.abs(total / samples).max(axis=-1))
     return np.concatenate(maps)
 
 
 def _classes(classifier: Any, images: np.ndarray, classes: Any, batch_size: int) -> np.ndarray:
-    """An integer for each image."""
+    """Return the class to explain, an integer for each image."""
     if classes is None:
-        return classifier.predict(images, batch_size=batch_size, verbose=0).argmax(axis=-1)
+        return np.asarray(classifier.predict(images, batch_size=batch_size, verbose=0).argmax(axis=-1))
     given = np.asarray(classes)
     if (
         given.dtype.kind not in "iu"

@@ -12,15 +12,17 @@ import numpy as np
 
 from keras_mae.visualize.figures import new_figure
 
+__all__ = ["curves", "read_history"]
+
 Columns = Mapping[str, Any]  # of numbers
-History = Columns | str | os.PathLike
+History = Columns | str | os.PathLike[str]
 
 
-def read_history(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """The columns of a run's `history.csv`.
+def read_history(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Read the columns of a run's `history.csv`.
 
     Args:
-        path: The file.
+        path: Path of the file.
 
     Returns:
         float64 (epochs,) by name; NaN where the file has nothing.
@@ -46,10 +48,10 @@ def read_history(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def curves(history: History | Mapping[str, History]) -> Any:
-    """Loss, and the accuracy and the learning rate where there are some, over the epochs; of one run or several.
+    """Draw the loss, and accuracy and learning rate where there are some, over the epochs of one run or several.
 
     Args:
-        history: A run's columns by name, as in `History.history`, or the path of its `history.csv`; or a dict of
+        history: Columns of a run by name, as in `History.history`, or the path of its `history.csv`; or a dict of
             either, by the names of the runs. Columns are "loss" and, if they are there, "accuracy", both with
             "val_" before them, "learning_rate", and "epoch", which counts from 1 otherwise.
 
@@ -83,7 +85,7 @@ def curves(history: History | Mapping[str, History]) -> Any:
         axes.set_ylabel(label, fontsize=8)
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.3)
-        if column != "learning_rate":  # its panel is low, and the colours are those of the others
+        if column != "learning_rate":  # its panel is low, and the colors are those of the others
             axes.legend(fontsize=7)
     grid[-1].set_xlabel("epoch", fontsize=8)
     grid[-1].xaxis.get_major_locator().set_params(integer=True)
@@ -91,7 +93,7 @@ def curves(history: History | Mapping[str, History]) -> Any:
 
 
 def _by_name(history: Any) -> dict[str, History]:
-    """Runs by name; a single one has none."""
+    """Return the runs by name; a single one has none."""
     if not isinstance(history, str | os.PathLike | Mapping):
         raise ValueError(
             "`history` must be columns by name, the path of a history.csv, or a dict of either by the names of runs. "
@@ -106,7 +108,11 @@ def _columns(name: str, run: Any) -> Columns:
     columns = read_history(run) if isinstance(run, str | os.PathLike) else run
     if not isinstance(columns, Mapping) or not len(columns.get("loss", ())):
         where = (
-            repr(str(run)) if isinstance(run, str | os.PathLike) else f"`history[{name!r}]`" if name else "`history`"
+            repr(str(run))
+            if isinstance(run, str | os.PathLike[str])
+            else f"`history[{name!r}]`"
+            if name
+            else "`history`"
         )
         received = ", ".join(columns) if isinstance(columns, Mapping) else type(columns).__name__
         raise ValueError(f"{where} must have a column 'loss'. Received: {received or 'nothing'}")

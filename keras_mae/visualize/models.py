@@ -13,9 +13,11 @@ from keras_mae.classifier import ViTClassifier
 from keras_mae.encoder import ViTEncoder
 from keras_mae.reconstruction import check_images
 
+__all__ = ["classifier_of", "encoder_of", "run"]
+
 
 def encoder_of(model: Any) -> ViTEncoder:
-    """The encoder of any of our models.
+    """Return the encoder of any of our models.
 
     Raises:
         ValueError: If it has none.
@@ -27,7 +29,7 @@ def encoder_of(model: Any) -> ViTEncoder:
 
 
 def classifier_of(model: Any) -> ViTClassifier:
-    """`model`, if it is a classifier.
+    """Return `model` if it is a classifier.
 
     Raises:
         ValueError: If it is not.
@@ -50,7 +52,7 @@ class _Function(keras.Model):
 
 
 def run(model: Any, function: Callable[[ViTEncoder, Any], Any], images: Any, batch_size: int) -> np.ndarray:
-    """What `function(encoder, images)` returns, float32, for images of the encoder's shape.
+    """Run `function(encoder, images)` on images of the encoder's shape, and return its values as float32.
 
     Raises:
         ValueError: If the images do not fit.
@@ -58,4 +60,4 @@ def run(model: Any, function: Callable[[ViTEncoder, Any], Any], images: Any, bat
     encoder = encoder_of(model)
     images = check_images(images, encoder.image_shape)
     _checks.positive_int("batch_size", batch_size)
-    return _Function(encoder, function).predict(images, batch_size=batch_size, verbose=0)
+    return np.asarray(_Function(encoder, function).predict(images, batch_size=batch_size, verbose=0))

@@ -1,0 +1,94 @@
+"""Options and arguments that several commands take, each declared once."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = [
+    "AllowDamaged",
+    "BaseLearningRate",
+    "BatchSize",
+    "CheckpointMinutes",
+    "CheckpointSteps",
+    "Distribution",
+    "Engine",
+    "Epochs",
+    "LabeledData",
+    "NumLabels",
+    "Out",
+    "Pretrained",
+    "RecipeSize",
+    "Resume",
+    "SavedModel",
+    "Seed",
+    "Size",
+    "TestFolder",
+]
+
+
+class Engine(StrEnum):
+    """What spreads a run over devices."""
+
+    auto = "auto"
+    none = "none"
+    mirrored = "mirrored"
+    tpu = "tpu"
+    multi_worker = "multi_worker"
+    data_parallel = "data_parallel"
+    model_parallel = "model_parallel"
+    torch_ddp = "torch_ddp"
+
+
+class RecipeSize(StrEnum):
+    """Recipes of `keras_mae.recipes`."""
+
+    small_images = "small_images"
+    base = "base"
+    large = "large"
+    huge = "huge"
+
+
+# === Runs ===
+Out = Annotated[Path | None, typer.Option(help="Run directory; by default the next free one in runs/.")]
+Distribution = Annotated[Engine, typer.Option(help="How to spread the run over devices; auto uses what is there.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Resume the run in --out if there is one; pass the same options.")
+]
+CheckpointMinutes = Annotated[float, typer.Option(help="Minutes between checkpoints.")]
+CheckpointSteps = Annotated[int | None, typer.Option(help="Also write a checkpoint every N steps.", metavar="N")]
+
+# === Recipes ===
+Size = Annotated[
+    RecipeSize, typer.Option(help="Recipe: small_images, or the one for ImageNet and a ViT of this size.")
+]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the data; the recipe's by default.")]
+BatchSize = Annotated[int | None, typer.Option(help="Images behind each update; the recipe's by default.")]
+BaseLearningRate = Annotated[
+    float | None, typer.Option(help="Learning rate for a batch of 256; the recipe's by default.")
+]
+
+# === Models and data ===
+SavedModel = Annotated[Path, typer.Argument(help="Saved model, such as runs/digits-1/model.keras.")]
+Pretrained = Annotated[
+    Path, typer.Argument(help="Saved MaskedAutoencoder or ViTEncoder, such as runs/digits-1/model.keras.")
+]
+LabeledData = Annotated[
+    str,
+    typer.Argument(
+        help="digits, fashion_mnist, or a folder that holds a folder of images for each class, or was prepared from "
+        "such a folder."
+    ),
+]
+TestFolder = Annotated[
+    Path | None,
+    typer.Option(help="Folder of images to evaluate on; by default a tenth of DATA's folder is held out for that."),
+]
+NumLabels = Annotated[int | None, typer.Option(help="Number of labeled images to train on; all by default.")]
+Seed = Annotated[int, typer.Option(help="Random seed for weights, augmentation, and the choice and order of images.")]
+AllowDamaged = Annotated[
+    float, typer.Option(help="Largest share of damaged images to skip; with 0 the first one is an error.")
+]

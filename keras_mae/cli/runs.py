@@ -1,0 +1,53 @@
+"""Where a run goes, and what is printed of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from keras_mae.distribution import Devices
+    from keras_mae.recipes import Recipe
+
+__all__ = ["run_directory", "say", "say_files", "say_plan", "say_scores"]
+
+
+def run_directory(name: str, out: Path | None, resume: bool, devices: Devices) -> Path:
+    """Return the directory that was asked for, or else the first runs/NAME-N that does not exist."""
+    from keras_mae.training import RunDirectory
+
+    if out is None and resume:
+        raise ValueError(f"`resume` takes the run directory: --out runs/{name}-1 --resume")
+    if out is None and devices.processes > 1:
+        raise ValueError(f"Several processes take the run directory, which they must share: --out runs/{name}-1")
+    return out or RunDirectory.next_free(name).path
+
+
+# === What is said of a run ===
+def say(devices: Devices, text: Any) -> None:
+    """Print a text once, however many processes there are."""
+    if devices.is_main:
+        typer.echo(text)
+
+
+def say_plan(devices: Devices, recipe: Recipe) -> None:
+    """Print what a run is spread over, and what follows from it, in one line."""
+    say(devices, f"{devices}; global batch {recipe.batch_size}, learning rate {recipe.learning_rate:.3g}")
+
+
+def say_files(devices: Devices, directory: Path) -> None:
+    """Print what a run left."""
+    from keras_mae.training import RunDirectory
+
+    say(devices, f"{directory}: {', '.join(RunDirectory(directory).files)}")
+
+
+def say_scores(directory: Path, of: str) -> None:
+    """Print what a run scored, on which images, and what it left."""
+    from keras_mae.training import RunDirectory
+
+    run = RunDirectory(directory)
+    scores = run.metrics
+    typer.echo(f"accuracy {scores['accuracy']:.2%} on {scores['images']:,} {of}; {directory}: {', '.join(run.files)}")

@@ -1,0 +1,178 @@
+"""What all recipes have: the numbers that every run has, and the way to a file and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, ClassVar, Self, TypeVar, cast
+
+from keras_mae import _checks
+
+__all__ = ["Recipe"]
+
+OWN = "keras_mae"
+SOURCES = {
+    "repository": "the authors' repository",
+    "paper": "the paper, appendix A.1",
+    OWN: "keras_mae, tuned on validation images",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What all recipes have: a length, a batch, a learning rate and a source.
+
+    Attributes:
+        epochs: Passes over the data.
+        warmup_epochs: Epochs of linear warm-up from zero.
+        batch_size: Number of images behind one update, over all accumulation steps and replicas.
+        gradient_accumulation_steps: Batches whose gradients are averaged for one update.
+        base_learning_rate: Learning rate for a batch of 256; see `learning_rate`.
+        weight_decay: Weight decay of the optimizer.
+        crop_area: Smallest and largest share of an image that a random crop keeps; `None` for images that come in one
+            size and are taken whole.
+        flip: Whether images are mirrored at random.
+        evaluation_fraction: Share of an image's short side that evaluation keeps, up to 224 pixels; above, it keeps
+            all of it.
+        seed: Random seed for weights, crops and data order.
+        source: Origin of the numbers.
+    """
+
+    epochs: int = 100
+    warmup_epochs: int = 5
+    batch_size: int = 1024
+    gradient_accumulation_steps: int = 1
+    base_learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    crop_area: tuple[float, float] | None = (0.08, 1.0)
+    flip: bool = True
+    evaluation_fraction: float = 224 / 256
+    seed: int = 0
+    source: str = "paper"
+    kind: ClassVar[str]
+    """What the recipe is for; it tells recipes apart in files."""
+    _mirrors_crops: ClassVar[bool] = False
+    """Whether `flip` belongs to the crops, and not to the augmentation."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "gradient_accumulation_steps"):
+            _checks.positive_int(name, getattr(self, name))
+        _checks.positive("base_learning_rate", self.base_learning_rate)
+        _checks.non_negative("weight_decay", self.weight_decay)
+        _checks.seed_int("seed", self.seed)
+        _checks.one_of("source", self.source, SOURCES)
+        if not isinstance(self.warmup_epochs, int) or not 0 <= self.warmup_epochs < self.epochs:
+            raise ValueError(
+                "`warmup_epochs` must be an integer, at least 0 and less than `epochs`. "
+                f"Received: warmup_epochs={self.warmup_epochs}, epochs={self.epochs}"
+            )
+        area = self.crop_area
+        if area is not None:
+            if not (len(area) == 2 and 0 < area[0] <= area[1] <= 1):
+                raise _checks.argument_error("crop_area", "two rising numbers above 0 and up to 1, or None", area)
+            object.__setattr__(self, "crop_area", tuple(map(float, area)))  # as a file gives it back
+        if not 0 < self.evaluation_fraction <= 1:
+            raise _checks.argument_error("evaluation_fraction", "in (0, 1]", self.evaluation_fraction)
+        if self.batch_size % self.gradient_accumulation_steps:
+            raise ValueError(
+                "`gradient_accumulation_steps` must divide `batch_size`. "
+                f"Received: gradient_accumulation_steps={self.gradient_accumulation_steps}, "
+                f"batch_size={self.batch_size}"
+            )
+
+    @property
+    def learning_rate(self) -> float:
+        """The highest learning rate: base_learning_rate * batch_size / 256."""
+        return self.base_learning_rate * self.batch_size / 256
+
+    @property
+    def step_batch_size(self) -> int:
+        """The number of images in one batch of the dataset."""
+        return self.batch_size // self.gradient_accumulation_steps
+
+    @property
+    def crop(self) -> dict[str, Any] | None:
+        """The arguments of `keras_mae.data.RandomResizedCrop`, or `None` for images taken whole."""
+        return None if self.crop_area is None else {"area": self.crop_area, "flip": self.flip and self._mirrors_crops}
+
+    def evaluation_crop(self, image_size: int) -> dict[str, float]:
+        """Return the arguments of `keras_mae.data.CenterCrop` for images of this size in pixels."""
+        return {"fraction": self.evaluation_fraction if image_size <= 224 else 1.0}
+
+    def _schedule(self, steps_per_epoch: int) -> dict[str, Any]:
+        """Return what every recipe's optimizer is told of its run."""
+        accumulated = self.gradient_accumulation_steps
+        updates = max(steps_per_epoch * self.epochs // accumulated, 1)
+        return {
+            "base_learning_rate": self.base_learning_rate,
+            "batch_size": self.batch_size,
+            "total_steps": updates,
+            "warmup_steps": updates * self.warmup_epochs // self.epochs,
+            "weight_decay": self.weight_decay,
+            "gradient_accumulation_steps": accumulated if accumulated > 1 else None,
+        }
+
+    def resolved(self, steps_per_epoch: int) -> dict[str, Any]:
+        """Return all numbers, also those that follow from others."""
+        return {
+            **asdict(self),
+            "learning_rate": self.learning_rate,
+            "step_batch_size": self.step_batch_size,
+            "steps_per_epoch": steps_per_epoch,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the recipe as JSON values, with its `kind`; `Recipe.from_dict` reads it back."""
+        plain = {name: getattr(value, "item", lambda value=value: value)() for name, value in asdict(self).items()}
+        return {"kind": self.kind, **plain, "crop_area": None if self.crop_area is None else list(self.crop_area)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the recipe that `to_dict` wrote.
+
+        Args:
+            values: Values of the fields, and the `kind` of recipe. Fields left out keep their defaults.
+
+        Raises:
+            ValueError: If the kind is unknown or not that of this class, or a field is unknown or out of range.
+
+        Example:
+            >>> keras_mae.recipes.Recipe.from_dict({"kind": "pretrain", "epochs": 100})
+        """
+        values = dict(values)
+        kinds = {one.kind: one for one in Recipe.__subclasses__()}
+        chosen: type[Recipe] = kinds[_checks.one_of("kind", values.pop("kind", None), kinds)]
+        if not issubclass(chosen, cls):
+            raise _checks.argument_error("kind", repr(getattr(cls, "kind", None)), chosen.kind)
+        refuse_unknown(chosen, values)
+        return cast("Self", chosen(**values))
+
+    def __str__(self) -> str:
+        """Return the recipe as a table."""
+        rows = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "source"}
+        rows |= {"learning_rate (base × batch / 256)": f"{self.learning_rate:.4g}"}
+        width = max(map(len, rows))
+        lines = [f"{name:{width}}  {value}" for name, value in rows.items()]
+        return "\n".join([f"{type(self).__name__}, from {SOURCES[self.source]}", *lines])
+
+
+def check_recipe(recipe: Any, kind: type[Recipe]) -> None:
+    """Raise ValueError unless `recipe` is a `kind`."""
+    if not isinstance(recipe, kind):
+        raise _checks.argument_error("recipe", f"a {kind.__name__}", recipe)
+
+
+_Kind = TypeVar("_Kind", bound=Recipe)
+
+
+def changed(recipe: _Kind, changes: dict[str, Any]) -> _Kind:
+    """Return the recipe with other values."""
+    refuse_unknown(type(recipe), changes)
+    return replace(recipe, **changes)
+
+
+def refuse_unknown(kind: type[Recipe], values: Mapping[str, Any]) -> None:
+    names = [field.name for field in fields(kind)]
+    unknown = sorted(set(values) - set(names))
+    if unknown:
+        raise ValueError(f"A {kind.__name__} has {', '.join(names)}. Received: {', '.join(unknown)}")

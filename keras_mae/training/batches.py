@@ -1,0 +1,130 @@
+"""A recipe fitted to the data, and the batches it trains and evaluates on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from keras_mae import _checks, distribution
+from keras_mae.data import Augmentation, CenterCrop, RandomResizedCrop, Stream, make_dataset
+from keras_mae.data.sources import Source
+from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, Recipe
+from keras_mae.recipes.base import changed
+
+__all__ = ["evaluation_batches", "fit_recipe", "training_batches", "validation_batches"]
+
+EVALUATION_BATCH = 256
+
+_Recipe = TypeVar("_Recipe", bound=Recipe)
+
+
+def fit_recipe(recipe: _Recipe, images: int, **changes: Any) -> _Recipe:
+    """Return a recipe for a classifier with its batch no larger than the data and its warm-up within its epochs.
+
+    Args:
+        recipe: Recipe for fine-tuning or for a linear probe.
+        images: Number of images to train on.
+        changes: Fields with values of their own; `None` stands for the recipe's. A warm-up that is not among them is
+            shortened to a tenth of the epochs where it would not end before them.
+
+    Raises:
+        ValueError: If there is no such field, or a value is out of range.
+
+    Example:
+        >>> recipe = keras_mae.recipes.FineTuneRecipe.for_size("base", batch_size=1024)
+        >>> fitted = keras_mae.training.fit_recipe(recipe, 300, epochs=5)
+        >>> fitted.batch_size, fitted.epochs, fitted.warmup_epochs
+        (300, 5, 0)
+    """
+    changes = {name: value for name, value in changes.items() if value is not None}
+    batch_size = _checks.positive_int("batch_size", changes.get("batch_size", recipe.batch_size))
+    epochs = _checks.positive_int("epochs", changes.get("epochs", recipe.epochs))
+    changes["batch_size"] = min(batch_size, images)
+    if recipe.warmup_epochs >= epochs:
+        changes.setdefault("warmup_epochs", epochs // 10)
+    return changed(recipe, changes)
+
+
+def training_batches(
+    source: Source | Stream, recipe: Recipe, num_classes: int | None = None, *, crops_per_image: int = 1
+) -> Any:
+    """Return batches to train on: shuffled, cropped and augmented as the recipe says, and all of one size.
+
+    Args:
+        source: Images, with labels to train a classifier.
+        recipe: Recipe of the run. A batch holds its `step_batch_size` images, or all there are if those are fewer.
+        num_classes: Number of classes; for fine-tuning and linear probes, whose augmentation needs it.
+        crops_per_image: Crops of each image once it is decoded, where images come in sizes of their own.
+
+    Returns:
+        A dataset for `fit`, with a length.
+
+    Raises:
+        ValueError: If `num_classes` is missing or goes with a recipe for pre-training, or the batches cannot be made.
+    """
+    classifies = isinstance(recipe, FineTuneRecipe | LinearProbeRecipe)
+    if classifies != (num_classes is not None):
+        rule = "given for" if classifies else "left out for"
+        raise _checks.argument_error("num_classes", f"{rule} a {type(recipe).__name__}", num_classes)
+    augmentation = dict(recipe.augmentation) if isinstance(recipe, FineTuneRecipe | LinearProbeRecipe) else {}
+    crop: Any = None
+    if not source.sized:
+        crop = CenterCrop() if recipe.crop is None else RandomResizedCrop(**recipe.crop)
+        if classifies and recipe.crop is not None:  # mirrored by the crop: ten times faster than afterwards
+            crop = replace(crop, flip=augmentation.pop("flip"))
+    return make_dataset(
+        source,
+        min(recipe.step_batch_size, len(source) * crops_per_image),
+        seed=recipe.seed,
+        drop_remainder=True,
+        crop=crop,
+        augment=None if num_classes is None else Augmentation(num_classes, **augmentation),
+        crops_per_image=crops_per_image,
+    )
+
+
+def evaluation_batches(source: Source, recipe: Recipe | None = None) -> Any:
+    """Return batches of all images in their order, as they are, for scores or features.
+
+    Inside a `keras_mae.distribution.scope` every process gets all of them.
+
+    Args:
+        source: Images and labels.
+        recipe: Recipe that says how much of an image in a size of its own to look at; by default all of its short
+            side.
+
+    Returns:
+        A dataset with a length.
+    """
+    size = min(EVALUATION_BATCH, len(source))
+    return make_dataset(source, size, shuffle=False, crop=_evaluation_crop(source, recipe), shard=(0, 1))
+
+
+def validation_batches(source: Source, recipe: Recipe | None = None) -> Any:
+    """Return batches to evaluate on after every epoch, which the devices of the enclosing scope share.
+
+    All batches hold the same number of images, a multiple of the number of devices, so that some images may be left
+    out: of the sizes up to 256 that leave out the fewest, the largest is taken.
+
+    Args:
+        source: Images and labels.
+        recipe: As for `evaluation_batches`.
+
+    Returns:
+        A dataset for `fit`'s `validation_data`, with a length.
+
+    Raises:
+        ValueError: If there are fewer images than devices.
+    """
+    replicas = distribution.current().replicas
+    sizes = range(replicas, max(EVALUATION_BATCH, replicas) + 1, replicas)
+    size = max(sizes, key=lambda size: (len(source) // size * size, size))
+    if size > len(source):
+        raise ValueError(f"{replicas} devices take as many images to evaluate on. Received: {len(source)}")
+    return make_dataset(source, size, shuffle=False, drop_remainder=True, crop=_evaluation_crop(source, recipe))
+
+
+def _evaluation_crop(source: Source, recipe: Recipe | None) -> CenterCrop | None:
+    if source.sized or recipe is None:
+        return None
+    return CenterCrop(**recipe.evaluation_crop(min(source.image_shape[:2])))

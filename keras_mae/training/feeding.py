@@ -1,0 +1,267 @@
+"""From the name of a data set, or a folder, and a recipe to the batches of a run.
+
+Each command of `keras-mae` that trains is two lines in Python. `keras-mae pretrain photos/`:
+
+    photos = training.open_unlabeled("photos/", image_shape=(224, 224, 3))
+    training.run_pretraining(mae, **photos.feed(recipe), run_directory="runs/photos-1")
+
+`keras-mae finetune encoder.keras photos/`, and `probe` with another recipe and `run_linear_probe`:
+
+    photos = training.open_labeled("photos/", encoder.image_shape)
+    training.run_fine_tuning(encoder, **photos.feed(recipe), run_directory="runs/finetune-photos-1")
+
+The commands call `keras.utils.set_random_seed` before that, so that new weights are those of the seed, too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+
+from keras_mae import _checks, distribution
+from keras_mae.data import (
+    BUILTIN,
+    CLASS_NAMES,
+    ArraySource,
+    Stream,
+    Subset,
+    load_builtin,
+    make_dataset,
+    open_directory,
+)
+from keras_mae.data.sources import Source
+from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, check_recipe
+from keras_mae.training.batches import evaluation_batches, fit_recipe, training_batches, validation_batches
+
+__all__ = [
+    "ClassifierFeed",
+    "LabeledImages",
+    "PretrainingFeed",
+    "UnlabeledImages",
+    "open_labeled",
+    "open_test",
+    "open_unlabeled",
+]
+
+EXAMPLES = 8
+"""Images whose reconstructions a run of pre-training draws."""
+
+
+class PretrainingFeed(TypedDict):
+    """What `run_pretraining` is told of its data, by the names of its arguments."""
+
+    dataset: Any
+    recipe: PretrainRecipe
+    examples: np.ndarray
+    metadata: dict[str, Any]
+
+
+class ClassifierFeed(TypedDict):
+    """What `run_fine_tuning` and `run_linear_probe` are told of their data, by the names of their arguments."""
+
+    dataset: Any
+    test: Any
+    classes: tuple[str, ...]
+    recipe: Any
+    validation_data: Any
+    metadata: dict[str, Any]
+
+
+# === Data sets by name or folder ===
+@dataclass(frozen=True)
+class UnlabeledImages:
+    """Images to pre-train on; `open_unlabeled` opens them.
+
+    Attributes:
+        train: Source of the images to train on.
+        examples: Images (n, height, width, channels) to draw reconstructions of.
+        metadata: JSON values that identify the data.
+    """
+
+    train: Source | Stream
+    examples: np.ndarray
+    metadata: dict[str, Any]
+
+    def feed(self, recipe: PretrainRecipe, *, crops_per_image: int = 1) -> PretrainingFeed:
+        """Return the arguments of `run_pretraining` that say what it trains on.
+
+        Args:
+            recipe: Recipe for pre-training. The one returned says that images which all come in one size are taken
+                whole, neither cropped nor mirrored; make the model's masking and target by either.
+            crops_per_image: Crops of each image once it is decoded.
+
+        Raises:
+            ValueError: If the recipe is for something else, or does not fit the data.
+        """
+        check_recipe(recipe, PretrainRecipe)
+        if self.train.sized:
+            recipe = replace(recipe, crop_area=None, flip=False)
+        dataset = training_batches(self.train, recipe, crops_per_image=crops_per_image)
+        return {"dataset": dataset, "recipe": recipe, "examples": self.examples, "metadata": dict(self.metadata)}
+
+
+@dataclass(frozen=True)
+class LabeledImages:
+    """Images to train a classifier on, and others to evaluate it on; `open_labeled` opens them.
+
+    Attributes:
+        train: Source of the images and labels to train on.
+        test: Source of the images and labels to evaluate on.
+        classes: Names of the classes, in the order of their labels.
+        total: Number of images in the data set or folder that `train` was chosen from.
+        held_out: Number of these that are `test`, for want of a test set; 0 if there is one.
+        metadata: JSON values that identify the data.
+    """
+
+    train: Source
+    test: Source
+    classes: tuple[str, ...]
+    total: int
+    held_out: int
+    metadata: dict[str, Any]
+
+    def feed(self, recipe: FineTuneRecipe | LinearProbeRecipe, **changes: Any) -> ClassifierFeed:
+        """Return the arguments of `run_fine_tuning` or `run_linear_probe` that say what it trains on.
+
+        Args:
+            recipe: Recipe for fine-tuning or for a linear probe; the one returned is fitted to the data: see
+                `fit_recipe`.
+            changes: Fields of the recipe with values of their own; `None` stands for the recipe's.
+
+        Raises:
+            ValueError: If the recipe is for something else, or does not fit the data or the devices.
+        """
+        recipe = fit_recipe(recipe, len(self.train), **changes)
+        test, alone = evaluation_batches(self.test, recipe), distribution.current().replicas == 1
+        return {
+            "dataset": training_batches(self.train, recipe, len(self.classes)),
+            "test": test,
+            "classes": self.classes,
+            "recipe": recipe,
+            "validation_data": test if alone else validation_batches(self.test, recipe),
+            "metadata": dict(self.metadata),
+        }
+
+
+def open_unlabeled(
+    data: str | Path, image_shape: tuple[int, int, int], *, allow_damaged: float = 0.0
+) -> UnlabeledImages:
+    """Open images to pre-train on.
+
+    Args:
+        data: "digits", "fashion_mnist", or a folder: of images, flat or nested, or from `keras-mae prepare`.
+        image_shape: (height, width, channels) of the images to make of a folder's. The built-in ones keep theirs,
+            which `images.train.image_shape` says.
+        allow_damaged: Largest share of damaged images that is left out without an error.
+
+    Returns:
+        The images, and a few to draw reconstructions of: test images of a built-in data set, and the first that a
+        folder holds.
+
+    Raises:
+        ValueError: If there is no such data set or folder, or it holds no images.
+    """
+    train: Source | Stream
+    if data in BUILTIN:
+        train = ArraySource(load_builtin(str(data), "train")[0])
+        examples = load_builtin(str(data), "test")[0][:EXAMPLES]
+    elif Path(data).is_dir():
+        train = open_directory(data, image_shape[:2], image_shape[2], allow_damaged=allow_damaged)
+        first: Any = next(iter(make_dataset(train, EXAMPLES, shuffle=False, shard=(0, 1))))
+        examples = np.asarray(first[0] if isinstance(first, tuple) else first)
+    else:
+        known = ", ".join(BUILTIN)
+        raise ValueError(f"`data` must be {known} or an existing folder of images. Received: data={str(data)!r}")
+    return UnlabeledImages(train, examples, {"data": Path(data).name, "images": len(train)})
+
+
+def open_labeled(
+    data: str | Path,
+    image_shape: tuple[int, int, int],
+    *,
+    test: str | Path | None = None,
+    num_labels: int | None = None,
+    seed: int = 0,
+) -> LabeledImages:
+    """Open labeled images to train a classifier on, and others to evaluate it on.
+
+    Args:
+        data: "digits", "fashion_mnist", or a folder that holds a folder of images for each class, or was prepared
+            from one.
+        image_shape: (height, width, channels) that the model takes: a folder's images are brought to it.
+        test: Folder of the images to evaluate on. Without it a tenth of the folder, at least one image, is held out
+            for that. The built-in data sets have a test set of their own.
+        num_labels: Number of labeled images to train on; all by default.
+        seed: Seed for which images are held out and which are trained on.
+
+    Raises:
+        ValueError: If there is no such data set or folder, its images cannot be brought to `image_shape`, the two
+            folders hold different classes, or `num_labels` is out of range.
+    """
+    generator = np.random.default_rng(_checks.seed_int("seed", seed))
+    train, classes = _source(data, "train", image_shape)
+    total, held_out = len(train), 0
+    evaluated: Source
+    if data in BUILTIN:
+        if test is not None:
+            raise ValueError(f"{data} has a test set of its own. Received: test={str(test)!r}")
+        evaluated, _ = _source(data, "test", image_shape)
+    elif test is not None:
+        evaluated, others = _source(test, "test", image_shape)
+        if others != classes:
+            raise ValueError(
+                f"`data` and `test` must hold the same classes. Received: {list(classes)} and {list(others)}"
+            )
+    else:
+        order, held_out = generator.permutation(total), max(total // 10, 1)
+        train, evaluated = Subset(train, order[held_out:]), Subset(train, order[:held_out])
+    if num_labels is not None:
+        if not 0 < num_labels <= len(train):
+            raise ValueError(
+                f"`num_labels` must be in [1, {len(train)}], the images there are. Received: num_labels={num_labels}"
+            )
+        train = Subset(train, generator.permutation(len(train))[:num_labels])
+    metadata = {
+        "data": Path(data).name,
+        "test": None if test is None else Path(test).name,
+        "num_labels": num_labels,
+        "images": len(train),
+    }
+    return LabeledImages(train, evaluated, classes, total, held_out, metadata)
+
+
+def open_test(data: str | Path, image_shape: tuple[int, int, int]) -> tuple[Source, tuple[str, ...]]:
+    """Open labeled images to score a classifier on.
+
+    Args:
+        data: "digits" or "fashion_mnist", of which these are the test images, or a folder as for `open_labeled`.
+        image_shape: (height, width, channels) that the model takes.
+
+    Returns:
+        The source, for `evaluation_batches`, and the names of the classes.
+
+    Raises:
+        ValueError: If there is no such data set or folder, or its images cannot be brought to `image_shape`.
+    """
+    return _source(data, "test", image_shape)
+
+
+def _source(
+    data: str | Path, split: str, image_shape: tuple[int, int, int]
+) -> tuple[ArraySource | Source, tuple[str, ...]]:
+    """Return labeled images by index, and the names of their classes; only built-in data sets have a split."""
+    if data in BUILTIN:
+        source = ArraySource(*load_builtin(str(data), split))
+        if source.image_shape != tuple(image_shape):
+            raise ValueError(f"{data} has images of {source.image_shape}. Received: a model for {image_shape}")
+        return source, tuple(CLASS_NAMES[str(data)])
+    folder = open_directory(data, image_shape[:2], image_shape[2], labeled=True)
+    if isinstance(folder, Stream):
+        raise ValueError(
+            f"This takes images by index. Received: {str(data)!r}, prepared as TFRecord: prepare it as ArrayRecord "
+            "(--format array_record)"
+        )
+    return folder, tuple(folder.classes)

@@ -1,0 +1,271 @@
+"""From a data set's name or folder and a recipe to the batches of a run, without the command line."""
+
+import json
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+
+import keras_mae
+from keras_mae import data, distribution, training
+from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe
+
+SMALL = FineTuneRecipe.for_size("small_images")
+SHAPE = (9, 7, 1)
+
+
+@pytest.fixture
+def encoder():
+    return keras_mae.ViTEncoder((8, 8, 1), 2, embed_dim=12, depth=1, num_heads=3, mlp_ratio=2)
+
+
+def images_of(dataset):
+    return np.concatenate([np.asarray(batch[0] if isinstance(batch, tuple) else batch) for batch in dataset])
+
+
+def source_of(images=13, sized=True):
+    """Images that differ, of three classes; in a size of their own if not `sized`."""
+    pixels = np.random.default_rng(0).integers(0, 256, (images, 10, 10, 1), "uint8")
+    return data.ArraySource(pixels, np.arange(images) % 3, None if sized else SHAPE[:2])
+
+
+# === Opening ===
+def test_a_built_in_set_is_opened_for_pre_training():
+    images = training.open_unlabeled("digits", SHAPE)
+    assert images.train.image_shape == (8, 8, 1)  # its own
+    assert images.metadata == {"data": "digits", "images": 1437}
+    np.testing.assert_array_equal(images.examples, data.load_builtin("digits", "test")[0][:8])
+
+
+def test_a_folder_is_opened_for_pre_training(class_folders):
+    images = training.open_unlabeled(class_folders, SHAPE)
+    assert (len(images.train), images.train.image_shape, images.examples.shape) == (11, SHAPE, (8, *SHAPE))
+    assert images.metadata == {"data": "photos", "images": 11}
+
+
+def test_damaged_images_are_left_out_only_if_that_is_allowed(class_folders):
+    (class_folders / "cats" / "empty.png").touch()
+    with pytest.warns(UserWarning, match="empty.png"):
+        images = training.open_unlabeled(class_folders, SHAPE, allow_damaged=0.1)
+    assert len(images.train) == 11
+
+
+def test_a_built_in_set_is_opened_with_its_own_test_images():
+    images = training.open_labeled("digits", (8, 8, 1))
+    assert (len(images.train), len(images.test), images.total, images.held_out) == (1437, 360, 1437, 0)
+    assert images.classes == tuple("0123456789")
+    assert images.metadata == {"data": "digits", "test": None, "num_labels": None, "images": 1437}
+
+
+def test_a_tenth_of_a_folder_is_held_out_and_no_image_is_in_both(class_folders):
+    images = training.open_labeled(class_folders, SHAPE)
+    assert (len(images.train), len(images.test), images.total, images.held_out) == (10, 1, 11, 1)
+    assert images.classes == ("cats", "dogs")
+    every = [image.tobytes() for part in (images.train, images.test) for image in part.batch(np.arange(len(part)))[0]]
+    assert len(set(every)) == 11
+    again = training.open_labeled(class_folders, SHAPE)
+    np.testing.assert_array_equal(again.test.batch([0])[0], images.test.batch([0])[0])
+    others = [training.open_labeled(class_folders, SHAPE, seed=seed).test.batch([0])[0] for seed in range(1, 5)]
+    assert any((other != images.test.batch([0])[0]).any() for other in others)
+
+
+def test_another_folder_is_evaluated_on_and_some_labels_are_taken(class_folders):
+    images = training.open_labeled(class_folders, SHAPE, test=class_folders.with_name("others"), num_labels=5)
+    assert (len(images.train), len(images.test), images.total, images.held_out) == (5, 4, 11, 0)
+    assert images.metadata == {"data": "photos", "test": "others", "num_labels": 5, "images": 5}
+
+
+def test_images_to_score_on_are_the_test_images_or_all_of_a_folder(class_folders):
+    source, classes = training.open_test("digits", (8, 8, 1))
+    assert (len(source), classes) == (360, tuple("0123456789"))
+    source, classes = training.open_test(class_folders, SHAPE)
+    assert (len(source), classes) == (11, ("cats", "dogs"))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda folder: training.open_unlabeled("nowhere", SHAPE),
+            "`data` must be digits, fashion_mnist or an",
+        ),
+        (lambda folder: training.open_labeled("nowhere", SHAPE), "`directory` must be an existing folder"),
+        (
+            lambda folder: training.open_labeled("digits", SHAPE),
+            r"digits has images of \(8, 8, 1\). Received: ",
+        ),
+        (lambda folder: training.open_labeled("digits", (8, 8, 1), test=folder), "digits has a test set of its own"),
+        (
+            lambda folder: training.open_labeled(folder, SHAPE, test=folder.with_name("birds")),
+            r"must hold the same classes. Received: \['cats', 'dogs'\] and \['owls'\]",
+        ),
+        (lambda folder: training.open_labeled(folder, SHAPE, num_labels=11), r"`num_labels` must be in \[1, 10\]"),
+        (lambda folder: training.open_labeled(folder, SHAPE, seed=-1), "`seed` must be an integer"),
+        (lambda folder: training.open_test(folder / "cats", SHAPE), "Labeled images lie in a folder for each class"),
+    ],
+)
+def test_what_cannot_be_opened_is_refused(call, message, class_folders):
+    with pytest.raises(ValueError, match=message):
+        call(class_folders)
+
+
+# === Recipes ===
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, (128, 40, 2)),
+        ({"epochs": None, "batch_size": None}, (128, 40, 2)),
+        ({"batch_size": 500}, (200, 40, 2)),  # no more than there are
+        ({"epochs": 2}, (128, 2, 0)),
+        ({"epochs": 3}, (128, 3, 2)),
+        ({"epochs": 2, "warmup_epochs": 1}, (128, 2, 1)),
+    ],
+)
+def test_a_recipe_is_fitted_to_the_data(changes, expected):
+    fitted = training.fit_recipe(SMALL, 200, **changes)
+    assert (fitted.batch_size, fitted.epochs, fitted.warmup_epochs) == expected
+    assert type(fitted) is FineTuneRecipe
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "`epochs` must be a positive integer"),
+        ({"batch_size": 0}, "`batch_size` must be a positive integer"),
+        ({"layer_decay": 1.5}, "`layer_decay` must be"),
+        ({"warmups": 1}, "warmups"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        training.fit_recipe(SMALL, 200, **changes)
+
+
+# === Batches ===
+def test_training_batches_are_whole_shuffled_and_those_of_the_seed():
+    recipe = PretrainRecipe(batch_size=8, gradient_accumulation_steps=2, epochs=1, warmup_epochs=0, seed=3)
+    source = source_of()
+    batches = training.training_batches(source, recipe)
+    assert len(batches) == 3
+    shown = images_of(batches)
+    assert len({image.tobytes() for image in shown}) == 12
+    assert (shown != source.images[:12]).any()
+    np.testing.assert_array_equal(shown, images_of(training.training_batches(source, recipe)))
+    assert len(training.training_batches(source, replace(recipe, batch_size=64))) == 1  # all 13
+
+
+def test_images_in_sizes_of_their_own_are_cropped_as_the_recipe_says(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        training.feeding, "make_dataset", lambda source, size, **options: seen.append((size, options))
+    )
+    source = source_of(sized=False)
+    pretrain = PretrainRecipe(batch_size=4, crop_area=(0.3, 0.9), flip=True)
+    training.training_batches(source, pretrain, crops_per_image=2)
+    training.training_batches(source, replace(pretrain, crop_area=None))
+    fine_tune = replace(SMALL, crop_area=(0.3, 0.9), flip=True, batch_size=4)
+    training.training_batches(source, fine_tune, 3)
+    training.training_batches(source_of(), fine_tune, 3)
+    assert [(size, options["crop"]) for size, options in seen] == [
+        (4, data.RandomResizedCrop((0.3, 0.9), flip=True)),
+        (4, data.CenterCrop()),
+        (4, data.RandomResizedCrop((0.3, 0.9), flip=True)),
+        (4, None),
+    ]
+    assert [options["crops_per_image"] for _, options in seen] == [2, 1, 1, 1]
+    assert [options["augment"] is not None for _, options in seen] == [False, False, True, True]
+    assert ["flip" in options["augment"] for _, options in seen[2:]] == [False, True]  # mirrored once, by the crop
+
+
+@pytest.mark.parametrize(("recipe", "num_classes"), [(PretrainRecipe(), 3), (SMALL, None)])
+def test_classes_go_with_a_recipe_for_a_classifier_only(recipe, num_classes):
+    with pytest.raises(ValueError, match="`num_classes` must be (left out|given) for a (Pretrain|FineTune)Recipe"):
+        training.training_batches(source_of(), recipe, num_classes)
+
+
+def test_evaluation_batches_are_all_images_in_order_as_they_are():
+    source = source_of(300)
+    batches = training.evaluation_batches(source, SMALL)
+    assert [len(np.asarray(images)) for images, _ in batches] == [256, 44]
+    np.testing.assert_array_equal(images_of(batches), source.images)
+
+
+def test_evaluation_looks_at_what_the_recipe_says(class_folders):
+    source, _ = training.open_test(class_folders, SHAPE)
+    whole, center = (images_of(training.evaluation_batches(source, recipe)) for recipe in (None, FineTuneRecipe()))
+    expected = source.batch(np.arange(11), data.CenterCrop(224 / 256))[0]
+    np.testing.assert_array_equal(center, expected)
+    np.testing.assert_array_equal(whole, source.batch(np.arange(11), data.CenterCrop())[0])
+    assert (whole != center).any()
+
+
+@pytest.mark.parametrize(
+    ("images", "replicas", "batches", "batch_size"),
+    [
+        (360, 2, 2, 180),  # all of them
+        (13, 2, 1, 12),  # one is left out: the largest of 2, 4, 6 and 12
+        (1000, 3, 9, 111),
+        (300, 300, 1, 300),
+    ],
+)
+def test_validation_batches_are_whole_and_leave_out_few(images, replicas, batches, batch_size, monkeypatch):
+    monkeypatch.setattr(distribution, "current", lambda: distribution.Devices(replicas=replicas))
+    sizes = [len(np.asarray(batch)) for batch, _ in training.validation_batches(source_of(images))]
+    assert sizes == [batch_size] * batches
+
+
+def test_fewer_images_than_devices_cannot_be_validated_on(monkeypatch):
+    monkeypatch.setattr(distribution, "current", lambda: distribution.Devices(replicas=16))
+    with pytest.raises(ValueError, match="16 devices take as many images to evaluate on. Received: 13"):
+        training.validation_batches(source_of(), SMALL)
+
+
+# === Two lines ===
+def test_images_of_one_size_are_pre_trained_on_whole_and_the_recipe_says_so(class_folders):
+    feed = training.open_unlabeled("digits", SHAPE).feed(PretrainRecipe())
+    assert (feed["recipe"].crop_area, feed["recipe"].flip) == (None, False)
+    feed = training.open_unlabeled(class_folders, SHAPE).feed(PretrainRecipe())
+    assert feed["recipe"] == PretrainRecipe()
+    with pytest.raises(ValueError, match="`recipe` must be a PretrainRecipe"):
+        training.open_unlabeled("digits", SHAPE).feed(SMALL)
+
+
+def test_every_run_takes_two_lines(encoder, class_folders, tmp_path):
+    """The files they leave are in test_training.py and test_protocols.py."""
+    mae = keras_mae.MaskedAutoencoder(encoder, keras_mae.MAEDecoder(8, 1, 2), norm_pix_loss=True)
+
+    photos = training.open_unlabeled(class_folders, encoder.image_shape)
+    run = training.run_pretraining(
+        mae, **photos.feed(PretrainRecipe(epochs=1, warmup_epochs=0)), run_directory=tmp_path / "pretrain"
+    )
+    assert (run / "model.keras").is_file()
+
+    photos = training.open_labeled(class_folders, encoder.image_shape)
+    runs = {
+        "finetune": training.run_fine_tuning(
+            encoder, **photos.feed(SMALL, epochs=1), run_directory=tmp_path / "finetune"
+        ),
+        "probe": training.run_linear_probe(
+            encoder,
+            **photos.feed(LinearProbeRecipe.for_size("small_images"), epochs=1),
+            run_directory=tmp_path / "probe",
+        ),
+        "knn": training.run_knn(
+            encoder,
+            *map(training.evaluation_batches, (photos.train, photos.test)),
+            photos.classes,
+            tmp_path / "knn",
+            3,
+        ),
+    }
+    images, classes = training.open_test(class_folders.with_name("others"), encoder.image_shape)
+    classifier = keras.saving.load_model(runs["finetune"] / "classifier.keras")
+    runs["evaluate"] = training.run_evaluation(
+        classifier, training.evaluation_batches(images), classes, tmp_path / "evaluate"
+    )
+    scores = {name: json.loads((run / "metrics.json").read_text()) for name, run in runs.items()}
+    assert {name: scored["images"] for name, scored in scores.items()} == {
+        "finetune": 1, "probe": 1, "knn": 1, "evaluate": 4,
+    }  # fmt: skip
+    assert all(list(scored["accuracy_by_class"]) == ["cats", "dogs"] for scored in scores.values())
