@@ -21,6 +21,7 @@ DOCS = Path(__file__).resolve().parent
 PROJECT = DOCS.parent
 sys.path.insert(0, str(DOCS))
 
+from sphinx.pycode import ModuleAnalyzer  # noqa: E402
 from sphinx.util.inspect import signature as signature_of  # noqa: E402
 from sphinx.util.inspect import stringify_signature  # noqa: E402
 
@@ -130,6 +131,18 @@ def public_name(app: Any, env: Any, node: Any, contnode: Any) -> Any:
     return python.resolve_xref(env, node["refdoc"], app.builder, "obj", name, node, contnode)
 
 
+def describe_constant(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Take a constant's description from the file that defines it, and not from its type."""
+    if what != "data":
+        return
+    constant = name.rpartition(".")[2]
+    lines.clear()
+    for home, module in list(sys.modules.items()):
+        if home.startswith("keras_mae.") and vars(module).get(constant) is obj:
+            described = ModuleAnalyzer.for_module(home).find_attr_docs().get(("", constant), [])
+            lines[:] = lines or described
+
+
 def escape_prose(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Escape what reStructuredText would take for markup: docstrings are plain text with `code` and examples."""
     text = "\n".join(lines)
@@ -170,5 +183,6 @@ def setup(app: Any) -> None:
     app.connect("builder-inited", write_options)
     app.connect("source-read", fill_in)
     app.connect("missing-reference", public_name)
+    app.connect("autodoc-process-docstring", describe_constant, priority=300)
     app.connect("autodoc-process-docstring", escape_prose, priority=400)  # before napoleon, at 500
     app.connect("autodoc-process-signature", constructor_signature)

@@ -81,7 +81,7 @@ def augmented_batches(folder: Path | None) -> Iterator[int]:
 
 
 def torch_batches(folder: Path, workers: int, normalised: bool) -> Iterator[int]:
-    """A DataLoader over torchvision's recipe: RandomResizedCrop, flip, ToTensor, Normalize."""
+    """Return a DataLoader over torchvision's recipe: RandomResizedCrop, flip, ToTensor, Normalize."""
     import torch
     from PIL import Image
 
@@ -123,7 +123,7 @@ def torch_batches(folder: Path, workers: int, normalised: bool) -> Iterator[int]
 
 
 def decoder(folder: Path) -> Iterator[int]:
-    """What decoding alone allows."""
+    """Measure what decoding alone allows."""
     import io
 
     from PIL import Image
@@ -136,7 +136,7 @@ def decoder(folder: Path) -> Iterator[int]:
 
 
 def resizer(folder: Path) -> Iterator[int]:
-    """What resizing alone allows."""
+    """Measure what resizing alone allows."""
     from PIL import Image
 
     from keras_mae.data import RandomResizedCrop
@@ -294,7 +294,7 @@ def main() -> None:
 
 
 def report(running: list[Contestant]) -> None:
-    """The table."""
+    """Print the table."""
     medians = {contestant.name: statistics.median(contestant.rates) for contestant in running}
     print(f"{'images a second of one core':54}median    min    max   against the DataLoader")
     for contestant in running:

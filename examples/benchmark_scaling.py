@@ -68,7 +68,7 @@ def work(options: argparse.Namespace) -> None:
 
 
 def run(parts: int, options: argparse.Namespace) -> dict[str, float]:
-    """What the first of `parts` processes printed."""
+    """Return what the first of `parts` processes printed."""
     ports = []
     for _ in range(parts):
         with socket.socket() as found:

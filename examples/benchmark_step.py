@@ -44,7 +44,7 @@ LEARNING_RATE, WEIGHT_DECAY, BETAS = 1.5e-4, 0.05, (0.9, 0.95)
 
 # === In a contestant's process ===
 def keras_step(size: str, dtype: str, batch: int, mask_tokens: bool):
-    """A function that runs one training step of keras_mae on this process' backend."""
+    """Return a function that runs one training step of keras_mae on this process' backend."""
     import keras
     from keras import ops
 
@@ -85,7 +85,7 @@ def keras_step(size: str, dtype: str, batch: int, mask_tokens: bool):
 
 
 def transformers_step(size: str, dtype: str, batch: int, fused: bool):
-    """A function that runs one training step of `transformers`' ViTMAE."""
+    """Return a function that runs one training step of `transformers`' ViTMAE."""
     import torch
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
@@ -180,7 +180,7 @@ class Contestant:
 
 
 def interpreters(given: list[str]) -> dict[str, str]:
-    """The interpreter for each contestant that can run here."""
+    """Return the interpreter for each contestant that can run here."""
     chosen = dict(item.split("=", 1) for item in given)
     found = {}
     for name in ("torch", "tensorflow", "jax", "transformers"):

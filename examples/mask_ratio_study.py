@@ -73,7 +73,7 @@ def compute(name: str, options: argparse.Namespace) -> Any:
 
 
 def report(options: argparse.Namespace) -> None:
-    """The table and the picture of what is there."""
+    """Print the table and draw the picture of what is there."""
     from matplotlib.figure import Figure
 
     figure = Figure((5, 6), dpi=120, layout="constrained")

@@ -28,7 +28,7 @@ def parameters(width: int, depth: int) -> float:
 
 
 def plan(preset: Any, mask_ratio: float, batch: int, epochs: int) -> dict[str, float]:
-    """What does not depend on the number of accelerators."""
+    """Return what does not depend on the number of accelerators."""
     encoder, decoder = preset.encoder, preset.decoder
     height, width, channels = encoder["image_shape"]
     patches = (height // encoder["patch_size"]) * (width // encoder["patch_size"])

@@ -66,7 +66,7 @@ def _run(name: str, options: argparse.Namespace) -> None:
 
 
 def read(options: argparse.Namespace, name: str) -> Any:
-    """A cell's result, or `None` if it was not computed."""
+    """Return a cell's result, or `None` if it was not computed."""
     path = options.out / f"{name}.json"
     return json.loads(path.read_text())["result"] if path.exists() else None
 

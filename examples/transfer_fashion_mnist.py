@@ -85,7 +85,7 @@ def pretrain(images: Any, seed: int, options: argparse.Namespace) -> str:
 
 
 def encoder_of(start: str, seed: int, options: argparse.Namespace) -> Any:
-    """The pre-trained encoder, or a fresh one."""
+    """Return the pre-trained encoder, or a fresh one."""
     import keras
 
     import keras_mae
@@ -116,7 +116,7 @@ def fine_tune(
 
 
 def features(encoder: Any, train: Any, test: Any, seed: int, labels: Any) -> dict[str, Any]:
-    """A linear probe and nearest neighbours for every number of labels, on the frozen encoder's features."""
+    """Score a linear probe and nearest neighbors for every number of labels, on the frozen encoder's features."""
     from keras_mae import transfer
 
     scores = {}
@@ -133,7 +133,7 @@ def features(encoder: Any, train: Any, test: Any, seed: int, labels: Any) -> dic
 
 # === In the parent ===
 def report(options: argparse.Namespace) -> None:
-    """The table of what is there."""
+    """Print the table of what is there."""
     print("\naccuracy in %, mean ± standard deviation over seeds")
     print(f"{'':34}" + "".join(f"{count:>14,}" for count in LABELS) + "  labels")
     for start in STARTS:
@@ -146,7 +146,7 @@ def report(options: argparse.Namespace) -> None:
 
 
 def row(name: str, cells: Any) -> None:
-    """A line of the table."""
+    """Return a line of the table."""
     known = [[value for value in cell if value is not None] for cell in cells]
     print(f"{name:34}" + "".join(f"{study.shown(values):>14}" for values in known))
 

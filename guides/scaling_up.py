@@ -177,7 +177,7 @@ figure
 
 """
 (One line covers the other.) A checkpoint holds weights, optimizer, schedule, metrics, the masks' step and the
-position in the data, with a checksum of each file; a damaged one is passed over for the one before it. It is not tied
+position in the data, with a checksum of each file; a damaged one is skipped for the one before it. It is not tied
 to the devices: a run that was begun on eight may go on with one. `python tests/kill_test.py --kills 50` does this the
 hard way, with SIGKILL.
 

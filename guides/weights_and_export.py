@@ -54,7 +54,7 @@ encoder = keras_mae.ViTEncoder.from_preset("hf://facebook/vit-mae-base")  # from
 These lines are not run here. The names say what a file holds:
 """
 
-for name in convert.published.CHECKPOINTS:
+for name in convert.PUBLISHED:
     print(name)
 
 """

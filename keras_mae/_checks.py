@@ -8,7 +8,7 @@ from typing import Any
 
 
 def argument_error(argument: str, rule: str, value: Any) -> ValueError:
-    """The error to raise when `argument` breaks `rule`."""
+    """Return the error to raise when `argument` breaks `rule`."""
     received = f"{argument}={value!r}"
     if len(received) > 300 and hasattr(value, "shape"):  # nobody reads a page of pixels
         received = f"{argument}.shape={tuple(value.shape)}"
@@ -16,52 +16,52 @@ def argument_error(argument: str, rule: str, value: Any) -> ValueError:
 
 
 def positive_int(argument: str, value: Any) -> int:
-    """`value` as an `int` of at least 1."""
+    """Return `value` as an `int` of at least 1."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise argument_error(argument, "a positive integer", value)
     return int(value)
 
 
 def seed_int(argument: str, value: Any) -> int:
-    """`value` as a seed: an `int` in [0, 2**31)."""
+    """Return `value` as a seed: an `int` in [0, 2**31)."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 0 <= int(value) < 2**31:
         raise argument_error(argument, "an integer in [0, 2**31)", value)
     return int(value)
 
 
 def number(argument: str, value: Any, low: float, high: float, rule: str) -> float:
-    """`value` as a `float` in [low, high); `rule` says so in words."""
+    """Return `value` as a `float` in [low, high); `rule` says so in words."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not low <= float(value) < high:
         raise argument_error(argument, rule, value)
     return float(value)
 
 
 def fraction(argument: str, value: Any) -> float:
-    """`value` as a `float` in [0, 1)."""
+    """Return `value` as a `float` in [0, 1)."""
     return number(argument, value, 0.0, 1.0, "in [0, 1)")
 
 
 def within(argument: str, value: Any, high: float) -> float:
-    """`value` as a `float` in [0, high]."""
+    """Return `value` as a `float` in [0, high]."""
     if value == high and not isinstance(value, bool):
         return float(high)
     return number(argument, value, 0.0, high, f"in [0, {high}]")
 
 
 def non_negative(argument: str, value: Any) -> float:
-    """`value` as a finite `float` of at least 0."""
+    """Return `value` as a finite `float` of at least 0."""
     return number(argument, value, 0.0, float("inf"), "a finite number of at least 0")
 
 
 def positive(argument: str, value: Any) -> float:
-    """`value` as a finite `float` above 0."""
+    """Return `value` as a finite `float` above 0."""
     if value == 0:
         raise argument_error(argument, "a finite number above 0", value)
     return number(argument, value, 0.0, float("inf"), "a finite number above 0")
 
 
 def pair(argument: str, value: Any) -> tuple[int, int]:
-    """`value`, an integer or two, as (height, width)."""
+    """Return `value`, an integer or two, as (height, width)."""
     if isinstance(value, numbers.Integral):
         value = (value, value)
     if not isinstance(value, Sequence) or len(value) != 2:
@@ -70,7 +70,7 @@ def pair(argument: str, value: Any) -> tuple[int, int]:
 
 
 def indices(argument: str, value: Any, low: int, high: int, rule: str) -> list[int]:
-    """`value`, an integer or several, each in [low, high), as a list; `rule` says so in words."""
+    """Return `value`, an integer or several, each in [low, high), as a list; `rule` says so in words."""
     several = [value] if isinstance(value, numbers.Integral) else list(value) if isinstance(value, Iterable) else []
     if not several or not all(isinstance(one, numbers.Integral) and low <= int(one) < high for one in several):
         raise argument_error(argument, rule, value)
@@ -78,7 +78,7 @@ def indices(argument: str, value: Any, low: int, high: int, rule: str) -> list[i
 
 
 def image_shape(value: Any) -> tuple[int, int, int]:
-    """`value` as (height, width, channels)."""
+    """Return `value` as (height, width, channels)."""
     if not isinstance(value, Sequence) or len(value) != 3:
         raise argument_error("image_shape", "(height, width, channels)", value)
     height, width, channels = (positive_int("image_shape", size) for size in value)
@@ -96,7 +96,7 @@ def grid(shape: tuple[int, int, int], patch: tuple[int, int]) -> tuple[int, int]
 
 
 def one_of(argument: str, value: Any, allowed: Iterable[Any]) -> Any:
-    """`value`, if it is among `allowed`."""
+    """Return `value` if it is among `allowed`."""
     allowed = list(allowed)
     if value not in allowed:
         raise argument_error(argument, "one of " + ", ".join(repr(item) for item in allowed), value)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-__all__ = ["PresetFiles", "hand_in"]
+__all__ = ["Opener", "PresetFiles", "hand_in"]
 
 
 class Opener(Protocol):

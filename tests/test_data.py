@@ -218,7 +218,7 @@ def test_columns_bytes_and_lists_of_labels_are_labels(labels):
     [
         (LABELS[:22], r"one for each of the 23 images. Received: labels.shape=\(22,\)"),
         (LABELS.astype("float32"), "`labels` must be integers from 0.*labels.dtype=float32"),
-        (LABELS - 1, "`labels` must be integers from 0.*the least -1"),
+        (LABELS - 1, "`labels` must be integers from 0.*the smallest is -1"),
         (np.eye(11, dtype="int64")[LABELS], r"`labels` must be integers from 0.*labels.shape=\(23, 11\)"),
         ([str(label) for label in LABELS], "`labels` must be integers from 0"),
     ],

@@ -178,7 +178,10 @@ def test_flat_metadata_are_read_in_today_s_form(facts, kind, others, tmp_path):
     assert getattr(recipe, "momentum", 0.8) == 0.8
     assert {"data": "x", "learning_rate": 0.1, **others}.items() <= metadata.items()
     (tmp_path / "recipe.json").write_text(json.dumps(FLAT | facts))
-    assert RunDirectory(tmp_path).recipe == recipe
+    directory = RunDirectory(tmp_path)
+    assert directory.recipe == recipe
+    directory.write_json(RunFile.RUN, METADATA)  # as a resumed run does in the end
+    assert directory.recipe == RECIPE
 
 
 def test_flat_metadata_without_a_recipe_stay_flat():

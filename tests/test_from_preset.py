@@ -71,7 +71,7 @@ def test_a_classifier_comes_with_its_head_or_a_new_one(saved, randomise, tmp_pat
 def test_the_card_says_what_is_in_the_folder(saved):
     folder, mae = saved
     text = (folder / "mae" / "README.md").read_text()
-    for fact in ("library_name: keras_mae", "15 x 14 x 3", f"{mae.count_params():,} parameters", "normalised", "40%"):
+    for fact in ("library_name: keras_mae", "15 x 14 x 3", f"{mae.count_params():,} parameters", "normalized", "40%"):
         assert fact in text
 
 

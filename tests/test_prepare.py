@@ -302,4 +302,4 @@ def test_images_are_the_same_in_both_formats(folder, tmp_path, format):
     source = data.FolderSource(folder, labeled=True)
     for record, path, label in zip(found, source.paths, source.labels, strict=True):
         name = path.relative_to(folder).as_posix()
-        assert record == records.serialized(preparation._smaller(path, 16, 95), name, int(label))
+        assert record == records.serialize(preparation._smaller(path, 16, 95), name, int(label))

@@ -12,7 +12,7 @@ from keras_mae.data import records
 
 
 def record(images=(b"pixels",), label=None):
-    """An example with any number of images, and nothing that `serialized` would add."""
+    """An example with any number of images, and nothing that `serialize` would add."""
     example = records._example_class()()
     for image in images:
         example.features.feature[records.IMAGE].bytes_list.value.append(image)
@@ -41,7 +41,7 @@ def write_array_record(path, payloads):
 @pytest.mark.parametrize("label", [None, 0, 11])
 def test_a_record_gives_back_what_was_put_in(label):
     expected = {records.IMAGE: b"pixels"} | ({} if label is None else {records.LABEL: label})
-    assert records.features(records.serialized(b"pixels", "a/b.png", label)) == expected
+    assert records.features(records.serialize(b"pixels", "a/b.png", label)) == expected
 
 
 @needs_tensorflow
@@ -56,7 +56,7 @@ def test_a_record_is_byte_for_byte_the_one_tensorflow_writes(label):
     if label is not None:
         feature[records.LABEL].int64_list.value.append(label)
     theirs = example.SerializeToString(deterministic=True)
-    assert records.serialized(b"\x00pixels\xff", "größe/b.png", label) == theirs
+    assert records.serialize(b"\x00pixels\xff", "größe/b.png", label) == theirs
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_crops_differ_between_epochs_and_come_back_with_the_seed(noise):
 @pytest.fixture
 def files(tmp_path):
     """Ten images with labels in files of three, five and two."""
-    made = [records.serialized(png(numbered(number)), f"{number}.png", number % 3) for number in range(10)]
+    made = [records.serialize(png(numbered(number)), f"{number}.png", number % 3) for number in range(10)]
     parts = [made[:3], made[3:8], made[8:]]
     return [write_array_record(tmp_path / f"{number}.array_record", part) for number, part in enumerate(parts)]
 
@@ -230,7 +230,7 @@ def test_no_file_and_records_of_others_are_refused(tmp_path):
 
 
 def test_a_damaged_image_in_a_record_is_named_by_its_number(tmp_path):
-    made = [records.serialized(content, "x.png", None) for content in (png(numbered(1)), b"no image")]
+    made = [records.serialize(content, "x.png", None) for content in (png(numbered(1)), b"no image")]
     source = data.RecordSource([write_array_record(tmp_path / "x.array_record", made)], 8)
     with pytest.raises(ValueError, match="Cannot read the image file 'number 1'"):
         source.batch(np.arange(2))

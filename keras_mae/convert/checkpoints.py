@@ -58,8 +58,8 @@ def load(
         path: A `.pth`, `.bin` or `.safetensors` file of the authors' repository or of `timm`; a folder that
             `transformers`, KerasHub or `save_to_preset` wrote; a `.keras` file; or "hf://user/name" on the Hugging
             Face Hub. The format is detected from the content, not the file name.
-        norm_pix_loss: Whether a decoder predicts normalised pixels, where nothing says so. `transformers` does; of
-            the authors' files a run's own holds its arguments, a published one is named for it ("full": normalised,
+        norm_pix_loss: Whether a decoder predicts normalized pixels, where nothing says so. `transformers` does; of
+            the authors' files a run's own holds its arguments, a published one is named for it ("full": normalized,
             "visualize": pixels).
         num_heads: Attention heads of the encoder, where the file does not state them and the width is not a
             published one.

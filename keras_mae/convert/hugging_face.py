@@ -172,7 +172,7 @@ def _config(state: StateDict) -> dict[str, Any]:
 
 
 def _statistics(pixels: dict[str, Any]) -> dict[str, Any]:
-    """Return `pixel_mean` and `pixel_std` of an image processor, which multiplies pixels and then normalises."""
+    """Return `pixel_mean` and `pixel_std` of an image processor, which multiplies pixels and then normalizes."""
     factor = pixels.get("rescale_factor", 1 / 255) if pixels.get("do_rescale", True) else 1.0
     mean, std = 0.0, 1.0
     if pixels.get("do_normalize", True):

@@ -109,7 +109,7 @@ def from_keras_hub(model: Any, **encoder: Any) -> Converted:
     Args:
         model: A `ViTBackbone`, or a `ViTImageClassifier(pooling="token")`.
         encoder: Arguments of `ViTEncoder`: `pixel_mean` and `pixel_std` for a model without an image converter
-            that says how images are normalised, `drop_path_rate`, ...
+            that says how images are normalized, `drop_path_rate`, ...
 
     Returns:
         The model and the report.
@@ -190,7 +190,7 @@ def _statistics_of(converter: Any) -> dict[str, Any]:
 def to_keras_hub(model: Any) -> Any:
     """Return a KerasHub model with the weights of a `ViTEncoder` or `ViTClassifier`.
 
-    KerasHub normalises images in a preprocessor. A classifier gets one; for an encoder `image_converter_of` makes it.
+    KerasHub normalizes images in a preprocessor. A classifier gets one; for an encoder `image_converter_of` makes it.
 
     Args:
         model: A `ViTEncoder`, or a `ViTClassifier(pooling="token")` without a BatchNorm.
@@ -228,7 +228,7 @@ def to_keras_hub(model: Any) -> Any:
 
 
 def image_converter_of(encoder: ViTEncoder) -> Any:
-    """Return KerasHub's layer that resizes and normalises images (0–255) as `encoder` does."""
+    """Return KerasHub's layer that resizes and normalizes images (0–255) as `encoder` does."""
     mean, std = np.asarray(encoder.pixel_mean), np.asarray(encoder.pixel_std)
     return _package().layers.ViTImageConverter(
         image_size=encoder.image_shape[:2], scale=(1 / std).tolist(), offset=(-mean / std).tolist()

@@ -153,7 +153,7 @@ class Layout(Format):
         """
 
     def norm_pix_loss(self, state: StateDict) -> Stated | None:
-        """Return whether the decoder predicts normalised pixels; `None` if nothing says so."""
+        """Return whether the decoder predicts normalized pixels; `None` if nothing says so."""
         return None
 
     def mask_ratio(self, state: StateDict) -> float:
@@ -185,14 +185,14 @@ class Layout(Format):
         height, width = sizes.encoder["patch_size"]
         stored_grid = (stored_shape[0] // height, stored_shape[1] // width)
         encoder = ViTEncoder(image_shape, **sizes.encoder | hints.encoder)
-        normalised = _norm_pix_loss(self, state, kind, hints)
+        normalized = _norm_pix_loss(self, state, kind, hints)
         model: Any = encoder
         if kind == "classifier":
             model = ViTClassifier(encoder, **self.head(state), copy=False)
         if kind == "autoencoder":
             decoder = MAEDecoder(**sizes.decoder or {}, dtype=encoder.dtype_policy)
             masking = RandomMasking(self.mask_ratio(state))
-            model = MaskedAutoencoder(encoder, decoder, masking, norm_pix_loss=normalised)
+            model = MaskedAutoencoder(encoder, decoder, masking, norm_pix_loss=normalized)
         report = load_weights(
             model, state, self.rules(model, state), kind, left_out=self.left_out(state), old_grid=stored_grid
         )
@@ -215,7 +215,7 @@ def _image_size(sizes: Sizes, asked: tuple[int, int, int] | None) -> tuple[int, 
 
 
 def _norm_pix_loss(layout: Layout, state: StateDict, kind: Kind, hints: Hints) -> bool:
-    """Return whether the decoder, if there is one, predicts normalised pixels."""
+    """Return whether the decoder, if there is one, predicts normalized pixels."""
     given, name = hints.norm_pix_loss, PurePath(state.name).name
     if kind != "autoencoder":
         if given is not None:
@@ -225,7 +225,7 @@ def _norm_pix_loss(layout: Layout, state: StateDict, kind: Kind, hints: Hints) -
     if stated is None:
         if given is None and not hints.encoder_only:
             raise ValueError(
-                f"Nothing in {name!r} says whether its decoder predicts pixels or normalised pixels: "
+                f"Nothing in {name!r} says whether its decoder predicts pixels or normalized pixels: "
                 "give `norm_pix_loss`"
             )
         return bool(given)

@@ -1,6 +1,6 @@
 """Where models are: files and folders, the Hugging Face Hub, and the checkpoints that the authors published.
 
-None of the published checkpoints is shipped with this package: here are their names, addresses and licence.
+None of the published checkpoints is shipped with this package: here are their names, addresses and license.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ LICENSE = "CC-BY-NC 4.0 (not for commercial use)"
 # Name -> folder at the address, and how the MD5 of the file begins, where the authors say (their README.md and
 # FINETUNE.md print six digits).
 PUBLISHED = {
-    # Encoders, pre-trained on normalised pixels.
+    # Encoders, pre-trained on normalized pixels.
     "mae_pretrain_vit_base": ("pretrain", "8cad7c"),
     "mae_pretrain_vit_large": ("pretrain", "b8b06e"),
     "mae_pretrain_vit_huge": ("pretrain", "9bdbb0"),
-    # Encoders and decoders, normalised pixels.
+    # Encoders and decoders, normalized pixels.
     "mae_pretrain_vit_base_full": ("pretrain", ""),
     "mae_pretrain_vit_large_full": ("pretrain", ""),
     "mae_pretrain_vit_huge_full": ("pretrain", ""),

@@ -34,7 +34,7 @@ class _Own(Format):
         if hints != Hints(encoder_only=hints.encoder_only):
             raise ValueError(
                 f"{str(files.path)!r} is a model of keras_mae, which says itself what it is: load it without other "
-                "options, and then copy the encoder with others"
+                "arguments, and then change its encoder with `encoder.copy`"
             )
         model = load_model(files.path)
         model = getattr(model, "encoder", model) if hints.encoder_only else model
@@ -186,7 +186,7 @@ def _card(model: Any, name: str) -> str:
         f"{encoder.num_heads} heads, {model.count_params():,} parameters.",
     ]
     if isinstance(model, MaskedAutoencoder):
-        target = "normalised pixels" if model.norm_pix_loss else "pixels"
+        target = "normalized pixels" if model.norm_pix_loss else "pixels"
         lines.append(f"It predicts {target} of patches, {model.masking.mask_ratio:.0%} of which are hidden.")
     if isinstance(model, ViTClassifier):
         lines.append(f"It tells {model.num_classes} classes apart.")
@@ -198,7 +198,7 @@ def _card(model: Any, name: str) -> str:
         f'model = keras_mae.{type(model).__name__}.from_preset("{name}")',
         "```",
         "",
-        "Trained on: to be filled in. Licence of the weights: to be filled in.",
+        "Trained on: to be filled in. License of the weights: to be filled in.",
         "",
     ]
     return "\n".join(lines)

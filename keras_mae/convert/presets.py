@@ -21,6 +21,7 @@ from keras_mae.presets import Preset
 __all__ = ["open_preset", "save_preset"]
 
 _HEADS = ("num_heads", "decoder_num_heads")
+_STATISTICS = ("pixel_mean", "pixel_std")
 _OF_AUTOENCODER = ("masking", "norm_pix_loss", "masks_per_image", "seed", "name", "dtype")
 _OF_CLASSIFIER = ("num_classes", "pooling", "trainable_blocks", "batch_norm", "name")
 
@@ -77,9 +78,6 @@ def _with_weights(
     expected = sizes.encoder | ({} if other_channels else {"image_shape": image_shape})
     _refuse_other_sizes(getattr(model, "encoder", model), expected, preset, weights)
     return model
-
-
-_STATISTICS = ("pixel_mean", "pixel_std")
 
 
 def _taken(overrides: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
@@ -180,4 +178,7 @@ _MAKERS: dict[type[Any], _Maker] = {
 
 
 def _maker_of(cls: type[Any]) -> _Maker:
-    return next(maker for base, maker in _MAKERS.items() if issubclass(cls, base))
+    for base, maker in _MAKERS.items():
+        if issubclass(cls, base):
+            return maker
+    raise ValueError(f"`from_preset` makes {', '.join(base.__name__ for base in _MAKERS)}. Received: {cls.__name__}")

@@ -95,7 +95,7 @@ class Report:
 
     Attributes:
         kind: What the file holds: "encoder", "autoencoder" or "classifier".
-        norm_pix_loss: Whether an autoencoder's decoder predicts normalised pixels; `None` without a decoder.
+        norm_pix_loss: Whether an autoencoder's decoder predicts normalized pixels; `None` without a decoder.
         rows: (tensors in the file, weight of the model, shape, remark) of everything that was carried over.
         left_out: Tensors that were left out on purpose, and why.
     """
@@ -110,7 +110,7 @@ class Report:
         """The kind, and an autoencoder's target, in words."""
         if self.norm_pix_loss is None:
             return self.kind
-        return f"{self.kind} that predicts {'normalised pixels' if self.norm_pix_loss else 'pixels'}"
+        return f"{self.kind} that predicts {'normalized pixels' if self.norm_pix_loss else 'pixels'}"
 
     def __str__(self) -> str:
         width = max((len(row[0]) for row in self.rows), default=0)

@@ -22,7 +22,7 @@ from keras_mae.data.images import MODES
 from keras_mae.data.sources import Generators, cut
 from keras_mae.data.streams import Stream
 
-__all__ = ["IMAGE", "LABEL", "NAME", "RecordSource", "features", "serialize", "tfrecord_stream"]
+__all__ = ["IMAGE", "LABEL", "NAME", "RecordSource", "count_tfrecords", "features", "serialize", "tfrecord_stream"]
 
 IMAGE, LABEL, NAME = "image/encoded", "image/class/label", "image/filename"
 
@@ -106,7 +106,7 @@ def tfrecord_stream(
     if not names:
         raise ValueError(f"`files` must name TFRecord files. Received: files={[str(file) for file in files]}")
     if count is None and not any("://" in name for name in names):
-        count = _count_tfrecords(names)
+        count = count_tfrecords(names)
     return Stream(
         f"the {len(names)} TFRecord files from {names[0]!r} on",
         _items(names, image_key, label_key),
@@ -155,7 +155,7 @@ def _items(files: Sequence[str], image_key: str, label_key: str | None) -> Calla
     return items
 
 
-def _count_tfrecords(files: Sequence[str]) -> int:
+def count_tfrecords(files: Sequence[str]) -> int:
     """Count the records in TFRecord files by their headers.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, ClassVar, Self, TypeVar, cast
+from typing import Any, ClassVar, Self, TypeVar
 
 from keras_mae import _checks
 
@@ -145,7 +145,7 @@ class Recipe:
         if not issubclass(chosen, cls):
             raise _checks.argument_error("kind", repr(getattr(cls, "kind", None)), chosen.kind)
         refuse_unknown(chosen, values)
-        return cast("Self", chosen(**values))
+        return chosen(**values)
 
     def __str__(self) -> str:
         """Return the recipe as a table."""

@@ -94,7 +94,8 @@ class RunDirectory:
         Raises:
             ValueError: If it is another name.
         """
-        return self.path / _checks.one_of("name", str(name), map(str, RunFile))
+        _checks.one_of("name", str(name), map(str, RunFile))
+        return self.path / str(name)
 
     # === Reading ===
     @property
@@ -112,7 +113,7 @@ class RunDirectory:
         Raises:
             ValueError: If the directory holds no run.
         """
-        if (self.path / _FLAT_RUN).is_file():
+        if (self.path / _FLAT_RUN).is_file() and not self.file(RunFile.RUN).is_file():
             return from_flat(json.loads((self.path / _FLAT_RUN).read_text(encoding="utf-8")))
         return self._json(RunFile.RUN)
 

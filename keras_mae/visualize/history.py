@@ -108,11 +108,7 @@ def _columns(name: str, run: Any) -> Columns:
     columns = read_history(run) if isinstance(run, str | os.PathLike) else run
     if not isinstance(columns, Mapping) or not len(columns.get("loss", ())):
         where = (
-            repr(str(run))
-            if isinstance(run, str | os.PathLike[str])
-            else f"`history[{name!r}]`"
-            if name
-            else "`history`"
+            repr(str(run)) if isinstance(run, str | os.PathLike) else f"`history[{name!r}]`" if name else "`history`"
         )
         received = ", ".join(columns) if isinstance(columns, Mapping) else type(columns).__name__
         raise ValueError(f"{where} must have a column 'loss'. Received: {received or 'nothing'}")
