@@ -55,19 +55,17 @@ def readme(monkeypatch):
 
 
 def data_page(monkeypatch):
-    from keras_mae.data import datasets
-
     docs_helpers.write_folder(Path.cwd() / "photos")
     docs_helpers.write_folder(Path.cwd() / "flowers", ("roses", "tulips"))
     images, labels = docs_helpers.images(), docs_helpers.labels()
     names = {"images": images, "labels": labels}
-    signature = inspect.signature(datasets.tfds_source)
+    signature = inspect.signature(keras_mae.data.from_tfds)
 
     def local(*arguments, **options):
-        signature.bind(*arguments, **options)
-        return keras_mae.data.ArraySource(images, labels, 224)
+        given = signature.bind(*arguments, **options).arguments
+        return keras_mae.data.from_arrays(images, labels, batch_size=given["batch_size"])
 
-    monkeypatch.setattr(datasets, "tfds_source", local)
+    monkeypatch.setattr(keras_mae.data, "from_tfds", local)
     if importlib.util.find_spec("tensorflow"):
         import tensorflow as tf
 
