@@ -101,7 +101,7 @@ def test_a_folder_that_vanishes_is_one_clear_line_and_nothing_is_lost(
         (["pretrain", "--image-size", "32"], "`image_size` goes with a folder of images"),
         (["pretrain", "--masking", "spiral"], "'spiral' is not one of 'random', 'block', 'grid'"),
         (["pretrain", "empty"], "`directory` must hold images"),
-        (["pretrain", "--fast"], "No such option: --fast"),
+        (["pretrain", "--fast"], "No such option"),
         (["train"], "No such command 'train'"),
         ([], "Missing command"),
         (["info", "empty"], "not a folder: try 'empty/model.keras'"),
@@ -241,6 +241,9 @@ def test_help_is_shown(keras_mae_command, command):
     assert "--help" in out
 
 
+@pytest.mark.skipif(
+    tuple(map(int, typer.__version__.split(".")[:2])) < (0, 26), reason="beside Click 8.5 they lose arguments' texts"
+)
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_help_text_stands_alone(name):
     """A summary that fits its line, and no text that begins as if something stood before it."""
