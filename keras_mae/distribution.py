@@ -72,7 +72,7 @@ class Devices:
     def whole_batch_size(self, count: int, limit: int = 256) -> int:
         """Return the `whole` batch size up to `limit` that leaves out the fewest of `count` samples at the end."""
         if count < self.replicas:
-            raise ValueError(f"{self.replicas} replicas need as many images. Received: {count}")
+            raise ValueError(f"{self.replicas} devices take as many images to evaluate on. Received: {count}")
         sizes = range(self.replicas, max(limit, self.replicas) + 1, self.replicas)
         return max(sizes, key=lambda size: (count // size * size, size))
 

@@ -334,5 +334,5 @@ def test_the_size_of_whole_batches_leaves_out_the_fewest_samples(replicas, count
 
 
 def test_fewer_samples_than_replicas_are_refused():
-    with pytest.raises(ValueError, match="8 replicas need as many images. Received: 7"):
+    with pytest.raises(ValueError, match="8 devices take as many images to evaluate on. Received: 7"):
         distribution.Devices(replicas=8).whole_batch_size(7)

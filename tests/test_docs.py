@@ -55,19 +55,19 @@ def readme(monkeypatch):
 
 
 def data_page(monkeypatch):
-    from keras_mae.data import tfds
+    from keras_mae.data import datasets
 
     docs_helpers.write_folder(Path.cwd() / "photos")
     docs_helpers.write_folder(Path.cwd() / "flowers", ("roses", "tulips"))
     images, labels = docs_helpers.images(), docs_helpers.labels()
     names = {"images": images, "labels": labels}
-    signature = inspect.signature(tfds.source)
+    signature = inspect.signature(datasets.tfds_source)
 
     def local(*arguments, **options):
         signature.bind(*arguments, **options)
         return keras_mae.data.ArraySource(images, labels, 224)
 
-    monkeypatch.setattr(tfds, "source", local)
+    monkeypatch.setattr(datasets, "tfds_source", local)
     if importlib.util.find_spec("tensorflow"):
         import tensorflow as tf
 

@@ -157,9 +157,9 @@ def test_training_batches_are_whole_shuffled_and_those_of_the_seed():
 
 def test_images_in_sizes_of_their_own_are_cropped_as_the_recipe_says(monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        training.feeding, "make_dataset", lambda source, size, **options: seen.append((size, options))
-    )
+    module = "keras_mae.training.batches"
+    monkeypatch.setattr(f"{module}.make_dataset", lambda source, size, **options: seen.append((size, options)))
+    monkeypatch.setattr(f"{module}.Augmentation", lambda num_classes, **options: options)
     source = source_of(sized=False)
     pretrain = PretrainRecipe(batch_size=4, crop_area=(0.3, 0.9), flip=True)
     training.training_batches(source, pretrain, crops_per_image=2)
@@ -256,7 +256,7 @@ def test_every_run_takes_two_lines(encoder, class_folders, tmp_path):
             *map(training.evaluation_batches, (photos.train, photos.test)),
             photos.classes,
             tmp_path / "knn",
-            3,
+            k=3,
         ),
     }
     images, classes = training.open_test(class_folders.with_name("others"), encoder.image_shape)

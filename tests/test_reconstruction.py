@@ -131,7 +131,8 @@ def test_true_statistics_do_move_with_the_removed_pixels(norm_pix_mae, images, m
 
 
 def test_visible_statistics_are_the_default(norm_pix_mae, images, mask):
-    default, visible = norm_pix_mae.reconstruct(images, mask), norm_pix_mae.reconstruct(images, mask, None, "visible")
+    default = norm_pix_mae.reconstruct(images, mask)
+    visible = norm_pix_mae.reconstruct(images, mask, statistics="visible")
     np.testing.assert_array_equal(default.predicted, visible.predicted)
     assert default.statistics == visible.statistics
 

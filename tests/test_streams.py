@@ -334,14 +334,14 @@ def test_seek_goes_to_any_batch_with_its_crops_and_labels(marked):
 
 def test_fit_moves_the_position_and_goes_on_from_it(marked, monkeypatch):
     dataset, seen = make_marked("array_record", marked, batch_size=4, loader="grain", seed=6), []
-    finished = dataset._finished
+    augmented = dataset._augmented
 
     def record(number, images, labels):
         if dataset._in_epoch:  # Keras looks at a batch beforehand
             seen.append(images)
-        return finished(number, images, labels)
+        return augmented(number, images, labels)
 
-    monkeypatch.setattr(dataset, "_finished", record)
+    monkeypatch.setattr(dataset, "_augmented", record)
     mae = tiny(16)
     for epochs, after in ((2, 2), (1, 3)):
         mae.fit(dataset, epochs=epochs, verbose=0)

@@ -12,7 +12,7 @@ ROOT = Path(keras_mae.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 PATHS = {path.relative_to(ROOT).as_posix(): path for path in FILES}
 BRITISH = re.compile(
-    r"colour|centre|neighbour|behaviour|labelled|ali[sz]er|(normal|standard|initial|optim|random|real)is"
+    r"colour|centre|neighbour|behaviour|labelled|(normal|standard|initial|optim|random|real)is(e|ing|ation)"
 )
 each_file = pytest.mark.parametrize("name", PATHS)
 

@@ -116,11 +116,7 @@ def validation_batches(source: Source, recipe: Recipe | None = None) -> Any:
     Raises:
         ValueError: If there are fewer images than devices.
     """
-    replicas = distribution.current().replicas
-    sizes = range(replicas, max(EVALUATION_BATCH, replicas) + 1, replicas)
-    size = max(sizes, key=lambda size: (len(source) // size * size, size))
-    if size > len(source):
-        raise ValueError(f"{replicas} devices take as many images to evaluate on. Received: {len(source)}")
+    size = distribution.current().whole_batch_size(len(source), EVALUATION_BATCH)
     return make_dataset(source, size, shuffle=False, drop_remainder=True, crop=_evaluation_crop(source, recipe))
 
 
