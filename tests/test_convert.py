@@ -97,7 +97,7 @@ def test_pytorch_files_hold_the_same(name, folder, tmp_path):
 
 @pytest.mark.skipif(BACKEND == "torch", reason="it is about an installation without PyTorch")
 def test_pytorch_files_need_pytorch(folder):
-    with pytest.raises(ImportError, match=r"timm_mae\.pth unlike safetensors files, requires PyTorch: pip install"):
+    with pytest.raises(ImportError, match=r"timm_mae\.pth, unlike safetensors files, requires PyTorch: pip install"):
         convert.load(folder / "timm_mae.pth", **SIZES)
 
 
