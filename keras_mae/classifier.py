@@ -53,8 +53,8 @@ class ViTClassifier(PresetFiles, TrainStep):
     that is not finite changes no weight and is counted in the metric `skipped_steps`.
 
     With `pooling="mean"` the patch tokens' mean goes through a new LayerNorm to the head, and the encoder's final
-    norm is not used: fine-tuning. With "token" it is the class token after that norm: linear probing. Wherever the
-    encoder is trained its positions are too, which are fixed in pre-training.
+    norm is not used: fine-tuning. With "token" it is the class token after that norm: linear probing. If the
+    whole encoder is trained, so are its positions, which are fixed in pre-training.
 
     Args:
         encoder: A `ViTEncoder`, such as `mae.encoder`.

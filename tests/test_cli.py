@@ -24,13 +24,14 @@ def photo(tmp_path):
 
 def test_pretrain_reconstruct_info(keras_mae_command, photo, tmp_path):
     """The three commands in a row, on the default data."""
-    options = ("--epochs", 1, "--batch-size", 360, "--norm-pix-loss", "--masking", "block", "--seed", 3)
+    options = ("--epochs", 1, "--batch-size", 360, "--norm-pix-loss", "--masking", "block", "--seed", 3, "--watch", 1)
     status, out, _ = keras_mae_command("pretrain", *options)
     assert status == 0
     assert "1,437 images of 8x8x1" in out
     run = tmp_path / "runs" / "digits-1"
     assert f"{run.relative_to(tmp_path)}: encoder.keras, history.csv" in out
     assert json.loads((run / "run.json").read_text())["recipe"]["seed"] == 3
+    assert (run / "watch" / "epoch-0001.png").is_file()
 
     status, out, _ = keras_mae_command("info", run / "model.keras")
     assert status == 0
@@ -251,3 +252,17 @@ def test_every_help_text_stands_alone(name):
     for parameter in COMMANDS[name].params:
         assert parameter.help.endswith("."), parameter.name
         assert not parameter.help.startswith(("Of ", "For ", "As ", "In ", "What ")), parameter.name
+
+
+@pytest.mark.parametrize(
+    ("option", "library"),
+    [
+        (keras_mae.cli.converting.Format, keras_mae.convert.FORMATS),
+        (keras_mae.cli.converting.Runtime, keras_mae.convert.EXPORT_FORMATS),
+        (keras_mae.cli.options.Engine, keras_mae.distribution.ENGINES),
+        (keras_mae.cli.transfer.Pooling, keras_mae.classifier.POOLINGS),
+    ],
+    ids=["formats", "runtimes", "engines", "poolings"],
+)
+def test_an_option_offers_what_the_library_has(option, library):
+    assert {str(choice) for choice in option} == set(library)

@@ -13,7 +13,7 @@ import pytest
 from data_helpers import CLASSES, COUNT, WITH_TENSORFLOW, contents, needs_tensorflow, numbers, prepare, write_folder
 from PIL import Image
 
-from keras_mae import data
+from keras_mae import data, training
 from keras_mae.data import preparation, records
 
 FORMATS = ["array_record", pytest.param("tfrecord", marks=needs_tensorflow)]
@@ -273,3 +273,16 @@ def test_the_manifest_is_json_a_person_can_read(folder, tmp_path):
     prepare(folder, tmp_path / "out")
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert (manifest["short_side"], manifest["format"], manifest["images"]) == (16, "array_record", COUNT)
+
+
+def test_a_prepared_folder_takes_no_share_of_damaged_images(folder, tmp_path):
+    prepare(folder, tmp_path / "out")
+    with pytest.raises(ValueError, match="prepared as ArrayRecord .* `allow_damaged` must be 0. Received: .*=0.1"):
+        data.from_directory(tmp_path / "out", allow_damaged=0.1)
+
+
+@needs_tensorflow
+def test_a_stream_of_unknown_length_is_not_pretrained_on(folder, tmp_path):
+    prepare(folder, tmp_path / "out", format="tfrecord")
+    with pytest.raises(ValueError, match="prepared as TFRecord, `allow_damaged` must be 0. Received: .*=0.1"):
+        training.open_unlabeled(tmp_path / "out", (8, 8, 3), allow_damaged=0.1)

@@ -152,9 +152,7 @@ def pretrain(
             mae,
             **feed,
             run_directory=directory,
-            callbacks=[]
-            if watch is None
-            else [_watch(watch, images.examples, directory / training.RunFile.WATCH, devices)],
+            callbacks=[] if watch is None else [_watch(watch, images.examples, directory, devices)],
             saving=training.Saving(resume, checkpoint_steps, checkpoint_minutes),
         )
         say_files(devices, directory)

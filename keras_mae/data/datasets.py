@@ -187,6 +187,11 @@ def open_directory(
         raise ValueError(f"{str(directory)!r} was prepared without labels: prepare it again with --labeled")
     files = [Path(directory) / shard["file"] for shard in manifest["shards"]]
     if manifest["format"] == "array_record":
+        if allow_damaged:
+            raise ValueError(
+                f"{str(directory)!r} was prepared as ArrayRecord and is read by index: `allow_damaged` must be 0. "
+                f"Received: allow_damaged={allow_damaged}"
+            )
         return RecordSource(files, image_size, channels, classes=manifest["classes"])
     return tfrecord_stream(
         files,

@@ -170,6 +170,12 @@ def open_unlabeled(
         examples = load_builtin(str(data), "test")[0][:EXAMPLES]
     elif Path(data).is_dir():
         train = open_directory(data, image_shape[:2], image_shape[2], allow_damaged=allow_damaged)
+        if isinstance(train, Stream) and train.count is None:  # the schedule needs to know how many images there are
+            raise ValueError(
+                "Files that are read from front to back have no length while damaged images may be left out: for "
+                f"{str(data)!r}, prepared as TFRecord, `allow_damaged` must be 0. Received: "
+                f"allow_damaged={allow_damaged}"
+            )
         first: Any = next(iter(make_dataset(train, EXAMPLES, shuffle=False, shard=(0, 1))))
         examples = np.asarray(first[0] if isinstance(first, tuple) else first)
     else:
