@@ -36,6 +36,13 @@ def number(argument: str, value: Any, low: float, high: float, rule: str) -> flo
     return float(value)
 
 
+def boolean(argument: str, value: Any) -> bool:
+    """Return `value` if it is `True` or `False`: any text would count as true."""
+    if not isinstance(value, bool):
+        raise argument_error(argument, "True or False", value)
+    return value
+
+
 def fraction(argument: str, value: Any) -> float:
     """Return `value` as a `float` in [0, 1)."""
     return number(argument, value, 0.0, 1.0, "in [0, 1)")

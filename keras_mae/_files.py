@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import platform
 import re
@@ -12,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 UNFINISHED = ".writing-"
 """What the name of everything unfinished begins with; the process that writes it follows."""
@@ -36,6 +38,8 @@ def whole(path: str | Path) -> Iterator[Path]:
         OSError: If it cannot be written.
     """
     path = Path(path)
+    if path.name in ("", ".."):
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(path.parent)
     folder = Path(tempfile.mkdtemp(prefix=f"{UNFINISHED}{os.getpid()}@{platform.node()}-", dir=path.parent))
@@ -44,7 +48,10 @@ def whole(path: str | Path) -> Iterator[Path]:
         yield unfinished
         for file in [unfinished, *unfinished.rglob("*")] if unfinished.is_dir() else [unfinished]:
             flush(file)
-        os.replace(unfinished, path)
+        try:
+            os.replace(unfinished, path)
+        except OSError as error:  # by its own name, not by one that nobody knows
+            raise OSError(error.errno, error.strerror, str(path)) from error
         flush(path.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -79,6 +86,21 @@ def flush(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Raises:
+        ValueError: If it is damaged, or holds something else; the message names the file.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{str(path)!r} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{str(path)!r} must hold a JSON object. Received: {type(content).__name__}")
+    return content
 
 
 def sha256(path: Path) -> str:

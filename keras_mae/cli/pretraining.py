@@ -166,7 +166,7 @@ def _image_shape(data: str, preset: str, image_size: int | None) -> tuple[int, i
     if image_size is not None and data in BUILTIN:
         raise ValueError(f"`image_size` goes with a folder of images. Received: image_size={image_size} for {data}")
     height, width, channels = presets.get(preset).encoder["image_shape"]
-    return image_size or height, image_size or width, channels
+    return (height, width, channels) if image_size is None else (image_size, image_size, channels)
 
 
 def _watch(every_epochs: int, examples: Any, directory: Path, devices: Devices) -> Any:

@@ -89,7 +89,7 @@ def finetune(
     with keras_mae.distribution.scope(distribution.value) as devices:
         directory = run_directory(f"finetune-{Path(data).name}", out, resume, devices)
         encoder = _encoder(model)
-        shape = (image_size, image_size, encoder.image_shape[2]) if image_size else encoder.image_shape
+        shape = encoder.image_shape if image_size is None else (image_size, image_size, encoder.image_shape[2])
         images = _open(data, shape, test, num_labels, seed, devices)
         feed = images.feed(
             keras_mae.recipes.FineTuneRecipe.for_size(size.value),

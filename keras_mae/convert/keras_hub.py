@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from keras_mae import _files
 from keras_mae._optional import require
 from keras_mae.classifier import ViTClassifier
 from keras_mae.convert.layout import Converted, Hints, Layout, Sizes
-from keras_mae.convert.state_dict import Files, StateDict, read_json
+from keras_mae.convert.state_dict import Files, StateDict
 from keras_mae.convert.weight_map import Kind, Rule, Transform, save_weights
 from keras_mae.encoder import ViTEncoder
 
@@ -31,7 +32,7 @@ class KerasHub(Layout):
     def read(self, files: Files) -> StateDict:
         """Return the weights of the model in a preset, and its sizes."""
         hub, path = _package(), files.path
-        if read_json(path / "config.json").get("class_name") != "ViTBackbone":
+        if _files.read_json(path / "config.json").get("class_name") != "ViTBackbone":
             raise ValueError(f"The KerasHub preset {str(path)!r} is no ViTBackbone")
         try:
             if (path / "task.json").is_file():

@@ -50,7 +50,12 @@ def open_preset(
     files = Files(located(preset))
     format = format_of(files)
     given = _taken(overrides, (*_HEADS, "norm_pix_loss")) if format.takes_hints else {}
-    return maker.from_model(cls, format.load(files, Hints(encoder_only=maker.encoder_only, **given)).model, overrides)
+    model = maker.from_model(
+        cls, format.load(files, Hints(encoder_only=maker.encoder_only, **given)).model, overrides
+    )
+    if not isinstance(model, cls):
+        raise ValueError(f"{str(preset)!r} holds a {type(model).__name__}, which is no {cls.__name__}")
+    return model
 
 
 def save_preset(model: Any, path: str | Path) -> Path:

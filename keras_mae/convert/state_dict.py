@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from keras_mae import _files
 from keras_mae._optional import require
 
-__all__ = ["Files", "StateDict", "read", "read_json", "write_safetensors", "write_torch"]
+__all__ = ["Files", "StateDict", "read", "write_safetensors", "write_torch"]
 
 _SHARDS = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
@@ -76,7 +76,7 @@ def read(path: str | Path) -> StateDict:
     tensors: dict[str, np.ndarray] = {}
     stored: dict[str, str] = {}
     config: dict[str, Any] = {}
-    for file in _files(path):
+    for file in _weight_files(path):
         found, beside = _read_file(file)
         for name, (array, dtype) in found.items():
             tensors[name], stored[name] = array, dtype
@@ -84,7 +84,7 @@ def read(path: str | Path) -> StateDict:
     folder = path if path.is_dir() else path.parent
     for name in ("config.json", "preprocessor_config.json"):
         if (folder / name).is_file() and (path.is_dir() or path.name in _WHOLE):
-            config[name] = read_json(folder / name)
+            config[name] = _files.read_json(folder / name)
     if tensors and all(name.startswith("module.") for name in tensors):  # what PyTorch's data parallelism puts there
         tensors = {name[7:]: value for name, value in tensors.items()}
         stored = {name[7:]: value for name, value in stored.items()}
@@ -92,24 +92,13 @@ def read(path: str | Path) -> StateDict:
 
 
 def _weight_map(path: Path) -> dict[str, str]:
-    found = read_json(path).get("weight_map")
+    found = _files.read_json(path).get("weight_map")
     if not isinstance(found, dict) or not all(isinstance(shard, str) for shard in found.values()):
         raise ValueError(f"{str(path)!r} has no `weight_map` of files by tensor")
     return found
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{str(path)!r} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{str(path)!r} must hold a JSON object. Received: {type(content).__name__}")
-    return content
-
-
-def _files(path: Path) -> list[Path]:
+def _weight_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():

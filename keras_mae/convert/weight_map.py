@@ -222,6 +222,9 @@ def load_weights(
         stored = sorted({state.stored[name] for name in rule.sources} - {"float32"})
         remarks = [f"stored as {', '.join(stored)}"] if stored else []
         value = rule.transform.load([state.tensors[name] for name in rule.sources])
+        if value.shape != shape:  # the rule's own mistake
+            wrong["of another shape"].append(f"{rule.target} {value.shape}, where {shape} fits")
+            continue
         if resized and old_grid is not None:
             value = resize_positions(value, old_grid, grid)
             remarks.append(f"resized from {old_grid} to {grid}")
@@ -259,6 +262,12 @@ def _misfit(rule: Rule, state: StateDict, shape: tuple[int, ...]) -> tuple[str, 
 def save_weights(model: Any, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
     """Return a model's weights under the names and in the shapes of a file, in float32."""
     weights, tensors = named_weights(model), {}
+    targets, sources = [rule.target for rule in rules], [name for rule in rules for name in rule.sources]
+    if sorted(targets) != sorted(weights) or len(set(sources)) != len(sources):
+        odd = sorted(set(weights) ^ set(targets)) or sorted({one for one in sources if sources.count(one) > 1})
+        raise ValueError(
+            f"A layout must have one rule for each weight, and a name for each tensor. Received: {_listed(odd)}"
+        )
     for rule in rules:
         weight = ops.convert_to_numpy(weights[rule.target]).astype("float32")
         for name, array in zip(rule.sources, rule.transform.save(weight), strict=True):

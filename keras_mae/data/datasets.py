@@ -330,6 +330,10 @@ def length(dataset: Any) -> int:
     Raises:
         ValueError: If it is not known.
     """
+    if hasattr(dataset, "shape") or isinstance(dataset, tuple | list):  # whose length is that of an axis
+        raise _checks.argument_error(
+            "dataset", "batches, such as keras_mae.data.from_arrays makes", type(dataset).__name__
+        )
     try:
         return len(dataset)
     except TypeError as error:

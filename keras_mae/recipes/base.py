@@ -68,10 +68,12 @@ class Recipe:
             )
         area = self.crop_area
         if area is not None:
-            if not (len(area) == 2 and 0 < area[0] <= area[1] <= 1):
+            numbers = isinstance(area, tuple | list) and all(isinstance(share, int | float) for share in area)
+            if not (numbers and len(area) == 2 and 0 < area[0] <= area[1] <= 1):
                 raise _checks.argument_error("crop_area", "two rising numbers above 0 and up to 1, or None", area)
             object.__setattr__(self, "crop_area", tuple(map(float, area)))  # as a file gives it back
-        if not 0 < self.evaluation_fraction <= 1:
+        _checks.boolean("flip", self.flip)
+        if not isinstance(self.evaluation_fraction, int | float) or not 0 < self.evaluation_fraction <= 1:
             raise _checks.argument_error("evaluation_fraction", "in (0, 1]", self.evaluation_fraction)
         if self.batch_size % self.gradient_accumulation_steps:
             raise ValueError(
@@ -139,9 +141,13 @@ class Recipe:
         Example:
             >>> keras_mae.recipes.Recipe.from_dict({"kind": "pretrain", "epochs": 100})
         """
+        if not isinstance(values, Mapping):
+            raise _checks.argument_error("values", "what `to_dict` returned", values)
         values = dict(values)
-        kinds = {one.kind: one for one in Recipe.__subclasses__()}
+        kinds = {one.kind: one for one in Recipe.__subclasses__() if "kind" in vars(one)}
         chosen: type[Recipe] = kinds[_checks.one_of("kind", values.pop("kind", None), kinds)]
+        if issubclass(cls, chosen):
+            chosen = cls
         if not issubclass(chosen, cls):
             raise _checks.argument_error("kind", repr(getattr(cls, "kind", None)), chosen.kind)
         refuse_unknown(chosen, values)

@@ -44,6 +44,7 @@ class PretrainRecipe(Recipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         _checks.positive_int("masks_per_image", self.masks_per_image)
+        _checks.boolean("norm_pix_loss", self.norm_pix_loss)
         for name in ("beta_1", "beta_2", "mask_ratio"):
             _checks.fraction(name, getattr(self, name))
 

@@ -114,7 +114,7 @@ class RunDirectory:
             ValueError: If the directory holds no run.
         """
         if (self.path / _FLAT_RUN).is_file() and not self.file(RunFile.RUN).is_file():
-            return from_flat(json.loads((self.path / _FLAT_RUN).read_text(encoding="utf-8")))
+            return from_flat(_files.read_json(self.path / _FLAT_RUN))
         return self._json(RunFile.RUN)
 
     @property
@@ -152,8 +152,7 @@ class RunDirectory:
             raise ValueError(
                 f"There is no {name} in {str(self.path)!r}. Received: {', '.join(self.files) or 'nothing'}"
             )
-        content: dict[str, Any] = json.loads(self.file(name).read_text(encoding="utf-8"))
-        return content
+        return _files.read_json(self.file(name))
 
     # === Free, finished, in use ===
     @property
@@ -182,8 +181,7 @@ class RunDirectory:
         only_pictures = self.files == [RunFile.WATCH]  # drawn before the first checkpoint
         if self.is_free or only_pictures or self.file(RunFile.CHECKPOINTS).exists():
             return False
-        if self.file(RunFile.RUN).is_file() or (self.path / _FLAT_RUN).is_file():
-            check_same_run(self.path, metadata, self.metadata)
+        check_same_run(self.path, metadata, self.metadata)
         columns = self.history.values() if self.file(RunFile.HISTORY).is_file() else ()
         done = len(next(iter(columns), ()))
         if done < epochs:
@@ -193,29 +191,34 @@ class RunDirectory:
         return True
 
     @contextlib.contextmanager
-    def opened(self) -> Iterator[None]:
+    def opened(self, *, free: bool = False) -> Iterator[None]:
         """Make the directory, and keep other processes out of it until the block ends.
 
         What a killed process left unfinished is removed first, and a new directory is removed at the end if nothing
         was written to it. Processes other than the main one do nothing.
 
+        Args:
+            free: Whether the directory must hold no files: another process may have been there since it was checked.
+
         Raises:
-            ValueError: If another process uses the directory.
+            ValueError: If another process uses the directory, or it is not free and must be.
         """
         if not distribution.current().is_main:
             yield
             return
         made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
-        try:
-            with _lock(self.path):
-                _files.remove_unfinished(self.path)
+        with _lock(self.path):
+            _files.remove_unfinished(self.path)
+            if free:
+                self.check_free()
+            try:
                 yield
-        finally:
-            for folder in made:
-                if any(folder.iterdir()):
-                    break
-                folder.rmdir()
+            finally:  # still locked: an empty folder may be another process's that has just begun
+                for folder in made:
+                    if any(folder.iterdir()):
+                        break
+                    folder.rmdir()
 
     # === Writing ===
     def write(self, name: RunFile | str, save: Callable[[Path], Any]) -> None:
@@ -275,8 +278,11 @@ def _lock(directory: Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"Another process is at work in {str(directory)!r}") from error
+            taken_away = not directory.exists() or not os.path.samestat(os.fstat(descriptor), directory.stat())
+        except BlockingIOError:
+            taken_away = True
+        if taken_away:  # or removed, by the process that had it, since it was opened here
+            raise ValueError(f"Another process is at work in {str(directory)!r}")
         yield
     finally:
         os.close(descriptor)

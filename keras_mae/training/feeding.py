@@ -223,6 +223,8 @@ def open_labeled(
             )
     else:
         order, held_out = generator.permutation(total), max(total // 10, 1)
+        if held_out == total:
+            raise ValueError(f"{str(data)!r} must hold two images or more: one is held out. Received: {total}")
         train, evaluated = Subset(train, order[held_out:]), Subset(train, order[:held_out])
     if num_labels is not None:
         if not 0 < num_labels <= len(train):

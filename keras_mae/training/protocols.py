@@ -15,6 +15,7 @@ from keras_mae.data.datasets import length, numpy_batches
 from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, Recipe, check_recipe
+from keras_mae.reconstruction import check_images
 from keras_mae.training.directory import RunDirectory, RunFile
 from keras_mae.training.metadata import merged
 from keras_mae.training.runner import RunOptions, run
@@ -59,6 +60,7 @@ def run_pretraining(
         ValueError: If the model is not the recipe's; and as `run`.
     """
     _check_agreement(model, recipe)
+    examples = check_images(examples, model.encoder.image_shape)
     steps = length(dataset)
     known = _known(model, recipe, steps) | {"masking": type(model.masking).__name__}
     identity = merged(known, metadata)
@@ -123,7 +125,7 @@ def run_fine_tuning(
     """
     steps = length(dataset)
     classifier = compiled_classifier(
-        encoder, len(classes), recipe, steps, trainable_blocks=trainable_blocks, image_shape=image_shape
+        encoder, len(_class_names(classes)), recipe, steps, trainable_blocks=trainable_blocks, image_shape=image_shape
     )
     known = _known(classifier, recipe, steps) | {"protocol": "fine-tuning", "trainable_blocks": trainable_blocks}
     return _run_classifier(
@@ -156,7 +158,7 @@ def run_linear_probe(
     The arguments, and what is returned and raised, are those of `run_fine_tuning`.
     """
     steps = length(dataset)
-    probe = compiled_probe(encoder, len(classes), recipe, steps)
+    probe = compiled_probe(encoder, len(_class_names(classes)), recipe, steps)
     known = _known(probe, recipe, steps) | {"protocol": "linear probe"}
     return _run_classifier(
         probe,
@@ -257,13 +259,13 @@ def run_evaluation(classifier: ViTClassifier, test: Any, classes: Sequence[str],
     directory.check_free()
     if not isinstance(classifier, ViTClassifier):
         raise _checks.argument_error("classifier", "a keras_mae.ViTClassifier", classifier)
-    if len(classes) != classifier.num_classes:
+    if len(_class_names(classes)) != classifier.num_classes:
         raise ValueError(
             f"`classes` must be the {classifier.num_classes} that the classifier knows. "
             f"Received: {len(classes)} ({', '.join(map(str, list(classes)[:10]))})"
         )
     predicted, labels = _predicted(classifier, test)
-    with directory.opened():
+    with directory.opened(free=True):
         _leave_scores(directory, predicted, labels, classes, backend=keras.backend.backend())
     return directory.path
 
@@ -299,12 +301,25 @@ def run_knn(
     """
     directory = RunDirectory(run_directory)
     directory.check_free()
+    names = _class_names(classes)
     voters, others = (transfer.extract_features(encoder, data, pooling=pooling) for data in (dataset, test))
+    for part in (voters, others):
+        if part.labels is None:
+            raise ValueError("Neighbors vote, and are scored, on (images, labels). Received: no labels")
+        check_labels(part.labels, len(names))
     predicted = transfer.knn_predict(voters, others.features, k, temperature)
     settings = {"k": k, "temperature": temperature, "pooling": pooling, "backend": keras.backend.backend()}
-    with directory.opened():
+    with directory.opened(free=True):
         _leave_scores(directory, predicted, others.labels, classes, **settings)
     return directory.path
+
+
+def _class_names(classes: Any) -> Sequence[str]:
+    """Return the classes if they are names, and no two the same: scores are told apart by them."""
+    names = list(classes) if isinstance(classes, Sequence | np.ndarray) and not isinstance(classes, str) else []
+    if not names or len({name for name in names if isinstance(name, str)}) != len(names):
+        raise _checks.argument_error("classes", "distinct names, one for each class", classes)
+    return names
 
 
 def _predicted(classifier: ViTClassifier, test: Any) -> tuple[np.ndarray, np.ndarray]:

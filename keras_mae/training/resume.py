@@ -325,7 +325,7 @@ def _whole_state(path: Path) -> dict[str, Any]:
         ValueError: If a file is damaged.
         KeyError: If the state is of something else.
     """
-    state: dict[str, Any] = json.loads((path / _STATE).read_text())
+    state = _files.read_json(path / _STATE)
     if state.pop("checksum", None) != _checksum(state):
         raise ValueError(f"{_STATE} is damaged")
     for name, digest in state["sha256"].items():

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 import keras
 from rich.console import Console
 
-from keras_mae import distribution
+from keras_mae import _checks, distribution
 from keras_mae.data.datasets import length
 from keras_mae.recipes import Recipe
 from keras_mae.training.callbacks import Interruptible, LogLearningRate, Progress, StopOnNonFinite
@@ -78,7 +78,9 @@ def run(
             not JSON values, or `dataset` has no `seek`, which resuming requires.
         FloatingPointError: If too many steps in a row were not finite.
     """
-    saving = saving or Saving()
+    saving = Saving() if saving is None else saving
+    if not isinstance(saving, Saving):
+        raise _checks.argument_error("saving", "a keras_mae.training.Saving", saving)
     directory = RunDirectory(run_directory)
     if distribution.current().is_main and not saving.resume:
         directory.check_free()
@@ -111,7 +113,7 @@ def run(
                 check_room_for(model, directory.path)
             leave(directory, history)
 
-    with directory.opened():
+    with directory.opened(free=not saving.resume):
         if saving.resume:
             checkpoints.restore(model)
         _to_its_end(train, end)
