@@ -87,7 +87,7 @@ That is more than tidiness. A run that is interrupted and resumed sees the masks
 that appears on one backend can be looked for on another with the same data.
 
 What is *not* the same bits is everything in floating point. Sums are taken in another order, and results differ in
-the last digits. Weights also start differently, as Keras' initialisers draw from each backend's own generator;
+the last digits. Weights also start differently, as Keras' initializers draw from each backend's own generator;
 where that matters, save the untrained model and load it on the other.
 
 ## Train here, go on there

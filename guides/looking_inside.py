@@ -65,7 +65,7 @@ figure
 
 """
 Nine tenths are 15 of these 16 patches, 94 %. The line above says where brightness and contrast of what is filled in
-come from; this model predicts them itself. A model that predicts normalised patches (`norm_pix_loss=True`) does not
+come from; this model predicts them itself. A model that predicts normalized patches (`norm_pix_loss=True`) does not
 know them: they are then guessed from the visible patches, or, only for pictures and never for scores, taken from the
 original (`mae.reconstruct(..., statistics="true")`).
 
@@ -131,7 +131,7 @@ figure
 ## What patches are like
 
 Every patch leaves the encoder as a vector. Their first three principal components, over all images at once, as red,
-green and blue: patches of one colour are alike to the model. No label took part in this.
+green and blue: patches of one color are alike to the model. No label took part in this.
 """
 
 eight = held_out[:8]
@@ -142,7 +142,7 @@ figure
 """
 ## tf-keras-vis: Grad-CAM and its kin
 
-`tf-keras-vis` brings class activation maps and activation maximisation to Keras, on the TensorFlow backend. A vision
+`tf-keras-vis` brings class activation maps and activation maximization to Keras, on the TensorFlow backend. A vision
 transformer has no last convolution for it to look at; `visualize.keras_vis(classifier)` is the classifier with its
 patch tokens as a feature map by that name. The extra `vis` brings the package; on the other backends the call says
 that it cannot.

@@ -62,7 +62,7 @@ def show(*pictures, titles=()):
 ## An image is a row of patches
 
 The photograph comes with scikit-learn. Images are arrays of 0–255, batch first and channels last; nothing needs to be
-normalised beforehand, because the encoder does it.
+normalized beforehand, because the encoder does it.
 """
 
 photo = load_sample_image("china.jpg")[:420, 30:450]  # a square of 420 × 420 pixels
@@ -115,7 +115,7 @@ show(images[0], masked, titles=("the photograph", "what the encoder sees of it")
 """
 ### Why as many as 75 %?
 
-Because images are redundant: a pixel is much like its neighbour. If few patches are hidden, they can be filled in
+Because images are redundant: a pixel is much like its neighbor. If few patches are hidden, they can be filled in
 from what is next to them, without any idea of what is in the picture. We can measure that on the photograph. The
 simplest of all guesses copies to every hidden pixel the nearest visible one. How far off is it, on average, on the
 0–255 scale?
@@ -172,7 +172,7 @@ print(f"encoder {mae.encoder.count_params():,} parameters, decoder {mae.decoder.
 ## The loss
 
 The mean squared error on the hidden patches, and on nothing else. The target is the pixels as the encoder sees
-them, normalised. A visible patch adds nothing: to repeat what one was shown teaches nothing.
+them, normalized. A visible patch adds nothing: to repeat what one was shown teaches nothing.
 """
 
 pixels = mae.encoder.patch_embedding.pixels(images, drawn.ids_removed)  # normalised
@@ -230,7 +230,7 @@ times. On accelerators and with larger models it comes closer: the paper has 2.8
 ## Training
 
 Now a run that fits into a few minutes: a model of 0.56 million parameters on 10,000 photographs of clothes,
-Fashion-MNIST, 28 × 28 pixels, grey. A patch has 4 × 4 pixels, 12 of 49 stay visible. The labels are not used.
+Fashion-MNIST, 28 × 28 pixels, gray. A patch has 4 × 4 pixels, 12 of 49 stay visible. The labels are not used.
 
 The optimizer is the paper's: AdamW with a short warm-up and a cosine down to zero. The learning rate is given for
 a batch of 256 and scaled to the batch in use; 4e-3 is right for small models like this one, the default of 1.5e-4 for
@@ -312,10 +312,10 @@ figure.set_dpi(80)
 figure
 
 """
-## Pixels or normalised pixels
+## Pixels or normalized pixels
 
 This model predicts pixels, which makes pictures that are easy to look at. With `norm_pix_loss=True` the target is
-each patch standardised by its own mean and deviation: not how bright a patch is, but what is in it. In the paper that
+each patch standardized by its own mean and deviation: not how bright a patch is, but what is in it. In the paper that
 gives slightly better features (85.4 against 84.9 % after fine-tuning), so choose it if the encoder is what you
 want. Pictures then need the brightness from elsewhere: `reconstruct` estimates it from the visible patches and says
 so.

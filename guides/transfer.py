@@ -3,7 +3,7 @@ Title: From pre-training to a classifier
 Author: the keras_mae authors
 Date created: 2026/11/23
 Last modified: 2026/11/23
-Description: What a pre-trained encoder is worth with few labels: nearest neighbours, linear probe, fine-tuning.
+Description: What a pre-trained encoder is worth with few labels: nearest neighbors, linear probe, fine-tuning.
 Accelerator: None
 Order: 2
 """
@@ -62,7 +62,7 @@ recipe = recipes.PretrainRecipe.for_size("small_images", epochs=1 if quick else 
 print(recipe)
 
 """
-`norm_pix_loss` is on: the decoder predicts standardised patches, which gives better features than plain pixels do.
+`norm_pix_loss` is on: the decoder predicts standardized patches, which gives better features than plain pixels do.
 """
 
 keras.utils.set_random_seed(0)
@@ -79,9 +79,9 @@ pretrained = mae.encoder
 From here on there are two encoders of the same shape, `pretrained` and `untrained`, which began with the same random
 weights. Nothing below changes either: each protocol works on a copy.
 
-## Nearest neighbours: no training at all
+## Nearest neighbors: no training at all
 
-Are images of one class near one another in the encoder's features? For every test image, the 20 labelled images with
+Are images of one class near one another in the encoder's features? For every test image, the 20 labeled images with
 the most similar class token vote.
 """
 
@@ -112,7 +112,7 @@ for name, encoder in (("untrained", untrained), ("pretrained", pretrained)):
 """
 ## Fine-tuning: the whole encoder learns on
 
-Now the encoder itself is trained on the labelled images, with a new head: the patch tokens' mean, a norm, a linear
+Now the encoder itself is trained on the labeled images, with a new head: the patch tokens' mean, a norm, a linear
 layer. Two habits keep the little data from ruining what pre-training found.
 
 *Layer decay.* The lower a layer, the more general what it has learned, and the smaller its learning rate: each block
@@ -203,7 +203,7 @@ on, and learning rates that were tuned for both starts alike. Accuracy in per ce
 | fine-tuned from scratch | 73.3 ± 0.8 | 79.8 ± 0.4 | 83.2 ± 0.2 |
 | fine-tuned after pre-training | 81.7 ± 0.7 | 86.8 ± 0.3 | 88.3 ± 0.3 |
 | linear probe, pre-trained | 78.3 ± 0.8 | 82.9 ± 0.6 | 84.4 ± 0.4 |
-| 20 nearest neighbours, pre-trained | 76.0 ± 1.6 | 80.8 ± 1.2 | 84.4 ± 0.7 |
+| 20 nearest neighbors, pre-trained | 76.0 ± 1.6 | 80.8 ± 1.2 | 84.4 ± 0.7 |
 
 The gain is largest where labels are few. Part of it is time: with 100 passes over 600 labels instead of 50, the gain
 on validation images was 6.2 points instead of 9.2, because the network from scratch needs more passes.
@@ -221,13 +221,13 @@ figure
 
 | | trained | takes | good for |
 | --- | --- | --- | --- |
-| nearest neighbours | nothing | one pass over the images | a first look; to see whether pre-training gets anywhere |
+| nearest neighbors | nothing | one pass over the images | a first look; to see whether pre-training gets anywhere |
 | linear probe | one layer | one pass, then seconds | comparing encoders; many tasks on one encoder |
 | partial fine-tuning | the last blocks | less than all | saving time and memory |
 | fine-tuning | everything | the most | the best accuracy |
 
 Features of masked autoencoders are known to be less linear than those of contrastive methods: a weak probe or weak
-neighbours do not mean weak fine-tuning. Judge an encoder by the way you will use it.
+neighbors do not mean weak fine-tuning. Judge an encoder by the way you will use it.
 
 `classifier.save("classifier.keras")` saves the model with its preprocessing, on any backend. In a shell, the same
 protocols on a folder of class folders: `keras-mae finetune`, `keras-mae probe`, `keras-mae knn`. Next: [your own

@@ -42,7 +42,7 @@ os.chdir(tempfile.mkdtemp())  # the files this guide writes go into an empty fol
 
 The paper's authors published encoders, encoders with decoders, and classifiers, of ViT-Base, Large and Huge. None is
 part of keras_mae: **the weights are theirs, under CC-BY-NC 4.0, which forbids commercial use**. A name in `weights`
-downloads the file on first use, checks it where the authors gave a checksum, and says the licence. It is a PyTorch
+downloads the file on first use, checks it where the authors gave a checksum, and says the license. It is a PyTorch
 file, so PyTorch has to be installed, whatever the backend.
 
 ```python
@@ -60,7 +60,7 @@ for name in convert.PUBLISHED:
 """
 - `mae_pretrain_vit_*`: the encoder alone. Enough for features and fine-tuning; it cannot reconstruct anything, and
   keras_mae refuses to pretend otherwise.
-- `mae_pretrain_vit_*_full`: encoder and decoder, trained on normalised pixels.
+- `mae_pretrain_vit_*_full`: encoder and decoder, trained on normalized pixels.
 - `mae_visualize_vit_*`: encoder and decoder, trained on plain pixels, for good-looking pictures;
   `_ganloss` with an adversarial loss besides.
 - `mae_finetuned_vit_*`: classifiers of ImageNet's 1,000 classes.
@@ -186,7 +186,7 @@ else:
 outputs for batches of 1 and 7 before it returns. The number it returns is the largest difference, relative to the
 largest output.
 
-The input is images of 0–255: normalisation is part of the model, so nobody downstream can get it wrong.
+The input is images of 0–255: normalization is part of the model, so nobody downstream can get it wrong.
 """
 
 formats = {"onnx": "classifier.onnx", "litert": "classifier.tflite", "torch": "classifier.pt2"}

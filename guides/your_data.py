@@ -3,7 +3,7 @@ Title: Bring your own data
 Author: the keras_mae authors
 Date created: 2026/11/23
 Last modified: 2026/11/23
-Description: Folders without labels, grey, multispectral and oblong images; how to choose patch, model and epochs.
+Description: Folders without labels, gray, multispectral and oblong images; how to choose patch, model and epochs.
 Accelerator: None
 Order: 4
 """
@@ -11,7 +11,7 @@ Order: 4
 """
 ## What this guide answers
 
-How do my images get in? What if they are grey, oblong, have five channels or only eight pixels? Which patch
+How do my images get in? What if they are gray, oblong, have five channels or only eight pixels? Which patch
 size, which model, how many epochs? It takes about five minutes on one CPU core; [Masked autoencoders from
 scratch](masked_autoencoders.ipynb) explains the method itself.
 """
@@ -89,9 +89,9 @@ print(batch.shape, batch.dtype)
 show(*batch[:6])
 
 """
-To evaluate, `shuffle=False` gives the centre of every image, in order.
+To evaluate, `shuffle=False` gives the center of every image, in order.
 
-Batches are bytes, 0–255. **Do not normalise them**: the encoder does, with a mean and a deviation for each channel
+Batches are bytes, 0–255. **Do not normalize them**: the encoder does, with a mean and a deviation for each channel
 that are saved with the model. An array of floats in 0–1 is refused, because it is nearly always a mistake.
 
 ### Damaged files
@@ -150,9 +150,9 @@ stopped:
 keras-mae pretrain photos/ --model mae_vit_micro_patch4_32 --out runs/photos --resume
 ```
 
-## Grey images
+## Gray images
 
-`channels=1` makes them grey, whatever the files are. The encoder follows: a shape that ends in 1.
+`channels=1` makes them gray, whatever the files are. The encoder follows: a shape that ends in 1.
 """
 
 grey = data.from_directory("photos", image_size=(48, 72), batch_size=32, channels=1)
@@ -170,7 +170,7 @@ come as arrays: `np.load("images.npy", mmap_mode="r")` works too, larger than me
 2. *Say what is normal for each channel.* Without `pixel_mean` and `pixel_std`, other than three channels are taken to
    have mean and deviation 127.5, which suits few sensors.
 
-We have no such sensor. As a stand-in we compute two more bands from the photographs' colours, so that there are
+We have no such sensor. As a stand-in we compute two more bands from the photographs' colors, so that there are
 five with statistics of their own, and scale them as a 12-bit camera would have delivered them.
 """
 
@@ -197,7 +197,7 @@ history = of_bands.fit(bands, batch_size=32, epochs=1 if quick else 10, verbose=
 print(f"loss {history.history['loss'][0]:.3f} -> {history.history['loss'][-1]:.3f}")
 
 """
-An encoder that was trained on colour photographs need not be thrown away. `copy` shares its patch kernel out among
+An encoder that was trained on color photographs need not be thrown away. `copy` shares its patch kernel out among
 the new channels, so that an image whose channels are all equal keeps its tokens, up to rounding:
 """
 
@@ -222,7 +222,7 @@ of 2 and 4 pixels.
 
 Does the patch size matter? We measure it on Fashion-MNIST, 28 × 28 pixels. The loss cannot be compared between patch
 sizes, because a hole of 14 pixels is harder to fill than one of 4. So we judge by what we want the encoder for: a few
-labelled images, of which the 20 with the nearest features vote. That takes seconds and needs no training.
+labeled images, of which the 20 with the nearest features vote. That takes seconds and needs no training.
 """
 
 images, labels = data.fashion_mnist("train")
@@ -257,7 +257,7 @@ for patch_size in (14,) if quick else (4, 7, 14):
 Fewer patches make cheaper epochs. On accuracy, look at the gain over the untrained encoder too: patches of 14 pixels
 start well without any training and gain least; an image is then four patches, of which one is visible. But these are
 short runs with one seed, and two points are noise. What carries over to your images is the procedure: fix a small
-labelled set, run each candidate for a few minutes, and look at time and accuracy side by side. Then give the winner a
+labeled set, run each candidate for a few minutes, and look at time and accuracy side by side. Then give the winner a
 long run.
 
 ## How many epochs, which model

@@ -88,9 +88,9 @@ class ViTClassifier(PresetFiles, TrainStep):
         >>> classifier.compile(keras_mae.optimizers.fine_tuning_adamw(classifier, 1e-3, batch_size=128))
         >>> history = classifier.fit(images, labels, batch_size=128)
 
-    Reference: "Masked Autoencoders Are Scalable Vision Learners", sections 4 and 4.3, appendix A.1. The head starts
-    with a standard deviation of 2e-5, behind a BatchNorm of 0.01: normal, for the reference truncates at ±2, which
-    is thousands of standard deviations away.
+    Reference: "Masked Autoencoders Are Scalable Vision Learners", sections 4 and 4.3, appendix A.1. The head's
+    weights start normal with a standard deviation of 2e-5, or 0.01 behind a BatchNorm; the reference truncates at ±2,
+    hundreds of standard deviations away, which changes nothing.
     """
 
     def __init__(

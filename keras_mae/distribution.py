@@ -93,18 +93,18 @@ def current() -> Devices:
 
 @contextlib.contextmanager
 def scope(engine: str = "auto", model_devices: int | None = None) -> Iterator[Devices]:
-    """Spread what is built, compiled and trained inside over the devices there are.
+    """Spread everything built, compiled and trained inside the block over the available devices.
 
     Batch sizes stay those of the whole batch: `keras_mae.data` loads this process's part of it, and losses,
     gradients and metrics are those of the whole batch on every process. Masks follow the sample's place in the
-    whole batch. The result is therefore the same, but for rounding, as on one device; with augmentation, which each
-    process draws for its part, that holds for one process.
+    whole batch. The result is therefore the same as on one device, up to rounding. Augmentation is the exception with
+    several processes: each draws it for its own part.
 
     Args:
         engine: On TensorFlow "mirrored" (the GPUs of this machine), "tpu", or "multi_worker" (the machines in the
             environment variable TF_CONFIG, or of a Slurm job). On JAX "data_parallel" (all devices; several hosts by
             Keras' own variables, KERAS_DISTRIBUTION_JOB_ADDRESSES, ..._NUM_PROCESSES and ..._PROCESS_ID) or
-            "model_parallel" (weights shared out, too). On PyTorch "torch_ddp" (the processes that `torchrun`
+            "model_parallel" (which also shards the weights). On PyTorch "torch_ddp" (the processes that `torchrun`
             started). "auto" takes what fits the backend and what there is; "none" is one device.
         model_devices: Number of devices that share one copy of the model, with "model_parallel"; all by default.
 
@@ -333,7 +333,7 @@ def _model_parallel(model_devices: int | None) -> Any:
 
 
 def layout_map(mesh: Any) -> Any:
-    """Return how a model's weights are shared out along the axis "model".
+    """Return how a model's weights are sharded along the axis "model".
 
     Each branch has its first matrix split by columns and its second by rows, so that their products need one sum
     between devices. All other weights are on every device.

@@ -39,17 +39,17 @@ class ViTEncoder(PresetFiles, keras.Model):
         num_heads: Attention heads.
         mlp_ratio: Width of the MLPs' hidden layer over `embed_dim`.
         drop_path_rate: Drop-path probability of the last block; it grows linearly from 0 at the first.
-        layer_norm_eps: Added to the variance in every norm.
+        layer_norm_eps: Constant added to the variance in every norm.
         final_norm: Whether a LayerNorm follows the last block. A classifier on the mean of the patch tokens has
             one of its own instead.
-        pixel_mean: Mean to subtract from the pixels, in 0–255 units: a number, or one a channel. By default
+        pixel_mean: Mean to subtract from the pixels, in 0–255 units: a number, or one per channel. By default
             ImageNet's mean for three channels and 127.5 for any other number.
-        pixel_std: Divisor of the pixels, likewise.
+        pixel_std: Divisor of the centered pixels, in the same form; by default ImageNet's, or 127.5.
         seed: Seed for the drop-path draws.
 
     Call arguments:
         images: (batch, height, width, channels), 0–255, uint8 or float.
-        ids_keep: int32 (k * batch, kept), the patches to encode, k rows an image. All if `None`.
+        ids_keep: int32 (k * batch, kept), the patches to encode, k rows per image. All if `None`.
         training: Whether drop path acts.
 
     Returns:

@@ -95,7 +95,7 @@ class PatchEmbedding(keras.layers.Layer):
 
     Call arguments:
         images: (batch, height, width, channels), 0–255, any dtype.
-        ids_keep: int32 (k * batch, kept), the patches to embed, k rows an image (row i * k + j is the
+        ids_keep: int32 (k * batch, kept), the patches to embed, k rows per image (row i * k + j is the
             j-th of image i). All patches if `None`.
 
     Returns:

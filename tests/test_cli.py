@@ -39,7 +39,7 @@ def test_pretrain_reconstruct_info(keras_mae_command, photo, tmp_path):
         "MaskedAutoencoder",
         "8x8x1",
         "BlockMasking, ratio 0.75, seed 3",
-        "normalised pixels",
+        "normalized pixels",
         "training steps",
     ):
         assert fact in out

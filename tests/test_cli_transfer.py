@@ -142,7 +142,7 @@ def test_finetune_goes_on_where_it_was_stopped_and_is_scored_again(keras_mae_com
             ["finetune", "MODEL", "fashion_mnist"],
             "fashion_mnist has images of (28, 28, 1). Received: a model for (8, 8, 1)",
         ),
-        (["finetune", "MODEL", "--resume"], "`resume` takes the run directory: --out runs/finetune-digits-1"),
+        (["finetune", "MODEL", "--resume"], "`resume` needs the run directory: --out runs/finetune-digits-1"),
         (
             ["finetune", "MODEL", "--gradient-accumulation-steps", "3"],
             "`gradient_accumulation_steps` must divide `batch_size`",

@@ -207,7 +207,7 @@ def test_a_failed_write_leaves_nothing(saved, tmp_path, monkeypatch):
         ),
         (
             lambda path: (path / "model.weights.h5").write_bytes((path / "model.weights.h5").read_bytes()[:3000]),
-            "are damaged, or others than it was saved with",
+            "are damaged, or not those it was saved with",
         ),
     ],
 )
@@ -221,7 +221,7 @@ def test_a_damaged_folder_is_refused(spoil, message, saved, tmp_path):
 def test_weights_of_other_sizes_are_refused(saved, tmp_path, make_mae):
     path = shutil.copytree(saved[0] / "encoder", tmp_path / "encoder")
     make_mae(embed_dim=24).encoder.save_weights(path / "model.weights.h5")
-    with pytest.raises(ValueError, match="are damaged, or others than it was saved with"):
+    with pytest.raises(ValueError, match="are damaged, or not those it was saved with"):
         keras_mae.ViTEncoder.from_preset(path)
 
 

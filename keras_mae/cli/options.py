@@ -54,7 +54,9 @@ class RecipeSize(StrEnum):
 
 # === Runs ===
 Out = Annotated[Path | None, typer.Option(help="Run directory; by default the next free one in runs/.")]
-Distribution = Annotated[Engine, typer.Option(help="How to spread the run over devices; auto uses what is there.")]
+Distribution = Annotated[
+    Engine, typer.Option(help="How to spread the run over devices; auto uses what is available.")
+]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Resume the run in --out if there is one; pass the same options.")
 ]
@@ -79,8 +81,8 @@ Pretrained = Annotated[
 LabeledData = Annotated[
     str,
     typer.Argument(
-        help="digits, fashion_mnist, or a folder that holds a folder of images for each class, or was prepared from "
-        "such a folder."
+        help="digits, fashion_mnist, or a folder with one folder of images per class, or one prepared from such a "
+        "folder as array_record."
     ),
 ]
 TestFolder = Annotated[

@@ -76,9 +76,12 @@ def pretrain(
     ] = False,
     masks_per_image: Annotated[int, typer.Option(help="Masks drawn for each image in each step.")] = 1,
     crop_area: Annotated[
-        float, typer.Option(help="Smallest share of a folder's image that a random crop keeps; 1 turns crops off.")
+        float,
+        typer.Option(
+            help="Smallest share of a folder's image that a random crop keeps; 1 turns crops and flips off."
+        ),
     ] = 0.2,
-    crops_per_image: Annotated[int, typer.Option(help="Crops taken of each image once it is decoded.")] = 1,
+    crops_per_image: Annotated[int, typer.Option(help="Random crops to take from each decoded image.")] = 1,
     allow_damaged: AllowDamaged = 0.0,
     precision: Annotated[Precision, typer.Option(help="Keras dtype policy.")] = Precision.float32,
     seed: Annotated[int, typer.Option(help="Random seed for weights, masks and data order.")] = 0,

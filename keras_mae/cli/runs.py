@@ -19,9 +19,9 @@ def run_directory(name: str, out: Path | None, resume: bool, devices: Devices) -
     from keras_mae.training import RunDirectory
 
     if out is None and resume:
-        raise ValueError(f"`resume` takes the run directory: --out runs/{name}-1 --resume")
+        raise ValueError(f"`resume` needs the run directory: --out runs/{name}-1 --resume")
     if out is None and devices.processes > 1:
-        raise ValueError(f"Several processes take the run directory, which they must share: --out runs/{name}-1")
+        raise ValueError(f"Several processes need a run directory that they share: --out runs/{name}-1")
     return out or RunDirectory.next_free(name).path
 
 

@@ -15,7 +15,7 @@ __all__ = ["info", "reconstruct"]
 
 
 class Statistics(StrEnum):
-    """What undoes a normalised target."""
+    """What undoes a normalized target."""
 
     visible = "visible"
     true = "true"
@@ -84,7 +84,7 @@ def _facts(loaded: Any) -> dict[str, Any]:
             "decoder": _size(loaded.decoder),
             "parameters": f"{loaded.count_params():,}",
             "masking": f"{type(masking).__name__}, ratio {masking.mask_ratio}, seed {loaded.seed}",
-            "target": "normalised pixels" if loaded.norm_pix_loss else "pixels",
+            "target": "normalized pixels" if loaded.norm_pix_loss else "pixels",
         }
     if isinstance(loaded, keras_mae.ViTClassifier):
         rows |= {

@@ -62,7 +62,9 @@ def finetune(
     base_learning_rate: BaseLearningRate = None,
     layer_decay: Annotated[
         float | None,
-        typer.Option(help="Factor of the learning rate from a layer to the one below; the recipe's by default."),
+        typer.Option(
+            help="Factor by which the learning rate falls from each layer to the one below; the recipe's by default."
+        ),
     ] = None,
     drop_path_rate: Annotated[
         float | None, typer.Option(help="Drop path rate of the last block; the recipe's by default.")
@@ -205,8 +207,8 @@ def evaluate(
     data: Annotated[
         str,
         typer.Argument(
-            help="digits or fashion_mnist, of which the test images are used, or a folder that holds a folder of "
-            "images for each class or was prepared from one."
+            help="digits or fashion_mnist, of which the test images are used, or a folder with one folder of images "
+            "per class, or one prepared from such a folder as array_record."
         ),
     ] = "digits",
     size: Annotated[

@@ -25,7 +25,7 @@ FORMATS: dict[str, Format] = {
     format.name: format for format in (KerasFile(), PresetFolder(), KerasHub(), HuggingFace(), Timm(), Reference())
 }
 """Every format that `load` and `save` know, by name. Files are in the first that matches; a further library is one
-more entry."""
+file, one entry here, and its name in `cli.converting.Format`."""
 
 
 def format_of(files: Files) -> Format:
@@ -85,7 +85,7 @@ def load(
 
 
 def save(model: Any, path: str | Path, format: str) -> Path:
-    """Write a model for another library, or in a format of ours.
+    """Write a model for another library, or in one of our own formats.
 
     Args:
         model: A `ViTEncoder`, `MaskedAutoencoder` or `ViTClassifier`. A probe's BatchNorm is folded into its head,

@@ -1,6 +1,7 @@
 """What a library's files must tell: the protocol that every format speaks, and what builds a model from it.
 
-A further library is one file with one subclass of `Layout`, and one entry in `checkpoints.FORMATS`.
+A further library is one file with one subclass of `Layout`, one entry in `checkpoints.FORMATS`, and its name in
+`cli.converting.Format`.
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ def _read_folder(path: Path) -> Any:
         raise ValueError(f"The preset {str(path)!r} holds no model of keras_mae, but: {registered}")
     stated = config.pop("keras_mae", {})
     if stated.get("sha256") != _files.sha256(path / _WEIGHTS):
-        raise ValueError(f"The weights in {str(path)!r} are damaged, or others than it was saved with")
+        raise ValueError(f"The weights in {str(path)!r} are damaged, or not those it was saved with")
     try:
         model: Any = keras.saving.deserialize_keras_object(config)
         model.load_weights(path / _WEIGHTS)

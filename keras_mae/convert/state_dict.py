@@ -177,7 +177,7 @@ def _arrays(path: Path, content: Any, torch: Any) -> Tensors:
             name: (value.float() if value.is_floating_point() else value).detach().numpy()
             for name, value in content.items()
         }
-    except (TypeError, RuntimeError, NotImplementedError) as error:  # sparse, quantised, without data
+    except (TypeError, RuntimeError, NotImplementedError) as error:  # sparse, quantized, without data
         raise ValueError(f"{str(path)!r} holds tensors that are no plain arrays: {error}") from error
     return {name: (_as_float32(array), str(content[name].dtype)[6:]) for name, array in arrays.items()}
 

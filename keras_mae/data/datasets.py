@@ -73,7 +73,8 @@ def make_dataset(
             threads of this process).
 
     Returns:
-        A dataset for `fit`, with a length: images, or (images, labels) where the source has labels.
+        A dataset for `fit`: images, or (images, labels) where the source has labels. It has a length unless it is a
+        `Stream` whose number of images is unknown.
 
     Raises:
         ValueError: If an argument is out of range, or no batch would be left.
@@ -155,9 +156,9 @@ def from_directory(
         channels: 1 (gray), 3 (RGB) or 4 (RGBA).
         labeled: Whether the folders in `directory` are classes, numbered from 0 in the order of their names.
             Prepared folders know it.
-        allow_damaged: Largest share of damaged files, in [0, 1], that is left out and listed in a warning; more is an
-            error. Above 0 every file is decoded once beforehand. With 0 the first damaged file is an error that
-            names it.
+        allow_damaged: Largest share of damaged files, in [0, 1], to leave out and list in a warning; more is an
+            error. Above 0 every file is decoded once beforehand; with 0 the first damaged file raises an error that
+            names it. Not for folders prepared as ArrayRecord.
         options: Other arguments of `make_dataset`, `crop` among them.
 
     Returns:

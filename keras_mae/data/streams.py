@@ -29,13 +29,13 @@ class Stream:
         channels: Channels of the images to make: 1, 3 or 4; for arrays, their own.
         labeled: Whether elements carry real labels.
         count: Number of images, if known.
-        allow_damaged: Largest share of images, in [0, 1], that may turn out undecodable in an epoch: they are skipped
-            and listed in a warning at its end, which is an error if there are more. Above 0 the length is unknown.
-            With 0 the first such image is an error that names it.
+        allow_damaged: Largest share of images, in [0, 1], that may fail to decode in an epoch. They are skipped and
+            listed in a warning at its end; more of them are an error. Above 0 the length is unknown. With 0 the first
+            such image raises an error that names it.
         classes: Names of the classes, in the order of the labels.
         dtype: dtype of the images to make: uint8, or float32 for arrays of floats.
         sized: Whether all images come in the shape wanted.
-        shuffle_buffer: Images among which the next is drawn when shuffled.
+        shuffle_buffer: Size of the buffer from which shuffling draws the next image.
     """
 
     labels = None

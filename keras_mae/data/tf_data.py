@@ -1,7 +1,7 @@
 """Batches through tf.data: the loader where TensorFlow is installed, whatever the backend.
 
-Pillow decodes and resizes outside Python's lock, so that calls of Python from tf.data do run side by side, and both
-loaders give the same pixels.
+Pillow releases the GIL while it decodes and resizes, so Python calls from tf.data run in parallel. Both loaders give
+the same pixels.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _views(stream: Stream, plan: Plan) -> Any:
 
 
 def _at_the_end(call: Any, spec: Any) -> Any:
-    """Return a dataset without elements that calls a function when it is asked for one."""
+    """Return an empty dataset that calls a function when it is read."""
     import tensorflow as tf
 
     def called(_: Any) -> Any:
@@ -148,7 +148,7 @@ def _finish(numbered: Any, plan: Plan) -> Any:
             lambda number, batch: augment(batch[0], batch[1], plan.draw(number)), num_parallel_calls=cores()
         )
     options = tf.data.Options()
-    options.autotune.enabled = False  # the numbers are known, and finding them takes a tenth of the time
+    options.autotune.enabled = False  # the settings are known, and tuning them costs a tenth of the time
     options.deterministic = True
     policy = tf.data.experimental.AutoShardPolicy
     options.experimental_distribute.auto_shard_policy = policy.OFF if plan.shard[1] > 1 else policy.DATA

@@ -73,7 +73,7 @@ class FineTuneRecipe(Recipe):
     """How to fine-tune; the defaults are the paper's for ViT-B.
 
     Attributes:
-        layer_decay: Factor of the learning rate from one layer to the one below.
+        layer_decay: Factor by which the learning rate falls from each layer to the one below.
         drop_path_rate: Drop-path probability of the last block.
         weight_decay: AdamW weight decay, not applied to biases, norms, positions and class token.
         beta_1: AdamW's decay of the mean of the gradients.
@@ -85,7 +85,7 @@ class FineTuneRecipe(Recipe):
         mixup: Alpha of MixUp, 0 for none.
         cutmix: Alpha of CutMix, 0 for none.
         switch_probability: Probability of CutMix where both are on: every batch has one of them.
-        label_smoothing: Probability that goes to all classes alike.
+        label_smoothing: Probability mass spread evenly over all classes.
 
     Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, table 9.
     """
@@ -155,7 +155,7 @@ class FineTuneRecipe(Recipe):
 
     @property
     def augmentation(self) -> dict[str, Any]:
-        """The arguments of `keras_mae.data.Augmentation`, but for the number of classes."""
+        """The arguments of `keras_mae.data.Augmentation`, except for the number of classes."""
         names = (
             "flip",
             "shift",
@@ -215,7 +215,7 @@ class LinearProbeRecipe(Recipe):
 
     @property
     def augmentation(self) -> dict[str, Any]:
-        """The arguments of `keras_mae.data.Augmentation`, but for the number of classes."""
+        """The arguments of `keras_mae.data.Augmentation`, except for the number of classes."""
         return {"flip": self.flip, "seed": self.seed}
 
 

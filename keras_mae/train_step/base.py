@@ -1,4 +1,4 @@
-"""The face of the training step: what a model brings to it, and what is the same on every backend."""
+"""The typed interface of the training step: what a model brings to it, and what is the same on every backend."""
 
 from __future__ import annotations
 

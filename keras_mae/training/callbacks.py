@@ -78,7 +78,7 @@ class Progress(keras.callbacks.Callback):
 
 
 class Interruptible(keras.callbacks.Callback):
-    """Makes one Ctrl-C stop a run, whatever it hits.
+    """Makes one Ctrl-C stop a run, whatever code it interrupts.
 
     On JAX most of a step's time is spent where NumPy waits for its result, and NumPy drops the `KeyboardInterrupt`
     that is raised there. This remembers it, and raises it again at the end of the step.
@@ -111,13 +111,13 @@ class Interruptible(keras.callbacks.Callback):
 class StopOnNonFinite(keras.callbacks.Callback):
     """Ends a run whose steps are no longer finite, and reports what can be known about the cause.
 
-    The training step skips and counts such a step: the weights stay as they were. One now and then is harmless; a run
-    of nothing else learns nothing.
+    The training step skips and counts such a step: the weights stay as they were. An occasional one is harmless; a
+    run that skips every step learns nothing.
 
     Args:
-        limit: Number of such steps in a row that ends the run. The count is read once in as many steps, because
+        limit: Number of consecutive such steps that ends the run. The count is read once every `limit` steps, because
             reading stalls the accelerator, so up to twice as many may pass.
-        dataset: Dataset of the run, of which a batch is examined for the report.
+        dataset: Dataset of the run; one of its batches is examined for the report.
 
     Raises:
         FloatingPointError: In `fit`, if there are `limit` such steps in a row.

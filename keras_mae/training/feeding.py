@@ -89,8 +89,8 @@ class UnlabeledImages:
         """Return the arguments of `run_pretraining` that say what it trains on.
 
         Args:
-            recipe: Recipe for pre-training. The one returned says that images which all come in one size are taken
-                whole, neither cropped nor mirrored; make the model's masking and target by either.
+            recipe: Recipe for pre-training. The one returned has crops and flips turned off if all images already
+                have one size. The model's masking and target may come from either.
             crops_per_image: Crops of each image once it is decoded.
 
         Raises:
@@ -112,7 +112,7 @@ class LabeledImages:
         test: Source of the images and labels to evaluate on.
         classes: Names of the classes, in the order of their labels.
         total: Number of images in the data set or folder that `train` was chosen from.
-        held_out: Number of these that are `test`, for want of a test set; 0 if there is one.
+        held_out: Number of these held out as `test` because there is no test set; 0 if there is one.
         metadata: JSON values that identify the data.
     """
 

@@ -113,7 +113,8 @@ def run_fine_tuning(
         run_directory: Folder that does not exist or is empty.
         trainable_blocks: Number of last blocks to train, as in `transfer.partial_fine_tune`; all by default.
         image_shape: Shape of the images, if it is not the encoder's.
-        validation_data: Batches to evaluate after every epoch; `test` by default. Several devices take whole ones.
+        validation_data: Batches to evaluate after every epoch; `test` by default. With several devices, all batches
+            must have one size; see `validation_batches`.
         metadata: More JSON values that identify the run, such as its encoder and data; see `run_pretraining`.
         options: `callbacks`, `console` and `saving`; see `run`, which also says how interruptions end.
 

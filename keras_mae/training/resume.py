@@ -25,7 +25,7 @@ from keras_mae.training.signals import Handler
 __all__ = ["Checkpoints", "Position", "Preempted", "Saving", "check_room_for", "seek"]
 
 _STATE, _WEIGHTS, _METRICS = "state.json", "model.weights.h5", "metrics.npz"
-_STEPS_BETWEEN_QUESTIONS = 10  # that processes put to one another: each costs a message
+_STEPS_BETWEEN_QUESTIONS = 10  # between checks that all processes take part in: each costs a message
 
 
 class Preempted(SystemExit):
@@ -90,8 +90,8 @@ class Checkpoints(keras.callbacks.Callback):
     metrics, history and the position in the data; at intervals, when an epoch ends, and on SIGTERM.
 
     A checkpoint is a folder that appears under its name only when all of it is on the disk. It holds a checksum of
-    each file; a damaged one is skipped for the one before. Of several processes only the main one writes, and all
-    save, stop and resume at the same step, on as many devices as there are then; they must share the folder.
+    each file; if it is damaged, the one before it is used. Of several processes only the main one writes, and all
+    save, stop and resume at the same step, on however many devices are then available; they must share the folder.
 
     Args:
         directory: Folder for the checkpoints.
@@ -187,7 +187,7 @@ class Checkpoints(keras.callbacks.Callback):
         return None
 
     def _load(self, model: Any, path: Path, state: dict[str, Any]) -> None:
-        model.optimizer.build(model.trainable_variables)  # or its state would be left out without a word
+        model.optimizer.build(model.trainable_variables)  # otherwise its state would silently be left out
         try:
             model.load_weights(path / _WEIGHTS)
         except (ValueError, KeyError) as error:
@@ -202,7 +202,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     # === Saving ===
     def save(self) -> Path:
-        """Write a checkpoint of this moment.
+        """Write a checkpoint of the current state.
 
         Returns:
             Folder of the checkpoint.
@@ -295,7 +295,7 @@ class Checkpoints(keras.callbacks.Callback):
 
 
 def seek(dataset: Any, epoch: int, batch: int = 0) -> None:
-    """Let a dataset go on with a batch of an epoch, both counted from 0.
+    """Make a dataset continue from a batch of an epoch, both counted from 0.
 
     Raises:
         ValueError: If it cannot.

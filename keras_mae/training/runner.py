@@ -48,12 +48,12 @@ def run(
 ) -> Path:
     """Train a compiled model to the end of its recipe, and let `leave` write the results.
 
-    If training stops early, by Ctrl-C or an error, what was learned until then is left; a run that stops before the
-    end of its first epoch leaves nothing.
+    If training stops early, by Ctrl-C or an error, what has been learned so far is still written; a run that stops
+    before the end of its first epoch leaves no results, at most checkpoints.
 
-    Meanwhile `checkpoints/` holds all it takes to go on after the process was killed: with `Saving(resume=True)` the
-    run ends with the weights, bit for bit on one machine, that it would have had. On SIGTERM, which a machine sends
-    that is preempted, a checkpoint is written and the process exits with status 143.
+    During training, `checkpoints/` holds all that is needed to continue after the process is killed: with
+    `Saving(resume=True)` the run ends with the same weights, bit for bit on one machine, as without the interruption.
+    On SIGTERM, which a preempted machine receives, a checkpoint is written and the process exits with status 143.
 
     Inside a `keras_mae.distribution.scope` of several processes all of them call this, with the same arguments, and
     only the main one writes.
@@ -64,7 +64,7 @@ def run(
         recipe: Numbers of the run.
         run_directory: Folder that does not exist or is empty.
         metadata: JSON values that identify the run; a checkpoint with different ones is refused.
-        leave: Function of (`RunDirectory`, history) that writes the run's files.
+        leave: Function called with (`RunDirectory`, history) to write the run's files.
         validation_data: Batches to evaluate after every epoch.
         callbacks: Additional Keras callbacks.
         console: Console to show progress on; a new one by default.

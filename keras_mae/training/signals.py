@@ -1,4 +1,4 @@
-"""Signal handlers that are taken away again."""
+"""Signal handlers that can be removed again."""
 
 from __future__ import annotations
 
