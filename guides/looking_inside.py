@@ -5,7 +5,7 @@ Date created: 2026/11/23
 Last modified: 2026/11/23
 Description: Reconstructions, attention, features, saliency and Grad-CAM of a model, each in one call.
 Accelerator: None
-Extras: data,vis
+Extras: data,tf-keras-vis
 Order: 7
 """
 
@@ -144,7 +144,7 @@ figure
 
 `tf-keras-vis` brings class activation maps and activation maximization to Keras, on the TensorFlow backend. A vision
 transformer has no last convolution for it to look at; `visualize.keras_vis(classifier)` is the classifier with its
-patch tokens as a feature map by that name. The extra `vis` brings the package; on the other backends the call says
+patch tokens as a feature map by that name. The extra `tf-keras-vis` brings the package; on the other backends the call says
 that it cannot.
 """
 

@@ -124,6 +124,45 @@ def test_a_further_format_refuses(tiny, encoder, tmp_path):
         keras_mae.MaskedAutoencoder.from_preset(convert.save(encoder, tmp_path / "y.npz", "tiny"))
 
 
+@pytest.mark.parametrize(
+    ("change", "odd"),
+    [
+        (lambda rules: rules[1:], "encoder.class_token"),
+        (lambda rules: [*rules, convert.Rule(("more",), "encoder.nowhere")], "encoder.nowhere"),
+        (lambda rules: [*rules[:-1], convert.Rule((rules[0].sources[0],), rules[-1].target)], "class"),
+    ],
+    ids=["one forgotten", "one too many", "a name twice"],
+)
+def test_a_layout_that_would_lose_a_weight_writes_nothing(change, odd, tiny, encoder, tmp_path, monkeypatch):
+    rules = Tiny.rules
+    monkeypatch.setattr(Tiny, "rules", lambda self, model, state=None: change(rules(self, model, state)))
+    with pytest.raises(ValueError, match=f"one rule for each weight, .* Received, too few or too many: {odd}"):
+        convert.save(encoder, tmp_path / "x.npz", "tiny")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_transform_of_another_shape_changes_no_weight(tiny, encoder, tmp_path):
+    state = Tiny().read(convert.state_dict.Files(convert.save(encoder, tmp_path / "x.npz", "tiny")))
+    rules = Tiny().rules(encoder)
+    place = next(index for index, rule in enumerate(rules) if rule.target == "encoder.0.fc1.kernel")
+    wrong = convert.Transform(lambda found: found[0], rules[place].transform.save)
+    rules[place] = convert.Rule(rules[place].sources, rules[place].target, wrong)
+    other = keras_mae.ViTEncoder((20, 20, 3), 5, 24, 1, 3)
+    before = arrays(other)
+    with pytest.raises(ValueError, match=r"none was loaded. of another shape: encoder.0.fc1.kernel \(96, 24\)"):
+        convert.load_weights(other, state, rules, "encoder")
+    assert all(np.array_equal(a, b) for a, b in zip(before, arrays(other), strict=True))
+
+
+def test_a_subclass_is_not_what_a_file_holds(encoder, tmp_path):
+    class Mine(keras_mae.ViTEncoder):
+        pass
+
+    encoder.save_to_preset(tmp_path / "x")
+    with pytest.raises(ValueError, match="holds a ViTEncoder, which is no Mine"):
+        Mine.from_preset(tmp_path / "x")
+
+
 # === Our own ===
 @pytest.mark.parametrize(("format", "name"), [("keras", "x.keras"), ("preset", "x")])
 def test_our_own_formats_keep_everything(format, name, mae, tmp_path):

@@ -186,3 +186,35 @@ def test_flat_metadata_are_read_in_today_s_form(facts, kind, others, tmp_path):
 
 def test_flat_metadata_without_a_recipe_stay_flat():
     assert from_flat({"data": "x"}) == {"data": "x"}
+
+
+# === Two at once ===
+def test_one_who_is_refused_does_not_take_the_winner_s_folder_away(tmp_path, monkeypatch):
+    """Whoever looked before the folder was there believes to have made it."""
+    winner, late = RunDirectory(tmp_path / "deep" / "run"), RunDirectory(tmp_path / "deep" / "run")
+    with winner.opened():
+        monkeypatch.setattr(type(tmp_path), "exists", lambda self: False)
+        with pytest.raises(ValueError, match="Another process is at work"), late.opened():
+            pass
+        monkeypatch.undo()
+        assert winner.path.is_dir()
+    assert not (tmp_path / "deep").exists()
+
+
+def test_a_directory_that_must_be_free_is_looked_at_again_once_it_is_locked(finished):
+    with pytest.raises(ValueError, match="`run_directory` must not exist or be empty"), finished.opened(free=True):
+        pass
+    assert "run.json" in finished.files
+
+
+@pytest.mark.parametrize("content", ["", "[]", "null", '{"recipe": ', b"\xff\xfe", "[" * 100_000])
+def test_a_damaged_record_is_named(content, finished):
+    finished.file("run.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=r"run\.json' (is not JSON|must hold a JSON object)"):
+        _ = finished.recipe
+
+
+def test_a_recipe_that_is_none_is_refused(finished):
+    finished.file("run.json").write_text('{"recipe": 3}')
+    with pytest.raises(ValueError, match="`values` must be what `to_dict` returned. Received: values=3"):
+        _ = finished.recipe

@@ -137,3 +137,19 @@ def test_every_extra_that_is_named_exists():
 
 def test_cores_are_those_this_process_may_use():
     assert 1 <= _optional.cores() <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize("name", ["folder", ".", ".."])
+def test_a_place_where_no_file_can_be_is_named(name, tmp_path, monkeypatch):
+    (tmp_path / "folder" / "inner").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "folder")
+    target = tmp_path / "folder" if name == "folder" else name
+
+    def write():
+        with _files.whole(target) as unfinished:
+            unfinished.write_text("a")
+
+    with pytest.raises(OSError, match="directory|exists") as caught:
+        write()
+    assert caught.value.filename == str(Path(target))
+    assert names(tmp_path) == ["folder"]

@@ -183,6 +183,21 @@ def test_a_run_that_cannot_begin_leaves_nothing(protocol, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("classes", [NAMES[:2] * 2, np.arange(11), 11, "abcdefghijk", []])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_classes_that_are_no_names_are_refused_before_anything_runs(protocol, classes, tmp_path):
+    arguments = {"run_directory": tmp_path / "run", **PROTOCOLS[protocol]}
+    with pytest.raises(ValueError, match="`classes` must be distinct names, one for each class. Received: "):
+        getattr(training, RUNS[protocol])(make_encoder(), dataset(), held_out(), classes, **arguments)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("batches", [IMAGES, (IMAGES, LABELS), [IMAGES]], ids=["array", "tuple", "list"])
+def test_what_is_no_batches_is_refused(batches, tmp_path):
+    with pytest.raises(ValueError, match="`dataset` must be batches, as keras_mae.data makes them. Received: "):
+        training.run_fine_tuning(make_encoder(), batches, held_out(), NAMES, FINE_TUNE, tmp_path / "run")
+
+
 # === Killed and gone on with ===
 def resumable(protocol, directory, *callbacks):
     """A run of two epochs of four steps; draws of every kind."""

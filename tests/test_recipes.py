@@ -388,3 +388,31 @@ def test_what_is_no_recipe_is_not_read_as_one(values, message):
 def test_a_recipe_of_another_kind_is_refused():
     with pytest.raises(ValueError, match="`kind` must be 'pretrain'. Received: kind='fine_tune'"):
         PretrainRecipe.from_dict(FineTuneRecipe().to_dict())
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "rule"),
+    [
+        ("norm_pix_loss", "no", "True or False"),
+        ("flip", 1, "True or False"),
+        ("crop_area", "ab", "two rising numbers"),
+        ("crop_area", 5, "two rising numbers"),
+        ("crop_area", ("a", "b"), "two rising numbers"),
+        ("evaluation_fraction", "x", r"in \(0, 1\]"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused(field, value, rule):
+    with pytest.raises(ValueError, match=f"`{field}` must be {rule}"):
+        PretrainRecipe(**{field: value})
+
+
+def test_a_subclass_is_read_back_as_itself_and_leaves_the_others_alone():
+    class Longer(PretrainRecipe):
+        pass
+
+    class Unnamed(recipes.Recipe):
+        pass
+
+    assert type(Longer.from_dict(Longer(epochs=900).to_dict())) is Longer
+    assert type(recipes.Recipe.from_dict(PretrainRecipe().to_dict())) is PretrainRecipe
+    assert Unnamed.__name__ == "Unnamed"

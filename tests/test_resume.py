@@ -299,6 +299,6 @@ def compiled_model():
 
 def test_files_that_are_no_run_are_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds files, and no checkpoint to resume from: 0 of 3 epochs"):
+    with pytest.raises(ValueError, match="holds files, and no run.json that says of what run: notes.txt"):
         run(tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine"

@@ -266,7 +266,8 @@ def save_weights(model: Any, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
     if sorted(targets) != sorted(weights) or len(set(sources)) != len(sources):
         odd = sorted(set(weights) ^ set(targets)) or sorted({one for one in sources if sources.count(one) > 1})
         raise ValueError(
-            f"A layout must have one rule for each weight, and a name for each tensor. Received: {_listed(odd)}"
+            "A layout must have one rule for each weight, and a name of its own for each tensor. "
+            f"Received, too few or too many: {_listed(odd)}"
         )
     for rule in rules:
         weight = ops.convert_to_numpy(weights[rule.target]).astype("float32")

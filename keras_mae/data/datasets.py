@@ -189,10 +189,8 @@ def open_directory(
     files = [Path(directory) / shard["file"] for shard in manifest["shards"]]
     if manifest["format"] == "array_record":
         if allow_damaged:
-            raise ValueError(
-                f"{str(directory)!r} was prepared as ArrayRecord and is read by index: `allow_damaged` must be 0. "
-                f"Received: allow_damaged={allow_damaged}"
-            )
+            rule = f"0 for {str(directory)!r}, prepared as ArrayRecord"
+            raise _checks.argument_error("allow_damaged", rule, allow_damaged)
         return RecordSource(files, image_size, channels, classes=manifest["classes"])
     return tfrecord_stream(
         files,
@@ -332,9 +330,7 @@ def length(dataset: Any) -> int:
         ValueError: If it is not known.
     """
     if hasattr(dataset, "shape") or isinstance(dataset, tuple | list):  # whose length is that of an axis
-        raise _checks.argument_error(
-            "dataset", "batches, such as keras_mae.data.from_arrays makes", type(dataset).__name__
-        )
+        raise _checks.argument_error("dataset", "batches, as keras_mae.data makes them", type(dataset).__name__)
     try:
         return len(dataset)
     except TypeError as error:

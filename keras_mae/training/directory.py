@@ -181,6 +181,9 @@ class RunDirectory:
         only_pictures = self.files == [RunFile.WATCH]  # drawn before the first checkpoint
         if self.is_free or only_pictures or self.file(RunFile.CHECKPOINTS).exists():
             return False
+        if not (self.file(RunFile.RUN).is_file() or (self.path / _FLAT_RUN).is_file()):
+            found = ", ".join(self.files)
+            raise ValueError(f"{str(self.path)!r} holds files, and no {RunFile.RUN} that says of what run: {found}")
         check_same_run(self.path, metadata, self.metadata)
         columns = self.history.values() if self.file(RunFile.HISTORY).is_file() else ()
         done = len(next(iter(columns), ()))
