@@ -145,7 +145,8 @@ figure
 `tf-keras-vis` brings class activation maps and activation maximization to Keras, on the TensorFlow backend. A vision
 transformer has no last convolution for it to look at; `visualize.keras_vis(classifier)` is the classifier with its
 patch tokens as a feature map by that name. The extra `tf-keras-vis` brings the package; on the other backends the
-call says that it cannot. """
+call says that it cannot.
+"""
 
 if keras.backend.backend() == "tensorflow" and importlib.util.find_spec("tf_keras_vis"):
     from tf_keras_vis.gradcam import Gradcam
