@@ -94,7 +94,7 @@ def test_knn_on_two_folders(keras_mae_command, digits_model, class_folders):
 
 
 def test_finetune_goes_on_where_it_was_stopped_and_is_scored_again(keras_mae_command, digits_model, monkeypatch):
-    from keras_mae.training import resume
+    from keras_mae.training import checkpoints
 
     options = (
         "finetune",
@@ -110,7 +110,9 @@ def test_finetune_goes_on_where_it_was_stopped_and_is_scored_again(keras_mae_com
         1,
     )
     with monkeypatch.context() as patched:
-        patched.setattr(resume.Checkpoints, "_asked", lambda self: (self.position.step == 3, False))  # SIGTERM came
+        patched.setattr(
+            checkpoints.Checkpoints, "_asked", lambda self: (self.position.step == 3, False)
+        )  # SIGTERM came
         assert keras_mae_command(*options)[0] == 143
     others = keras_mae.ViTEncoder((8, 8, 1), 2, embed_dim=12, depth=1, num_heads=3, mlp_ratio=2)
     others.save("other.keras")  # of the same shape

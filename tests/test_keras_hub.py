@@ -8,7 +8,7 @@ from keras import ops
 
 import keras_mae
 from keras_mae import convert
-from keras_mae.convert.checkpoints import without_batch_norm
+from keras_mae.convert.load_save import without_batch_norm
 
 keras_hub = pytest.importorskip("keras_hub")
 

@@ -18,7 +18,7 @@ from training_helpers import Stop, killed, terminated
 
 import keras_mae
 from keras_mae.training import PretrainRecipe, RunDirectory, Saving, StopOnNonFinite, run_pretraining
-from keras_mae.training.resume import Checkpoints, Preempted, seek
+from keras_mae.training.checkpoints import Checkpoints, Preempted, seek
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (27, 8, 12, 1), "uint8")
 RECIPE = PretrainRecipe(

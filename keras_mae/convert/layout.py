@@ -1,6 +1,6 @@
 """What a library's files must tell: the protocol that every format speaks, and what builds a model from it.
 
-A further library is one file with one subclass of `Layout`, one entry in `checkpoints.FORMATS`, and its name in
+A further library is one file with one subclass of `Layout`, one entry in `load_save.FORMATS`, and its name in
 `cli.converting.Format`.
 """
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from keras_mae import _checks, presets
 from keras_mae.classifier import ViTClassifier
-from keras_mae.convert.checkpoints import format_of, save
 from keras_mae.convert.layout import Hints
+from keras_mae.convert.load_save import format_of, save
 from keras_mae.convert.locate import located
 from keras_mae.convert.state_dict import Files
 from keras_mae.decoder import MAEDecoder

@@ -3,6 +3,7 @@
 from keras_mae.recipes import PretrainRecipe
 from keras_mae.training.batches import evaluation_batches, fit_recipe, training_batches, validation_batches
 from keras_mae.training.callbacks import Progress, StopOnNonFinite
+from keras_mae.training.checkpoints import Checkpoints, Position, Preempted, Saving
 from keras_mae.training.directory import RunDirectory, RunFile
 from keras_mae.training.feeding import (
     ClassifierFeed,
@@ -20,7 +21,6 @@ from keras_mae.training.protocols import (
     run_linear_probe,
     run_pretraining,
 )
-from keras_mae.training.resume import Checkpoints, Position, Preempted, Saving
 from keras_mae.training.runner import RunOptions, run
 from keras_mae.training.watching import OnlineProbe, Watch
 

@@ -13,8 +13,8 @@ from keras_mae import _checks, distribution
 from keras_mae.data.datasets import length
 from keras_mae.recipes import Recipe
 from keras_mae.training.callbacks import Interruptible, LogLearningRate, Progress, StopOnNonFinite
+from keras_mae.training.checkpoints import Checkpoints, Preempted, Saving, check_room_for, seek
 from keras_mae.training.directory import RunDirectory, RunFile
-from keras_mae.training.resume import Checkpoints, Preempted, Saving, check_room_for, seek
 
 __all__ = ["RunOptions", "run"]
 
