@@ -69,7 +69,7 @@ class Devices:
         missing = self.whole(len(batch)) - len(batch)
         return np.concatenate([batch, batch[:1].repeat(missing, axis=0)]) if missing else batch
 
-    def whole_batch_size(self, count: int, limit: int = 256) -> int:
+    def whole_batch_size(self, count: int, limit: int) -> int:
         """Return the `whole` batch size up to `limit` that leaves out the fewest of `count` samples at the end."""
         if count < self.replicas:
             raise ValueError(f"{self.replicas} devices take as many images to evaluate on. Received: {count}")

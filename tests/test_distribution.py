@@ -153,7 +153,7 @@ def test_fine_tuning_is_spread_too(tmp_path):
     assert int(classifier.optimizer.iterations) == 20
     images, labels = data.digits("test")
     test = data.from_arrays(images, labels, 100, shuffle=False)
-    again = keras_mae.training.run_evaluation(classifier, test, list(range(10)), tmp_path / "scored")
+    again = keras_mae.training.run_evaluation(classifier, test, list("0123456789"), tmp_path / "scored")
     again = json.loads((again / "metrics.json").read_text())
     assert again["images"] == 360
     assert scored is None or scored["accuracy"] == again["accuracy"]
@@ -335,4 +335,4 @@ def test_the_size_of_whole_batches_leaves_out_the_fewest_samples(replicas, count
 
 def test_fewer_samples_than_replicas_are_refused():
     with pytest.raises(ValueError, match="8 devices take as many images to evaluate on. Received: 7"):
-        distribution.Devices(replicas=8).whole_batch_size(7)
+        distribution.Devices(replicas=8).whole_batch_size(7, 256)

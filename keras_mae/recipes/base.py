@@ -114,15 +114,6 @@ class Recipe:
             "gradient_accumulation_steps": accumulated if accumulated > 1 else None,
         }
 
-    def resolved(self, steps_per_epoch: int) -> dict[str, Any]:
-        """Return all numbers, also those that follow from others."""
-        return {
-            **asdict(self),
-            "learning_rate": self.learning_rate,
-            "step_batch_size": self.step_batch_size,
-            "steps_per_epoch": steps_per_epoch,
-        }
-
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as JSON values, with its `kind`; `Recipe.from_dict` reads it back."""
         plain = {name: getattr(value, "item", lambda value=value: value)() for name, value in asdict(self).items()}
