@@ -1,5 +1,6 @@
 """`prepare` image by image, and folders that something happened to: what `test_shards.py` leaves open."""
 
+import errno
 import io
 import json
 import os
@@ -169,7 +170,7 @@ def test_a_writer_that_fails_leaves_whole_shards_and_a_second_call_the_same_byte
 
     def full(source, target):
         if str(target).endswith(f"00003-of-00005.{format}"):
-            raise OSError("the disk is full")
+            raise OSError(errno.ENOSPC, "the disk is full")
         replace(source, target)
 
     out = tmp_path / "out"
