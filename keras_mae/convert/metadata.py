@@ -13,9 +13,8 @@ __all__ = ["KEY", "decoded", "encoded", "encoder_arguments", "metadata_of"]
 
 KEY = "keras_mae"
 """Where `StateDict.config` has what `metadata_of` returned when the file was written."""
-_GRID = ("image_shape", "patch_size")
-_ENCODER: tuple[str, ...] = ()
-"""Further attributes of an encoder, written by `metadata_of` and read by `encoder_arguments`."""
+_ENCODER = ("layer_norm_eps", "pixel_mean", "pixel_std")
+"""Attributes of an encoder that no tensor tells: `metadata_of` writes them, and `encoder_arguments` reads them."""
 
 
 def metadata_of(model: Any) -> dict[str, Any]:
@@ -25,11 +24,19 @@ def metadata_of(model: Any) -> dict[str, Any]:
         model: A `ViTEncoder`, `MaskedAutoencoder` or `ViTClassifier`.
     """
     encoder = getattr(model, "encoder", model)
-    return {name: getattr(encoder, name) for name in (*_GRID, *_ENCODER)}
+    said = {name: getattr(encoder, name) for name in ("image_shape", "patch_size", "num_heads", *_ENCODER)}
+    if hasattr(model, "decoder"):
+        said |= {
+            "decoder_num_heads": model.decoder.num_heads,
+            "decoder_layer_norm_eps": model.decoder.layer_norm_eps,
+            "norm_pix_loss": model.norm_pix_loss,
+            "mask_ratio": model.masking.mask_ratio,
+        }
+    return said
 
 
 def encoder_arguments(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of `ViTEncoder`, apart from its grid, that metadata says."""
+    """Return the arguments of `ViTEncoder` that metadata says, apart from its grid and its heads."""
     return {name: metadata[name] for name in _ENCODER if name in metadata}
 
 

@@ -64,6 +64,12 @@ class Files:
         except (ValueError, ImportError, OSError):
             return frozenset()
 
+    @property
+    def said(self) -> dict[str, Any]:
+        """What this package said beside the tensors; nothing if it did not write such weights."""
+        said: dict[str, Any] = self.state.config.get(beside_tensors.KEY, {}) if self.names else {}
+        return said
+
 
 def read(path: str | Path) -> StateDict:
     """Return the weights in a file, or in a folder that `transformers` saved.
