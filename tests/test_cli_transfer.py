@@ -59,6 +59,26 @@ def test_probe_of_some_labels(keras_mae_command, encoder_file):
     assert out.splitlines()[-1] == saying(run, read(run / "metrics.json")["accuracy"], 360)
 
 
+@pytest.mark.parametrize("stopped", [True, False])
+def test_a_probe_that_an_earlier_version_began_keeps_its_crops(tmp_path, stopped):
+    """Which drew crops that did not fit again, and did not write that into its recipe."""
+    from keras_mae.cli.runs import begun_recipe
+    from keras_mae.training import checkpoints
+
+    recipe = keras_mae.recipes.LinearProbeRecipe().to_dict()
+    del recipe["clamp_crops"]
+    assert begun_recipe(tmp_path, True) is begun_recipe(tmp_path, False) is None
+    if stopped:
+        state = {"metadata": {"recipe": recipe}, "sha256": {}}
+        file = tmp_path / "checkpoints" / "step-000000001" / "state.json"
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps({**state, "checksum": checkpoints._checksum(state)}))
+    else:
+        (tmp_path / "run.json").write_text(json.dumps({"recipe": recipe}))
+    assert begun_recipe(tmp_path, True).clamp_crops is False
+    assert begun_recipe(tmp_path, False) is None
+
+
 def test_knn_and_the_next_free_run(keras_mae_command, digits_model):
     for number in (1, 2):
         status, out, _ = keras_mae_command("knn", digits_model, "--k", 5, "--pooling", "mean", "--temperature", 0.5)

@@ -167,15 +167,18 @@ def test_images_in_sizes_of_their_own_are_cropped_as_the_recipe_says(monkeypatch
     fine_tune = replace(SMALL, crop_area=(0.3, 0.9), flip=True, batch_size=4)
     training.training_batches(source, fine_tune, 3)
     training.training_batches(source_of(), fine_tune, 3)
+    training.training_batches(source, LinearProbeRecipe(batch_size=4), 3)
     assert [(size, options["crop"]) for size, options in seen] == [
         (4, data.RandomResizedCrop((0.3, 0.9), flip=True)),
         (4, data.CenterCrop()),
         (4, data.RandomResizedCrop((0.3, 0.9), flip=True)),
         (4, None),
+        (4, data.RandomResizedCrop((0.08, 1.0), flip=True, clamp=True)),
     ]
-    assert [options["crops_per_image"] for _, options in seen] == [2, 1, 1, 1]
-    assert [options["augment"] is not None for _, options in seen] == [False, False, True, True]
-    assert ["flip" in options["augment"] for _, options in seen[2:]] == [False, True]  # mirrored once, by the crop
+    assert [options["crops_per_image"] for _, options in seen] == [2, 1, 1, 1, 1]
+    assert [options["augment"] is not None for _, options in seen] == [False, False, True, True, True]
+    # Mirrored once, by the crop.
+    assert ["flip" in options["augment"] for _, options in seen[2:]] == [False, True, False]
 
 
 @pytest.mark.parametrize(("recipe", "num_classes"), [(PretrainRecipe(), 3), (SMALL, None)])

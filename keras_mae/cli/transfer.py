@@ -26,7 +26,7 @@ from keras_mae.cli.options import (
     Size,
     TestFolder,
 )
-from keras_mae.cli.runs import run_directory, say, say_plan, say_scores
+from keras_mae.cli.runs import begun_recipe, run_directory, say, say_plan, say_scores
 
 if TYPE_CHECKING:
     from keras_mae.distribution import Devices
@@ -143,6 +143,7 @@ def probe(
 
     with keras_mae.distribution.scope(distribution.value) as devices:
         directory = run_directory(f"probe-{Path(data).name}", out, resume, devices)
+        begun = begun_recipe(directory, resume)
         encoder = _encoder(model)
         images = _open(data, encoder.image_shape, test, num_labels, seed, devices)
         feed = images.feed(
@@ -150,6 +151,7 @@ def probe(
             epochs=epochs,
             batch_size=batch_size,
             base_learning_rate=base_learning_rate,
+            clamp_crops=getattr(begun, "clamp_crops", None),  # earlier versions drew crops otherwise
             seed=seed,
         )
         say(devices, feed["recipe"])

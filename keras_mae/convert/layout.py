@@ -13,6 +13,7 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from keras_mae.classifier import ViTClassifier
+from keras_mae.convert import metadata
 from keras_mae.convert.state_dict import Files, StateDict
 from keras_mae.convert.weight_map import Kind, Report, Rule, load_weights
 from keras_mae.decoder import MAEDecoder
@@ -185,7 +186,8 @@ class Layout(Format):
             )
         height, width = sizes.encoder["patch_size"]
         stored_grid = (stored_shape[0] // height, stored_shape[1] // width)
-        encoder = ViTEncoder(image_shape, **sizes.encoder | hints.encoder)
+        said = metadata.encoder_arguments(state.config.get(metadata.KEY, {}))  # the library's own words go before
+        encoder = ViTEncoder(image_shape, **said | sizes.encoder | hints.encoder)
         normalized = _norm_pix_loss(self, state, kind, hints)
         model: Any = encoder
         if kind == "classifier":

@@ -6,6 +6,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from keras_mae.convert.layout import Hints, Layout, Sizes, Stated
+from keras_mae.convert.metadata import metadata_of
 from keras_mae.convert.state_dict import Files, StateDict, write_safetensors, write_torch
 from keras_mae.convert.weight_map import FIRST_ROW, Kind, Rule, dense, norm, patch_kernel, save_weights
 
@@ -93,7 +94,7 @@ class Reference(Layout):
 
     def write(self, model: Any, path: Path) -> None:
         write = write_torch if path.suffix.lower() in (".pth", ".pt", ".bin") else write_safetensors
-        write(path, save_weights(model, self.rules(model)))
+        write(path, save_weights(model, self.rules(model)), metadata_of(model))
 
 
 def _check_stem(tensors: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from keras_mae import _checks
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, Recipe
+from keras_mae.recipes.base import completed
 
 __all__ = ["RECIPE", "check_same_run", "from_flat", "json_values", "merged"]
 
@@ -65,7 +66,9 @@ def _differences(metadata: Mapping[str, Any], stored: Mapping[str, Any]) -> Iter
             continue
         other = stored.get(name)
         if name == RECIPE and isinstance(value, dict) and isinstance(other, dict):
-            yield from _differences(value, other)
+            # Where the numbers come from is no number: the same ones are the same run.
+            numbers = {field: number for field, number in value.items() if field != "source"}
+            yield from _differences(numbers, completed(other))
         elif value != other:
             yield f"{name}={value} and not {other}"
 
