@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
+from keras_mae import _class_names
 from keras_mae.classifier import ViTClassifier
 from keras_mae.convert import metadata
 from keras_mae.convert.state_dict import Files, StateDict
@@ -143,7 +144,7 @@ class Layout(Format):
 
     @abstractmethod
     def head(self, state: StateDict) -> dict[str, Any]:
-        """Return a classifier's arguments of `ViTClassifier`: `num_classes`, `pooling`, `batch_norm`."""
+        """Return a classifier's arguments of `ViTClassifier`: `num_classes`, `pooling`, perhaps others."""
 
     @abstractmethod
     def rules(self, model: Any, state: StateDict | None = None) -> list[Rule]:
@@ -191,7 +192,7 @@ class Layout(Format):
         normalized = _norm_pix_loss(self, state, kind, hints)
         model: Any = encoder
         if kind == "classifier":
-            model = ViTClassifier(encoder, **self.head(state), copy=False)
+            model = ViTClassifier(encoder, **_head(self, state), copy=False)
         if kind == "autoencoder":
             decoder = MAEDecoder(**sizes.decoder or {}, dtype=encoder.dtype_policy)
             masking = RandomMasking(self.mask_ratio(state))
@@ -215,6 +216,15 @@ def _image_size(sizes: Sizes, asked: tuple[int, int, int] | None) -> tuple[int, 
         f"The file's {sizes.patches} patches are no square, and it does not say how many rows they make: give the "
         f"`image_shape` it was made for. Received: image_shape={asked}"
     )
+
+
+def _head(layout: Layout, state: StateDict) -> dict[str, Any]:
+    """Return a classifier's arguments; class names that the library's own words leave open are those we wrote."""
+    head = layout.head(state)
+    if head.get("class_names") is None:
+        said = state.config.get(metadata.KEY, {}).get(metadata.CLASS_NAMES)
+        head["class_names"] = _class_names.usable(said, head["num_classes"])
+    return head
 
 
 def _norm_pix_loss(layout: Layout, state: StateDict, kind: Kind, hints: Hints) -> bool:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-__all__ = ["KEY", "decoded", "encoded", "encoder_arguments", "metadata_of"]
+__all__ = ["CLASS_NAMES", "KEY", "decoded", "encoded", "encoder_arguments", "metadata_of"]
 
 KEY = "keras_mae"
 """Where `StateDict.config` has what `metadata_of` returned when the file was written."""
+CLASS_NAMES = "class_names"
+"""What a classifier's class names are called, if it has any."""
 _GRID = ("image_shape", "patch_size")
 _ENCODER: tuple[str, ...] = ()
 """Further attributes of an encoder, written by `metadata_of` and read by `encoder_arguments`."""
@@ -25,7 +27,9 @@ def metadata_of(model: Any) -> dict[str, Any]:
         model: A `ViTEncoder`, `MaskedAutoencoder` or `ViTClassifier`.
     """
     encoder = getattr(model, "encoder", model)
-    return {name: getattr(encoder, name) for name in (*_GRID, *_ENCODER)}
+    said = {name: getattr(encoder, name) for name in (*_GRID, *_ENCODER)}
+    names = getattr(model, "class_names", None)
+    return said if names is None else said | {CLASS_NAMES: names}
 
 
 def encoder_arguments(metadata: dict[str, Any]) -> dict[str, Any]:
