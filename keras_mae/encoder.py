@@ -11,7 +11,6 @@ from keras import ops
 
 from keras_mae import _checks
 from keras_mae._types import Tensor
-from keras_mae.distribution import first_sample
 from keras_mae.from_preset import PresetFiles
 from keras_mae.patches import PatchEmbedding, mix_channels
 from keras_mae.positions import resize_positions, sincos_positions
@@ -181,8 +180,8 @@ class ViTEncoder(PresetFiles, keras.Model):
         x = self.embed(images, ids_keep)
         drop_path = None
         if training:
-            step = self.step.take()
-            drop_path = self._drop_path_noise(step, ops.shape(x)[0])
+            drop_path = self._drop_path_noise(ops.shape(x)[0])
+            self.step.advance()
         for index, block in enumerate(self.blocks):
             # A frozen block is a fixed function: it drops nothing.
             x = block(x, drop_path_noise=None if drop_path is None or not block.trainable else drop_path[:, index])
@@ -248,11 +247,11 @@ class ViTEncoder(PresetFiles, keras.Model):
             copied.patch_embedding.load_from(self.patch_embedding)
         return copied
 
-    def _drop_path_noise(self, step: Tensor, rows: Any) -> Tensor | None:
-        """Return the draws of a training step for `rows` samples, int32 (rows, depth, 2); `None` if none drops."""
+    def _drop_path_noise(self, rows: Any) -> Tensor | None:
+        """Return the draws of this training step for `rows` samples, int32 (rows, depth, 2); `None` if none drops."""
         if not self.drop_path_rate:
             return None
-        index = first_sample(rows) + ops.arange(rows, dtype="int32")
+        step, index = self.step.place(rows)
         noise = hash_noise(self.seed, step, index, 2 * self.depth, DROP_PATH)
         return ops.reshape(noise, (-1, self.depth, 2))
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
+from keras_mae import _class_names
 from keras_mae.classifier import ViTClassifier
 from keras_mae.convert import metadata
 from keras_mae.convert.grids import size_said, size_without_a_word
@@ -147,7 +148,7 @@ class Layout(Format):
 
     @abstractmethod
     def head(self, state: StateDict) -> dict[str, Any]:
-        """Return a classifier's arguments of `ViTClassifier`: `num_classes`, `pooling`, `batch_norm`."""
+        """Return a classifier's arguments of `ViTClassifier`: `num_classes`, `pooling`, perhaps others."""
 
     @abstractmethod
     def rules(self, model: Any, state: StateDict | None = None) -> list[Rule]:
@@ -196,7 +197,7 @@ class Layout(Format):
         normalized = _norm_pix_loss(self, state, kind, hints)
         model: Any = encoder
         if kind == "classifier":
-            model = ViTClassifier(encoder, **self.head(state), copy=False)
+            model = ViTClassifier(encoder, **_head(self, state), copy=False)
         if kind == "autoencoder":
             decoder = MAEDecoder(**sizes.decoder or {}, dtype=encoder.dtype_policy)
             masking = RandomMasking(self.mask_ratio(state))
@@ -231,6 +232,15 @@ def _image_size(state: StateDict, sizes: Sizes, hints: Hints) -> tuple[tuple[int
                 f"`copy(image_shape=...)`. Received: image_shape={asked}"
             )
     return stated, ""
+
+
+def _head(layout: Layout, state: StateDict) -> dict[str, Any]:
+    """Return a classifier's arguments; class names that the library's own words leave open are those we wrote."""
+    head = layout.head(state)
+    if head.get("class_names") is None:
+        said = state.config.get(metadata.KEY, {}).get(metadata.CLASS_NAMES)
+        head["class_names"] = _class_names.usable(said, head["num_classes"])
+    return head
 
 
 def _norm_pix_loss(layout: Layout, state: StateDict, kind: Kind, hints: Hints) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from keras_mae import _checks, presets
+from keras_mae import _checks, _class_names, presets
 from keras_mae.classifier import ViTClassifier
 from keras_mae.convert.layout import Hints
 from keras_mae.convert.load_save import format_of, save
@@ -23,7 +23,7 @@ __all__ = ["open_preset", "save_preset"]
 _HEADS = ("num_heads", "decoder_num_heads")
 _STATISTICS = ("pixel_mean", "pixel_std")
 _OF_AUTOENCODER = ("masking", "norm_pix_loss", "masks_per_image", "seed", "name", "dtype")
-_OF_CLASSIFIER = ("num_classes", "pooling", "trainable_blocks", "batch_norm", "name")
+_OF_CLASSIFIER = ("num_classes", "pooling", "trainable_blocks", "batch_norm", "class_names", "name")
 
 
 def open_preset(
@@ -160,7 +160,8 @@ def _classifier_from_sizes(cls: type[Any], sizes: Preset, overrides: dict[str, A
 
 
 def _classifier_from_model(cls: type[Any], model: Any, overrides: dict[str, Any]) -> Any:
-    if isinstance(model, ViTClassifier) and overrides in ({}, {"num_classes": model.num_classes}):
+    if isinstance(model, ViTClassifier) and _same_head(model, overrides):
+        model.class_names = overrides.get("class_names", model.class_names)
         return model
     _refuse_unknown(overrides, (*_OF_CLASSIFIER, "drop_path_rate", "image_shape"))
     if "num_classes" not in overrides:
@@ -169,6 +170,16 @@ def _classifier_from_model(cls: type[Any], model: Any, overrides: dict[str, Any]
             f"Received: {overrides or 'no argument'}"
         )
     return cls(getattr(model, "encoder", model), **overrides)
+
+
+def _same_head(model: ViTClassifier, overrides: dict[str, Any]) -> bool:
+    """Return whether a classifier's own head is asked for, which may be given names if it has none."""
+    names = _class_names.checked(overrides.get("class_names"))
+    return (
+        set(overrides) <= {"num_classes", "class_names"}
+        and overrides.get("num_classes", model.num_classes) == model.num_classes
+        and (names is None or model.class_names in (None, names))
+    )
 
 
 @dataclass(frozen=True)
