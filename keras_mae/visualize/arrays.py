@@ -12,8 +12,9 @@ from keras_mae import _checks
 from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
 from keras_mae.masking import RandomMasking
+from keras_mae.pixels import check_images
 from keras_mae.random import EVALUATION_STEP, hash_noise
-from keras_mae.reconstruction import Reconstruction, check_images
+from keras_mae.reconstruction import Reconstruction
 from keras_mae.visualize.models import encoder_of, run
 
 __all__ = [
@@ -53,7 +54,7 @@ def reconstruct_at(
     if not isinstance(mae, MaskedAutoencoder):
         raise _checks.argument_error("mae", "a MaskedAutoencoder: reconstructing takes its decoder", mae)
     grid, patches = mae.encoder.grid, mae.encoder.num_patches
-    images = check_images(images, mae.encoder.image_shape)
+    images = check_images(images, mae.encoder.image_shape, mae.encoder.pixel_range)
     seed = mae.seed if seed is None else _checks.seed_int("seed", seed)
     noise = hash_noise(seed, EVALUATION_STEP, ops.arange(len(images), dtype="int32"), patches)
     results = []

@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_mae import _checks
 from keras_mae.ops import gradient
-from keras_mae.reconstruction import check_images
+from keras_mae.pixels import check_images
 from keras_mae.visualize.models import classifier_of
 
 __all__ = ["saliency", "smooth_grad"]
@@ -65,7 +65,7 @@ def smooth_grad(
     Reference: "SmoothGrad: removing noise by adding noise", section 2.
     """
     classifier_of(classifier)
-    images = check_images(images, classifier.encoder.image_shape)
+    images = check_images(images, classifier.encoder.image_shape, classifier.encoder.pixel_range)
     for argument, value in {"samples": samples, "batch_size": batch_size}.items():
         _checks.positive_int(argument, value)
     _checks.non_negative("noise", noise)
