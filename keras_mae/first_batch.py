@@ -32,7 +32,8 @@ class ChecksImages:
     """A `keras.Model` that looks at the images of the first batch it is given.
 
     It knows what they must be by its attribute `encoder`, or is an encoder itself; a model without one looks at
-    nothing. This class looks for `predict`, and the training step for the rest.
+    nothing. This class looks for `predict` and at arrays that the model is called with, and the training step for
+    the rest.
     """
 
     predict_function: Any
@@ -41,6 +42,12 @@ class ChecksImages:
         super().make_predict_function(force)  # type: ignore[misc]
         step = IteratorStep if keras.backend.backend() == "jax" else ListStep
         self.predict_function = looking(step, self, self.predict_function, _WEIGHTS)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        images = images_of(args[:1]) if args else None
+        if isinstance(images, np.ndarray):  # a user's: steps and other models pass tensors
+            self.look((images,), together=False)
+        return super().__call__(*args, **kwargs)  # type: ignore[misc]
 
     def look(self, data: Any, *, together: bool) -> None:
         """Raise a `ValueError` unless the images of a batch are what the encoder takes.

@@ -17,6 +17,7 @@ from keras_mae import _checks
 __all__ = [
     "BYTES",
     "PixelRange",
+    "check_channels_last",
     "check_dtype",
     "check_extremes",
     "check_images",
@@ -76,10 +77,15 @@ def check_shape(shape: Sequence[int | None], image_shape: tuple[int, int, int], 
     raise ValueError(f"{rule}. Received: {argument}.shape={tuple(shape)}")
 
 
-def looks_channels_first(shape: tuple[int, ...]) -> bool:
-    """Return whether (images, a, b, c) are images of `a` channels rather than of `a` rows; nobody said which."""
+def check_channels_last(shape: tuple[int, ...]) -> None:
+    """Raise a `ValueError` for images of no stated shape that are (images, channels, height, width), by all signs."""
     rows, columns, channels = shape[1:]
-    return rows in (1, 3, 4) and min(columns, channels) >= 8 and 4 * channels >= columns
+    if rows in (1, 3, 4) and min(columns, channels) >= 8 and 4 * channels >= columns:
+        raise ValueError(
+            "`images` must have shape (images, height, width, channels), channels last: "
+            "np.transpose(images, (0, 2, 3, 1)) makes it so. "
+            f"Received: images.shape={tuple(shape)}, which looks like channels first"
+        )
 
 
 # === Dtype ===

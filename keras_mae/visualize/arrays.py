@@ -40,7 +40,7 @@ def reconstruct_at(
 
     Args:
         mae: A `MaskedAutoencoder`.
-        images: Images (batch, height, width, channels), 0–255.
+        images: Images (batch, height, width, channels) in the encoder's `pixel_range`.
         mask_ratios: Fractions of the patches to remove, at random.
         seed: Seed for the masks; the model's by default.
         statistics: As in `MaskedAutoencoder.reconstruct`.
@@ -77,7 +77,7 @@ def attention(
 
     Args:
         model: A `ViTEncoder`, or a `ViTClassifier` or `MaskedAutoencoder`, whose encoder then sees all patches.
-        images: Images (batch, height, width, channels), 0–255.
+        images: Images (batch, height, width, channels) in the encoder's `pixel_range`.
         layers: Indices of the encoder's blocks, from 0, or from -1 backwards; all by default. For large models ask
             only for what you need: an image takes depth * heads * tokens² numbers.
         batch_size: Images at a time.
@@ -113,7 +113,7 @@ def attention_rollout(model: Any, images: Any, batch_size: int = 32) -> np.ndarr
 
     Args:
         model: As in `attention`.
-        images: Images (batch, height, width, channels), 0–255.
+        images: Images (batch, height, width, channels) in the encoder's `pixel_range`.
         batch_size: Images at a time.
 
     Returns:
@@ -212,7 +212,7 @@ def feature_colors(model: Any, images: Any, batch_size: int = 32) -> np.ndarray:
 
     Args:
         model: As in `attention`.
-        images: Images (batch, height, width, channels), 0–255.
+        images: Images (batch, height, width, channels) in the encoder's `pixel_range`.
         batch_size: Images at a time.
 
     Returns:

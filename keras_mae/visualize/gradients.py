@@ -20,7 +20,7 @@ def saliency(classifier: Any, images: Any, classes: Any = None, *, batch_size: i
 
     Args:
         classifier: A `ViTClassifier`.
-        images: Images (batch, height, width, channels), 0–255.
+        images: Images (batch, height, width, channels) in the encoder's `pixel_range`.
         classes: The class to explain: an integer, or integers (batch,). The predicted one by default.
         batch_size: Images at a time.
 
@@ -49,7 +49,7 @@ def smooth_grad(
 
     Args:
         classifier: A `ViTClassifier`.
-        images: Images (batch, height, width, channels), 0–255.
+        images: Images (batch, height, width, channels) in the encoder's `pixel_range`.
         classes: The class to explain: an integer, or integers (batch,). That predicted without noise by default.
         samples: Number of noisy copies of each image.
         noise: Standard deviation of the noise, over each image's own range of pixels.
