@@ -94,6 +94,7 @@ def _facts(loaded: Any) -> dict[str, Any]:
             "trained blocks": "all" if loaded.trainable_blocks is None else loaded.trainable_blocks,
         }
     rows |= {
+        "pixel range": keras_mae.pixels.range_name(encoder.pixel_range),
         "pixel mean, std": f"{json.dumps(encoder.pixel_mean)}, {json.dumps(encoder.pixel_std)}",
         "training steps": int(keras_mae.ops.concrete(encoder.step.value)),
         "dtype": encoder.dtype_policy.name,

@@ -19,6 +19,7 @@ from keras_mae.data.relabeling import relabeled
 from keras_mae.data.sources import ArraySource, FolderSource, Source
 from keras_mae.data.streams import Stream, dataset_stream
 from keras_mae.data.tfds import tfds_source
+from keras_mae.pixels import BYTES, PixelRange
 
 __all__ = [
     "from_arrays",
@@ -112,17 +113,19 @@ def from_arrays(
     *,
     image_size: int | tuple[int, int] | None = None,
     class_names: Sequence[str] | None = None,
+    pixel_range: PixelRange = BYTES,
     **options: Any,
 ) -> Any:
     """Load batches from an array of images, which may be a memory-mapped .npy larger than memory.
 
     Args:
-        images: (images, height, width, channels) or (images, height, width), integers or floats in 0–255.
+        images: (images, height, width, channels) or (images, height, width), integers or floats in `pixel_range`.
         labels: Integers from 0 (images,); not needed for pre-training.
         batch_size: Images in a batch.
         image_size: Side in pixels of the images to make, or (height, width); by default the images' own, uncut
             unless `crop` is given.
         class_names: Names of the classes, in the order of the labels.
+        pixel_range: (low, high), the smallest and the largest value that a pixel may have; as the encoder's.
         options: Other arguments of `make_dataset`.
 
     Returns:
@@ -136,7 +139,8 @@ def from_arrays(
         >>> len(keras_mae.data.from_arrays(images, batch_size=128))
         12
     """
-    return make_dataset(ArraySource(images, labels, image_size, class_names=class_names), batch_size, **options)
+    source = ArraySource(images, labels, image_size, class_names=class_names, pixel_range=pixel_range)
+    return make_dataset(source, batch_size, **options)
 
 
 def from_directory(

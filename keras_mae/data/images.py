@@ -14,7 +14,17 @@ import numpy as np
 from keras_mae._optional import require
 from keras_mae.data.crops import Box, CenterCrop, Crop
 
-__all__ = ["EXTENSIONS", "MODES", "decoded", "open_file", "pillow", "read_image", "unreadable", "views"]
+__all__ = [
+    "EXTENSIONS",
+    "MODES",
+    "decoded",
+    "open_file",
+    "pillow",
+    "read_image",
+    "unreadable",
+    "upright_size",
+    "views",
+]
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -91,6 +101,16 @@ def decoded(path: Path, short_side: int) -> Iterator[Any]:
             file.draft(file.mode, (2 * short_side, 2 * short_side))
         image = ImageOps.exif_transpose(file)
         yield _in_mode(image, "L" if image.mode in ("1", "L") or image.mode.startswith("I") else "RGB")
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Return (height, width) of an image file's image, turned upright."""
+    with _named_errors(path, str(path)), open_file(path) as file:
+        if file.format not in _DRAFTED:
+            file.load()  # see `views`
+        turned = file.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        width, height = file.size
+    return (width, height) if turned else (height, width)
 
 
 def open_file(image: str | Path | bytes) -> Any:
