@@ -15,7 +15,9 @@ from keras_mae.cli.options import (
     Distribution,
     Engine,
     Out,
+    PixelRange,
     Resume,
+    WhiteLevel,
 )
 from keras_mae.cli.runs import run_directory, say, say_files, say_plan
 
@@ -83,6 +85,8 @@ def pretrain(
     ] = 0.2,
     crops_per_image: Annotated[int, typer.Option(help="Random crops to take from each decoded image.")] = 1,
     allow_damaged: AllowDamaged = 0.0,
+    pixel_range: PixelRange = (0.0, 255.0),
+    white_level: WhiteLevel = None,
     precision: Annotated[Precision, typer.Option(help="Keras dtype policy.")] = Precision.float32,
     seed: Annotated[int, typer.Option(help="Random seed for weights, masks and data order.")] = 0,
     out: Out = None,
@@ -120,7 +124,13 @@ def pretrain(
     with keras_mae.distribution.scope(distribution.value) as devices:
         directory = run_directory(Path(data).name, out, resume, devices)
         preset = model or DEFAULT_MODELS.get(data, FOLDER_MODEL)
-        images = training.open_unlabeled(data, _image_shape(data, preset, image_size), allow_damaged=allow_damaged)
+        images = training.open_unlabeled(
+            data,
+            _image_shape(data, preset, image_size),
+            allow_damaged=allow_damaged,
+            pixel_range=pixel_range,
+            white_level=white_level,
+        )
         recipe = PretrainRecipe(
             epochs=epochs,
             warmup_epochs=epochs // 20 if warmup_epochs is None else warmup_epochs,

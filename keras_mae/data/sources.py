@@ -13,7 +13,10 @@ import numpy as np
 from keras_mae import _checks
 from keras_mae.data import images as image_files
 from keras_mae.data.crops import CenterCrop, Crop
-from keras_mae.data.images import EXTENSIONS, MODES, unreadable
+from keras_mae.data.examination import examine
+from keras_mae.data.folders import look_into
+from keras_mae.data.images import MODES
+from keras_mae.data.levels import BYTES, EIGHT_BITS, Levels, checked_levels
 
 __all__ = [
     "ArraySource",
@@ -22,8 +25,6 @@ __all__ = [
     "Source",
     "Subset",
     "cut",
-    "find_damaged_files",
-    "image_paths",
 ]
 
 Generators = Callable[[int], Sequence[np.random.Generator]]
@@ -149,6 +150,10 @@ class Subset:
 class FolderSource:
     """All images below a folder, flat or nested, in the order of their paths; labels are not needed.
 
+    They are the files in formats that Pillow opens, also behind links. Hidden and system folders and files are no
+    data (`.ipynb_checkpoints`, `__MACOSX`, `Thumbs.db`). A warning says in one line what else is passed over: how
+    many files of which kinds.
+
     Each is turned upright as its EXIF data say, converted to the wanted number of channels, cut and resized
     bicubically with antialiasing (see `read_image`).
 
@@ -163,13 +168,15 @@ class FolderSource:
             (`classes`).
         allow_damaged: Largest share of damaged files, in [0, 1], that is left out and listed in `skipped`; more is an
             error. Above 0 every file is decoded once, here. With 0 the first damaged file is an error that names it.
+        pixel_range: (low, high), the smallest and the largest pixel, as for `read_image`: (0, 255) for uint8, any
+            other for float32 in the files' own numbers.
+        white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
 
     Raises:
-        ValueError: If the folder does not exist or holds no image, files cannot be read as one, or a labeled image
-            lies in no class.
+        ValueError: If the folder does not exist or holds no image, files cannot be read as one, a labeled image lies
+            in no class, or two classes are one folder.
     """
 
-    dtype = np.dtype("uint8")
     sized = False
 
     def __init__(
@@ -180,21 +187,35 @@ class FolderSource:
         *,
         labeled: bool = False,
         allow_damaged: float = 0.0,
+        pixel_range: tuple[float, float] = BYTES,
+        white_level: int | None = None,
     ):
         self.directory = Path(directory)
         height, width = _checks.pair("image_size", image_size)
         self.image_shape = (height, width, _checks.one_of("channels", channels, MODES))
         _checks.within("allow_damaged", allow_damaged, 1)
-        self.paths = image_paths(self.directory)
+        self.levels = checked_levels(pixel_range, white_level, channels)
+        self.dtype = self.levels.dtype
+        contents = look_into(self.directory)
+        self.paths, self.labeled = contents.paths, labeled
+        self.classes = contents.classes if labeled else []
+        for link in contents.repeated:
+            if link.parent == self.directory and link.name in self.classes:
+                raise ValueError(
+                    f"Each class must be a folder of its own. Received: {link.name!r} in {str(self.directory)!r}, a "
+                    "link to a folder that another class has"
+                )
         self.skipped: list[tuple[Path, str]] = []
         if allow_damaged > 0:
-            self._leave_out(find_damaged_files(self.paths), allow_damaged)
+            examined = examine(self.paths, self.levels)
+            self._leave_out(examined.damaged, allow_damaged)
+            stacks = len(examined.stacks)
         else:
             with ThreadPoolExecutor() as pool:
-                list(pool.map(_check_header, self.paths))
-        self.labeled = labeled
-        # Classes without images count: training and test folders then number their classes alike.
-        self.classes = sorted(path.name for path in self.directory.iterdir() if path.is_dir()) if labeled else []
+                pages = pool.map(lambda path: image_files.check_header(path, self.levels), self.paths)
+                stacks = sum(count > 1 for count in pages)
+        if passed_over := contents.passed_over(stacks):
+            warnings.warn(f"{passed_over} (in {str(self.directory)!r})", stacklevel=2)
         self.labels = self._labels() if labeled else None
 
     def _labels(self) -> np.ndarray:
@@ -230,66 +251,26 @@ class FolderSource:
         self, indices: Any, crop: Crop | None = None, generators: Generators | None = None
     ) -> tuple[np.ndarray, np.ndarray | None]:
         files = (self.paths[index] for index in indices)
-        return cut(files, indices, self.image_shape, crop, generators), (
+        return cut(files, indices, self.image_shape, crop, generators, self.levels), (
             None if self.labels is None else self.labels[indices]
         )
 
 
 def cut(
-    images: Any, indices: Any, image_shape: tuple[int, int, int], crop: Crop | None, generators: Generators | None
+    images: Any,
+    indices: Any,
+    image_shape: tuple[int, int, int],
+    crop: Crop | None,
+    generators: Generators | None,
+    levels: Levels = EIGHT_BITS,
 ) -> np.ndarray:
     """Cut images, which are paths, bytes or arrays, and return all crops in one array."""
     crop, generators = crop or CenterCrop(), generators or _still
     pixels: list[np.ndarray] = []
     for index, image in zip(indices, images, strict=True):
         name = str(image) if isinstance(image, str | Path) else f"number {index}"
-        pixels += image_files.views(image, name, image_shape, crop, generators(int(index)))
+        pixels += image_files.views(image, name, image_shape, crop, generators(int(index)), levels)
     return np.stack(pixels)
-
-
-def image_paths(directory: Path) -> list[Path]:
-    """Return all image files below a folder, in order.
-
-    Raises:
-        ValueError: If there is no such folder, or no image in it.
-    """
-    if not directory.is_dir():
-        raise ValueError(f"`directory` must be an existing folder. Received: directory={str(directory)!r}")
-    paths = sorted(path for path in directory.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
-    if not paths:
-        raise ValueError(
-            f"`directory` must hold images ({', '.join(EXTENSIONS)}), in it or in folders below. "
-            f"Received: none in {str(directory)!r}"
-        )
-    return paths
-
-
-def find_damaged_files(paths: Sequence[Path], done: Callable[[], None] | None = None) -> list[tuple[Path, str]]:
-    """Return the files that cannot be decoded as a whole, and why; call `done` after each file."""
-
-    def check(path: Path) -> str | None:
-        try:
-            image_files.read_image(path, (8, 8, 1))
-        except ValueError as error:
-            return str(error)
-        finally:
-            if done is not None:
-                done()
-        return None
-
-    with ThreadPoolExecutor() as pool:
-        checked = zip(paths, pool.map(check, paths), strict=True)
-        return [(path, message) for path, message in checked if message]
-
-
-def _check_header(path: Path) -> None:
-    try:
-        with image_files.open_file(path) as image:
-            image.size  # noqa: B018  (reading it is the check)
-    except ImportError:
-        raise
-    except Exception as error:
-        raise unreadable(path, str(path), error) from error
 
 
 def _checked_labels(labels: Any, images: int) -> np.ndarray:

@@ -32,6 +32,7 @@ from keras_mae.data import (
     make_dataset,
     open_directory,
 )
+from keras_mae.data.levels import BYTES, Levels
 from keras_mae.data.sources import Source
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, check_recipe
 from keras_mae.training.batches import evaluation_batches, fit_recipe, training_batches, validation_batches
@@ -147,7 +148,12 @@ class LabeledImages:
 
 
 def open_unlabeled(
-    data: str | Path, image_shape: tuple[int, int, int], *, allow_damaged: float = 0.0
+    data: str | Path,
+    image_shape: tuple[int, int, int],
+    *,
+    allow_damaged: float = 0.0,
+    pixel_range: tuple[float, float] = BYTES,
+    white_level: int | None = None,
 ) -> UnlabeledImages:
     """Open images to pre-train on.
 
@@ -156,6 +162,9 @@ def open_unlabeled(
         image_shape: (height, width, channels) of the images to make of a folder's. The built-in ones keep theirs,
             which `images.train.image_shape` says.
         allow_damaged: Largest share of damaged images that is left out without an error.
+        pixel_range: (low, high), the smallest and the largest pixel of a folder's images, as for `read_image`: the
+            `pixel_range` of the encoder that gets them.
+        white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
 
     Returns:
         The images, and a few to draw reconstructions of: test images of a built-in data set, and the first that a
@@ -165,11 +174,19 @@ def open_unlabeled(
         ValueError: If there is no such data set or folder, or it holds no images.
     """
     train: Source | Stream
+    levels = _checked_levels(data, pixel_range, white_level)
     if data in BUILTIN:
         train = ArraySource(load_builtin(str(data), "train")[0])
         examples = load_builtin(str(data), "test")[0][:EXAMPLES]
     elif Path(data).is_dir():
-        train = open_directory(data, image_shape[:2], image_shape[2], allow_damaged=allow_damaged)
+        train = open_directory(
+            data,
+            image_shape[:2],
+            image_shape[2],
+            allow_damaged=allow_damaged,
+            pixel_range=pixel_range,
+            white_level=white_level,
+        )
         if isinstance(train, Stream) and train.count is None:  # the schedule needs to know how many images there are
             raise ValueError(
                 "Files that are read from front to back have no length while damaged images may be left out: for "
@@ -181,7 +198,7 @@ def open_unlabeled(
     else:
         known = ", ".join(BUILTIN)
         raise ValueError(f"`data` must be {known} or an existing folder of images. Received: data={str(data)!r}")
-    return UnlabeledImages(train, examples, {"data": Path(data).name, "images": len(train)})
+    return UnlabeledImages(train, examples, {"data": Path(data).name, "images": len(train), **levels.metadata})
 
 
 def open_labeled(
@@ -191,6 +208,8 @@ def open_labeled(
     test: str | Path | None = None,
     num_labels: int | None = None,
     seed: int = 0,
+    pixel_range: tuple[float, float] = BYTES,
+    white_level: int | None = None,
 ) -> LabeledImages:
     """Open labeled images to train a classifier on, and others to evaluate it on.
 
@@ -202,21 +221,25 @@ def open_labeled(
             for that. The built-in data sets have a test set of their own.
         num_labels: Number of labeled images to train on; all by default.
         seed: Seed for which images are held out and which are trained on.
+        pixel_range: (low, high), the smallest and the largest pixel of a folder's images, as for `read_image`: the
+            `pixel_range` of the encoder that gets them.
+        white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
 
     Raises:
         ValueError: If there is no such data set or folder, its images cannot be brought to `image_shape`, the two
             folders hold different classes, or `num_labels` is out of range.
     """
     generator = np.random.default_rng(_checks.seed_int("seed", seed))
-    train, classes = _source(data, "train", image_shape)
+    levels = _checked_levels(data, pixel_range, white_level)
+    train, classes = _source(data, "train", image_shape, levels)
     total, held_out = len(train), 0
     evaluated: Source
     if data in BUILTIN:
         if test is not None:
             raise ValueError(f"{data} has a test set of its own. Received: test={str(test)!r}")
-        evaluated, _ = _source(data, "test", image_shape)
+        evaluated, _ = _source(data, "test", image_shape, levels)
     elif test is not None:
-        evaluated, others = _source(test, "test", image_shape)
+        evaluated, others = _source(test, "test", image_shape, levels)
         if others != classes:
             raise ValueError(
                 f"`data` and `test` must hold the same classes. Received: {list(classes)} and {list(others)}"
@@ -237,16 +260,26 @@ def open_labeled(
         "test": None if test is None else Path(test).name,
         "num_labels": num_labels,
         "images": len(train),
+        **levels.metadata,
     }
     return LabeledImages(train, evaluated, classes, total, held_out, metadata)
 
 
-def open_test(data: str | Path, image_shape: tuple[int, int, int]) -> tuple[Source, tuple[str, ...]]:
+def open_test(
+    data: str | Path,
+    image_shape: tuple[int, int, int],
+    *,
+    pixel_range: tuple[float, float] = BYTES,
+    white_level: int | None = None,
+) -> tuple[Source, tuple[str, ...]]:
     """Open labeled images to score a classifier on.
 
     Args:
         data: "digits" or "fashion_mnist", of which these are the test images, or a folder as for `open_labeled`.
         image_shape: (height, width, channels) that the model takes.
+        pixel_range: (low, high), the smallest and the largest pixel of a folder's images, as for `read_image`: the
+            `pixel_range` of the encoder that gets them.
+        white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
 
     Returns:
         The source, for `evaluation_batches`, and the names of the classes.
@@ -254,11 +287,21 @@ def open_test(data: str | Path, image_shape: tuple[int, int, int]) -> tuple[Sour
     Raises:
         ValueError: If there is no such data set or folder, or its images cannot be brought to `image_shape`.
     """
-    return _source(data, "test", image_shape)
+    return _source(data, "test", image_shape, _checked_levels(data, pixel_range, white_level))
+
+
+def _checked_levels(data: str | Path, pixel_range: tuple[float, float], white_level: int | None) -> Levels:
+    """Return the levels of a folder's images; built-in ones have levels of their own."""
+    levels = Levels(pixel_range, white_level)
+    if data in BUILTIN and levels != Levels():
+        raise ValueError(
+            f"{data} has images of 0-255. Received: pixel_range={levels.pixel_range}, white_level={white_level}"
+        )
+    return levels
 
 
 def _source(
-    data: str | Path, split: str, image_shape: tuple[int, int, int]
+    data: str | Path, split: str, image_shape: tuple[int, int, int], levels: Levels
 ) -> tuple[ArraySource | Source, tuple[str, ...]]:
     """Return labeled images by index, and the names of their classes; only built-in data sets have a split."""
     if data in BUILTIN:
@@ -266,7 +309,14 @@ def _source(
         if source.image_shape != tuple(image_shape):
             raise ValueError(f"{data} has images of {source.image_shape}. Received: a model for {image_shape}")
         return source, tuple(CLASS_NAMES[str(data)])
-    folder = open_directory(data, image_shape[:2], image_shape[2], labeled=True)
+    folder = open_directory(
+        data,
+        image_shape[:2],
+        image_shape[2],
+        labeled=True,
+        pixel_range=levels.pixel_range,
+        white_level=levels.white_level,
+    )
     if isinstance(folder, Stream):
         raise ValueError(
             f"This takes images by index. Received: {str(data)!r}, prepared as TFRecord: prepare it as ArrayRecord "

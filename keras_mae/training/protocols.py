@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_mae import _checks, distribution, transfer, visualize
 from keras_mae.classifier import ViTClassifier, check_labels
-from keras_mae.data.datasets import length, numpy_batches
+from keras_mae.data.reading import length, numpy_batches
 from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, Recipe, check_recipe

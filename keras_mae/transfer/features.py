@@ -12,7 +12,7 @@ from numpy.lib import format as npy
 
 from keras_mae import _checks, _files
 from keras_mae.classifier import POOLINGS, pool
-from keras_mae.data.datasets import numpy_batches
+from keras_mae.data.reading import numpy_batches
 from keras_mae.encoder import ViTEncoder
 
 __all__ = ["Features", "extract_features"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from keras_mae.classifier import ViTClassifier
-from keras_mae.data.datasets import length
+from keras_mae.data.reading import length
 from keras_mae.encoder import ViTEncoder
 from keras_mae.recipes import FineTuneRecipe, check_recipe
 
