@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_mae import _checks
+from keras_mae import _checks, _class_names
 from keras_mae._types import Tensor
 from keras_mae.encoder import ViTEncoder
 from keras_mae.from_preset import PresetFiles
@@ -69,6 +71,8 @@ class ViTClassifier(PresetFiles, TrainStep):
             no path.
         batch_norm: Whether a BatchNorm without scale and shift goes before the head (linear probing). Its statistics
             move in training, frozen encoder or not. As everywhere in Keras its moving variance is the biased one.
+        class_names: Names of the classes, in the order of their labels: `num_classes` different strings. They are
+            saved with the classifier. Without them a classifier takes those of the first dataset it is trained on.
         copy: Whether the classifier takes a copy of the encoder. If not, it trains the encoder it is given: the
             masked autoencoder it belongs to changes with it, and `drop_path_rate` and `image_shape` must be the
             encoder's own.
@@ -103,6 +107,7 @@ class ViTClassifier(PresetFiles, TrainStep):
         image_shape: tuple[int, int, int] | None = None,
         trainable_blocks: float | None = None,
         batch_norm: bool = False,
+        class_names: Sequence[str] | None = None,
         copy: bool = True,
         **kwargs: Any,
     ):
@@ -115,6 +120,7 @@ class ViTClassifier(PresetFiles, TrainStep):
         self.pooling = _checks.one_of("pooling", pooling, POOLINGS)
         self.trainable_blocks = trainable_blocks
         self.batch_norm = bool(batch_norm)
+        self.class_names = class_names
         if pooling == "token" and not encoder.final_norm:
             raise ValueError('`pooling="token"` takes an encoder with a final norm. Received: final_norm=False')
         own = {"drop_path_rate": encoder.drop_path_rate, "image_shape": encoder.image_shape}
@@ -180,6 +186,15 @@ class ViTClassifier(PresetFiles, TrainStep):
             halved.norm1.trainable = halved.attention.trainable = False
         if not blocks:
             encoder.trainable = False
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes, in the order of their labels, or `None`."""
+        return self._class_names
+
+    @class_names.setter
+    def class_names(self, class_names: Sequence[str] | None) -> None:
+        self._class_names = _class_names.checked(class_names, self.num_classes)
 
     # === The method ===
     def call(self, images: Tensor, training: bool | None = None) -> Tensor:
@@ -274,12 +289,46 @@ class ViTClassifier(PresetFiles, TrainStep):
         return logs
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
-        """Train as `keras.Model.fit` does; labels given as an array are all checked before it starts."""
+        """Train as `keras.Model.fit` does; labels given as an array are all checked before it starts.
+
+        A classifier without `class_names` takes those of the dataset.
+
+        Raises:
+            ValueError: If labels are out of range, or a dataset's `class_names` are not the classifier's.
+        """
         held_out = kwargs.get("validation_data")
+        if self._check_places(x):
+            self.class_names = _class_names.named(x)
+        self._check_places(held_out)
         for labels in (y, held_out[1] if isinstance(held_out, tuple) and len(held_out) > 1 else None):
             if isinstance(labels, np.ndarray) and (labels.ndim == 1 or labels.shape[1:] == (1,)):
                 check_labels(labels, self.num_classes)
         return super().fit(x, y, *args, **kwargs)
+
+    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Score as `keras.Model.evaluate` does, by the place of the labels; `training.run_evaluation` goes by names.
+
+        Raises:
+            ValueError: If a dataset's `class_names` are not the classifier's.
+        """
+        if self._check_places(x) and not kwargs.get("_use_cached_eval_dataset"):  # Keras' own call in `fit`
+            names = _class_names.named(x) or ()
+            warnings.warn(_class_names.by_place(names, self.num_classes), stacklevel=2)
+        return super().evaluate(x, *args, **kwargs)
+
+    def _check_places(self, data: Any) -> bool:
+        """Return whether a dataset has names for the classes, and this classifier none.
+
+        Raises:
+            ValueError: If its labels are not this classifier's.
+        """
+        _class_names.check_places(data, self.class_names)
+        names = _class_names.named(data)
+        if names is None or self.class_names is not None:
+            return False
+        if isinstance(self.loss, CrossEntropy):  # with another loss labels need not be classes
+            _class_names.by_place(names, self.num_classes)
+        return len(names) == self.num_classes
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -291,6 +340,7 @@ class ViTClassifier(PresetFiles, TrainStep):
             "image_shape": self.encoder.image_shape,
             "trainable_blocks": self.trainable_blocks,
             "batch_norm": self.batch_norm,
+            "class_names": self.class_names,
             "copy": False,  # the encoder that is loaded is nobody else's
         }
 

@@ -50,7 +50,7 @@ def test_hidden_and_system_folders_are_neither_data_nor_classes(photos, name):
     write(photos / name / "1-checkpoint.png")
     write(photos / "cats" / name / "deep" / "1.png")
     source = data.FolderSource(photos, 8, labeled=True)
-    assert (list(source.classes), names(source)) == (["cats", "dogs"], ["cats/1.png", "dogs/1.png"])
+    assert (source.class_names, names(source)) == (("cats", "dogs"), ["cats/1.png", "dogs/1.png"])
     assert names(data.FolderSource(photos, 8)) == names(source)
 
 
@@ -63,7 +63,7 @@ def test_hidden_and_system_files_are_no_data_and_not_worth_a_word(photos, name):
 
 def test_a_hidden_folder_that_was_asked_for_is_read(tmp_path):
     write(tmp_path / ".cache" / "cats" / "1.png")
-    assert data.FolderSource(tmp_path / ".cache", 8, labeled=True).classes == ["cats"]
+    assert data.FolderSource(tmp_path / ".cache", 8, labeled=True).class_names == ("cats",)
 
 
 def test_classes_without_images_count_and_folders_number_alike(photos, tmp_path):
@@ -72,7 +72,7 @@ def test_classes_without_images_count_and_folders_number_alike(photos, tmp_path)
     for name in ("bears", "cats"):
         (tmp_path / "test" / name).mkdir()
     sources = [data.FolderSource(folder, 8, labeled=True) for folder in (photos, tmp_path / "test")]
-    assert sources[0].classes == sources[1].classes == ["bears", "cats", "dogs"]
+    assert sources[0].class_names == sources[1].class_names == ("bears", "cats", "dogs")
     assert [source.labels.tolist() for source in sources] == [[1, 2], [2]]
 
 
@@ -84,7 +84,7 @@ def test_links_to_folders_and_files_are_followed(photos, tmp_path):
     (photos / "owls").symlink_to(tmp_path / "elsewhere")
     (photos / "cats" / "lynx.png").symlink_to(tmp_path / "lynx.png")
     source = data.FolderSource(photos, 8, labeled=True)
-    assert list(source.classes) == ["cats", "dogs", "owls"]
+    assert source.class_names == ("cats", "dogs", "owls")
     assert names(source) == ["cats/1.png", "cats/lynx.png", "dogs/1.png", "owls/deep/1.png"]
     assert source.labels.tolist() == [0, 0, 1, 2]
 
@@ -108,7 +108,7 @@ def test_circles_end_and_each_folder_is_read_once(photos):
         with pytest.warns(UserWarning, match=expected):
             source = data.FolderSource(photos, 8, labeled=labeled)
         assert names(source) == ["cats/1.png", "dogs/1.png"]
-    assert list(source.classes) == ["cats", "dogs"]
+    assert source.class_names == ("cats", "dogs")
 
 
 @links

@@ -69,6 +69,14 @@ def convert(
     decoder_num_heads: Annotated[
         int | None, typer.Option(help="Attention heads of the decoder; for files that do not say.")
     ] = None,
+    image_shape: Annotated[
+        tuple[int, int, int] | None,
+        typer.Option(
+            metavar="HEIGHT WIDTH CHANNELS",
+            help="Shape of the images; for files that do not say how many rows their patches make, or to resize the "
+            "positions.",
+        ),
+    ] = None,
 ) -> None:
     """Convert weights from one format to another.
 
@@ -78,7 +86,11 @@ def convert(
 
     format = _checked_format(format, out)
     model, report = convert.load(
-        source, norm_pix_loss=norm_pix_loss, num_heads=num_heads, decoder_num_heads=decoder_num_heads
+        source,
+        norm_pix_loss=norm_pix_loss,
+        num_heads=num_heads,
+        decoder_num_heads=decoder_num_heads,
+        image_shape=image_shape,
     )
     _print(report, source)
     convert.save(model, out, format.value)
@@ -136,3 +148,5 @@ def _print(report: Report, source: str) -> None:
     for name, why in report.left_out.items():
         table.add_row(name, "", "", f"left out: {why}")
     Console().print(table)
+    for note in report.notes:
+        typer.echo(note)

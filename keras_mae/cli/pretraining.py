@@ -102,8 +102,8 @@ def pretrain(
     """Pre-train a masked autoencoder.
 
     It leaves a run directory with the model, its encoder, losses and pictures. Without arguments: 1,437 digits, a
-    micro ViT, a minute or two on a laptop. The defaults are for small images and data sets; the published recipe for
-    ImageNet is:
+    micro ViT, a minute or two on a laptop. The defaults are for small images and data sets; the recipe
+    for ImageNet in the authors' repository is:
 
     \b
       --epochs 800 --warmup-epochs 40 --batch-size 4096

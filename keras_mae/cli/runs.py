@@ -62,5 +62,9 @@ def say_scores(directory: Path, of: str) -> None:
     from keras_mae.training import RunDirectory
 
     run = RunDirectory(directory)
-    scores = run.metrics
-    typer.echo(f"accuracy {scores['accuracy']:.2%} on {scores['images']:,} {of}; {directory}: {', '.join(run.files)}")
+    scores, by_class = run.metrics, run.metrics["accuracy_by_class"]
+    scored = sum(accuracy is not None for accuracy in by_class.values())
+    share = f", of {scored} of the {len(by_class)} classes" if scored < len(by_class) else ""
+    typer.echo(
+        f"accuracy {scores['accuracy']:.2%} on {scores['images']:,} {of}{share}; {directory}: {', '.join(run.files)}"
+    )

@@ -208,7 +208,6 @@ def knn(
         encoder,
         training.evaluation_batches(images.train),
         training.evaluation_batches(images.test),
-        images.classes,
         directory,
         k=k,
         temperature=temperature,
@@ -235,22 +234,26 @@ def evaluate(
 ) -> None:
     """Score a trained CLASSIFIER on labeled images.
 
-    It leaves a run directory with the scores.
+    Classes go by their names, not by their order: a folder may lack some of the classifier's, but hold no others. It
+    leaves a run directory with the scores.
     """
     import keras_mae
-    from keras_mae import convert, training
+    from keras_mae import _class_names, convert, training
 
     loaded = convert.load_model(classifier)
     if not isinstance(loaded, keras_mae.ViTClassifier):
         raise ValueError(
             f"`classifier` must be a ViTClassifier. Received: a {type(loaded).__name__} in {str(classifier)!r}"
         )
-    images, classes = training.open_test(
+    images = training.open_test(
         data, loaded.encoder.image_shape, pixel_range=_pixel_range(loaded.encoder), white_level=white_level
     )
+    if loaded.class_names is None:
+        typer.echo(_class_names.by_place(images.class_names or (), loaded.num_classes))
+        loaded.class_names = images.class_names
     recipe = keras_mae.recipes.FineTuneRecipe.for_size(size.value)
     directory = run_directory(f"evaluate-{Path(data).name}", out, False, keras_mae.distribution.current())
-    training.run_evaluation(loaded, training.evaluation_batches(images, recipe), classes, directory)
+    training.run_evaluation(loaded, training.evaluation_batches(images, recipe), directory)
     say_scores(directory, "images")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_mae.convert.layout import Hints, Layout, Sizes, Stated
+from keras_mae.convert.metadata import metadata_of
 from keras_mae.convert.state_dict import Files, StateDict, write_safetensors
 from keras_mae.convert.weight_map import (
     FIRST_ROW,
@@ -156,7 +157,7 @@ class HuggingFace(Layout):
 
     def write(self, model: Any, path: Path) -> None:
         path.mkdir()
-        write_safetensors(path / "model.safetensors", save_weights(model, self.rules(model)))
+        write_safetensors(path / "model.safetensors", save_weights(model, self.rules(model)), metadata_of(model))
         for name, content in (
             ("config.json", config_of(model)),
             ("preprocessor_config.json", preprocessor_of(model)),

@@ -64,8 +64,10 @@ def load(
         num_heads: Attention heads of the encoder, where the file does not state them and the width is not a
             published one.
         decoder_num_heads: Attention heads of the decoder, likewise.
-        image_shape: Shape of the images, if other than the file's: the positions are resized in two dimensions. For
-            other channels, load the file and call `encoder.copy(image_shape=...)`.
+        image_shape: Shape of the images, if other than the file's: the positions are resized in two dimensions.
+            Where it has as many patches as the file, nothing is resized: it says in how many rows they are, if the
+            file does not. For other channels, or as many patches in other rows, load the file and call
+            `encoder.copy(image_shape=...)`.
         encoder_only: Whether to return the encoder of a masked autoencoder or classifier. The whole file is checked.
         encoder: Other arguments of `ViTEncoder`, such as `pixel_mean`, `drop_path_rate` or `dtype`.
 
@@ -74,7 +76,8 @@ def load(
 
     Raises:
         ValueError: If the file is damaged, of no known layout, or does not fit as a whole. Every tensor that is
-            missing, unexpected, of another shape or not finite is named.
+            missing, unexpected, of another shape or not finite is named. If neither the file nor `image_shape` says
+            in how many rows its patches are, and they are no square; the possible shapes are named.
         ImportError: If a package that reads it is missing: PyTorch for `.pth` and `.bin`, `safetensors`, KerasHub.
     """
     if image_shape is not None:
@@ -93,9 +96,10 @@ def save(model: Any, path: str | Path, format: str) -> Path:
         path: File to write, or, for "transformers", "keras_hub" and "preset", folder. It must not exist.
         format: "reference", the authors' names, or "timm", which has the same for an encoder or a classifier: a
             PyTorch file with the tensors under the key "model" if it is called `.pth`, `.pt` or `.bin`, or else
-            safetensors. Such a file holds weights alone: statistics of pixels, `layer_norm_eps`, mask ratio and
-            `norm_pix_loss` must be passed when it is loaded. "transformers", a folder for `from_pretrained`; it
-            knows random masking only. "keras_hub", a folder for `from_preset` of an encoder or a classifier on the
+            safetensors. What no tensor's shape tells is said beside them, where other libraries pass over it:
+            shape of the images, heads, statistics of pixels, `layer_norm_eps`, mask ratio and `norm_pix_loss`.
+            "transformers", a folder for `from_pretrained`; it knows random masking only, and autoencoders of
+            square images. "keras_hub", a folder for `from_preset` of an encoder or a classifier on the
             class token. "keras", what `model.save` writes, and "preset", what `save_to_preset` writes.
 
     Returns:

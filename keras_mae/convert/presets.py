@@ -50,9 +50,13 @@ def open_preset(
     files = Files(located(preset))
     format = format_of(files)
     given = _taken(overrides, (*_HEADS, "norm_pix_loss")) if format.takes_hints else {}
-    model = maker.from_model(
-        cls, format.load(files, Hints(encoder_only=maker.encoder_only, **given)).model, overrides
-    )
+    if "image_shape" in overrides:
+        overrides["image_shape"] = shape = _checks.image_shape(overrides["image_shape"])
+        given |= {"image_hint": shape} if format.takes_hints else {}
+    loaded = format.load(files, Hints(encoder_only=maker.encoder_only, **given)).model
+    if overrides.get("image_shape") == getattr(loaded, "encoder", loaded).image_shape:
+        del overrides["image_shape"]
+    model = maker.from_model(cls, loaded, overrides)
     if not isinstance(model, cls):
         raise ValueError(f"{str(preset)!r} holds a {type(model).__name__}, which is no {cls.__name__}")
     return model
@@ -76,7 +80,11 @@ def _with_weights(
         # With another number of channels an encoder is loaded as it is, and copied.
         shape = {} if other_channels else _taken(overrides, ("image_shape",))
         encoder = _taken(overrides, ("drop_path_rate", "dtype", *(() if other_channels else _STATISTICS)))
-        heads = {"num_heads": sizes.encoder["num_heads"], "decoder_num_heads": sizes.decoder["num_heads"]}
+        # Where the file says its heads, the encoder's are compared below; an architecture's decoder is only a habit.
+        heads = {
+            "num_heads": files.said.get("num_heads", sizes.encoder["num_heads"]),
+            "decoder_num_heads": files.said.get("decoder_num_heads", sizes.decoder["num_heads"]),
+        }
         target = _taken(overrides, ("norm_pix_loss",))
         hints = Hints(encoder_only=maker.encoder_only, encoder=encoder, **shape, **heads, **target)
     model = format.load(files, hints).model

@@ -14,6 +14,7 @@ import numpy as np
 
 from keras_mae import _files
 from keras_mae._optional import require
+from keras_mae.convert import metadata as beside_tensors
 
 __all__ = ["Files", "StateDict", "read", "write_safetensors", "write_torch"]
 
@@ -28,8 +29,9 @@ class StateDict:
     Attributes:
         tensors: Arrays by name.
         stored: The dtypes they were stored in, by name.
-        config: What was beside them: the content of "config.json" and "preprocessor_config.json" in a folder, and
-            "args", the arguments of the authors' training script.
+        config: What was beside them: the content of "config.json" and "preprocessor_config.json" in a folder;
+            "args", the arguments of the authors' training script; "keras_mae", what `metadata.metadata_of` said of
+            the model, if this package wrote the file.
         name: What error messages call it: the path of a file, the name of a model.
     """
 
@@ -61,6 +63,12 @@ class Files:
             return frozenset(self.state.tensors)
         except (ValueError, ImportError, OSError):
             return frozenset()
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """What this package said beside the tensors; nothing if it did not write such weights."""
+        said: dict[str, Any] = self.state.config.get(beside_tensors.KEY, {}) if self.names else {}
+        return said
 
 
 def read(path: str | Path) -> StateDict:
@@ -124,25 +132,33 @@ def _read_file(path: Path) -> tuple[Tensors, dict[str, Any]]:
         head = file.read(16)
     if path.suffix == ".keras":
         raise ValueError(f"{str(path)!r} is a model of Keras', not tensors by name")
+    # First: the length of its header, with which it begins, may have the bytes that the others begin with.
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32:
+        return _read_safetensors(path)
     if head[:2] == b"PK" or head[:1] == b"\x80":
         return _read_torch(path)
     if head[:8] == b"\x89HDF\r\n\x1a\n":
         raise ValueError(f"{str(path)!r} is an HDF5 file, of Keras: neither safetensors nor PyTorch's")
-    if head[8:9] == b"{":
-        return _read_safetensors(path), {}
     raise ValueError(f"{str(path)!r} is neither a safetensors nor a PyTorch file")
 
 
-def _read_safetensors(path: Path) -> Tensors:
+def _read_safetensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
     import ml_dtypes  # noqa: F401  (Keras brings it; it tells NumPy what bfloat16 is)
 
     safetensors = require("safetensors", "Reading safetensors files")
     try:
         with safetensors.safe_open(path, framework="np") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}
+            header = file.metadata() or {}
     except (safetensors.SafetensorError, AttributeError) as error:  # the latter for types that NumPy does not have
         raise ValueError(f"{str(path)!r} is a damaged safetensors file: {error}") from error
-    return {name: (_as_float32(array), str(array.dtype)) for name, array in arrays.items()}
+    return {name: (_as_float32(array), str(array.dtype)) for name, array in arrays.items()}, _own(path, header)
+
+
+def _own(path: Path, beside: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return what this package said beside the tensors, under its key."""
+    key = beside_tensors.KEY
+    return {key: beside_tensors.decoded(beside[key], str(path))} if key in beside else {}
 
 
 def _read_torch(path: Path) -> tuple[Tensors, dict[str, Any]]:
@@ -158,9 +174,10 @@ def _read_torch(path: Path) -> tuple[Tensors, dict[str, Any]]:
             f"{str(path)!r} is damaged, or its pickle asks for more than tensors, and that is not run "
             f"({asked.group(1) if asked else type(error).__name__})"
         ) from error
-    args = content.get("args") if isinstance(content, Mapping) else None
-    beside = {"args": vars(args)} if isinstance(args, argparse.Namespace) else {}
-    return _arrays(path, content, torch), beside
+    beside = content if isinstance(content, Mapping) else {}
+    args = beside.get("args")
+    said = {"args": vars(args)} if isinstance(args, argparse.Namespace) else {}
+    return _arrays(path, content, torch), said | _own(path, beside)
 
 
 def _arrays(path: Path, content: Any, torch: Any) -> Tensors:
@@ -187,20 +204,31 @@ def _as_float32(array: np.ndarray) -> np.ndarray:
     return np.asarray(array, "float32") if floats else array
 
 
-def write_safetensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    """Write a safetensors file, with the mark that PyTorch libraries ask for."""
+def write_safetensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, Any] | None = None) -> None:
+    """Write a safetensors file, with the mark that PyTorch libraries ask for.
+
+    Args:
+        path: File to write.
+        tensors: Arrays by name.
+        metadata: What is said of the model beside them, as JSON can hold it.
+    """
     purpose = "Writing safetensors files"
     safetensors, of_arrays = require("safetensors", purpose), require("safetensors.numpy", purpose)
     path.touch()  # says in Python's words where one may not write
     arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
     try:
-        of_arrays.save_file(arrays, path, {"format": "pt"})
+        of_arrays.save_file(arrays, path, {"format": "pt", **_said(metadata)})
     except safetensors.SafetensorError as error:
         raise OSError(f"Cannot write {str(path)!r}: {error}") from error
 
 
-def write_torch(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    """Write a PyTorch file of the tensors under the key "model"."""
+def write_torch(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, Any] | None = None) -> None:
+    """Write a PyTorch file of the tensors under the key "model"; arguments as of `write_safetensors`."""
     torch = require("torch", f"Writing {path.name}, unlike safetensors files,")
+    content = {"model": {name: torch.from_numpy(value.copy()) for name, value in tensors.items()}, **_said(metadata)}
     with path.open("wb") as file:
-        torch.save({"model": {name: torch.from_numpy(value.copy()) for name, value in tensors.items()}}, file)
+        torch.save(content, file)
+
+
+def _said(metadata: dict[str, Any] | None) -> dict[str, str]:
+    return {} if metadata is None else {beside_tensors.KEY: beside_tensors.encoded(metadata)}

@@ -38,8 +38,18 @@ class Timm(Reference):
             values = config.get("pretrained_cfg", {}).get(key)
             if values is not None:
                 statistics[argument] = [round(255 * value, 9) for value in values]
-        return replace(sizes, encoder=sizes.encoder | statistics)
+        return replace(sizes, encoder=sizes.encoder | statistics, image_size=sizes.image_size or _size(config, sizes))
 
     def refuse(self, model: Any) -> None:
         if isinstance(model, MaskedAutoencoder):
             raise ValueError("A `timm` ViT has no decoder: save mae.encoder, or in the format 'reference'")
+
+
+def _size(config: dict[str, Any], sizes: Sizes) -> tuple[int, int] | None:
+    """Return the size of the images that a configuration says, if they have as many patches as the file.
+
+    A model made for another size than its published weights has the same configuration.
+    """
+    _, height, width = config.get("pretrained_cfg", {}).get("input_size") or (0, 0, 0)
+    rows, columns = height // sizes.encoder["patch_size"][0], width // sizes.encoder["patch_size"][1]
+    return (height, width) if rows * columns == sizes.patches else None

@@ -98,12 +98,14 @@ class Report:
         norm_pix_loss: Whether an autoencoder's decoder predicts normalized pixels; `None` without a decoder.
         rows: (tensors in the file, weight of the model, shape, remark) of everything that was carried over.
         left_out: Tensors that were left out on purpose, and why.
+        notes: What was decided where the file leaves a choice.
     """
 
     kind: Kind
     norm_pix_loss: bool | None = None
     rows: list[tuple[str, str, tuple[int, ...], str]] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def title(self) -> str:
@@ -114,7 +116,7 @@ class Report:
 
     def __str__(self) -> str:
         width = max((len(row[0]) for row in self.rows), default=0)
-        lines = [f"{len(self.rows)} weights: {self.title}"]
+        lines = [f"{len(self.rows)} weights: {self.title}", *self.notes]
         lines += [
             f"{names:{width}}  {weight}  {shape}  {remark}".rstrip() for names, weight, shape, remark in self.rows
         ]

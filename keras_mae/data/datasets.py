@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_mae import _checks
+from keras_mae import _checks, _class_names
 from keras_mae.data import tf_data
 from keras_mae.data.augment import Augmentation
 from keras_mae.data.batches import Batches, Plan, checked_shard
@@ -15,6 +16,7 @@ from keras_mae.data.grain_data import GrainDataset
 from keras_mae.data.levels import BYTES, EIGHT_BITS, Levels, checked_levels
 from keras_mae.data.preparation import read_manifest
 from keras_mae.data.records import IMAGE, LABEL, RecordSource, tfrecord_stream
+from keras_mae.data.relabeling import relabeled
 from keras_mae.data.sources import ArraySource, FolderSource, Source
 from keras_mae.data.streams import Stream, dataset_stream
 from keras_mae.data.tfds import tfds_source
@@ -68,7 +70,7 @@ def make_dataset(
 
     Returns:
         A dataset for `fit`: images, or (images, labels) where the source has labels. It has a length unless it is a
-        `Stream` whose number of images is unknown.
+        `Stream` whose number of images is unknown. Its `class_names` are the source's: a tuple, or `None`.
 
     Raises:
         ValueError: If an argument is out of range, or no batch would be left.
@@ -88,15 +90,20 @@ def make_dataset(
         crop = RandomResizedCrop() if shuffle else CenterCrop()
     plan = Plan(batch_size, shuffle, seed, drop_remainder, augment, crop, crops_per_image, shard, workers)
     plan.check(source)
+    dataset = _loaded(source, plan, loader)
+    dataset.class_names = _class_names.named(source)
+    return dataset
+
+
+def _loaded(source: Source | Stream, plan: Plan, loader: str | None) -> Any:
     if isinstance(source, Stream):
         _check_stream_loader(source, loader)
         return tf_data.stream_dataset(source, plan)
     if loader is None:
         loader = "tf.data" if importlib.util.find_spec("tensorflow") else "grain"
+    grain = _checks.one_of("loader", loader, _LOADERS) == "grain"
     batches = Batches(source, plan)
-    return (
-        GrainDataset(batches) if _checks.one_of("loader", loader, _LOADERS) == "grain" else tf_data.dataset(batches)
-    )
+    return GrainDataset(batches) if grain else tf_data.dataset(batches)
 
 
 def from_arrays(
@@ -105,6 +112,7 @@ def from_arrays(
     batch_size: int = 256,
     *,
     image_size: int | tuple[int, int] | None = None,
+    class_names: Sequence[str] | None = None,
     **options: Any,
 ) -> Any:
     """Load batches from an array of images, which may be a memory-mapped .npy larger than memory.
@@ -115,6 +123,7 @@ def from_arrays(
         batch_size: Images in a batch.
         image_size: Side in pixels of the images to make, or (height, width); by default the images' own, uncut
             unless `crop` is given.
+        class_names: Names of the classes, in the order of the labels.
         options: Other arguments of `make_dataset`.
 
     Returns:
@@ -128,7 +137,7 @@ def from_arrays(
         >>> len(keras_mae.data.from_arrays(images, batch_size=128))
         12
     """
-    return make_dataset(ArraySource(images, labels, image_size), batch_size, **options)
+    return make_dataset(ArraySource(images, labels, image_size, class_names=class_names), batch_size, **options)
 
 
 def from_directory(
@@ -138,6 +147,7 @@ def from_directory(
     *,
     channels: int = 3,
     labeled: bool = False,
+    class_names: Sequence[str] | None = None,
     allow_damaged: float = 0.0,
     pixel_range: tuple[float, float] = BYTES,
     white_level: int | None = None,
@@ -152,6 +162,8 @@ def from_directory(
         channels: 1 (gray), 3 (RGB) or 4 (RGBA).
         labeled: Whether the folders in `directory` are classes, numbered from 0 in the order of their names.
             Prepared folders know it.
+        class_names: Names of the classes in the order of their labels, such as `classifier.class_names`, instead of
+            that order. The folder may lack some of them, and hold no others.
         allow_damaged: Largest share of damaged files, in [0, 1], to leave out and list in a warning; more is an
             error. Above 0 every file is decoded once beforehand; with 0 the first damaged file raises an error that
             names it. Not for folders prepared as ArrayRecord.
@@ -162,7 +174,7 @@ def from_directory(
 
     Returns:
         A dataset for `fit`, with a length: (batch, height, width, channels), uint8 or float32, and labels if there
-        are any.
+        are any. Its `class_names` say what they mean.
 
     Raises:
         ValueError: If there is no such folder, no image in it, or a file that cannot be read as one.
@@ -172,6 +184,7 @@ def from_directory(
         image_size,
         channels,
         labeled=labeled,
+        class_names=class_names,
         allow_damaged=allow_damaged,
         pixel_range=pixel_range,
         white_level=white_level,
@@ -185,15 +198,16 @@ def open_directory(
     channels: int = 3,
     *,
     labeled: bool = False,
+    class_names: Sequence[str] | None = None,
     allow_damaged: float = 0.0,
     pixel_range: tuple[float, float] = BYTES,
     white_level: int | None = None,
-) -> FolderSource | RecordSource | Stream:
+) -> Source | Stream:
     """Open the source behind `from_directory`, which has the same arguments."""
     _checks.within("allow_damaged", allow_damaged, 1)
     manifest = read_manifest(directory) if Path(directory).is_dir() else None
     if manifest is None:
-        return FolderSource(
+        folder = FolderSource(
             directory,
             image_size,
             channels,
@@ -202,6 +216,7 @@ def open_directory(
             pixel_range=pixel_range,
             white_level=white_level,
         )
+        return relabeled(folder, class_names)
     _check_prepared(directory, manifest, Levels(pixel_range, white_level))
     if labeled and not manifest["classes"]:
         raise ValueError(f"{str(directory)!r} was prepared without labels: prepare it again with --labeled")
@@ -210,8 +225,9 @@ def open_directory(
         if allow_damaged:
             rule = f"0 for {str(directory)!r}, prepared as ArrayRecord"
             raise _checks.argument_error("allow_damaged", rule, allow_damaged)
-        return RecordSource(files, image_size, channels, classes=manifest["classes"])
-    return tfrecord_stream(
+        records = RecordSource(files, image_size, channels, class_names=manifest["classes"] or None)
+        return relabeled(records, class_names)
+    stream = tfrecord_stream(
         files,
         image_size,
         channels,
@@ -220,8 +236,9 @@ def open_directory(
         count=manifest["images"],
         allow_damaged=allow_damaged,
         levels=EIGHT_BITS,
-        classes=manifest["classes"],
+        class_names=manifest["classes"] or None,
     )
+    return relabeled(stream, class_names)
 
 
 def _check_prepared(directory: str | Path, manifest: dict[str, Any], levels: Levels) -> None:

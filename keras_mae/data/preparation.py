@@ -92,7 +92,7 @@ def prepare(
         "quality": quality,
         "white_level": white_level,
         "images": len(source),
-        "classes": source.classes,
+        "classes": list(source.class_names or ()),
         "skipped": [str(path.relative_to(source.directory)) for path, _ in source.skipped],
         "source": _fingerprint(source),
     }

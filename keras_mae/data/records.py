@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_mae import _checks, _optional
+from keras_mae import _checks, _class_names, _optional
 from keras_mae.data.crops import Crop
 from keras_mae.data.images import MODES
 from keras_mae.data.levels import BYTES, Levels, checked_levels
@@ -35,7 +35,7 @@ class RecordSource:
         files: Paths of the files, in order.
         image_size: Side in pixels of the images to make, or (height, width).
         channels: 1 (gray), 3 (RGB) or 4 (RGBA).
-        classes: Names of the classes, in the order of the labels.
+        class_names: Names of the classes, in the order of the labels.
         pixel_range: (low, high), the smallest and the largest pixel, as for `read_image`.
         white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
 
@@ -52,7 +52,7 @@ class RecordSource:
         image_size: int | tuple[int, int] = 224,
         channels: int = 3,
         *,
-        classes: Sequence[str] = (),
+        class_names: Sequence[str] | None = None,
         pixel_range: tuple[float, float] = BYTES,
         white_level: int | None = None,
     ):
@@ -61,7 +61,7 @@ class RecordSource:
             raise ValueError("`files` must name at least one ArrayRecord file. Received: none")
         self.image_shape = (*_checks.pair("image_size", image_size), _checks.one_of("channels", channels, MODES))
         self._set_levels(checked_levels(pixel_range, white_level, channels))
-        self._files, self.classes = [str(file) for file in files], list(classes)
+        self._files, self.class_names = [str(file) for file in files], _class_names.checked(class_names)
         with self._clear_errors():
             self._records = grain_sources.ArrayRecordDataSource(self._files)
             first = self._records[0] if len(self._records) else None
@@ -108,7 +108,7 @@ def tfrecord_stream(
     count: int | None,
     allow_damaged: float,
     levels: Levels,
-    classes: Sequence[str] = (),
+    class_names: Sequence[str] | None = None,
 ) -> Stream:
     """Return a stream over TFRecord files, several of them read side by side; see `from_tfrecords`."""
     tf = _optional.require("tensorflow", "Reading TFRecord files")
@@ -125,7 +125,7 @@ def tfrecord_stream(
         labeled=label_key is not None,
         count=count,
         allow_damaged=allow_damaged,
-        classes=classes,
+        class_names=class_names,
         pixel_range=levels.pixel_range,
         white_level=levels.white_level,
     )

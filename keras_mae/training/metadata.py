@@ -17,6 +17,9 @@ __all__ = ["RECIPE", "check_same_run", "from_flat", "json_values", "merged"]
 RECIPE = "recipe"
 """Name under which the metadata of a run hold its recipe, as `Recipe.to_dict` returns it."""
 
+_RECORDED_LATER = ("class_names",)
+"""Names of values that runs did not record at first: a run without one is taken to have had the same."""
+
 
 def json_values(metadata: Any) -> dict[str, Any]:
     """Return `metadata` as a JSON file gives them back: tuples become lists.
@@ -59,6 +62,8 @@ def check_same_run(directory: Path, metadata: Mapping[str, Any], stored: Mapping
 
 def _differences(metadata: Mapping[str, Any], stored: Mapping[str, Any]) -> Iterator[str]:
     for name, value in metadata.items():
+        if name in _RECORDED_LATER and name not in stored:
+            continue
         other = stored.get(name)
         if name == RECIPE and isinstance(value, dict) and isinstance(other, dict):
             # Where the numbers come from is no number: the same ones are the same run.
