@@ -70,7 +70,8 @@ class ViTClassifier(PresetFiles, TrainStep):
             it; half a block (0.5, 1.5, ...) is a block's MLP with its norm. Blocks that are frozen as a whole drop
             no path.
         batch_norm: Whether a BatchNorm without scale and shift goes before the head (linear probing). Its statistics
-            move in training, frozen encoder or not. As everywhere in Keras its moving variance is the biased one.
+            move in training, frozen encoder or not; under gradient accumulation they are each batch's, not the whole
+            update's. As everywhere in Keras its moving variance is the biased one.
         class_names: Names of the classes, in the order of their labels: `num_classes` different strings. They are
             saved with the classifier. Without them a classifier takes those of the first dataset it is trained on.
         copy: Whether the classifier takes a copy of the encoder. If not, it trains the encoder it is given: the

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
+from keras_mae import _class_names
 from keras_mae.classifier import ViTClassifier
 from keras_mae.convert import metadata
 from keras_mae.convert.grids import size_said, size_without_a_word
@@ -48,6 +49,7 @@ class Hints:
     image_shape: tuple[int, int, int] | None = None
     encoder_only: bool = False
     encoder: dict[str, Any] = field(default_factory=dict)
+    checkpoint_key: str | None = None
     image_hint: tuple[int, int, int] | None = None
     """Shape to which the caller will resize: it decides on the rows of a file that does not say them, and no more."""
 
@@ -146,7 +148,7 @@ class Layout(Format):
 
     @abstractmethod
     def head(self, state: StateDict) -> dict[str, Any]:
-        """Return a classifier's arguments of `ViTClassifier`: `num_classes`, `pooling`, `batch_norm`."""
+        """Return a classifier's arguments of `ViTClassifier`: `num_classes`, `pooling`, perhaps others."""
 
     @abstractmethod
     def rules(self, model: Any, state: StateDict | None = None) -> list[Rule]:
@@ -195,14 +197,14 @@ class Layout(Format):
         normalized = _norm_pix_loss(self, state, kind, hints)
         model: Any = encoder
         if kind == "classifier":
-            model = ViTClassifier(encoder, **self.head(state), copy=False)
+            model = ViTClassifier(encoder, **_head(self, state), copy=False)
         if kind == "autoencoder":
             decoder = MAEDecoder(**sizes.decoder or {}, dtype=encoder.dtype_policy)
             masking = RandomMasking(self.mask_ratio(state))
             model = MaskedAutoencoder(encoder, decoder, masking, norm_pix_loss=normalized)
-        report = load_weights(
-            model, state, self.rules(model, state), kind, left_out=self.left_out(state), old_grid=stored_grid
-        )
+        left_out = state.left_out | self.left_out(state)
+        report = load_weights(model, state, self.rules(model, state), kind, left_out=left_out, old_grid=stored_grid)
+        report.notes += state.notes
         if why:
             report.notes.append(f"{stored_grid[0]} x {stored_grid[1]} patches: {why}")
         return Converted(encoder if hints.encoder_only else model, report)
@@ -230,6 +232,15 @@ def _image_size(state: StateDict, sizes: Sizes, hints: Hints) -> tuple[tuple[int
                 f"`copy(image_shape=...)`. Received: image_shape={asked}"
             )
     return stated, ""
+
+
+def _head(layout: Layout, state: StateDict) -> dict[str, Any]:
+    """Return a classifier's arguments; class names that the library's own words leave open are those we wrote."""
+    head = layout.head(state)
+    if head.get("class_names") is None:
+        said = state.config.get(metadata.KEY, {}).get(metadata.CLASS_NAMES)
+        head["class_names"] = _class_names.usable(said, head["num_classes"])
+    return head
 
 
 def _norm_pix_loss(layout: Layout, state: StateDict, kind: Kind, hints: Hints) -> bool:

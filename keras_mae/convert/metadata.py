@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-__all__ = ["KEY", "decoded", "encoded", "encoder_arguments", "metadata_of"]
+__all__ = ["CLASS_NAMES", "KEY", "decoded", "encoded", "encoder_arguments", "metadata_of"]
 
 KEY = "keras_mae"
 """Where `StateDict.config` has what `metadata_of` returned when the file was written."""
 _ENCODER = ("layer_norm_eps", "pixel_mean", "pixel_std")
 """Attributes of an encoder that no tensor tells: `metadata_of` writes them, and `encoder_arguments` reads them."""
+CLASS_NAMES = "class_names"
+"""What a classifier's class names are called, if it has any."""
 
 
 def metadata_of(model: Any) -> dict[str, Any]:
@@ -32,6 +34,8 @@ def metadata_of(model: Any) -> dict[str, Any]:
             "norm_pix_loss": model.norm_pix_loss,
             "mask_ratio": model.masking.mask_ratio,
         }
+    if getattr(model, CLASS_NAMES, None) is not None:
+        said[CLASS_NAMES] = model.class_names
     return said
 
 

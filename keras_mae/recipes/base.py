@@ -26,7 +26,8 @@ class Recipe:
         epochs: Passes over the data.
         warmup_epochs: Epochs of linear warm-up from zero.
         batch_size: Number of images behind one update, over all accumulation steps and replicas.
-        gradient_accumulation_steps: Batches whose gradients are averaged for one update.
+        gradient_accumulation_steps: Batches whose gradients are averaged for one update. Batches left over at the end
+            of an epoch go on into the next, those at the end of the run change nothing.
         base_learning_rate: Learning rate for a batch of 256; see `learning_rate`.
         weight_decay: Weight decay of the optimizer.
         crop_area: Smallest and largest share of an image that a random crop keeps; `None` for images that come in one
@@ -106,7 +107,13 @@ class Recipe:
     def _schedule(self, steps_per_epoch: int) -> dict[str, Any]:
         """Return what every recipe's optimizer is told of its run."""
         accumulated = self.gradient_accumulation_steps
-        updates = max(steps_per_epoch * self.epochs // accumulated, 1)
+        batches = _checks.positive_int("steps_per_epoch", steps_per_epoch) * self.epochs
+        updates = batches // accumulated
+        if not updates:
+            raise ValueError(
+                "A run of fewer batches than `gradient_accumulation_steps` would make no update. "
+                f"Received: gradient_accumulation_steps={accumulated} in a run of {batches} batches"
+            )
         return {
             "base_learning_rate": self.base_learning_rate,
             "batch_size": self.batch_size,

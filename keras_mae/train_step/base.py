@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_mae._types import Tensor
 from keras_mae.distribution import batch_parts
+from keras_mae.random import StepCounter
 
 __all__ = ["BaseTrainStep", "poisoned"]
 
@@ -127,6 +128,10 @@ class BaseTrainStep(keras.Model):
             # Now, and not in the first step: saved state then finds its place whenever it is loaded, and
             # TensorFlow need not create variables in a function that may be traced again.
             self.optimizer.build(self.trainable_variables)
+            optimizer: Any = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+            for layer in self._flatten_layers():
+                if isinstance(counter := getattr(layer, "step", None), StepCounter):
+                    counter.steps_per_update = optimizer.gradient_accumulation_steps or 1
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile as a saved model was, with `jit_compile="auto"`.
