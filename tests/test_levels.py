@@ -6,6 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
+from data_helpers import needs_tensorflow
 from PIL import Image
 
 from keras_mae import data
@@ -247,6 +248,34 @@ def test_folders_are_read_in_their_levels_by_every_reader(levels, dtype, unit, s
     image = stream.views((scans / "b" / "3.png").read_bytes(), 0, data.CenterCrop(), lambda index: [None])
     assert image.dtype == stream.dtype == dtype
     np.testing.assert_array_equal(image, np.full((1, 8, 8, 1), np.round(390 * unit)))
+
+
+@needs_tensorflow
+@pytest.mark.parametrize(
+    ("levels", "dtype", "unit"),
+    [({"white_level": 4095}, "uint8", 255 / 4095), ({"pixel_range": (0, 4095)}, "float32", 1.0)],
+)
+def test_files_in_a_tf_dataset_are_read_in_their_levels(levels, dtype, unit, scans):
+    import tensorflow as tf
+
+    files = tf.data.Dataset.from_tensor_slices([path.read_bytes() for path in sorted(scans.rglob("*.png"))])
+    (images,) = data.from_dataset(files, 6, 8, channels=1, shuffle=False, **levels)
+    assert images.dtype == dtype
+    expected = np.round(130 * unit * np.array([2, 4, 6, 1, 3, 5]))
+    np.testing.assert_array_equal(np.asarray(images)[:, 3, 3, 0], expected)
+
+
+@needs_tensorflow
+def test_arrays_in_a_tf_dataset_have_units_of_their_own():
+    import tensorflow as tf
+
+    scan = np.linspace(*HOUNSFIELD, 81).round().astype("int16").reshape(1, 9, 9, 1)
+    dataset = tf.data.Dataset.from_tensor_slices(scan)
+    (images,) = data.from_dataset(dataset, 1, shuffle=False, pixel_range=HOUNSFIELD)
+    assert images.dtype == "float32"
+    np.testing.assert_array_equal(np.asarray(images), scan)
+    with pytest.raises(Exception, match="Images must be finite and in -1024-3000"):
+        list(data.from_dataset(dataset, 1, shuffle=False, pixel_range=(-1024, 3000)))
 
 
 def test_a_folder_that_cannot_be_read_is_refused_before_training(tmp_path):
