@@ -290,7 +290,7 @@ def test_augmentation_keeps_to_the_range():
 def test_an_array_of_a_range_of_its_own_is_a_source():
     source = data.ArraySource(UNIT, pixel_range=(0, 1))
     assert source.batch(np.arange(3))[0].dtype == np.float32
-    assert data.Subset(source, [1]).pixel_range == (0.0, 1.0)
+    assert data.Subset(source, [1]).levels.pixel_range == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("shape", [(5, 3, 32, 48), (5, 1, 8, 8), (2, 3, 300, 100)])
