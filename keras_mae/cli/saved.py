@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from keras_mae import _class_names
-from keras_mae.cli.options import SavedModel
+from keras_mae.cli.options import SavedModel, WhiteLevel
 
 __all__ = ["info", "reconstruct"]
 
@@ -33,6 +33,7 @@ def reconstruct(
         Statistics,
         typer.Option(help="Patch statistics that undo a normalized target; true ones give part of the answer away."),
     ] = Statistics.visible,
+    white_level: WhiteLevel = None,
 ) -> None:
     """Draw how MODEL fills in masked images."""
     import numpy as np
@@ -47,7 +48,8 @@ def reconstruct(
             f"Received: a {type(mae).__name__} in {str(model)!r}"
         )
     keras_mae.visualize.check_savable(out)
-    batch = np.stack([keras_mae.data.read_image(path, mae.encoder.image_shape) for path in images])
+    levels = {"pixel_range": mae.encoder.pixel_range, "white_level": white_level}
+    batch = np.stack([keras_mae.data.read_image(path, mae.encoder.image_shape, **levels) for path in images])
     result = mae.reconstruct(batch, seed=seed, statistics=statistics.value)
     figure = keras_mae.visualize.reconstructions(result, max_images=len(batch))
     with _files.whole(out) as unfinished:

@@ -12,8 +12,9 @@ from keras_mae.data.datasets import (
     make_dataset,
     open_directory,
 )
+from keras_mae.data.examination import Examination
 from keras_mae.data.images import read_image
-from keras_mae.data.preparation import find_damaged, prepare
+from keras_mae.data.preparation import check_directory, find_damaged, prepare
 from keras_mae.data.records import RecordSource
 from keras_mae.data.sources import ArraySource, FolderSource, Subset
 from keras_mae.data.statistics import PixelStatistics, pixel_statistics
@@ -26,12 +27,14 @@ __all__ = [
     "Augmentation",
     "Box",
     "CenterCrop",
+    "Examination",
     "FolderSource",
     "PixelStatistics",
     "RandomResizedCrop",
     "RecordSource",
     "Stream",
     "Subset",
+    "check_directory",
     "digits",
     "fashion_mnist",
     "find_damaged",

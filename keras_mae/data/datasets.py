@@ -13,13 +13,13 @@ from keras_mae.data.augment import Augmentation
 from keras_mae.data.batches import Batches, Plan, checked_shard
 from keras_mae.data.crops import CenterCrop, Crop, RandomResizedCrop
 from keras_mae.data.grain_data import GrainDataset
+from keras_mae.data.levels import BYTES, EIGHT_BITS, Levels, checked_levels
 from keras_mae.data.preparation import read_manifest
 from keras_mae.data.records import IMAGE, LABEL, RecordSource, tfrecord_stream
 from keras_mae.data.relabeling import relabeled
 from keras_mae.data.sources import ArraySource, FolderSource, Source
 from keras_mae.data.streams import Stream, dataset_stream
 from keras_mae.data.tfds import tfds_source
-from keras_mae.pixels import BYTES, PixelRange
 
 __all__ = [
     "from_arrays",
@@ -113,7 +113,7 @@ def from_arrays(
     *,
     image_size: int | tuple[int, int] | None = None,
     class_names: Sequence[str] | None = None,
-    pixel_range: PixelRange = BYTES,
+    pixel_range: tuple[float, float] = BYTES,
     **options: Any,
 ) -> Any:
     """Load batches from an array of images, which may be a memory-mapped .npy larger than memory.
@@ -152,6 +152,8 @@ def from_directory(
     labeled: bool = False,
     class_names: Sequence[str] | None = None,
     allow_damaged: float = 0.0,
+    pixel_range: tuple[float, float] = BYTES,
+    white_level: int | None = None,
     **options: Any,
 ) -> Any:
     """Load batches of all images below a folder, flat or nested, or of a folder that `keras-mae prepare` wrote.
@@ -168,17 +170,27 @@ def from_directory(
         allow_damaged: Largest share of damaged files, in [0, 1], to leave out and list in a warning; more is an
             error. Above 0 every file is decoded once beforehand; with 0 the first damaged file raises an error that
             names it. Not for folders prepared as ArrayRecord.
+        pixel_range: (low, high), the smallest and the largest pixel: (0, 255) for uint8, any other for float32 in the
+            files' own numbers; see `read_image`. Prepared folders hold 0–255.
+        white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`. Prepared folders know it.
         options: Other arguments of `make_dataset`, `crop` among them.
 
     Returns:
-        A dataset for `fit`, with a length: uint8 (batch, height, width, channels), with labels if there are any. Its
-        `class_names` say what they mean.
+        A dataset for `fit`, with a length: (batch, height, width, channels), uint8 or float32, and labels if there
+        are any. Its `class_names` say what they mean.
 
     Raises:
         ValueError: If there is no such folder, no image in it, or a file that cannot be read as one.
     """
     source = open_directory(
-        directory, image_size, channels, labeled=labeled, class_names=class_names, allow_damaged=allow_damaged
+        directory,
+        image_size,
+        channels,
+        labeled=labeled,
+        class_names=class_names,
+        allow_damaged=allow_damaged,
+        pixel_range=pixel_range,
+        white_level=white_level,
     )
     return make_dataset(source, batch_size, **options)
 
@@ -191,13 +203,24 @@ def open_directory(
     labeled: bool = False,
     class_names: Sequence[str] | None = None,
     allow_damaged: float = 0.0,
+    pixel_range: tuple[float, float] = BYTES,
+    white_level: int | None = None,
 ) -> Source | Stream:
     """Open the source behind `from_directory`, which has the same arguments."""
     _checks.within("allow_damaged", allow_damaged, 1)
     manifest = read_manifest(directory) if Path(directory).is_dir() else None
     if manifest is None:
-        folder = FolderSource(directory, image_size, channels, labeled=labeled, allow_damaged=allow_damaged)
+        folder = FolderSource(
+            directory,
+            image_size,
+            channels,
+            labeled=labeled,
+            allow_damaged=allow_damaged,
+            pixel_range=pixel_range,
+            white_level=white_level,
+        )
         return relabeled(folder, class_names)
+    _check_prepared(directory, manifest, Levels(pixel_range, white_level))
     if labeled and not manifest["classes"]:
         raise ValueError(f"{str(directory)!r} was prepared without labels: prepare it again with --labeled")
     files = [Path(directory) / shard["file"] for shard in manifest["shards"]]
@@ -215,9 +238,24 @@ def open_directory(
         label_key=LABEL if manifest["classes"] else None,
         count=manifest["images"],
         allow_damaged=allow_damaged,
+        levels=EIGHT_BITS,
         class_names=manifest["classes"] or None,
     )
     return relabeled(stream, class_names)
+
+
+def _check_prepared(directory: str | Path, manifest: dict[str, Any], levels: Levels) -> None:
+    """Raise a `ValueError` if a prepared folder's images would have to be read in other levels than they have."""
+    if levels.own_units:
+        raise ValueError(
+            "Prepared folders hold pixels of 0-255: read images in units of their own from the folder they were "
+            f"prepared from. Received: pixel_range={levels.pixel_range} for {str(directory)!r}"
+        )
+    if levels.white_level not in (None, manifest.get("white_level")):
+        raise ValueError(
+            f"{str(directory)!r} was prepared with white_level={manifest.get('white_level')}: prepare it again. "
+            f"Received: white_level={levels.white_level}"
+        )
 
 
 def from_tfds(
@@ -230,6 +268,8 @@ def from_tfds(
     data_dir: str | Path | None = None,
     download: bool = False,
     allow_damaged: float = 0.0,
+    pixel_range: tuple[float, float] = BYTES,
+    white_level: int | None = None,
     **options: Any,
 ) -> Any:
     """Load batches of a TensorFlow Datasets split.
@@ -245,6 +285,8 @@ def from_tfds(
         data_dir: Folder in which TFDS keeps its data sets; its own default if `None`.
         download: Whether to download and prepare what is not there.
         allow_damaged: As for `Stream`; 0 for data sets stored as ArrayRecord.
+        pixel_range: (low, high), the smallest and the largest pixel, as for `read_image`.
+        white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
         options: Other arguments of `make_dataset`.
 
     Returns:
@@ -262,6 +304,7 @@ def from_tfds(
         data_dir=data_dir,
         download=download,
         allow_damaged=allow_damaged,
+        levels=checked_levels(pixel_range, white_level, channels),
     )
     return make_dataset(source, batch_size, **options)
 
@@ -276,6 +319,8 @@ def from_tfrecords(
     label_key: str | None = None,
     count: int | None = None,
     allow_damaged: float = 0.0,
+    pixel_range: tuple[float, float] = BYTES,
+    white_level: int | None = None,
     **options: Any,
 ) -> Any:
     """Load batches from TFRecord files of `tf.train.Example`s, several files read side by side. tf.data only.
@@ -289,6 +334,8 @@ def from_tfrecords(
         label_key: Name of the feature that holds the label, an integer; by default there are no labels.
         count: Images in all files; by default counted from the files' headers, if they are local.
         allow_damaged: As for `Stream`.
+        pixel_range: (low, high), the smallest and the largest pixel, as for `read_image`.
+        white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
         options: Other arguments of `make_dataset`.
 
     Returns:
@@ -305,6 +352,7 @@ def from_tfrecords(
         label_key=label_key,
         count=count,
         allow_damaged=allow_damaged,
+        levels=checked_levels(pixel_range, white_level, channels),
     )
     return make_dataset(stream, batch_size, **options)
 
@@ -316,18 +364,22 @@ def from_dataset(
     *,
     channels: int = 3,
     allow_damaged: float = 0.0,
+    pixel_range: tuple[float, float] = BYTES,
+    white_level: int | None = None,
     **options: Any,
 ) -> Any:
     """Load batches from any `tf.data.Dataset` of images, cut to one size.
 
     Args:
         dataset: Dataset of images, (images, labels) or dicts with "image" and "label"; one by one or in batches;
-            arrays (height, width, channels) in 0–255, or the bytes of image files.
+            arrays (height, width, channels) in `pixel_range`, or the bytes of image files.
         batch_size: Images in a batch.
         image_size: Side in pixels of the images to make, or (height, width); 224 by default, or the images' own
             where all have the same.
         channels: 1, 3 or 4, for encoded images. Arrays keep theirs.
         allow_damaged: As for `Stream`.
+        pixel_range: (low, high), the smallest and the largest pixel, as for `read_image`.
+        white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
         options: Other arguments of `make_dataset`.
 
     Returns:
@@ -336,7 +388,8 @@ def from_dataset(
     Raises:
         ValueError: If the elements hold no images.
     """
-    return make_dataset(dataset_stream(dataset, image_size, channels, allow_damaged), batch_size, **options)
+    levels = Levels(pixel_range, white_level)
+    return make_dataset(dataset_stream(dataset, image_size, channels, allow_damaged, levels), batch_size, **options)
 
 
 def _check_stream_loader(stream: Stream, loader: str | None) -> None:

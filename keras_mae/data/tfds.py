@@ -8,6 +8,7 @@ from typing import Any
 
 from keras_mae import _checks, _class_names, _optional
 from keras_mae.data.images import MODES
+from keras_mae.data.levels import EIGHT_BITS, Levels
 from keras_mae.data.records import RecordSource
 from keras_mae.data.streams import Stream
 
@@ -22,13 +23,15 @@ class TFDSSource(RecordSource):
         split: Name of a split, or a part of one: "train" or "train[:10%]".
         image_size: Side in pixels of the images to make, or (height, width).
         channels: 1, 3 or 4.
+        levels: What becomes of the files' numbers.
     """
 
-    def __init__(self, builder: Any, split: str, image_size: int | tuple[int, int], channels: int):
+    def __init__(self, builder: Any, split: str, image_size: int | tuple[int, int], channels: int, levels: Levels):
         import tensorflow_datasets as tfds
 
         self._image, self._label, self.class_names = _keys(builder.info)
         self.image_shape = (*_checks.pair("image_size", image_size), _checks.one_of("channels", channels, MODES))
+        self._set_levels(levels)
         self.labeled = self._label is not None
         self._records = builder.as_data_source(split, decoders={self._image: tfds.decode.SkipDecoding()})
 
@@ -46,6 +49,7 @@ def tfds_source(
     data_dir: str | Path | None,
     download: bool,
     allow_damaged: float,
+    levels: Levels = EIGHT_BITS,
 ) -> TFDSSource | Stream:
     """Open a split of a TFDS data set: by index where its files allow that, else as a stream.
 
@@ -70,7 +74,7 @@ def tfds_source(
             raise ValueError(
                 f"ArrayRecord data sets are read by index: `allow_damaged` must be 0. Received: {allow_damaged!r}"
             )
-        return TFDSSource(builder, split, image_size, channels)
+        return TFDSSource(builder, split, image_size, channels, levels)
     return Stream(
         f"{name} ({split})",
         _items(builder, split, image, label),
@@ -80,6 +84,8 @@ def tfds_source(
         count=count,
         allow_damaged=allow_damaged,
         class_names=class_names,
+        pixel_range=levels.pixel_range,
+        white_level=levels.white_level,
     )
 
 
