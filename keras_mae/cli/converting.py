@@ -77,6 +77,13 @@ def convert(
             "positions.",
         ),
     ] = None,
+    checkpoint_key: Annotated[
+        str | None,
+        typer.Option(
+            help="Which of several models in a checkpoint: a dictionary, such as model_ema, or a word before the "
+            "names, such as teacher.",
+        ),
+    ] = None,
 ) -> None:
     """Convert weights from one format to another.
 
@@ -91,6 +98,7 @@ def convert(
         num_heads=num_heads,
         decoder_num_heads=decoder_num_heads,
         image_shape=image_shape,
+        checkpoint_key=checkpoint_key,
     )
     _print(report, source)
     convert.save(model, out, format.value)
@@ -145,8 +153,8 @@ def _print(report: Report, source: str) -> None:
         table.add_column(title)
     for theirs, ours, shape, remark in report.rows:
         table.add_row(theirs, ours, "x".join(map(str, shape)), remark)
-    for name, why in report.left_out.items():
-        table.add_row(name, "", "", f"left out: {why}")
+    for names, why in report.left_out_by_reason:
+        table.add_row(names, "", "", f"left out: {why}")
     Console().print(table)
     for note in report.notes:
         typer.echo(note)

@@ -12,6 +12,7 @@ from keras_mae import _class_names
 from keras_mae.convert.layout import Hints, Layout, Sizes, Stated
 from keras_mae.convert.metadata import metadata_of
 from keras_mae.convert.state_dict import Files, StateDict, write_safetensors
+from keras_mae.convert.unwrap import IN_TRANSFORMERS
 from keras_mae.convert.weight_map import (
     FIRST_ROW,
     FUSED,
@@ -53,7 +54,7 @@ class HuggingFace(Layout):
     name = "transformers"
 
     def matches(self, files: Files) -> bool:
-        return any(name.endswith("embeddings.patch_embeddings.projection.weight") for name in files.names)
+        return not files.names.isdisjoint({IN_TRANSFORMERS, f"vit.{IN_TRANSFORMERS}"})
 
     def kind(self, state: StateDict) -> Kind:
         if "classifier.weight" in state.tensors:

@@ -35,6 +35,8 @@ class KerasHub(Layout):
     def read(self, files: Files) -> StateDict:
         """Return the weights of the model in a preset, and its sizes."""
         hub, path = _package(), files.path
+        if files.checkpoint_key is not None:
+            raise ValueError(f"A KerasHub preset holds one model. Received: checkpoint_key={files.checkpoint_key!r}")
         said = _files.read_json(path / _METADATA) if (path / _METADATA).is_file() else None
         if _files.read_json(path / "config.json").get("class_name") != "ViTBackbone":
             raise ValueError(f"The KerasHub preset {str(path)!r} is no ViTBackbone")

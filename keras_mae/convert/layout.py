@@ -49,6 +49,7 @@ class Hints:
     image_shape: tuple[int, int, int] | None = None
     encoder_only: bool = False
     encoder: dict[str, Any] = field(default_factory=dict)
+    checkpoint_key: str | None = None
     image_hint: tuple[int, int, int] | None = None
     """Shape to which the caller will resize: it decides on the rows of a file that does not say them, and no more."""
 
@@ -201,9 +202,9 @@ class Layout(Format):
             decoder = MAEDecoder(**sizes.decoder or {}, dtype=encoder.dtype_policy)
             masking = RandomMasking(self.mask_ratio(state))
             model = MaskedAutoencoder(encoder, decoder, masking, norm_pix_loss=normalized)
-        report = load_weights(
-            model, state, self.rules(model, state), kind, left_out=self.left_out(state), old_grid=stored_grid
-        )
+        left_out = state.left_out | self.left_out(state)
+        report = load_weights(model, state, self.rules(model, state), kind, left_out=left_out, old_grid=stored_grid)
+        report.notes += state.notes
         if why:
             report.notes.append(f"{stored_grid[0]} x {stored_grid[1]} patches: {why}")
         return Converted(encoder if hints.encoder_only else model, report)

@@ -50,6 +50,7 @@ def load(
     decoder_num_heads: int | None = None,
     image_shape: tuple[int, int, int] | None = None,
     encoder_only: bool = False,
+    checkpoint_key: str | None = None,
     **encoder: Any,
 ) -> Converted:
     """Return the model in a file: an encoder, masked autoencoder or classifier, whichever it holds.
@@ -69,6 +70,9 @@ def load(
             file does not. For other channels, or as many patches in other rows, load the file and call
             `encoder.copy(image_shape=...)`.
         encoder_only: Whether to return the encoder of a masked autoencoder or classifier. The whole file is checked.
+        checkpoint_key: Which of several ViTs in a checkpoint: a dictionary, such as "model_ema" or "teacher", or a
+            word before the names, such as "momentum_encoder". Without it weights go before a teacher, a teacher
+            before averages (ema, momentum), all before a student; the report says what else there is.
         encoder: Other arguments of `ViTEncoder`, such as `pixel_mean`, `drop_path_rate` or `dtype`.
 
     Returns:
@@ -82,8 +86,10 @@ def load(
     """
     if image_shape is not None:
         image_shape = _checks.image_shape(image_shape)
-    files = Files(download(str(path)) if str(path).startswith(HUB) else path)
-    hints = Hints(norm_pix_loss, num_heads, decoder_num_heads, image_shape, encoder_only, encoder)
+    files = Files(download(str(path)) if str(path).startswith(HUB) else path, checkpoint_key)
+    hints = Hints(
+        norm_pix_loss, num_heads, decoder_num_heads, image_shape, encoder_only, encoder, checkpoint_key=checkpoint_key
+    )
     return format_of(files).load(files, hints)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +47,15 @@ def open_preset(
         return maker.from_model(cls, _with_weights(maker, preset, sizes, weights, overrides), overrides)
     if weights is not None:
         raise ValueError(f"`weights` are for an architecture by name. Received: preset={str(preset)!r}")
-    files = Files(located(preset))
+    key = overrides.pop("checkpoint_key", None)
+    files = Files(located(preset), key)
     format = format_of(files)
     given = _taken(overrides, (*_HEADS, "norm_pix_loss")) if format.takes_hints else {}
     if "image_shape" in overrides:
         overrides["image_shape"] = shape = _checks.image_shape(overrides["image_shape"])
         given |= {"image_hint": shape} if format.takes_hints else {}
-    loaded = format.load(files, Hints(encoder_only=maker.encoder_only, **given)).model
+    hints = Hints(encoder_only=maker.encoder_only, checkpoint_key=key, **given)
+    loaded = format.load(files, hints).model
     if overrides.get("image_shape") == getattr(loaded, "encoder", loaded).image_shape:
         del overrides["image_shape"]
     model = maker.from_model(cls, loaded, overrides)
@@ -71,11 +73,12 @@ def _with_weights(
     maker: _Maker, preset: str | Path, sizes: Preset, weights: str | Path, overrides: dict[str, Any]
 ) -> Any:
     """Return the model in `weights`, which must be the architecture's; what it used of `overrides` is taken out."""
-    files = Files(located(weights, published=True))
+    key = overrides.pop("checkpoint_key", None)
+    files = Files(located(weights, published=True), key)
     format = format_of(files)
     image_shape = _checks.image_shape(overrides.get("image_shape", sizes.encoder["image_shape"]))
     other_channels = image_shape[2] != sizes.encoder["image_shape"][2]
-    hints = Hints(encoder_only=maker.encoder_only)
+    hints = Hints(encoder_only=maker.encoder_only, checkpoint_key=key)
     if format.takes_hints:
         # With another number of channels an encoder is loaded as it is, and copied.
         shape = {} if other_channels else _taken(overrides, ("image_shape",))
@@ -86,7 +89,7 @@ def _with_weights(
             "decoder_num_heads": files.said.get("decoder_num_heads", sizes.decoder["num_heads"]),
         }
         target = _taken(overrides, ("norm_pix_loss",))
-        hints = Hints(encoder_only=maker.encoder_only, encoder=encoder, **shape, **heads, **target)
+        hints = replace(hints, encoder=encoder, **shape, **heads, **target)
     model = format.load(files, hints).model
     expected = sizes.encoder | ({} if other_channels else {"image_shape": image_shape})
     _refuse_other_sizes(getattr(model, "encoder", model), expected, preset, weights)

@@ -8,6 +8,7 @@ from typing import Any
 from keras_mae.convert.layout import Hints, Layout, Sizes, Stated
 from keras_mae.convert.metadata import KEY, metadata_of
 from keras_mae.convert.state_dict import Files, StateDict, write_safetensors, write_torch
+from keras_mae.convert.unwrap import IN_REFERENCE
 from keras_mae.convert.weight_map import FIRST_ROW, Kind, Rule, dense, norm, patch_kernel, save_weights
 from keras_mae.positions import sincos_grid
 
@@ -24,7 +25,7 @@ class Reference(Layout):
     holds_batch_norm = True
 
     def matches(self, files: Files) -> bool:
-        return "patch_embed.proj.weight" in files.names
+        return IN_REFERENCE in files.names
 
     def kind(self, state: StateDict) -> Kind:
         if any(name.startswith("head.") for name in state.tensors):
