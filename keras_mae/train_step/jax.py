@@ -76,30 +76,63 @@ class TrainStep(BaseTrainStep):
 
     # Keras takes the weights out of the model while it trains. If the very first step fails, it does not put
     # them back, and the model is lost; these do.
-    train_function: Any
     test_function: Any
     predict_function: Any
 
     def make_train_function(self, force: bool = False) -> None:
-        if force or self.train_function is None:
-            super().make_train_function(force)
+        made = self.train_function
+        super().make_train_function(force)
+        if self.train_function is not made:
             self.train_function = self._keeping_state(self.train_function, _STATE)
 
     def make_test_function(self, force: bool = False) -> None:
-        if force or self.test_function is None:
-            super().make_test_function(force)
+        if force or self._is_stale(self.test_function):
+            super().make_test_function(force=True)
             self.test_function = self._keeping_state(self.test_function, (*_STATE[:2], _STATE[3]))
 
     def make_predict_function(self, force: bool = False) -> None:
-        if force or self.predict_function is None:
-            super().make_predict_function(force)
-            self.predict_function = self._keeping_state(self.predict_function, _STATE[:2])
+        if force or self._is_stale(self.predict_function):
+            super().make_predict_function(force=True)
+            self.predict_function = self._keeping_state(self.predict_function, _STATE[:2], self._check_inputs)
 
-    def _keeping_state(self, function: Any, names: tuple[str, ...]) -> Any:
+    def _places(self) -> tuple[list[int], list[int]]:
+        """Return which weight is where in the state."""
+        return [id(weight) for weight in self.trainable_variables], list(map(id, self.non_trainable_variables))
+
+    def _is_stale(self, function: Any) -> bool:
+        """Return whether a function is not made yet, or takes the weights in other places than they now have.
+
+        Frozen or unfrozen, a weight has another place in the state; compiled code would take one for another.
+        """
+        return function is None or function.places != self._places()
+
+    def _get_jax_state(self, *args: Any, **kwargs: Any) -> Any:
+        self._places_taken = _Places(self._places())
+        return super()._get_jax_state(*args, **kwargs)
+
+    def jax_state_sync(self) -> None:
+        # A callback may have frozen or unfrozen something since the state was taken: each weight gets its own value.
+        state = getattr(self, "_jax_state", None)
+        if state and not self._jax_state_synced and self._places_taken.places != self._places():
+            values: dict[int, Any] = {}
+            for places, name in zip(self._places_taken.places, _STATE, strict=False):
+                values |= zip(places, state[name], strict=True)
+            for places, name in zip(self._places(), _STATE, strict=False):
+                state[name] = [values[place] for place in places]
+            self._places_taken = _Places(self._places())
+        super().jax_state_sync()
+
+    def _check_inputs(self, data: Any) -> Any:
+        """Return what `check_batch` does of the images alone: labels, if there are any, are nobody's in `predict`."""
+        return self.check_batch((keras.utils.unpack_x_y_sample_weight(data)[0],))
+
+    def _keeping_state(self, function: Any, names: tuple[str, ...], check: Any = None) -> Any:
+        check = check or self.check_batch
+
         def step(state: Any, iterator: Any) -> Any:
             try:
-                # A compiled step that fails has used up the weights it was given: masks are checked before.
-                return function(state, map(self.check_batch, iterator))
+                # A compiled step that fails has used up the weights it was given: batches are checked before.
+                return function(state, map(check, iterator))
             except BaseException:
                 if not any(value.is_deleted() for value in jax.tree.leaves(state)):
                     self._jax_state = dict(zip(names, state, strict=True))
@@ -107,4 +140,12 @@ class TrainStep(BaseTrainStep):
                     self.jax_state_sync()
                 raise
 
+        step.places = self._places()  # type: ignore[attr-defined]
         return step
+
+
+class _Places:
+    """Which weight is where in a state; an object, because Keras wraps the lists that a model is given."""
+
+    def __init__(self, places: tuple[list[int], list[int]]):
+        self.places = places

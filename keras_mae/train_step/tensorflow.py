@@ -27,7 +27,7 @@ class TrainStep(BaseTrainStep):
             outputs = self.outputs_for_loss(x, training=True)
             loss = self.compute_loss(x, y, outputs, sample_weight, training=True)
             scaled_loss = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled_loss, weights)
+        gradients = tape.gradient(scaled_loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         # Of the global batch first: what is clipped and whether it is finite must not differ between replicas.
         global_loss, *gradients = _global_means([loss, *gradients], _rows(x))
         finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(value)) for value in (global_loss, *gradients)])
@@ -46,7 +46,8 @@ class TrainStep(BaseTrainStep):
         return self._logs((x, y, sample_weight), outputs, loss)
 
     def predict_step(self, data: Any) -> Any:
-        self._unpack(data)
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        self._unpack((x,))  # labels, if there are any, are nobody's
         return super().predict_step(data)
 
     def _unpack(self, data: Any) -> tuple[Any, Any, Any]:

@@ -10,9 +10,10 @@ import keras
 import numpy as np
 
 from keras_mae import _checks, distribution, transfer, visualize
-from keras_mae.classifier import ViTClassifier, check_labels
+from keras_mae.classifier import ViTClassifier
 from keras_mae.data.datasets import length, numpy_batches
 from keras_mae.encoder import ViTEncoder
+from keras_mae.labels import check_labels
 from keras_mae.masked_autoencoder import MaskedAutoencoder
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, Recipe, check_recipe
 from keras_mae.reconstruction import check_images
