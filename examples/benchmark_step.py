@@ -55,7 +55,7 @@ def keras_step(size: str, dtype: str, batch: int, mask_tokens: bool):
 
         def outputs_for_loss(self, x, training):
             inputs = ops.convert_to_tensor(x)
-            mask = self._mask({"images": inputs}, self.encoder.step.value, self.masks_per_image)
+            mask = self._mask({"images": inputs}, training=True)
             size = self.encoder.patch_size
             hidden = keras_mae.unpatchify(
                 ops.repeat(ops.expand_dims(ops.cast(mask.mask, "uint8"), -1), size[0] * size[1] * 3, -1),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_mae import _checks
+from keras_mae import _checks, _class_names
 from keras_mae._types import Tensor
 from keras_mae.encoder import ViTEncoder
 from keras_mae.from_preset import PresetFiles
@@ -72,7 +73,10 @@ class ViTClassifier(PresetFiles, TrainStep):
             no path. It may be set later; like whatever is frozen or unfrozen by hand, it acts from the next
             `compile` on, and until then `fit` raises.
         batch_norm: Whether a BatchNorm without scale and shift goes before the head (linear probing). Its statistics
-            move in training, frozen encoder or not. As everywhere in Keras its moving variance is the biased one.
+            move in training, frozen encoder or not; under gradient accumulation they are each batch's, not the whole
+            update's. As everywhere in Keras its moving variance is the biased one.
+        class_names: Names of the classes, in the order of their labels: `num_classes` different strings. They are
+            saved with the classifier. Without them a classifier takes those of the first dataset it is trained on.
         copy: Whether the classifier takes a copy of the encoder. If not, it trains the encoder it is given: the
             masked autoencoder it belongs to changes with it, and `drop_path_rate` and `image_shape` must be the
             encoder's own.
@@ -107,6 +111,7 @@ class ViTClassifier(PresetFiles, TrainStep):
         image_shape: tuple[int, int, int] | None = None,
         trainable_blocks: float | None = None,
         batch_norm: bool = False,
+        class_names: Sequence[str] | None = None,
         copy: bool = True,
         **kwargs: Any,
     ):
@@ -118,6 +123,7 @@ class ViTClassifier(PresetFiles, TrainStep):
         self.num_classes = _checks.positive_int("num_classes", num_classes)
         self.pooling = _checks.one_of("pooling", pooling, POOLINGS)
         self.batch_norm = bool(batch_norm)
+        self.class_names = class_names
         if pooling == "token" and not encoder.final_norm:
             raise ValueError('`pooling="token"` takes an encoder with a final norm. Received: final_norm=False')
         own = {"drop_path_rate": encoder.drop_path_rate, "image_shape": encoder.image_shape}
@@ -194,6 +200,15 @@ class ViTClassifier(PresetFiles, TrainStep):
             halved.norm1.trainable = halved.attention.trainable = False
         if not blocks:
             encoder.trainable = False
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes, in the order of their labels, or `None`."""
+        return self._class_names
+
+    @class_names.setter
+    def class_names(self, class_names: Sequence[str] | None) -> None:
+        self._class_names = _class_names.checked(class_names, self.num_classes)
 
     # === The method ===
     def call(self, images: Tensor, training: bool | None = None) -> Tensor:
@@ -274,8 +289,17 @@ class ViTClassifier(PresetFiles, TrainStep):
         """
         _, y, _ = keras.utils.unpack_x_y_sample_weight(data)
         if y is not None and takes_classes(self.loss):
-            check_labels(y, self.num_classes)
+            self._check_labels(y)
         return data
+
+    def _check_labels(self, labels: Any) -> None:
+        """Raise ValueError unless cross-entropy takes these labels."""
+        if self.num_classes == 1:
+            raise ValueError(
+                "Cross-entropy has nothing to tell apart where there is one class: compile with "
+                "keras.losses.BinaryCrossentropy(from_logits=True), or give two classes. Received: num_classes=1"
+            )
+        check_labels(labels, self.num_classes)
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
@@ -291,22 +315,53 @@ class ViTClassifier(PresetFiles, TrainStep):
         return logs
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
-        """Train as `keras.Model.fit` does; labels given as an array are all checked before it starts."""
+        """Train as `keras.Model.fit` does; labels given as an array are all checked before it starts.
+
+        A classifier without `class_names` takes those of the dataset.
+
+        Raises:
+            ValueError: If labels are out of range, or a dataset's `class_names` are not the classifier's.
+        """
         held_out = kwargs.get("validation_data")
         self._check_array(y)
         self._check_array(held_out[1] if isinstance(held_out, tuple | list) and len(held_out) > 1 else None)
+        if self._check_places(x):
+            self.class_names = _class_names.named(x)
+        self._check_places(held_out)
         return super().fit(x, y, *args, **kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate as `keras.Model.evaluate` does; labels given as an array are all checked before it starts."""
+        """Score as `keras.Model.evaluate` does, by the place of the labels; `training.run_evaluation` goes by names.
+
+        Raises:
+            ValueError: If labels are not the loss's, or a dataset's `class_names` are not the classifier's.
+        """
         if not kwargs.get("_use_cached_eval_dataset"):  # Keras' own call, from `fit`
             self._check_array(y)
+            if self._check_places(x):
+                names = _class_names.named(x) or ()
+                warnings.warn(_class_names.by_place(names, self.num_classes), stacklevel=2)
         return super().evaluate(x, y, *args, **kwargs)
 
     def _check_array(self, labels: Any) -> None:
         """Raise ValueError unless these are labels for the loss, if they are an array of all labels."""
         if takes_classes(self.loss) and labels is not None:
-            check_labels(np.asarray(labels) if hasattr(labels, "__array__") else labels, self.num_classes)
+            convertible = hasattr(labels, "__array__") and not ops.is_tensor(labels)  # such as a column of pandas
+            self._check_labels(np.asarray(labels) if convertible else labels)
+
+    def _check_places(self, data: Any) -> bool:
+        """Return whether a dataset has names for the classes, and this classifier none.
+
+        Raises:
+            ValueError: If its labels are not this classifier's.
+        """
+        _class_names.check_places(data, self.class_names)
+        names = _class_names.named(data)
+        if names is None or self.class_names is not None:
+            return False
+        if takes_classes(self.loss):  # with another loss labels need not be classes
+            _class_names.by_place(names, self.num_classes)
+        return len(names) == self.num_classes
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -318,6 +373,7 @@ class ViTClassifier(PresetFiles, TrainStep):
             "image_shape": self.encoder.image_shape,
             "trainable_blocks": self.trainable_blocks if self.encoder.trainable else 0,  # frozen by hand
             "batch_norm": self.batch_norm,
+            "class_names": self.class_names,
             "copy": False,  # the encoder that is loaded is nobody else's
         }
 

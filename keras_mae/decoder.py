@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_mae import _checks
 from keras_mae._types import Tensor
-from keras_mae.ops import Linear
+from keras_mae.ops import Linear, add_shared
 from keras_mae.positions import sincos_positions
 from keras_mae.transformer import TransformerBlock, check_heads
 
@@ -123,12 +123,14 @@ class MAEDecoder(keras.Model):
             name="mask_token",
             shape=(1, 1, self.embed_dim),
             initializer=keras.initializers.RandomNormal(stddev=0.02),
+            autocast=False,
         )
         self.position_embedding = self.add_weight(
             name="position_embedding",
             shape=tokens[1:],
             initializer=lambda shape, dtype=None: ops.cast(sincos_positions((rows, columns), self.embed_dim), dtype),
             trainable=False,
+            autocast=False,
         )
         for block in self.blocks:
             block.build(tokens)
@@ -142,18 +144,21 @@ class MAEDecoder(keras.Model):
         self.built = True
 
     def call(self, tokens: Tensor, ids_keep: Tensor, ids_removed: Tensor, removed_only: bool = False) -> Tensor:
-        kept, removed = ids_keep.shape[1], ids_removed.shape[1]
         visible = self.embedding(tokens)
-        mask_tokens = ops.broadcast_to(
-            ops.cast(self.mask_token, self.compute_dtype), (ops.shape(visible)[0], removed, self.embed_dim)
+        # Float32 until every token has its own, so that gradients are added up over all of them in float32.
+        positions = ops.convert_to_tensor(self.position_embedding)
+        mask_tokens = self.mask_token + ops.take(positions[1:], ids_removed, axis=0)
+        x = ops.concatenate(
+            [
+                add_shared(visible[:, :1], positions[0]),
+                visible[:, 1:] + ops.cast(ops.take(positions[1:], ids_keep, axis=0), visible.dtype),
+                ops.cast(mask_tokens, visible.dtype),
+            ],
+            axis=1,
         )
-        positions = ops.cast(self.position_embedding, self.compute_dtype)
-        order = ops.concatenate([ids_keep, ids_removed], axis=1)
-        x = ops.concatenate([visible[:, 1:], mask_tokens], axis=1) + ops.take(positions[1:], order, axis=0)
-        x = ops.concatenate([visible[:, :1] + positions[0], x], axis=1)
         for block in self.blocks:
             x = block(x)
-        return self.prediction(self.norm(x[:, 1 + kept :] if removed_only else x[:, 1:]))
+        return self.prediction(self.norm(x[:, 1 + ids_keep.shape[1] :] if removed_only else x[:, 1:]))
 
     def get_build_config(self) -> dict[str, Any]:
         return {"input_shape": (None, None, self.embedding.kernel.shape[0])} if self.built else {}

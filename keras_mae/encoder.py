@@ -11,8 +11,8 @@ from keras import ops
 
 from keras_mae import _checks
 from keras_mae._types import Tensor
-from keras_mae.distribution import first_sample
 from keras_mae.from_preset import PresetFiles
+from keras_mae.ops import add_shared
 from keras_mae.patches import PatchEmbedding, mix_channels
 from keras_mae.positions import resize_positions, sincos_positions
 from keras_mae.random import DROP_PATH, StepCounter, hash_noise
@@ -183,12 +183,14 @@ class ViTEncoder(PresetFiles, keras.Model):
             name="class_token",
             shape=(1, 1, self.embed_dim),
             initializer=keras.initializers.RandomNormal(stddev=0.02),
+            autocast=False,
         )
         self.position_embedding = self.add_weight(
             name="position_embedding",
             shape=tokens[1:],
             initializer=lambda shape, dtype=None: ops.cast(sincos_positions(self.grid, self.embed_dim), dtype),
             trainable=False,
+            autocast=False,
         )
         for block in self.blocks:
             block.build(tokens)
@@ -208,8 +210,8 @@ class ViTEncoder(PresetFiles, keras.Model):
         x = self.embed(images, ids_keep)
         drop_path = None
         if training:
-            step = self.step.take()
-            drop_path = self._drop_path_noise(step, ops.shape(x)[0])
+            drop_path = self._drop_path_noise(ops.shape(x)[0])
+            self.step.advance()
         for index, block in enumerate(self.blocks):
             # A frozen block is a fixed function: it drops nothing.
             x = block(x, drop_path_noise=None if drop_path is None or not block.trainable else drop_path[:, index])
@@ -223,11 +225,15 @@ class ViTEncoder(PresetFiles, keras.Model):
                 f"Received: images.shape={tuple(images.shape)}"
             )
         x = self.patch_embedding(images, ids_keep)
-        positions = ops.cast(self.position_embedding, self.compute_dtype)
-        x = x + (positions[1:] if ids_keep is None else ops.take(positions[1:], ids_keep, axis=0))
-        class_token = ops.cast(self.class_token, self.compute_dtype) + positions[0]
+        # Float32 until every image has its own, so that gradients are added up over the batch in float32.
+        positions = ops.convert_to_tensor(self.position_embedding)
+        if ids_keep is None:
+            x = add_shared(x, positions[1:])
+        else:
+            x = x + ops.cast(ops.take(positions[1:], ids_keep, axis=0), x.dtype)
+        class_token = self.class_token + positions[0]
         class_tokens = ops.broadcast_to(class_token, (ops.shape(x)[0], 1, self.embed_dim))
-        return ops.concatenate([class_tokens, x], axis=1)
+        return ops.concatenate([ops.cast(class_tokens, x.dtype), x], axis=1)
 
     def copy(self, **changes: Any) -> ViTEncoder:
         """Return a new encoder with the same weights; training one of the two leaves the other alone.
@@ -275,11 +281,11 @@ class ViTEncoder(PresetFiles, keras.Model):
             copied.patch_embedding.load_from(self.patch_embedding)
         return copied
 
-    def _drop_path_noise(self, step: Tensor, rows: Any) -> Tensor | None:
-        """Return the draws of a training step for `rows` samples, int32 (rows, depth, 2); `None` if none drops."""
+    def _drop_path_noise(self, rows: Any) -> Tensor | None:
+        """Return the draws of this training step for `rows` samples, int32 (rows, depth, 2); `None` if none drops."""
         if not self.drop_path_rate:
             return None
-        index = first_sample(rows) + ops.arange(rows, dtype="int32")
+        step, index = self.step.place(rows)
         noise = hash_noise(self.seed, step, index, 2 * self.depth, DROP_PATH)
         return ops.reshape(noise, (-1, self.depth, 2))
 

@@ -12,7 +12,7 @@ from keras import ops
 from keras_mae.loss import PROBABILITY_TOLERANCE, Accuracy, CrossEntropy, are_classes
 from keras_mae.ops import concrete, require
 
-__all__ = ["check_labels", "check_loss", "check_metrics", "takes_classes", "with_accuracy"]
+__all__ = ["check_labels", "check_loss", "check_metrics", "class_indices", "takes_classes", "with_accuracy"]
 
 OTHERS = (
     "Other labels take another loss: compile with keras.losses.BinaryCrossentropy(from_logits=True) for any number "
@@ -34,11 +34,6 @@ def check_labels(labels: Any, num_classes: int) -> None:
     Raises:
         ValueError: If there is another label; inside a compiled step, the backend's own error with the same message.
     """
-    if num_classes == 1:
-        raise ValueError(
-            "Cross-entropy has nothing to tell apart where there is one class: compile with "
-            "keras.losses.BinaryCrossentropy(from_logits=True), or give two classes. Received: num_classes=1"
-        )
     shape = getattr(labels, "shape", None)
     if shape is None:
         raise ValueError(f"Labels must be one array. Received: {type(labels).__name__}")
@@ -59,6 +54,23 @@ def check_labels(labels: Any, num_classes: int) -> None:
         require(ops.all(are_classes(labels, num_classes)), f"{rule} {OTHERS} Received: others")
     elif known.size:
         _check_known(known, num_classes, rule, indices)
+
+
+def class_indices(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return the class of each label, or the most probable one, int64 (batch,).
+
+    Args:
+        labels: As for `check_labels`.
+        num_classes: Number of classes.
+
+    Raises:
+        ValueError: If a label is neither a class index nor probabilities.
+    """
+    check_labels(labels, num_classes)
+    if labels.ndim == 2 and labels.shape[1] == num_classes > 1:
+        labels = labels.argmax(axis=-1)
+    indices: np.ndarray = labels.reshape(-1).astype("int64")
+    return indices
 
 
 def _check_known(labels: np.ndarray, num_classes: int, rule: str, indices: bool) -> None:

@@ -11,13 +11,12 @@ from keras import ops
 from keras_mae import _checks
 from keras_mae._types import Tensor
 from keras_mae.decoder import MAEDecoder
-from keras_mae.distribution import first_sample
 from keras_mae.encoder import ViTEncoder
 from keras_mae.from_preset import PresetFiles
 from keras_mae.loss import psnr, reconstruction_loss, reconstruction_target, visible_statistics
 from keras_mae.masking import Mask, Masking, RandomMasking, explicit_mask
 from keras_mae.ops import gather_tokens
-from keras_mae.random import EVALUATION_STEP, hash_noise
+from keras_mae.random import EVALUATION_STEP, hash_noise, places
 from keras_mae.reconstruction import Reconstruction, check_images, to_pictures, undo_normalization
 from keras_mae.train_step import Directed, TrainStep
 
@@ -138,15 +137,14 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         """Return the images, their mask, and the float32 prediction in the decoder's order."""
         inputs = _named(inputs)
         images = inputs["images"]
-        # Read before the encoder is called, which in training ends the step.
-        step = self.encoder.step.value if training else EVALUATION_STEP
-        mask = self._mask(inputs, step, self.masks_per_image if training else 1)
+        mask = self._mask(inputs, training)  # before the encoder is called, which in training ends the step
         tokens = self.encoder(images, ids_keep=mask.ids_keep, training=training)
         prediction = self.decoder(tokens, mask.ids_keep, mask.ids_removed, removed_only=removed_only)
         return images, mask, ops.cast(prediction, "float32")
 
-    def _mask(self, inputs: dict[str, Any], step: Tensor | int, repeats: int) -> Mask:
-        """Return the patches to keep and to remove, as `inputs` says or as drawn for `step`, `repeats` an image."""
+    def _mask(self, inputs: dict[str, Any], training: bool | None) -> Mask:
+        """Return the patches to keep and to remove: as `inputs` says, or as drawn for this step or for evaluation."""
+        repeats = self.masks_per_image if training else 1
         given = [key for key in ("mask", "noise", "ids_keep") if inputs.get(key) is not None]
         if len(given) > 1 or (given and repeats > 1):
             raise ValueError(
@@ -173,7 +171,7 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
                 )
             return self._drawn(inputs["noise"])
         rows = ops.shape(inputs["images"])[0] * repeats
-        index = first_sample(rows) + ops.arange(rows, dtype="int32")
+        step, index = self.encoder.step.place(rows) if training else (EVALUATION_STEP, places(rows))
         return self._drawn(hash_noise(self.seed, step, index, self.encoder.num_patches))
 
     def _drawn(self, noise: Tensor) -> Mask:

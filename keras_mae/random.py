@@ -12,8 +12,9 @@ import keras
 from keras import ops
 
 from keras_mae._types import Tensor
+from keras_mae.distribution import batch_parts, first_sample
 
-__all__ = ["DROP_PATH", "EVALUATION_STEP", "MASKS", "StepCounter", "hash_noise", "to_uniform"]
+__all__ = ["DROP_PATH", "EVALUATION_STEP", "MASKS", "StepCounter", "hash_noise", "places", "to_uniform"]
 
 EVALUATION_STEP = -1
 """The step of `evaluate`, `predict` and `reconstruct`: no training step ever has this number."""
@@ -23,30 +24,46 @@ MASKS, DROP_PATH = 0, 1
 
 
 class StepCounter(keras.random.SeedGenerator):
-    """Counts training steps.
+    """Counts training steps, and says what each sample of a step draws by.
 
     A `SeedGenerator` is what Keras carries through `jit`, `stateless_call` and distribution without
     counting it among a model's parameters. Nothing random is ever drawn from it, and Keras does not save
     it: its owner does, in `save_own_variables`.
+
+    Attributes:
+        steps_per_update: Number of steps whose gradients make one update, as the model's optimizer has it; set by
+            `compile`.
     """
 
     def __init__(self, name: str = "step_counter"):
         super().__init__(seed=0, name=name)
+        self.steps_per_update = 1
 
     @property
     def value(self) -> Tensor:
         """The number of training steps so far, an int32 scalar tensor."""
         return ops.cast(self.state[1], "int32")
 
+    def place(self, rows: Any) -> tuple[Tensor, Tensor]:
+        """Return where the samples of the current step are: by this they draw.
+
+        Draws go by updates: batches whose gradients are accumulated draw what one large batch of them would.
+
+        Args:
+            rows: Number of samples in this part of the batch; the same in all steps of an update.
+
+        Returns:
+            The number of the update, an int32 scalar, and the places of the samples in its batch, int32 (rows,).
+        """
+        step, index = self.value, places(rows)
+        if self.steps_per_update == 1:
+            return step, index
+        before = ops.mod(step, self.steps_per_update) * (rows * batch_parts())
+        return ops.floor_divide(step, self.steps_per_update), index + ops.cast(before, "int32")
+
     def advance(self) -> None:
         """End the current step."""
         self.next()
-
-    def take(self) -> Tensor:
-        """Return the number of the current step, an int32 scalar tensor, and end it."""
-        step = self.value
-        self.advance()
-        return step
 
     def set(self, step: int) -> None:
         """Continue from `step`."""
@@ -54,6 +71,11 @@ class StepCounter(keras.random.SeedGenerator):
 
     def get_config(self) -> dict[str, Any]:
         return {"name": self.name}
+
+
+def places(rows: Any) -> Tensor:
+    """Return the places in the global batch of the `rows` samples of this part of it, int32 (rows,)."""
+    return first_sample(rows) + ops.arange(rows, dtype="int32")
 
 
 def _int32(value: int) -> int:
@@ -78,8 +100,8 @@ def hash_noise(seed: int, step: Tensor | int, index: Tensor, count: int, stream:
 
     Args:
         seed: Integer in [0, 2**31).
-        step: Training step, an integer or an int32 scalar tensor.
-        index: Places of the samples in the global batch, int32 of shape (batch,).
+        step: Number of the update, an integer or an int32 scalar tensor.
+        index: Places of the samples in the update's whole batch, int32 of shape (batch,).
         count: Draws for each sample.
         stream: Purpose of the draws: `MASKS` or `DROP_PATH`.
 

@@ -153,7 +153,7 @@ def test_fine_tuning_is_spread_too(tmp_path):
     assert int(classifier.optimizer.iterations) == 20
     images, labels = data.digits("test")
     test = data.from_arrays(images, labels, 100, shuffle=False)
-    again = keras_mae.training.run_evaluation(classifier, test, list("0123456789"), tmp_path / "scored")
+    again = keras_mae.training.run_evaluation(classifier, test, tmp_path / "scored")
     again = json.loads((again / "metrics.json").read_text())
     assert again["images"] == 360
     assert scored is None or scored["accuracy"] == again["accuracy"]

@@ -54,14 +54,14 @@ def test_damaged_images_are_left_out_only_if_that_is_allowed(class_folders):
 def test_a_built_in_set_is_opened_with_its_own_test_images():
     images = training.open_labeled("digits", (8, 8, 1))
     assert (len(images.train), len(images.test), images.total, images.held_out) == (1437, 360, 1437, 0)
-    assert images.classes == tuple("0123456789")
+    assert images.class_names == tuple("0123456789")
     assert images.metadata == {"data": "digits", "test": None, "num_labels": None, "images": 1437}
 
 
 def test_a_tenth_of_a_folder_is_held_out_and_no_image_is_in_both(class_folders):
     images = training.open_labeled(class_folders, SHAPE)
     assert (len(images.train), len(images.test), images.total, images.held_out) == (10, 1, 11, 1)
-    assert images.classes == ("cats", "dogs")
+    assert images.class_names == ("cats", "dogs")
     every = [image.tobytes() for part in (images.train, images.test) for image in part.batch(np.arange(len(part)))[0]]
     assert len(set(every)) == 11
     again = training.open_labeled(class_folders, SHAPE)
@@ -77,10 +77,10 @@ def test_another_folder_is_evaluated_on_and_some_labels_are_taken(class_folders)
 
 
 def test_images_to_score_on_are_the_test_images_or_all_of_a_folder(class_folders):
-    source, classes = training.open_test("digits", (8, 8, 1))
-    assert (len(source), classes) == (360, tuple("0123456789"))
-    source, classes = training.open_test(class_folders, SHAPE)
-    assert (len(source), classes) == (11, ("cats", "dogs"))
+    source = training.open_test("digits", (8, 8, 1))
+    assert (len(source), source.class_names) == (360, tuple("0123456789"))
+    source = training.open_test(class_folders, SHAPE)
+    assert (len(source), source.class_names) == (11, ("cats", "dogs"))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_images_to_score_on_are_the_test_images_or_all_of_a_folder(class_folders
         (lambda folder: training.open_labeled("digits", (8, 8, 1), test=folder), "digits has a test set of its own"),
         (
             lambda folder: training.open_labeled(folder, SHAPE, test=folder.with_name("birds")),
-            r"must hold the same classes. Received: \['cats', 'dogs'\] and \['owls'\]",
+            "must be among those known: cats, dogs. Received: owls, of which unknown: owls",
         ),
         (lambda folder: training.open_labeled(folder, SHAPE, num_labels=11), r"`num_labels` must be in \[1, 10\]"),
         (lambda folder: training.open_labeled(folder, SHAPE, seed=-1), "`seed` must be an integer"),
@@ -167,15 +167,18 @@ def test_images_in_sizes_of_their_own_are_cropped_as_the_recipe_says(monkeypatch
     fine_tune = replace(SMALL, crop_area=(0.3, 0.9), flip=True, batch_size=4)
     training.training_batches(source, fine_tune, 3)
     training.training_batches(source_of(), fine_tune, 3)
+    training.training_batches(source, LinearProbeRecipe(batch_size=4), 3)
     assert [(size, options["crop"]) for size, options in seen] == [
         (4, data.RandomResizedCrop((0.3, 0.9), flip=True)),
         (4, data.CenterCrop()),
         (4, data.RandomResizedCrop((0.3, 0.9), flip=True)),
         (4, None),
+        (4, data.RandomResizedCrop((0.08, 1.0), flip=True, clamp=True)),
     ]
-    assert [options["crops_per_image"] for _, options in seen] == [2, 1, 1, 1]
-    assert [options["augment"] is not None for _, options in seen] == [False, False, True, True]
-    assert ["flip" in options["augment"] for _, options in seen[2:]] == [False, True]  # mirrored once, by the crop
+    assert [options["crops_per_image"] for _, options in seen] == [2, 1, 1, 1, 1]
+    assert [options["augment"] is not None for _, options in seen] == [False, False, True, True, True]
+    # Mirrored once, by the crop.
+    assert ["flip" in options["augment"] for _, options in seen[2:]] == [False, True, False]
 
 
 @pytest.mark.parametrize(("recipe", "num_classes"), [(PretrainRecipe(), 3), (SMALL, None)])
@@ -192,7 +195,7 @@ def test_evaluation_batches_are_all_images_in_order_as_they_are():
 
 
 def test_evaluation_looks_at_what_the_recipe_says(class_folders):
-    source, _ = training.open_test(class_folders, SHAPE)
+    source = training.open_test(class_folders, SHAPE)
     whole, center = (images_of(training.evaluation_batches(source, recipe)) for recipe in (None, FineTuneRecipe()))
     expected = source.batch(np.arange(11), data.CenterCrop(224 / 256))[0]
     np.testing.assert_array_equal(center, expected)
@@ -254,16 +257,13 @@ def test_every_run_takes_two_lines(encoder, class_folders, tmp_path):
         "knn": training.run_knn(
             encoder,
             *map(training.evaluation_batches, (photos.train, photos.test)),
-            photos.classes,
             tmp_path / "knn",
             k=3,
         ),
     }
-    images, classes = training.open_test(class_folders.with_name("others"), encoder.image_shape)
+    images = training.open_test(class_folders.with_name("others"), encoder.image_shape)
     classifier = keras.saving.load_model(runs["finetune"] / "classifier.keras")
-    runs["evaluate"] = training.run_evaluation(
-        classifier, training.evaluation_batches(images), classes, tmp_path / "evaluate"
-    )
+    runs["evaluate"] = training.run_evaluation(classifier, training.evaluation_batches(images), tmp_path / "evaluate")
     scores = {name: json.loads((run / "metrics.json").read_text()) for name, run in runs.items()}
     assert {name: scored["images"] for name, scored in scores.items()} == {
         "finetune": 1, "probe": 1, "knn": 1, "evaluate": 4,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import build_mae, random_images, randomize_weights
 from keras import ops
+from training_helpers import apply_gradients
 
 import keras_mae
 from keras_mae.optimizers import AdamW, fine_tuning_adamw, layer_decay_scales
@@ -112,26 +113,13 @@ def test_the_optimizer_takes_factors_and_exclusions_in_the_models_order(classifi
 
 
 # === What a step does ===
-def apply(optimizer, gradients, variables):
-    """`optimizer.apply`, as the backend's training step does it: JAX compiles a function of all state."""
-    if keras.backend.backend() != "jax":
-        optimizer.apply(gradients, variables)
-        return
-    import jax
-
-    state = [[variable.value for variable in kept] for kept in (optimizer.variables, variables)]
-    new_values, new_state = jax.jit(optimizer.stateless_apply)(state[0], gradients, state[1])
-    for variable, value in zip([*variables, *optimizer.variables], [*new_values, *new_state], strict=True):
-        variable.assign(value)
-
-
 def steps_of(optimizer, model, count=1, gradient=0.5):
     """How far each weight moves at the last of `count` steps with the same gradient everywhere."""
     gradients = [ops.full(variable.shape, gradient) for variable in model.trainable_variables]
     optimizer.build(model.trainable_variables)
     for _ in range(count):
         before = values_of(model.trainable_variables)
-        apply(optimizer, gradients, model.trainable_variables)
+        apply_gradients(optimizer, gradients, model.trainable_variables)
     after = values_of(model.trainable_variables)
     return [old - new for old, new in zip(before, after, strict=True)]
 

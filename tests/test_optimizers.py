@@ -1,4 +1,4 @@
-"""AdamW against its formula and against Keras' own, and the learning-rate schedule."""
+"""AdamW against its formula, PyTorch's and Keras' own, and the learning-rate schedule."""
 
 import keras
 import numpy as np
@@ -37,7 +37,7 @@ def train(optimizer, gradients=GRADIENTS):
 
 
 def numpy_adamw(gradients, rate, decay, beta_1, beta_2, epsilon):
-    """AdamW as Keras defines it: decay first, `epsilon` added to the root before the bias correction."""
+    """Adam's algorithm 1, `epsilon` added to the root after the bias correction, and decay of its own."""
     values = {name: value.astype("float64") for name, value in START.items()}
     mean, square = ({name: 0.0 for name in SHAPES} for _ in range(2))
     for step, gradient in enumerate(gradients, start=1):
@@ -47,8 +47,8 @@ def numpy_adamw(gradients, rate, decay, beta_1, beta_2, epsilon):
                 values[name] = values[name] * (1 - rate_now * decay)
             mean[name] = beta_1 * mean[name] + (1 - beta_1) * gradient[name]
             square[name] = beta_2 * square[name] + (1 - beta_2) * gradient[name].astype("float64") ** 2
-            correction = np.sqrt(1 - beta_2**step) / (1 - beta_1**step)
-            values[name] = values[name] - rate_now * correction * mean[name] / (np.sqrt(square[name]) + epsilon)
+            corrected = mean[name] / (1 - beta_1**step), square[name] / (1 - beta_2**step)
+            values[name] = values[name] - rate_now * corrected[0] / (np.sqrt(corrected[1]) + epsilon)
     return values
 
 
@@ -103,7 +103,8 @@ def test_zero_gradients_decay_matrices_and_tokens_only():
     ids=lambda options: next(iter(options), "plain"),
 )
 def test_adamw_agrees_with_keras_own_with_exclusions(options):
-    sizes = {"learning_rate": 0.02, "weight_decay": 0.5, "beta_2": 0.95, "epsilon": 0.01, **options}
+    """With an `epsilon` that is too small to count: its place is not Keras'."""
+    sizes = {"learning_rate": 0.02, "weight_decay": 0.5, "beta_2": 0.95, "epsilon": 1e-10, **options}
     keras_own, variables = keras.optimizers.AdamW(**sizes), variables_of()
     keras_own.exclude_from_weight_decay(var_list=[variables[1]])
     expected = apply(keras_own, variables, GRADIENTS)
@@ -120,6 +121,45 @@ def test_options_change_the_result(options):
     """Or the agreement above would show nothing."""
     plain, changed = train(AdamW(0.02, epsilon=0.01)), train(AdamW(0.02, epsilon=0.01, **options))
     assert np.abs(plain["kernel"] - changed["kernel"]).max() > 1e-3
+
+
+def test_sparse_gradients_are_taken_whole():
+    """TensorFlow hands on an embedding's gradient as rows and their numbers."""
+    variables = variables_of()
+    gradients = [ops.convert_to_tensor(value) for value in GRADIENTS[0].values()]
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        gradients[0] = tf.IndexedSlices(gradients[0], tf.range(3), tf.constant([3, 5]))
+    AdamW(0.02, weight_decay=0.5, epsilon=0.01).apply(gradients, variables)
+    got = {variable.name: ops.convert_to_numpy(variable) for variable in variables}
+    assert_close(got, numpy_adamw(GRADIENTS[:1], 0.02, 0.5, 0.9, 0.95, 0.01))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"learning_rate": "a"}, "`learning_rate` must be a number of at least 0 or a schedule. Received: .*'a'"),
+        ({"learning_rate": -0.1}, "`learning_rate` must be a finite number of at least 0"),
+        ({"weight_decay": -1}, "`weight_decay` must be a finite number of at least 0. Received: weight_decay=-1"),
+        ({"weight_decay": None}, "`weight_decay` must be a finite number of at least 0"),
+        ({"beta_1": 1.0}, r"`beta_1` must be in \[0, 1\)"),
+        ({"beta_2": -0.1}, r"`beta_2` must be in \[0, 1\)"),
+        ({"epsilon": -1e-8}, "`epsilon` must be a finite number of at least 0"),
+        ({"epsilon": float("nan")}, "`epsilon` must be a finite number of at least 0"),
+        ({"learning_rate_scales": [1, -1]}, "`learning_rate_scales` must be a finite number of at least 0"),
+        ({"clipnorm": -1}, "`clipnorm` must be a finite number above 0"),
+        ({"global_clipnorm": 0}, "`global_clipnorm` must be a finite number above 0"),
+        ({"gradient_accumulation_steps": 2.5}, "`gradient_accumulation_steps` must be a positive integer"),
+    ],
+)
+def test_values_out_of_range_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        AdamW(**arguments)
+
+
+def test_whole_numbers_are_numbers():
+    assert float(ops.convert_to_numpy(AdamW(1, weight_decay=0).learning_rate)) == 1.0
 
 
 def test_the_decay_rule_survives_saving(tmp_path):
@@ -237,14 +277,38 @@ def test_the_fused_update_is_taken_once_for_each_scale(fused_calls):
 
 
 @needs_torch
-@pytest.mark.parametrize("scales", [None, SCALES], ids=["one rate", "scaled"])
-def test_fused_and_unfused_updates_agree(fused_calls, scales):
-    sizes = {"learning_rate": 0.02, "weight_decay": 0.5, "epsilon": 0.01, "learning_rate_scales": scales}
+@pytest.mark.parametrize("options", [{}, {"learning_rate_scales": SCALES}, {"amsgrad": True}], ids=str)
+def test_fused_and_unfused_updates_agree(fused_calls, options):
+    sizes = {"learning_rate": 0.02, "weight_decay": 0.5, "epsilon": 0.01, **options}
     unfused = AdamW(**sizes)
     unfused._fused = False
     expected = train(unfused)
     assert fused_calls == []
     assert_close(train(AdamW(**sizes)), expected)
+    assert sum(fused_calls) == len(SHAPES) * STEPS
+
+
+@needs_torch
+@pytest.mark.parametrize("amsgrad", [False, True], ids=["plain", "amsgrad"])
+def test_the_update_is_pytorchs(amsgrad):
+    """A large `epsilon`; and gradients that shrink, or the largest second moment would be the last."""
+    import torch
+
+    gradients = [{name: value / step**2 for name, value in each.items()} for step, each in enumerate(GRADIENTS, 1)]
+    sizes = {"weight_decay": 0.5, "amsgrad": amsgrad}
+    values = {name: torch.tensor(value) for name, value in START.items()}
+    groups = [
+        {"params": [value for name, value in values.items() if (name in DECAYED) == decays], **options}
+        for decays, options in ((True, {}), (False, {"weight_decay": 0.0}))
+    ]
+    theirs = torch.optim.AdamW(groups, lr=0.02, betas=(0.9, 0.95), eps=0.01, **sizes)
+    for step in gradients:
+        for name, value in values.items():
+            value.grad = torch.tensor(step[name])
+        theirs.step()
+    assert_close(train(AdamW(0.02, epsilon=0.01, **sizes), gradients), values)
+    if not amsgrad:
+        assert_close(values, numpy_adamw(gradients, 0.02, 0.5, 0.9, 0.95, 0.01))
 
 
 @needs_torch
@@ -254,13 +318,6 @@ def test_the_fused_update_goes_into_a_compiled_step(fused_calls):
     compiled = torch.compile(train, backend="aot_eager")  # what fails does so before code is generated
     assert_close(compiled(AdamW(0.02)), train(AdamW(0.02)))
     assert fused_calls == [1, 2] * 2 * STEPS
-
-
-@needs_torch
-def test_amsgrad_is_not_fused(fused_calls):
-    """The fused call keeps no maximum of the second moments."""
-    train(AdamW(0.02, amsgrad=True))
-    assert fused_calls == []
 
 
 # === The schedule ===

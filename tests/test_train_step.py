@@ -337,18 +337,24 @@ SCHEDULED = {
         2.0, BATCH, total_steps=6, warmup_steps=3, weight_decay=0.3
     ),
     "loss scale": lambda: keras.optimizers.LossScaleOptimizer(adamw()),
+    "in the middle of an update": lambda: keras_mae.optimizers.pretraining_adamw(
+        2.0, BATCH, total_steps=2, warmup_steps=1, gradient_accumulation_steps=3, use_ema=True
+    ),
+    "LARS in the middle of an update": lambda: keras_mae.optimizers.LARS(0.3, gradient_accumulation_steps=3),
 }
 
 
 @pytest.mark.parametrize("optimizer", SCHEDULED)
-def test_adamw_continues_after_a_save_bit_for_bit(optimizer, tmp_path):
+def test_our_optimizers_continue_after_a_save_bit_for_bit(optimizer, tmp_path):
     batches, path = batches_of(4), tmp_path / "model.keras"
     model = train_on(compiled(SCHEDULED[optimizer]()), batches[:2])
     model.save(path)
     saved = slots(model)
     loaded = keras.saving.load_model(path)
     assert type(loaded.optimizer) is type(model.optimizer)
-    assert type(getattr(loaded.optimizer, "inner_optimizer", loaded.optimizer)) is keras_mae.optimizers.AdamW
+    kind = keras_mae.optimizers.LARS if optimizer.startswith("LARS") else keras_mae.optimizers.AdamW
+    assert type(getattr(loaded.optimizer, "inner_optimizer", loaded.optimizer)) is kind
+    assert loaded.encoder.step.steps_per_update == model.encoder.step.steps_per_update
     assert loaded.run_eagerly == model.run_eagerly
     assert_identical(slots(loaded), saved)
     train_on(model, batches[2:])

@@ -67,6 +67,21 @@ def sgd(learning_rate: float = 0.1, **kwargs: Any) -> keras.optimizers.Optimizer
     return keras.optimizers.SGD(learning_rate, momentum=0.9, **kwargs)
 
 
+def apply_gradients(optimizer: Any, gradients: Any, variables: Any) -> None:
+    """`optimizer.apply`, as the backend's training step does it: JAX compiles a function of all state."""
+    if BACKEND != "jax":
+        optimizer.apply(gradients, variables)
+        return
+    import jax
+
+    if not optimizer.built:
+        optimizer.build(variables)
+    state = [[variable.value for variable in kept] for kept in (optimizer.variables, variables)]
+    new_values, new_state = jax.jit(optimizer.stateless_apply)(state[0], gradients, state[1])
+    for variable, value in zip([*variables, *optimizer.variables], [*new_values, *new_state], strict=True):
+        variable.assign(value)
+
+
 def make_images(count: int = BATCH, seed: int = 7) -> np.ndarray:
     """uint8 images with something to learn: a slope of random direction and colour each."""
     generator = np.random.default_rng(seed)
@@ -88,6 +103,14 @@ def arrays(variables: Any) -> dict[str, np.ndarray]:
 
 def trainable(model: Any) -> dict[str, np.ndarray]:
     return arrays(model.trainable_variables)
+
+
+def without_key_biases(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same but for the keys' biases: softmax ignores them, and Adam makes steps of their rounding errors."""
+    return {
+        path: np.delete(value, np.s_[len(value) // 3 : -len(value) // 3]) if path.endswith("qkv/bias") else value
+        for path, value in values.items()
+    }
 
 
 def slots(model: Any, but: tuple[str, ...] = ()) -> dict[str, np.ndarray]:

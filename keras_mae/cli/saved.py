@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from keras_mae import _class_names
 from keras_mae.cli.options import SavedModel
 
 __all__ = ["info", "reconstruct"]
@@ -88,7 +89,7 @@ def _facts(loaded: Any) -> dict[str, Any]:
         }
     if isinstance(loaded, keras_mae.ViTClassifier):
         rows |= {
-            "classes": loaded.num_classes,
+            "classes": _classes(loaded),
             "pooling": loaded.pooling,
             "trained blocks": "all" if loaded.trainable_blocks is None else loaded.trainable_blocks,
         }
@@ -98,6 +99,11 @@ def _facts(loaded: Any) -> dict[str, Any]:
         "dtype": encoder.dtype_policy.name,
     }
     return rows
+
+
+def _classes(classifier: Any) -> str:
+    names = classifier.class_names
+    return str(classifier.num_classes) + (f": {_class_names.listed(names)}" if names else ", without names")
 
 
 def _size(part: Any) -> str:

@@ -26,7 +26,7 @@ from keras_mae.cli.options import (
     Size,
     TestFolder,
 )
-from keras_mae.cli.runs import run_directory, say, say_plan, say_scores
+from keras_mae.cli.runs import begun_recipe, run_directory, say, say_plan, say_scores
 
 if TYPE_CHECKING:
     from keras_mae.distribution import Devices
@@ -143,6 +143,7 @@ def probe(
 
     with keras_mae.distribution.scope(distribution.value) as devices:
         directory = run_directory(f"probe-{Path(data).name}", out, resume, devices)
+        begun = begun_recipe(directory, resume)
         encoder = _encoder(model)
         images = _open(data, encoder.image_shape, test, num_labels, seed, devices)
         feed = images.feed(
@@ -150,6 +151,7 @@ def probe(
             epochs=epochs,
             batch_size=batch_size,
             base_learning_rate=base_learning_rate,
+            clamp_crops=getattr(begun, "clamp_crops", None),  # earlier versions drew crops otherwise
             seed=seed,
         )
         say(devices, feed["recipe"])
@@ -193,7 +195,6 @@ def knn(
         encoder,
         training.evaluation_batches(images.train),
         training.evaluation_batches(images.test),
-        images.classes,
         directory,
         k=k,
         temperature=temperature,
@@ -219,20 +220,24 @@ def evaluate(
 ) -> None:
     """Score a trained CLASSIFIER on labeled images.
 
-    It leaves a run directory with the scores.
+    Classes go by their names, not by their order: a folder may lack some of the classifier's, but hold no others. It
+    leaves a run directory with the scores.
     """
     import keras_mae
-    from keras_mae import convert, training
+    from keras_mae import _class_names, convert, training
 
     loaded = convert.load_model(classifier)
     if not isinstance(loaded, keras_mae.ViTClassifier):
         raise ValueError(
             f"`classifier` must be a ViTClassifier. Received: a {type(loaded).__name__} in {str(classifier)!r}"
         )
-    images, classes = training.open_test(data, loaded.encoder.image_shape)
+    images = training.open_test(data, loaded.encoder.image_shape)
+    if loaded.class_names is None:
+        typer.echo(_class_names.by_place(images.class_names or (), loaded.num_classes))
+        loaded.class_names = images.class_names
     recipe = keras_mae.recipes.FineTuneRecipe.for_size(size.value)
     directory = run_directory(f"evaluate-{Path(data).name}", out, False, keras_mae.distribution.current())
-    training.run_evaluation(loaded, training.evaluation_batches(images, recipe), classes, directory)
+    training.run_evaluation(loaded, training.evaluation_batches(images, recipe), directory)
     say_scores(directory, "images")
 
 

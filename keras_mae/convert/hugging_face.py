@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from keras_mae import _class_names
 from keras_mae.convert.layout import Hints, Layout, Sizes, Stated
+from keras_mae.convert.metadata import metadata_of
 from keras_mae.convert.state_dict import Files, StateDict, write_safetensors
+from keras_mae.convert.unwrap import IN_TRANSFORMERS
 from keras_mae.convert.weight_map import (
     FIRST_ROW,
     FUSED,
@@ -42,6 +45,7 @@ _NEW = {
     "fc1": "mlp.fc1",
     "fc2": "mlp.fc2",
 }
+_GENERIC = "LABEL_{}"  # what `transformers` calls classes without names
 
 
 class HuggingFace(Layout):
@@ -50,7 +54,7 @@ class HuggingFace(Layout):
     name = "transformers"
 
     def matches(self, files: Files) -> bool:
-        return any(name.endswith("embeddings.patch_embeddings.projection.weight") for name in files.names)
+        return not files.names.isdisjoint({IN_TRANSFORMERS, f"vit.{IN_TRANSFORMERS}"})
 
     def kind(self, state: StateDict) -> Kind:
         if "classifier.weight" in state.tensors:
@@ -88,7 +92,9 @@ class HuggingFace(Layout):
         return Sizes(encoder, config["num_channels"], image_size=_pair(config["image_size"]), decoder=decoder or None)
 
     def head(self, state: StateDict) -> dict[str, Any]:
-        return {"num_classes": len(state.tensors["classifier.weight"]), "pooling": "token"}
+        classes = len(state.tensors["classifier.weight"])
+        names = _class_names.usable(_labels(state, classes), classes)
+        return {"num_classes": classes, "pooling": "token", "class_names": names}
 
     def rules(self, model: Any, state: StateDict | None = None) -> list[Rule]:
         encoder = getattr(model, "encoder", model)
@@ -129,7 +135,12 @@ class HuggingFace(Layout):
 
     def left_out(self, state: StateDict) -> dict[str, str]:
         poolers = [f"{prefix}pooler.dense.{part}" for prefix in ("", "vit.") for part in ("weight", "bias")]
-        return {name: "a pooler that no masked autoencoder trains" for name in poolers if name in state.tensors}
+        left = {name: "a pooler that no masked autoencoder trains" for name in poolers if name in state.tensors}
+        if self.kind(state) == "classifier":
+            labels = _labels(state, len(state.tensors["classifier.weight"]))
+            if labels is not None and _class_names.usable(labels) is None:
+                left["id2label"] = "class names that do not tell all classes apart"
+        return left
 
     def refuse(self, model: Any) -> None:
         encoder = getattr(model, "encoder", model)
@@ -156,7 +167,7 @@ class HuggingFace(Layout):
 
     def write(self, model: Any, path: Path) -> None:
         path.mkdir()
-        write_safetensors(path / "model.safetensors", save_weights(model, self.rules(model)))
+        write_safetensors(path / "model.safetensors", save_weights(model, self.rules(model)), metadata_of(model))
         for name, content in (
             ("config.json", config_of(model)),
             ("preprocessor_config.json", preprocessor_of(model)),
@@ -169,6 +180,13 @@ def _config(state: StateDict) -> dict[str, Any]:
     if config is None:
         raise ValueError(f"There is no config.json beside {state.name!r}: name the folder that holds both")
     return config
+
+
+def _labels(state: StateDict, classes: int) -> list[Any] | None:
+    """Return the classes' names, or `None` if they have only those that `transformers` makes up."""
+    by_number = _config(state).get("id2label") or {}
+    labels = [by_number.get(str(number)) for number in range(classes)]
+    return None if all(label in (None, _GENERIC.format(number)) for number, label in enumerate(labels)) else labels
 
 
 def _statistics(pixels: dict[str, Any]) -> dict[str, Any]:
@@ -203,7 +221,7 @@ def config_of(model: Any) -> dict[str, Any]:
         "layer_norm_eps": encoder.layer_norm_eps,
     }
     if classifier:
-        names = {index: f"LABEL_{index}" for index in range(model.num_classes)}
+        names = dict(enumerate(model.class_names or map(_GENERIC.format, range(model.num_classes))))
         config |= {"id2label": names, "label2id": {name: index for index, name in names.items()}}
     if autoencoder:
         decoder = model.decoder

@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from keras_mae import _files
+from keras_mae import _class_names, _files
 from keras_mae.classifier import ViTClassifier
 from keras_mae.convert.layout import Converted, Format, Hints
 from keras_mae.convert.state_dict import Files
@@ -189,7 +189,8 @@ def _card(model: Any, name: str) -> str:
         target = "normalized pixels" if model.norm_pix_loss else "pixels"
         lines.append(f"It predicts {target} of patches, {model.masking.mask_ratio:.0%} of which are hidden.")
     if isinstance(model, ViTClassifier):
-        lines.append(f"It tells {model.num_classes} classes apart.")
+        names = "" if model.class_names is None else f": {_class_names.listed(model.class_names)}"
+        lines.append(f"It tells {model.num_classes} classes apart{names}.")
     lines += [
         "",
         "```python",

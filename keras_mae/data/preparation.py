@@ -84,7 +84,7 @@ def prepare(
         "images_per_shard": images_per_shard,
         "quality": quality,
         "images": len(source),
-        "classes": source.classes,
+        "classes": list(source.class_names or ()),
         "skipped": [str(path.relative_to(source.directory)) for path, _ in source.skipped],
         "source": _fingerprint(source),
     }

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_mae import _checks, _optional
+from keras_mae import _checks, _class_names, _optional
 from keras_mae.data.crops import Crop
 from keras_mae.data.images import MODES
 from keras_mae.data.sources import Generators, cut
@@ -34,7 +34,7 @@ class RecordSource:
         files: Paths of the files, in order.
         image_size: Side in pixels of the images to make, or (height, width).
         channels: 1 (gray), 3 (RGB) or 4 (RGBA).
-        classes: Names of the classes, in the order of the labels.
+        class_names: Names of the classes, in the order of the labels.
 
     Raises:
         ValueError: If there is no file, one is damaged, or a record is not one that `prepare` writes.
@@ -50,13 +50,13 @@ class RecordSource:
         image_size: int | tuple[int, int] = 224,
         channels: int = 3,
         *,
-        classes: Sequence[str] = (),
+        class_names: Sequence[str] | None = None,
     ):
         grain_sources = _optional.require("grain.sources", "Reading ArrayRecord")
         if not files:
             raise ValueError("`files` must name at least one ArrayRecord file. Received: none")
         self.image_shape = (*_checks.pair("image_size", image_size), _checks.one_of("channels", channels, MODES))
-        self._files, self.classes = [str(file) for file in files], list(classes)
+        self._files, self.class_names = [str(file) for file in files], _class_names.checked(class_names)
         with self._clear_errors():
             self._records = grain_sources.ArrayRecordDataSource(self._files)
             first = self._records[0] if len(self._records) else None
@@ -98,7 +98,7 @@ def tfrecord_stream(
     label_key: str | None,
     count: int | None,
     allow_damaged: float,
-    classes: Sequence[str] = (),
+    class_names: Sequence[str] | None = None,
 ) -> Stream:
     """Return a stream over TFRecord files, several of them read side by side; see `from_tfrecords`."""
     tf = _optional.require("tensorflow", "Reading TFRecord files")
@@ -115,7 +115,7 @@ def tfrecord_stream(
         labeled=label_key is not None,
         count=count,
         allow_damaged=allow_damaged,
-        classes=classes,
+        class_names=class_names,
     )
 
 

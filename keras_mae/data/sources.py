@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from keras_mae import _checks
+from keras_mae import _checks, _class_names
 from keras_mae.data import images as image_files
 from keras_mae.data.crops import CenterCrop, Crop
 from keras_mae.data.images import EXTENSIONS, MODES, unreadable
@@ -34,13 +34,15 @@ class Source(Protocol):
     """Anything with a length that gives batches by index.
 
     `labels` holds one integer from 0 for each image; it is `None` where there are none, and where they are read with
-    the images (`labeled` is true then).
+    the images (`labeled` is true then). `class_names` holds the names of the classes in the order of the labels, or
+    is `None` where they have none.
     """
 
     image_shape: tuple[int, int, int]
     dtype: np.dtype
     labels: np.ndarray | None
     labeled: bool
+    class_names: tuple[str, ...] | None
     sized: bool
     """Whether all images have the shape `image_shape`, so that none needs a crop."""
 
@@ -69,12 +71,20 @@ class ArraySource:
         labels: Integers from 0 (images,), or `None`.
         image_size: Side in pixels of the images that crops of these are resized to, or (height, width); by default
             the images' own.
+        class_names: Names of the classes, in the order of the labels.
 
     Raises:
         ValueError: If shape, dtype or range are not those of images and labels.
     """
 
-    def __init__(self, images: Any, labels: Any = None, image_size: int | tuple[int, int] | None = None):
+    def __init__(
+        self,
+        images: Any,
+        labels: Any = None,
+        image_size: int | tuple[int, int] | None = None,
+        *,
+        class_names: Sequence[str] | None = None,
+    ):
         images = images if isinstance(images, np.ndarray) else np.asarray(images)
         images = images[..., None] if images.ndim == 3 else images
         if images.ndim != 4 or not images.size:
@@ -92,6 +102,12 @@ class ArraySource:
         self.sized = self.image_shape == images.shape[1:]
         self.labels = None if labels is None else _checked_labels(labels, len(images))
         self.labeled = labels is not None
+        self.class_names = _class_names.checked(class_names)
+        if self.class_names is not None and (self.labels is None or self.labels.max() >= len(self.class_names)):
+            raise ValueError(
+                f"`class_names` must be one for each label. Received: {len(self.class_names)} names, "
+                + ("no labels" if self.labels is None else f"labels up to {self.labels.max()}")
+            )
 
     @staticmethod
     def _check_range(images: np.ndarray) -> None:
@@ -135,6 +151,7 @@ class Subset:
         self._source, self._indices = source, np.asarray(indices)
         self.image_shape, self.dtype = source.image_shape, source.dtype
         self.labeled, self.sized = source.labeled, source.sized
+        self.class_names = _class_names.named(source)
         self.labels = None if source.labels is None else source.labels[self._indices]
 
     def __len__(self) -> int:
@@ -160,7 +177,7 @@ class FolderSource:
         image_size: Side in pixels of the images to make, or (height, width).
         channels: 1 (gray), 3 (RGB) or 4 (RGBA).
         labeled: Whether the folders in `directory` are classes, numbered from 0 in the order of their names
-            (`classes`).
+            (`class_names`).
         allow_damaged: Largest share of damaged files, in [0, 1], that is left out and listed in `skipped`; more is an
             error. Above 0 every file is decoded once, here. With 0 the first damaged file is an error that names it.
 
@@ -194,7 +211,8 @@ class FolderSource:
                 list(pool.map(_check_header, self.paths))
         self.labeled = labeled
         # Classes without images count: training and test folders then number their classes alike.
-        self.classes = sorted(path.name for path in self.directory.iterdir() if path.is_dir()) if labeled else []
+        names = sorted(path.name for path in self.directory.iterdir() if path.is_dir())
+        self.class_names = tuple(names) if labeled else None
         self.labels = self._labels() if labeled else None
 
     def _labels(self) -> np.ndarray:
@@ -204,7 +222,7 @@ class FolderSource:
                 "Labeled images lie in a folder for each class. "
                 f"Received: {loose[0]!r} and {len(loose) - 1} more in {str(self.directory)!r} itself"
             )
-        numbers = {name: number for number, name in enumerate(self.classes)}
+        numbers = {name: number for number, name in enumerate(self.class_names or ())}
         return np.asarray([numbers[parts[0]] for parts in names], "int64")
 
     def _leave_out(self, bad: list[tuple[Path, str]], allow_damaged: float) -> None:

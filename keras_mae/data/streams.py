@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_mae import _checks, _optional
+from keras_mae import _checks, _class_names, _optional
 from keras_mae.data import images as image_files
 from keras_mae.data.crops import Crop
 from keras_mae.data.images import MODES
@@ -32,7 +32,7 @@ class Stream:
         allow_damaged: Largest share of images, in [0, 1], that may fail to decode in an epoch. They are skipped and
             listed in a warning at its end; more of them are an error. Above 0 the length is unknown. With 0 the first
             such image raises an error that names it.
-        classes: Names of the classes, in the order of the labels.
+        class_names: Names of the classes, in the order of the labels.
         dtype: dtype of the images to make: uint8, or float32 for arrays of floats.
         sized: Whether all images come in the shape wanted.
         shuffle_buffer: Size of the buffer from which shuffling draws the next image.
@@ -50,7 +50,7 @@ class Stream:
         labeled: bool,
         count: int | None = None,
         allow_damaged: float = 0.0,
-        classes: Sequence[str] = (),
+        class_names: Sequence[str] | None = None,
         dtype: str = "uint8",
         sized: bool = False,
         shuffle_buffer: int = 4096,
@@ -59,7 +59,7 @@ class Stream:
         self.allow_damaged = _checks.within("allow_damaged", allow_damaged, 1)
         self.image_shape = (*_checks.pair("image_size", image_size), _checks.positive_int("channels", channels))
         self.count = None if self.skips else count
-        self.classes, self.dtype, self.sized = list(classes), np.dtype(dtype), sized
+        self.class_names, self.dtype, self.sized = _class_names.checked(class_names), np.dtype(dtype), sized
         self.shuffle_buffer = _checks.positive_int("shuffle_buffer", shuffle_buffer)
         self._seen, self._bad, self._lock = 0, list[str](), threading.Lock()
 
@@ -155,6 +155,7 @@ def dataset_stream(
         labeled=label is not None,
         count=count if count >= 0 else None,
         allow_damaged=allow_damaged,
+        class_names=None if label is None else _class_names.named(dataset),
         dtype="float32" if image.dtype.is_floating else "uint8",
         sized=size == own_size,
     )

@@ -11,36 +11,48 @@ from keras import ops
 
 from keras_mae import _checks
 from keras_mae.optimizers.schedules import warmup_cosine
+from keras_mae.optimizers.updates import CountsUpdates
 
 __all__ = ["AdamW", "pretraining_adamw"]
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
-class AdamW(keras.optimizers.AdamW):
+class AdamW(CountsUpdates, keras.optimizers.AdamW):
     """AdamW that never decays biases and norms.
+
+        m = beta_1 * m + (1 - beta_1) * gradient            m_hat = m / (1 - beta_1^t)
+        v = beta_2 * v + (1 - beta_2) * gradient^2          v_hat = v / (1 - beta_2^t)
+        w -= learning_rate * (m_hat / (sqrt(v_hat) + epsilon) + weight_decay * w)
+
+    t counts updates from 1. This is Adam's algorithm 1 and `torch.optim.AdamW`, on every backend. Keras' own adds
+    `epsilon` before v is corrected: with beta_2 = 0.999 its first steps are then much shorter for weights whose
+    gradient is small.
 
     By default only variables of two and more dimensions are decayed, which leaves out biases and LayerNorm and
     keeps the class and mask tokens in. Keras' `exclude_from_weight_decay` does the same until the model is saved:
     the exclusions are not part of the saved optimizer, and training that goes on after `load_model` decays
     everything. Here they are in the configuration, as are the layers' learning rates.
 
-    The arithmetic is Keras' on every backend. On PyTorch decay and update are one fused pass over memory.
+    Under gradient accumulation the learning rate, t and averaged weights go by updates, not by batches. On PyTorch
+    decay and update are one fused pass over memory.
 
     Args:
-        learning_rate: A number or a schedule.
+        learning_rate: A number, or a schedule of updates.
         weight_decay: Decoupled weight decay, multiplied by the learning rate.
         beta_1: Decay of the mean of the gradients.
         beta_2: Decay of the mean of their squares; 0.95 for pre-training.
-        epsilon: Added to the root of the mean square.
+        epsilon: Number added to the root of the corrected mean square.
         learning_rate_scales: Factors of the learning rate, minimum and decay included, one for each of the
             trainable variables in the model's order; see `layer_decay_scales`. `None` is 1 for all.
         decayed: Whether each of them is decayed, in the same order.
         kwargs: `keras.optimizers.AdamW`'s other arguments (clipping, EMA, gradient accumulation, ...).
 
     Raises:
-        ValueError: If the optimizer is built for another number of variables than it has scales for.
+        ValueError: If a number is out of range, or the optimizer is built for another number of variables than it has
+            scales for.
 
-    Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, tables 8 and 9.
+    Reference: "Adam: A Method for Stochastic Optimization", algorithm 1; "Decoupled Weight Decay Regularization",
+    algorithm 2; "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, tables 8 and 9.
     """
 
     scaled_layers: tuple[int, ...] | None = None
@@ -60,15 +72,18 @@ class AdamW(keras.optimizers.AdamW):
     ):
         super().__init__(
             learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            beta_1=beta_1,
-            beta_2=beta_2,
-            epsilon=epsilon,
+            weight_decay=_checks.non_negative("weight_decay", weight_decay),
+            beta_1=_checks.fraction("beta_1", beta_1),
+            beta_2=_checks.fraction("beta_2", beta_2),
+            epsilon=_checks.non_negative("epsilon", epsilon),
             **kwargs,
         )
-        self.learning_rate_scales = None if learning_rate_scales is None else [float(x) for x in learning_rate_scales]
+        scales = learning_rate_scales
+        self.learning_rate_scales = (
+            None if scales is None else [_checks.non_negative("learning_rate_scales", scale) for scale in scales]
+        )
         self.decayed = None if decayed is None else [bool(x) for x in decayed]
-        self._fused = keras.backend.backend() == "torch" and not self.amsgrad
+        self._fused = keras.backend.backend() == "torch"
 
     def build(self, variables: Any) -> None:
         for name in ("learning_rate_scales", "decayed"):
@@ -94,10 +109,24 @@ class AdamW(keras.optimizers.AdamW):
         """Do nothing: `update_step` decays, where the variable's own learning rate is known."""
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        rate = ops.cast(learning_rate, variable.dtype) * self._scale(variable)
+        dtype, place = variable.dtype, self._get_variable_index(variable)
+        mean, square = self._momentums[place], self._velocities[place]
+        gradient = ops.cast(ops.convert_to_tensor(gradient), dtype)  # on TensorFlow it may be sparse
+        rate = ops.cast(learning_rate, dtype) * self._scale(variable)
+        step = ops.cast(self.iterations + 1, dtype)
+        correction_1 = 1 - ops.power(ops.cast(self.beta_1, dtype), step)
+        root_2 = ops.sqrt(1 - ops.power(ops.cast(self.beta_2, dtype), step))
+        self.assign_add(mean, (gradient - mean) * (1 - self.beta_1))
+        self.assign_add(square, (ops.square(gradient) - square) * (1 - self.beta_2))
+        if self.amsgrad:
+            largest = self._velocity_hats[place]
+            self.assign(largest, ops.maximum(largest, square))
+            square = largest
+        # With numerator and denominator multiplied by `root_2`, the correction of v takes no pass of its own.
+        change = mean * (rate * root_2 / correction_1) / (ops.sqrt(square) + self.epsilon * root_2)
         if self.weight_decay and self._use_weight_decay(variable):
-            self.assign_sub(variable, variable * self.weight_decay * rate)
-        super().update_step(gradient, variable, rate)
+            change = change + variable * (self.weight_decay * rate)
+        self.assign_sub(variable, change)
 
     def _backend_update_step(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
         if not self._fused:
@@ -117,6 +146,7 @@ class AdamW(keras.optimizers.AdamW):
                 variables,
                 [self._momentums[place] for place in places],
                 [self._velocities[place] for place in places],
+                [self._velocity_hats[place] for place in places] if self.amsgrad else [],
                 step=int(self.iterations) + 1,
                 learning_rate=float(learning_rate) * scale,
                 weight_decay=self.weight_decay if decays else 0.0,
@@ -171,6 +201,7 @@ def _fused_adamw(
     variables: Any,
     momentums: Any,
     velocities: Any,
+    largest: Any,
     *,
     step: int,
     learning_rate: float,
@@ -181,8 +212,7 @@ def _fused_adamw(
 ) -> None:
     """Update Keras variables by one step of AdamW in place, in one pass over memory. PyTorch only.
 
-    PyTorch's kernel adds `epsilon` after the bias correction of the second moment, Keras before it; dividing
-    by the correction makes the two the same.
+    `largest` are AMSGrad's largest second moments so far; without any it is plain AdamW.
     """
     import torch
 
@@ -192,13 +222,13 @@ def _fused_adamw(
         list(gradients),
         [momentum.value for momentum in momentums],
         [velocity.value for velocity in velocities],
-        [],
+        [velocity.value for velocity in largest],
         [torch.tensor(float(step), device=value.device) for value in values],
         lr=learning_rate,
         beta1=beta_1,
         beta2=beta_2,
         weight_decay=weight_decay,
-        eps=epsilon / (1 - beta_2**step) ** 0.5,
-        amsgrad=False,
+        eps=epsilon,
+        amsgrad=bool(largest),
         maximize=False,
     )

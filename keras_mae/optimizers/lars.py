@@ -9,12 +9,13 @@ from keras import ops
 
 from keras_mae import _checks
 from keras_mae.optimizers.schedules import warmup_cosine
+from keras_mae.optimizers.updates import CountsUpdates
 
 __all__ = ["LARS", "probing_lars"]
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
-class LARS(keras.optimizers.Optimizer):
+class LARS(CountsUpdates):
     """Momentum SGD whose steps are scaled, tensor by tensor, to the size of the weights.
 
         update   = gradient + weight_decay * w
@@ -22,14 +23,18 @@ class LARS(keras.optimizers.Optimizer):
         momentum = beta * momentum + update
         w       -= learning_rate * momentum
 
-    Variables of one dimension are neither decayed nor scaled.
+    Variables of one dimension are neither decayed nor scaled. Under gradient accumulation the learning rate and
+    averaged weights go by updates, not by batches.
 
     Args:
-        learning_rate: A number or a schedule. It multiplies the momentum, not what enters it.
+        learning_rate: A number, or a schedule of updates. It multiplies the momentum, not what enters it.
         momentum: Factor of the momentum: beta above.
         weight_decay: Factor of the weights that are added to the gradient before it is scaled: not decoupled.
         trust_coefficient: Size of a step against the weights.
         kwargs: `keras.optimizers.Optimizer`'s other arguments (clipping, EMA, gradient accumulation, ...).
+
+    Raises:
+        ValueError: If a number is out of range.
 
     Reference: "Large Batch Training of Convolutional Networks", algorithm 1; "Masked Autoencoders Are Scalable
     Vision Learners", appendix A.1, table 10.
@@ -61,7 +66,7 @@ class LARS(keras.optimizers.Optimizer):
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         momentum = self._momentums[self._get_variable_index(variable)]
-        update = ops.cast(gradient, variable.dtype)
+        update = ops.cast(ops.convert_to_tensor(gradient), variable.dtype)  # on TensorFlow it may be sparse
         if len(variable.shape) > 1:
             value = ops.convert_to_tensor(variable)
             update = update + self.weight_decay * value

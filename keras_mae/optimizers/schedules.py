@@ -1,4 +1,4 @@
-"""Learning-rate schedules, updated at every step."""
+"""Learning-rate schedules, read at every update of the weights."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def warmup_cosine(
 
     Args:
         peak: The highest learning rate.
-        total_steps: Optimizer steps of the whole run, warm-up included.
-        warmup_steps: Steps of the warm-up.
+        total_steps: Number of updates of the whole run, warm-up included.
+        warmup_steps: Number of updates of the warm-up.
         minimum: The learning rate at the end.
 
     Returns:

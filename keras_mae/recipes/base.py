@@ -26,7 +26,8 @@ class Recipe:
         epochs: Passes over the data.
         warmup_epochs: Epochs of linear warm-up from zero.
         batch_size: Number of images behind one update, over all accumulation steps and replicas.
-        gradient_accumulation_steps: Batches whose gradients are averaged for one update.
+        gradient_accumulation_steps: Batches whose gradients are averaged for one update. Batches left over at the end
+            of an epoch go on into the next, those at the end of the run change nothing.
         base_learning_rate: Learning rate for a batch of 256; see `learning_rate`.
         weight_decay: Weight decay of the optimizer.
         crop_area: Smallest and largest share of an image that a random crop keeps; `None` for images that come in one
@@ -53,6 +54,8 @@ class Recipe:
     """What the recipe is for; it tells recipes apart in files."""
     _mirrors_crops: ClassVar[bool] = False
     """Whether `flip` belongs to the crops, and not to the augmentation."""
+    _added: ClassVar[Mapping[str, Any]] = {}
+    """Fields that files of earlier versions lack, and the values by which those versions trained."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "gradient_accumulation_steps"):
@@ -104,7 +107,13 @@ class Recipe:
     def _schedule(self, steps_per_epoch: int) -> dict[str, Any]:
         """Return what every recipe's optimizer is told of its run."""
         accumulated = self.gradient_accumulation_steps
-        updates = max(steps_per_epoch * self.epochs // accumulated, 1)
+        batches = _checks.positive_int("steps_per_epoch", steps_per_epoch) * self.epochs
+        updates = batches // accumulated
+        if not updates:
+            raise ValueError(
+                "A run of fewer batches than `gradient_accumulation_steps` would make no update. "
+                f"Received: gradient_accumulation_steps={accumulated} in a run of {batches} batches"
+            )
         return {
             "base_learning_rate": self.base_learning_rate,
             "batch_size": self.batch_size,
@@ -124,7 +133,8 @@ class Recipe:
         """Return the recipe that `to_dict` wrote.
 
         Args:
-            values: Values of the fields, and the `kind` of recipe. Fields left out keep their defaults.
+            values: Values of the fields, and the `kind` of recipe. Fields left out keep their defaults; where an
+                earlier version wrote all the fields it had, the new ones have the values by which it trained.
 
         Raises:
             ValueError: If the kind is unknown or not that of this class, or a field is unknown or out of range.
@@ -134,7 +144,7 @@ class Recipe:
         """
         if not isinstance(values, Mapping):
             raise _checks.argument_error("values", "what `to_dict` returned", values)
-        values = dict(values)
+        values = completed(values)
         kinds = {one.kind: one for one in Recipe.__subclasses__() if "kind" in vars(one)}
         chosen: type[Recipe] = kinds[_checks.one_of("kind", values.pop("kind", None), kinds)]
         if issubclass(cls, chosen):
@@ -151,6 +161,13 @@ class Recipe:
         width = max(map(len, rows))
         lines = [f"{name:{width}}  {value}" for name, value in rows.items()]
         return "\n".join([f"{type(self).__name__}, from {SOURCES[self.source]}", *lines])
+
+
+def completed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `to_dict` returned, in an earlier version too, with the fields that were added since."""
+    kind = next((one for one in Recipe.__subclasses__() if vars(one).get("kind") == values.get("kind")), Recipe)
+    lacking = {field.name for field in fields(kind)} - values.keys()
+    return {**kind._added, **values} if lacking <= kind._added.keys() else dict(values)
 
 
 def check_recipe(recipe: Any, kind: type[Recipe]) -> None:

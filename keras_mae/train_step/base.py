@@ -12,6 +12,7 @@ from keras.src.trainers.compile_utils import CompileMetrics  # has no public nam
 from keras_mae._types import Tensor
 from keras_mae.distribution import batch_parts
 from keras_mae.ops import concrete
+from keras_mae.random import StepCounter
 from keras_mae.train_step.trained import TrainedWeights, batch_norms
 
 __all__ = ["BaseTrainStep", "Directed", "poisoned"]
@@ -157,6 +158,10 @@ class BaseTrainStep(keras.Model):
         super().compile(*args, **kwargs)
         if self.optimizer is not None:
             self._trained = TrainedWeights(self)
+            optimizer: Any = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+            for layer in self._flatten_layers():
+                if isinstance(counter := getattr(layer, "step", None), StepCounter):
+                    counter.steps_per_update = optimizer.gradient_accumulation_steps or 1
 
     train_function: Any
 

@@ -64,7 +64,6 @@ class ClassifierFeed(TypedDict):
 
     dataset: Any
     test: Any
-    classes: tuple[str, ...]
     recipe: Any
     validation_data: Any
     metadata: dict[str, Any]
@@ -109,8 +108,7 @@ class LabeledImages:
 
     Attributes:
         train: Source of the images and labels to train on.
-        test: Source of the images and labels to evaluate on.
-        classes: Names of the classes, in the order of their labels.
+        test: Source of the images and labels to evaluate on; its labels mean the same classes.
         total: Number of images in the data set or folder that `train` was chosen from.
         held_out: Number of these held out as `test` because there is no test set; 0 if there is one.
         metadata: JSON values that identify the data.
@@ -118,10 +116,14 @@ class LabeledImages:
 
     train: Source
     test: Source
-    classes: tuple[str, ...]
     total: int
     held_out: int
     metadata: dict[str, Any]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of their labels."""
+        return self.train.class_names or ()
 
     def feed(self, recipe: FineTuneRecipe | LinearProbeRecipe, **changes: Any) -> ClassifierFeed:
         """Return the arguments of `run_fine_tuning` or `run_linear_probe` that say what it trains on.
@@ -137,9 +139,8 @@ class LabeledImages:
         recipe = fit_recipe(recipe, len(self.train), **changes)
         test, alone = evaluation_batches(self.test, recipe), distribution.current().replicas == 1
         return {
-            "dataset": training_batches(self.train, recipe, len(self.classes)),
+            "dataset": training_batches(self.train, recipe, len(self.class_names)),
             "test": test,
-            "classes": self.classes,
             "recipe": recipe,
             "validation_data": test if alone else validation_batches(self.test, recipe),
             "metadata": dict(self.metadata),
@@ -198,29 +199,26 @@ def open_labeled(
         data: "digits", "fashion_mnist", or a folder that holds a folder of images for each class, or was prepared
             from one.
         image_shape: (height, width, channels) that the model takes: a folder's images are brought to it.
-        test: Folder of the images to evaluate on. Without it a tenth of the folder, at least one image, is held out
-            for that. The built-in data sets have a test set of their own.
+        test: Folder of the images to evaluate on. Its classes go by their names: it may lack some. Without it a tenth
+            of the folder, at least one image, is held out for that. The built-in data sets have a test set of their
+            own.
         num_labels: Number of labeled images to train on; all by default.
         seed: Seed for which images are held out and which are trained on.
 
     Raises:
-        ValueError: If there is no such data set or folder, its images cannot be brought to `image_shape`, the two
-            folders hold different classes, or `num_labels` is out of range.
+        ValueError: If there is no such data set or folder, its images cannot be brought to `image_shape`, `test`
+            holds a class that `data` does not, or `num_labels` is out of range.
     """
     generator = np.random.default_rng(_checks.seed_int("seed", seed))
-    train, classes = _source(data, "train", image_shape)
+    train = _source(data, "train", image_shape)
     total, held_out = len(train), 0
     evaluated: Source
     if data in BUILTIN:
         if test is not None:
             raise ValueError(f"{data} has a test set of its own. Received: test={str(test)!r}")
-        evaluated, _ = _source(data, "test", image_shape)
+        evaluated = _source(data, "test", image_shape)
     elif test is not None:
-        evaluated, others = _source(test, "test", image_shape)
-        if others != classes:
-            raise ValueError(
-                f"`data` and `test` must hold the same classes. Received: {list(classes)} and {list(others)}"
-            )
+        evaluated = _source(test, "test", image_shape, train.class_names)
     else:
         order, held_out = generator.permutation(total), max(total // 10, 1)
         if held_out == total:
@@ -238,10 +236,10 @@ def open_labeled(
         "num_labels": num_labels,
         "images": len(train),
     }
-    return LabeledImages(train, evaluated, classes, total, held_out, metadata)
+    return LabeledImages(train, evaluated, total, held_out, metadata)
 
 
-def open_test(data: str | Path, image_shape: tuple[int, int, int]) -> tuple[Source, tuple[str, ...]]:
+def open_test(data: str | Path, image_shape: tuple[int, int, int]) -> Source:
     """Open labeled images to score a classifier on.
 
     Args:
@@ -249,7 +247,7 @@ def open_test(data: str | Path, image_shape: tuple[int, int, int]) -> tuple[Sour
         image_shape: (height, width, channels) that the model takes.
 
     Returns:
-        The source, for `evaluation_batches`, and the names of the classes.
+        The source, for `evaluation_batches`; its `class_names` say what the labels mean.
 
     Raises:
         ValueError: If there is no such data set or folder, or its images cannot be brought to `image_shape`.
@@ -258,18 +256,18 @@ def open_test(data: str | Path, image_shape: tuple[int, int, int]) -> tuple[Sour
 
 
 def _source(
-    data: str | Path, split: str, image_shape: tuple[int, int, int]
-) -> tuple[ArraySource | Source, tuple[str, ...]]:
-    """Return labeled images by index, and the names of their classes; only built-in data sets have a split."""
+    data: str | Path, split: str, image_shape: tuple[int, int, int], class_names: tuple[str, ...] | None = None
+) -> Source:
+    """Return labeled images by index; only built-in data sets have a split, and only folders other class names."""
     if data in BUILTIN:
-        source = ArraySource(*load_builtin(str(data), split))
+        source = ArraySource(*load_builtin(str(data), split), class_names=CLASS_NAMES[str(data)])
         if source.image_shape != tuple(image_shape):
             raise ValueError(f"{data} has images of {source.image_shape}. Received: a model for {image_shape}")
-        return source, tuple(CLASS_NAMES[str(data)])
-    folder = open_directory(data, image_shape[:2], image_shape[2], labeled=True)
+        return source
+    folder = open_directory(data, image_shape[:2], image_shape[2], labeled=True, class_names=class_names)
     if isinstance(folder, Stream):
         raise ValueError(
             f"This takes images by index. Received: {str(data)!r}, prepared as TFRecord: prepare it as ArrayRecord "
             "(--format array_record)"
         )
-    return folder, tuple(folder.classes)
+    return folder

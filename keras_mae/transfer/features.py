@@ -10,24 +10,29 @@ import keras
 import numpy as np
 from numpy.lib import format as npy
 
-from keras_mae import _checks, _files
+from keras_mae import _checks, _class_names, _files
 from keras_mae.classifier import POOLINGS, pool
-from keras_mae.data.datasets import numpy_batches
+from keras_mae.data.reading import numpy_batches
 from keras_mae.encoder import ViTEncoder
 
 __all__ = ["Features", "extract_features"]
 
 
-class Features(NamedTuple):
-    """What `extract_features` returns.
+class _Pair(NamedTuple):
+    features: np.ndarray
+    labels: np.ndarray | None
+
+
+class Features(_Pair):
+    """What `extract_features` returns: the pair (features, labels).
 
     Attributes:
         features: float32 (images, embed_dim).
         labels: Labels (images,), or `None` where there are none.
+        class_names: Names of the classes, in the order of the labels, if the dataset has any; not part of the pair.
     """
 
-    features: np.ndarray
-    labels: np.ndarray | None
+    class_names: tuple[str, ...] | None = None
 
 
 class _Extractor(keras.Model):
@@ -89,7 +94,9 @@ def extract_features(
             yield np.asarray(extractor.predict_on_batch(images), "float32")
 
     features = _collect(feature_parts()) if file is None else _write(feature_parts(), Path(file))
-    return Features(features, np.concatenate(label_parts) if label_parts else None)
+    found = Features(features, np.concatenate(label_parts) if label_parts else None)
+    found.class_names = _class_names.named(data)
+    return found
 
 
 def _collect(parts: Iterator[np.ndarray]) -> np.ndarray:

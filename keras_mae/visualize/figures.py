@@ -278,13 +278,13 @@ def feature_maps(images: Any, colors: Any, bands: _Bands = None) -> Any:
     return figure
 
 
-def confusion(labels: Any, predicted: Any, classes: Sequence[str]) -> Any:
+def confusion(labels: Any, predicted: Any, class_names: Sequence[str]) -> Any:
     """Draw which class is taken for which: a row for each true class, in percent of its images.
 
     Args:
         labels: True classes, integers (images,).
         predicted: Predicted classes, integers (images,).
-        classes: Names of the classes, in the order of the labels.
+        class_names: Names of the classes, in the order of the labels.
 
     Returns:
         A matplotlib `Figure`.
@@ -292,19 +292,19 @@ def confusion(labels: Any, predicted: Any, classes: Sequence[str]) -> Any:
     Raises:
         ImportError: If matplotlib is missing.
     """
-    counts = np.zeros((len(classes), len(classes)))
+    counts = np.zeros((len(class_names), len(class_names)))
     np.add.at(counts, (np.asarray(labels), np.asarray(predicted)), 1)
     shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    side = min(2.5 + 0.5 * len(classes), 20)
+    side = min(2.5 + 0.5 * len(class_names), 20)
     figure = new_figure(side, side)
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
-    if len(classes) <= 30:
+    if len(class_names) <= 30:
         for row, column in np.argwhere(shares >= 0.5):
             color = "white" if shares[row, column] > 50 else "black"
             axes.text(column, row, f"{shares[row, column]:.0f}", ha="center", va="center", color=color, fontsize=7)
-        axes.set_xticks(range(len(classes)), classes, rotation=60, ha="right", fontsize=7)
-        axes.set_yticks(range(len(classes)), classes, fontsize=7)
+        axes.set_xticks(range(len(class_names)), class_names, rotation=60, ha="right", fontsize=7)
+        axes.set_yticks(range(len(class_names)), class_names, fontsize=7)
     axes.set(
         xlabel="predicted",
         ylabel="true",

@@ -1,0 +1,66 @@
+"""What our optimizers share: under gradient accumulation everything that counts, counts updates."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_mae import _checks
+
+__all__ = ["CountsUpdates"]
+
+
+class CountsUpdates(keras.optimizers.Optimizer):
+    """An optimizer that reads its schedule, and averages weights, by updates and not by batches.
+
+    Under `gradient_accumulation_steps` Keras reads a schedule at the number of batches, so that it is over after
+    1 / steps of the run, and moves and writes back averaged weights at every batch. Here both go by `iterations`,
+    the number of updates. What is saved is as in Keras: the number of batches, and the gradients that wait.
+
+    A batch that the training step skips leaves no trace: the update waits for one batch more. Batches left over at
+    the end of a run change no weight.
+
+    Args:
+        learning_rate: A number, or a schedule of updates.
+        kwargs: `keras.optimizers.Optimizer`'s other arguments.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    def __init__(self, learning_rate: Any, **kwargs: Any):
+        if isinstance(learning_rate, numbers.Real):
+            learning_rate = _checks.non_negative("learning_rate", learning_rate)
+        elif not callable(learning_rate):
+            raise _checks.argument_error("learning_rate", "a number of at least 0 or a schedule", learning_rate)
+        checks = {name: _checks.positive for name in ("clipnorm", "clipvalue", "global_clipnorm")}
+        for name, check in {**checks, "gradient_accumulation_steps": _checks.positive_int}.items():
+            if kwargs.get(name) is not None:
+                kwargs[name] = check(name, kwargs[name])
+        super().__init__(learning_rate=learning_rate, **kwargs)
+
+    def _get_current_learning_rate(self) -> Any:
+        if isinstance(self._learning_rate, keras.optimizers.schedules.LearningRateSchedule):
+            return self._learning_rate(self.iterations)
+        return super()._get_current_learning_rate()
+
+    def _backend_apply_gradients(self, grads: Any, trainable_variables: Any) -> None:
+        if not (self.use_ema and self.gradient_accumulation_steps):
+            super()._backend_apply_gradients(grads, trainable_variables)
+            return
+        # Keras averages, and writes averages back, at every batch: what it did at the others is undone.
+        updates = (self._iterations + 1) % self.gradient_accumulation_steps == 0
+        averaged = [average for average in self._model_variables_moving_average if average is not None]
+        kept = [*self._trainable_variables, *averaged]
+        before = [ops.copy(ops.convert_to_tensor(variable)) for variable in kept]
+        super()._backend_apply_gradients(grads, trainable_variables)
+        for variable, value in zip(kept, before, strict=True):
+            variable.assign(ops.where(updates, ops.convert_to_tensor(variable), value))
+
+    def finalize_variable_values(self, var_list: Any) -> None:
+        """Replace the weights by their averages, once there are any: before the first update they are zeros."""
+        if int(ops.convert_to_numpy(self.iterations)):
+            super().finalize_variable_values(var_list)
