@@ -27,7 +27,11 @@ class TrainStep(BaseTrainStep):
             outputs = self.outputs_for_loss(x, training=True)
             loss = self.compute_loss(x, y, outputs, sample_weight, training=True)
             scaled_loss = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled_loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        # A weight without a part in the loss has no gradient, which is zero on JAX.
+        gradients = [
+            tf.zeros_like(weight.value) if gradient is None else gradient
+            for weight, gradient in zip(weights, tape.gradient(scaled_loss, weights), strict=True)
+        ]
         # Of the global batch first: what is clipped and whether it is finite must not differ between replicas.
         global_loss, *gradients = _global_means([loss, *gradients], _rows(x))
         finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(value)) for value in (global_loss, *gradients)])

@@ -27,7 +27,7 @@ class TrainStep(BaseTrainStep):
         self.zero_grad()
         self.optimizer.scale_loss(loss).backward()
         weights = self.trainable_weights
-        # A weight without a part in the loss has no gradient, which is zero on the other backends.
+        # A weight without a part in the loss has no gradient, which is zero on JAX.
         gradients = [
             torch.zeros_like(weight.value) if weight.value.grad is None else weight.value.grad for weight in weights
         ]
