@@ -106,6 +106,7 @@ class MAEDecoder(keras.Model):
         self.build((None, None, width))
 
     built: bool
+    trainable: bool
 
     def build(self, input_shape: Any) -> None:
         if self.built:
@@ -137,6 +138,9 @@ class MAEDecoder(keras.Model):
         pixels = self.patch_size[0] * self.patch_size[1] * self.image_shape[2]
         self.prediction = Linear(pixels, name="prediction", dtype=self.dtype_policy)
         self.prediction.build(tokens)
+        if not self.trainable:  # `trainable=False` was given, and the parts do not know
+            self.trainable = True
+            self.trainable = False
         self.built = True
 
     def call(self, tokens: Tensor, ids_keep: Tensor, ids_removed: Tensor, removed_only: bool = False) -> Tensor:

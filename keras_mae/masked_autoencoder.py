@@ -14,20 +14,14 @@ from keras_mae.copying import copied_parts
 from keras_mae.decoder import MAEDecoder
 from keras_mae.encoder import ViTEncoder
 from keras_mae.from_preset import PresetFiles
-from keras_mae.loss import (
-    MeanOfFinite,
-    psnr,
-    reconstruction_loss,
-    reconstruction_target,
-    visible_statistics,
-)
+from keras_mae.loss import psnr, reconstruction_loss, reconstruction_target, visible_statistics
 from keras_mae.mask_inputs import given_mask, masks_to_check, named
 from keras_mae.masking import Mask, Masking, RandomMasking, explicit_mask
 from keras_mae.ops import gather_tokens
 from keras_mae.pixels import check_images
 from keras_mae.random import EVALUATION_STEP, hash_noise, places
 from keras_mae.reconstruction import Reconstruction, to_pictures, undo_normalization
-from keras_mae.train_step import TrainStep
+from keras_mae.train_step import Directed, TrainStep
 
 __all__ = ["MaskedAutoencoder"]
 
@@ -112,8 +106,8 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
 
         self._predicts_from = self.masking.num_kept(encoder.grid)
 
-        self.loss_tracker = MeanOfFinite(name="loss")
-        self.psnr_tracker = MeanOfFinite(name="psnr")
+        self.psnr_tracker = keras.metrics.Mean(name="psnr")
+        self._directed = Directed(up=[self.psnr_tracker], down=[self.skipped_tracker])
         self.build((None, *self.encoder.image_shape))  # all parts are; `export` wants to have seen a shape
 
     # === The method ===
@@ -257,7 +251,7 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        return [self.loss_tracker, self.psnr_tracker, self.skipped_tracker]
+        return [*([self._loss_tracker] if self.compiled else []), self._directed.together]
 
     def update_metrics(
         self,
@@ -274,9 +268,11 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         """
         quality = ops.mean(self.removed_psnr(outputs))
         rows = ops.shape(outputs["removed_prediction"])[0]
-        self._add_to_means(rows, finite, (self.loss_tracker, loss), (self.psnr_tracker, quality))
-        trackers = self.metrics if finite is not None else self.metrics[:2]
-        return {tracker.name: tracker.result() for tracker in trackers}
+        self._add_to_means(rows, finite, (self._loss_tracker, loss), (self.psnr_tracker, quality))
+        logs = self.get_metrics_result()
+        if finite is None:
+            logs.pop(self.skipped_tracker.name)
+        return logs
 
     # === Looking ===
     def reconstruct(
