@@ -15,11 +15,34 @@ from keras import ops
 
 from keras_mae._types import Tensor
 
-__all__ = ["Linear", "concrete", "gather_tokens", "gelu", "gradient", "linear", "require"]
+__all__ = ["Linear", "add_shared", "concrete", "gather_tokens", "gelu", "gradient", "linear", "require"]
+
+
+def add_shared(x: Tensor, shared: Tensor) -> Tensor:
+    """Return `x + shared` in the dtype of `x`, where many rows of `x` share one weight.
+
+    The gradient of `shared` is a sum over those rows, and is added up in float32 on every backend. In bfloat16 a
+    sum of ones ends at 256, in float16 at 2,048.
+
+    Args:
+        x: (batch, ..., dim).
+        shared: Tensor of any float dtype that broadcasts against `x`.
+
+    Returns:
+        Tensor of the shape and dtype of `x`.
+    """
+    dtype, backend = keras.backend.standardize_dtype(x.dtype), keras.backend.backend()
+    if dtype not in ("bfloat16", "float16"):
+        return ops.add(x, shared)
+    # By themselves PyTorch adds up in float32, and TensorFlow what is bfloat16: but not through `ops.add`, which
+    # takes `bias_add` for a vector. JAX adds up in the dtype of the addition; XLA fuses the casts.
+    if backend == "torch" or (backend == "tensorflow" and dtype == "bfloat16"):
+        return x + ops.cast(shared, dtype)
+    return ops.cast(ops.cast(x, "float32") + ops.cast(shared, "float32"), dtype)
 
 
 def linear(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
-    """Return `x @ kernel + bias` over the last axis.
+    """Return `x @ kernel + bias` over the last axis; the gradient of `bias` is added up in float32.
 
     PyTorch adds the bias inside the matrix product when asked for both at once; a separate addition was
     9 % of a training step. The XLA backends fuse it themselves.
@@ -29,7 +52,7 @@ def linear(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
 
         rows = torch.addmm(ops.convert_to_tensor(bias), x.reshape(-1, x.shape[-1]), ops.convert_to_tensor(kernel))
         return rows.view(*x.shape[:-1], rows.shape[-1])
-    return ops.add(ops.matmul(x, kernel), bias)
+    return add_shared(ops.matmul(x, kernel), bias)
 
 
 class Linear(keras.layers.Dense):
@@ -97,29 +120,40 @@ def concrete(tensor: Tensor) -> Any:
     return ops.convert_to_numpy(tensor)
 
 
-def require(condition: Tensor, message: str) -> None:
+def require(condition: Tensor, message: str, *values: Tensor) -> None:
     """Raise an error that says `message` unless `condition`, a boolean scalar, holds.
 
     Eager code raises `ValueError` at once. Inside a compiled function the error comes from the running step,
     with the same message: TensorFlow's `InvalidArgumentError` or JAX's runtime error. TensorFlow drops the
     check where it compiles with XLA, which its training step therefore refuses.
+
+    Args:
+        condition: What must hold.
+        message: What the error says, with `{}` for each of the values, or `{:.4g}`.
+        values: Scalars that are known only when the condition is.
     """
 
-    def check(condition: Any) -> None:
+    def check(condition: Any, *values: Any) -> None:
         if not condition:
-            raise ValueError(message)
+            raise ValueError(message.format(*(np.asarray(value).tolist() for value in values)))
 
     known = concrete(condition)
     if known is not None:
-        check(known)
+        check(known, *map(concrete, values))
     elif keras.backend.backend() == "tensorflow" and not isinstance(condition, keras.KerasTensor):
         import tensorflow as tf
 
-        tf.debugging.Assert(condition, [message])
+        def short(value: Any) -> Any:
+            """Return a value with four digits: 0.3 in float32 would be printed as 0.299999982."""
+            return tf.round(tf.cast(value, "float64") * 1e4) / 1e4 if value.dtype.is_floating else value
+
+        between = message.replace("{:.4g}", "{}").split("{}")
+        parts = [part for pair in zip(between, map(short, values), strict=False) for part in pair]
+        tf.debugging.Assert(condition, [*parts, between[-1]])
     elif keras.backend.backend() == "jax" and not isinstance(condition, keras.KerasTensor):
         import jax
 
-        jax.debug.callback(check, condition)
+        jax.debug.callback(check, condition, *values)
 
 
 def gradient(function: Callable[..., Any], variables: Sequence[Any] = ()) -> Callable[..., Any]:

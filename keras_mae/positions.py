@@ -6,7 +6,7 @@ import numpy as np
 
 from keras_mae import _checks
 
-__all__ = ["resize_positions", "sincos_positions"]
+__all__ = ["grids_of", "resize_positions", "sincos_grid", "sincos_positions"]
 
 
 def sincos_positions(grid: tuple[int, int], embed_dim: int) -> np.ndarray:
@@ -39,6 +39,28 @@ def sincos_positions(grid: tuple[int, int], embed_dim: int) -> np.ndarray:
     row, column = np.divmod(np.arange(rows * columns), columns)
     table = np.concatenate([encode(column), encode(row)], axis=1)
     return np.concatenate([np.zeros((1, embed_dim)), table]).astype("float32")
+
+
+def grids_of(patches: int) -> list[tuple[int, int]]:
+    """Return all grids (rows, columns) of a number of patches, those nearest to a square first."""
+    rows = [row for row in range(1, patches + 1) if patches % row == 0]
+    return sorted(((row, patches // row) for row in rows), key=lambda grid: abs(grid[0] - grid[1]))
+
+
+def sincos_grid(table: np.ndarray) -> tuple[int, int] | None:
+    """Return the grid whose sine-cosine positions a table holds; `None` if they are learned or resized ones.
+
+    Pre-training keeps these positions fixed, so that most tables tell the rows and columns they are for.
+
+    Args:
+        table: (1 + rows * columns, embed_dim), the class token's row first; rounded to bfloat16 at worst.
+    """
+    if table.ndim != 2 or len(table) < 2 or not table.shape[1] or table.shape[1] % 4:
+        return None
+    for grid in grids_of(len(table) - 1):
+        if np.allclose(table[1:], sincos_positions(grid, table.shape[1])[1:], rtol=0, atol=1e-2):
+            return grid
+    return None
 
 
 def resize_positions(table: np.ndarray, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> np.ndarray:

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import typer
+from PIL import Image
 
 import keras_mae
 import keras_mae.cli
@@ -15,8 +16,6 @@ import keras_mae.cli
 
 @pytest.fixture
 def photo(tmp_path):
-    from PIL import Image
-
     path = tmp_path / "photo.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype="uint8")).save(path)
     return path
@@ -150,6 +149,26 @@ def test_prepare_pretrain_and_finetune_on_what_was_prepared(keras_mae_command, d
         "finetune", digits_model, tmp_path / "shards", "--epochs", 1, "--batch-size", 4
     )
     assert status == 0, out
+
+
+def test_deep_grays_are_read_by_the_white_level_that_was_typed(keras_mae_command, tmp_path):
+    for number in range(4):
+        (tmp_path / "scans" / "a").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((9, 9), 1000 * number, "uint16")).save(tmp_path / "scans" / "a" / f"{number}.png")
+    (tmp_path / "scans" / "notes.txt").write_text("12 bits")
+    status, out, _ = keras_mae_command("prepare", "scans", "--check")
+    assert status == 0
+    report = ["Passed over 1 file that is no image: 1 .txt", "scans: nothing is damaged, 4 nearly black"]
+    assert out.splitlines()[-2:] == report
+    options = ("--model", "mae_vit_micro_patch2_8", "--epochs", 1, "--batch-size", 4, "--white-level", 3000)
+    with pytest.warns(UserWarning, match="^Passed over 1 file that is no image: 1 .txt"):
+        assert keras_mae_command("pretrain", "scans", *options)[0] == 0
+    record = json.loads((tmp_path / "runs" / "scans-1" / "run.json").read_text())
+    assert (record["white_level"], record["pixel_range"]) == (3000, None)
+    status, _, err = keras_mae_command("pretrain", "scans", *options, "--pixel-range", 0, 4095)
+    assert (status, "`white_level` says which gray becomes 255" in err) == (2, True)
+    model = tmp_path / "runs" / "scans-1" / "model.keras"
+    assert keras_mae_command("reconstruct", model, "scans/a/1.png", "--white-level", 3000)[0] == 0
 
 
 def test_built_in_images_are_taken_whole_and_the_recipe_says_so(keras_mae_command, tmp_path):

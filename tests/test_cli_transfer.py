@@ -59,6 +59,26 @@ def test_probe_of_some_labels(keras_mae_command, encoder_file):
     assert out.splitlines()[-1] == saying(run, read(run / "metrics.json")["accuracy"], 360)
 
 
+@pytest.mark.parametrize("stopped", [True, False])
+def test_a_probe_that_an_earlier_version_began_keeps_its_crops(tmp_path, stopped):
+    """Which drew crops that did not fit again, and did not write that into its recipe."""
+    from keras_mae.cli.runs import begun_recipe
+    from keras_mae.training import checkpoints
+
+    recipe = keras_mae.recipes.LinearProbeRecipe().to_dict()
+    del recipe["clamp_crops"]
+    assert begun_recipe(tmp_path, True) is begun_recipe(tmp_path, False) is None
+    if stopped:
+        state = {"metadata": {"recipe": recipe}, "sha256": {}}
+        file = tmp_path / "checkpoints" / "step-000000001" / "state.json"
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps({**state, "checksum": checkpoints._checksum(state)}))
+    else:
+        (tmp_path / "run.json").write_text(json.dumps({"recipe": recipe}))
+    assert begun_recipe(tmp_path, True).clamp_crops is False
+    assert begun_recipe(tmp_path, False) is None
+
+
 def test_knn_and_the_next_free_run(keras_mae_command, digits_model):
     for number in (1, 2):
         status, out, _ = keras_mae_command("knn", digits_model, "--k", 5, "--pooling", "mean", "--temperature", 0.5)
@@ -166,7 +186,7 @@ def test_finetune_goes_on_where_it_was_stopped_and_is_scored_again(keras_mae_com
         (["probe", "MODEL", "photos/cats"], "Labeled images lie in a folder for each class"),
         (
             ["probe", "MODEL", "photos", "--test", "birds"],
-            "must hold the same classes. Received: ['cats', 'dogs']",
+            "among those known: cats, dogs. Received: owls, of which unknown: owls",
         ),
         (["knn", "MODEL", "--k", "0"], "`k` must be a positive integer"),
         (["knn", "MODEL", "photos", "--test", "others"], "`k` must not exceed the number of training images"),
@@ -191,3 +211,38 @@ def test_one_image_alone_is_refused(keras_mae_command, digits_model, class_folde
     """Nothing would be left to train on."""
     status, _, err = keras_mae_command("knn", digits_model, "birds", "--k", 1)
     assert (status, err.count("\n")) == (2, 1)
+
+
+# === Classes by name ===
+def test_evaluate_goes_by_names(keras_mae_command, class_folders, tmp_path):
+    encoder = keras_mae.ViTEncoder((8, 8, 1), 2, embed_dim=12, depth=1, num_heads=3, mlp_ratio=2)
+    classifier = keras_mae.ViTClassifier(encoder, 3, class_names=("owls", "dogs", "cats"))
+    classifier.head.layers[-1].bias.assign([0.0, 9.0, 0.0])  # to it everything is a dog
+    classifier.save("dogs.keras")
+    status, out, err = keras_mae_command("evaluate", "dogs.keras", "photos")
+    assert (status, err) == (0, "")
+    assert out.startswith("accuracy 36.36% on 11 images, of 2 of the 3 classes; ")
+    assert read(Path("runs/evaluate-photos-1/metrics.json"))["accuracy_by_class"] == {
+        "owls": None, "dogs": 1.0, "cats": 0.0,
+    }  # fmt: skip
+    status, out, _ = keras_mae_command("evaluate", "dogs.keras", "birds")
+    assert out.startswith("accuracy 0.00% on 1 images, of 1 of the 3 classes; ")
+    (tmp_path / "birds" / "owls").rename(tmp_path / "birds" / "ducks")
+    status, _, err = keras_mae_command("evaluate", "dogs.keras", "birds")
+    known = "Classes must be among those known: owls, dogs, cats. Received: ducks, of which unknown: ducks"
+    assert (status, err) == (2, f"Error: {known}\n")
+    assert "3: owls, dogs, cats" in keras_mae_command("info", "dogs.keras")[1]
+
+
+def test_a_classifier_without_names_goes_by_place_and_says_so(keras_mae_command, class_folders):
+    encoder = keras_mae.ViTEncoder((8, 8, 1), 2, embed_dim=12, depth=1, num_heads=3, mlp_ratio=2)
+    classifier = keras_mae.ViTClassifier(encoder, 2)
+    classifier.head.layers[-1].bias.assign([0.0, 9.0])
+    classifier.save("old.keras")
+    status, out, err = keras_mae_command("evaluate", "old.keras", "photos")
+    said, scored = out.splitlines()
+    assert (status, err) == (0, "")
+    assert said == ("The classifier has no class names: its classes 0 to 1 are taken to be cats, dogs, in this order")
+    assert scored.startswith("accuracy 36.36% on 11 images; ")
+    status, _, err = keras_mae_command("evaluate", "old.keras", "birds")
+    assert (status, "has 2 classes. Received: 1 classes: owls" in err) == (2, True)

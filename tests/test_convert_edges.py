@@ -65,14 +65,6 @@ def test_transformers_is_not_given_what_it_cannot_hold(encoder, decoder, message
 
 
 # === What a file says beside its tensors ===
-def test_positions_of_as_many_patches_in_other_rows_are_resized(timm_file):
-    encoder, path, _ = timm_file
-    model, report = convert.load(path, num_heads=4, image_shape=(10, 40, 3))
-    expected = encoder.copy(image_shape=(10, 40, 3)).position_embedding
-    np.testing.assert_allclose(numpy(model.position_embedding), numpy(expected), atol=1e-6)
-    assert "resized from (4, 4) to (2, 8)" in str(report)
-
-
 def test_a_classifier_of_timm_with_its_norm_before_the_mean_is_refused(tmp_path):
     classifier = keras_mae.ViTClassifier(small(), 3, pooling="token")
     path = convert.save(classifier, tmp_path / "timm" / "model.safetensors", "timm")
@@ -174,6 +166,7 @@ def test_what_was_said_is_not_passed_over(timm_file, tmp_path):
 def test_from_preset_takes_what_a_file_does_not_say(tmp_path, randomise):
     mae = randomise(keras_mae.MaskedAutoencoder(small(), keras_mae.MAEDecoder(8, 1, 2)))
     path = convert.save(mae, tmp_path / "mae.safetensors", "reference")
+    write_safetensors(path, read(path).tensors)  # as the authors do, without a word of ours
     told = {"num_heads": 4, "decoder_num_heads": 2}
     assert keras_mae.MaskedAutoencoder.from_preset(path, norm_pix_loss=True, **told).norm_pix_loss
     assert keras_mae.ViTEncoder.from_preset(path, num_heads=4).count_params() == mae.encoder.count_params()

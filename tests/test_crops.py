@@ -59,6 +59,25 @@ def torchvision_box(rng, width, height, area, aspect):
     return left, top, left + w, top + h
 
 
+def reference_box(rng, width, height, area, aspect):
+    """The box of the authors' linear probe: drawn once, and cut down to the image."""
+    pixels = width * height * rng.uniform(*area)
+    ratio = np.exp(rng.uniform(np.log(aspect[0]), np.log(aspect[1])))
+    w = min(max(round(np.sqrt(pixels * ratio)), 1), width)  # of a dot it would take nothing, and fail
+    h = min(max(round(np.sqrt(pixels / ratio)), 1), height)
+    left, top = rng.integers(0, width - w + 1), rng.integers(0, height - h + 1)
+    return left, top, left + w, top + h
+
+
+def torchvision_centre(width, height, size, fraction):
+    """torchvision's `Resize(int(size / fraction))` and `CenterCrop(size)`: (width, height) between, and the box."""
+    short = int(size / fraction)
+    long = int(short * max(width, height) / min(width, height))
+    whole = (short, long) if width <= height else (long, short)
+    left, top = (round((side - size) / 2.0) for side in whole)
+    return whole, (left, top, left + size, top + size)
+
+
 def apart(first, second):
     """The largest distance between two empirical distribution functions."""
     values = np.union1d(first, second)
@@ -66,13 +85,18 @@ def apart(first, second):
     return np.abs(shares[0] - shares[1]).max()
 
 
-@pytest.mark.parametrize("area", [(0.2, 1.0), (0.08, 0.7)])
+@pytest.mark.parametrize(
+    ("area", "clamp", "box"),
+    [((0.2, 1.0), False, torchvision_box), ((0.08, 0.7), False, torchvision_box), ((0.08, 1.0), True, reference_box)],
+    ids=["pretraining", "smaller", "clamped"],
+)
 @pytest.mark.parametrize("shape", list(SHAPES))
-def test_boxes_are_distributed_as_torchvisions(shape, area):
+def test_boxes_are_distributed_as_theirs(shape, area, clamp, box):
+    """torchvision's, and those of the authors' linear probe."""
     width, height = SHAPES[shape]
-    crop, rng, other = data.RandomResizedCrop(area), np.random.default_rng(11), np.random.default_rng(12)
+    crop, rng, other = data.RandomResizedCrop(area, clamp=clamp), np.random.default_rng(11), np.random.default_rng(12)
     ours = np.array([crop(width, height, (7, 7), rng)[:4] for _ in range(DRAWS)], "float64").T
-    theirs = np.array([torchvision_box(other, width, height, area, (3 / 4, 4 / 3)) for _ in range(DRAWS)]).T
+    theirs = np.array([box(other, width, height, area, (3 / 4, 4 / 3)) for _ in range(DRAWS)]).T
     distances = {
         name: apart(a, b) for name, a, b in zip(("left", "top", "right", "bottom"), ours, theirs, strict=True)
     }
@@ -80,6 +104,41 @@ def test_boxes_are_distributed_as_torchvisions(shape, area):
     distances["area"] = apart(sides[0] * sides[1], sizes[0] * sizes[1])
     distances["aspect ratio"] = apart(np.log(sides[0] / sides[1]), np.log(sizes[0] / sizes[1]))
     assert max(distances.values()) < KS_BOUND, distances
+
+
+@pytest.mark.parametrize(("clamp", "mean"), [(False, 0.43), (True, 0.52)])
+def test_clamped_boxes_are_larger(clamp, mean):
+    """The means that both procedures have, with the probe's areas, in a photograph of 500 by 375 pixels."""
+    crop, rng = data.RandomResizedCrop((0.08, 1.0), clamp=clamp), np.random.default_rng(11)
+    boxes = np.array([crop(500, 375, (7, 7), rng)[:4] for _ in range(DRAWS)])
+    sides = boxes[:, 2:] - boxes[:, :2]
+    assert sides.prod(axis=1).mean() / (500 * 375) == pytest.approx(mean, abs=0.01)
+
+
+@pytest.mark.parametrize("fraction", [224 / 256, 1.0, 0.9])
+@pytest.mark.parametrize("size", [96, 112, 128, 160, 192, 208, 224, 288, 384, 448])
+def test_centres_are_torchvisions(size, fraction):
+    """In pixels of the resized image: its size, and where the box lies in it."""
+    rng = np.random.default_rng(size)
+    for width, height in [*rng.integers(1, 1500, (200, 2)).tolist(), (500, 375), (375, 500), (333, 333), (1, 9)]:
+        whole, expected = torchvision_centre(width, height, size, fraction)
+        box = data.CenterCrop(fraction)(width, height, (size, size)).scaled(whole[0] / width, whole[1] / height)
+        np.testing.assert_allclose(box[:4], expected, atol=1e-6, err_msg=f"{width} x {height}")
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "size", "whole"),
+    [
+        (500, 375, (96, 160), (182, 136)),  # 182 = int(160 / .875) is the width, 109 = int(96 / .875) too low
+        (500, 375, (160, 96), (242, 182)),
+        (1000, 100, (96, 160), (1090, 109)),
+        (100, 1000, (96, 160), (182, 1820)),
+    ],
+)
+def test_an_oblong_centre_is_covered_by_the_smallest_image(width, height, size, whole):
+    left, top = (round((side - cut) / 2) for side, cut in zip(whole, size[::-1], strict=True))
+    box = data.CenterCrop(224 / 256)(width, height, size).scaled(whole[0] / width, whole[1] / height)
+    np.testing.assert_allclose(box[:4], (left, top, left + size[1], top + size[0]), atol=1e-6)
 
 
 @pytest.mark.parametrize(("flip", "share"), [(True, 0.5), (False, 0.0)])
@@ -96,7 +155,14 @@ def test_mirroring_does_not_depend_on_the_place():
     assert np.abs(correlations).max() < 4 / math.sqrt(DRAWS)
 
 
-@pytest.mark.parametrize("crop", [data.RandomResizedCrop((0.01, 1.0), (1 / 9, 9)), data.CenterCrop(7 / 8)])
+@pytest.mark.parametrize(
+    "crop",
+    [
+        data.RandomResizedCrop((0.01, 1.0), (1 / 9, 9)),
+        data.RandomResizedCrop((0.01, 1.0), (1 / 9, 9), clamp=True),
+        data.CenterCrop(7 / 8),
+    ],
+)
 def test_every_box_lies_inside_the_image(crop):
     rng = np.random.default_rng(19)
     for width, height in [*rng.integers(1, 60, (500, 2)), (1, 997), (997, 1), (1, 1)]:
@@ -187,15 +253,35 @@ def test_large_photographs_keep_twice_the_wanted_pixels(large, monkeypatch):
     assert min(width / 4000 * (3428 - 571) / 211, height / 3000 * (3000 - 600) / 223) >= 2
 
 
+@pytest.mark.parametrize("target", [96, 160, 224, 288])
 @pytest.mark.parametrize("size", [(640, 427), (427, 640), (401, 401), (301, 299), (150, 211)])
-def test_the_centre_is_that_of_resizing_the_short_side_and_cutting(size):
-    """As in torchvision's `Resize(256)` and `CenterCrop(224)`: the long side is rounded down, the offset to even."""
+def test_the_centre_is_that_of_resizing_the_short_side_and_cutting(size, target):
     image = photo("flower.jpg").resize(size)
-    long = int(256 * max(size) / min(size))
-    whole = (256, long) if size[0] <= size[1] else (long, 256)
-    left, top = (round((side - 224) / 2) for side in whole)
-    expected = image.resize(whole, Image.Resampling.BICUBIC).crop((left, top, left + 224, top + 224))
-    assert difference(data.read_image(encoded(image), (224, 224, 3), data.CenterCrop(224 / 256)), expected) < 0.5
+    whole, box = torchvision_centre(*size, target, 224 / 256)
+    expected = image.resize(whole, Image.Resampling.BICUBIC).crop(box)
+    got = data.read_image(encoded(image), (target, target, 3), data.CenterCrop(224 / 256))
+    assert difference(got, expected) < 0.5
+
+
+@pytest.mark.parametrize("kind", ["array", "folder", "records", "stream"])
+def test_every_source_evaluates_on_the_same_centre(kind, tmp_path):
+    """At 160 pixels, of which 224 / 256 is no whole number."""
+    image, crop, first = photo("flower.jpg").resize((341, 229)), data.CenterCrop(224 / 256), np.array([0])
+    image.save(tmp_path / "flower.png")
+    if kind == "array":
+        got = data.ArraySource(np.asarray(image)[None], image_size=160).batch(first, crop)[0]
+    elif kind == "folder":
+        got = data.FolderSource(tmp_path, 160).batch(first, crop)[0]
+    elif kind == "records":
+        pytest.importorskip("array_record")
+        data.prepare(tmp_path, tmp_path / "shards")
+        got = data.open_directory(tmp_path / "shards", 160).batch(first, crop)[0]
+    else:
+        stream = data.Stream("flowers", lambda shuffle, seed: None, image_size=160, channels=3, labeled=False)
+        got = stream.views((tmp_path / "flower.png").read_bytes(), 0, crop, lambda index: [None])
+    whole, box = torchvision_centre(*image.size, 160, 224 / 256)
+    assert whole == (271, 182)
+    assert difference(got[0], image.resize(whole, Image.Resampling.BICUBIC).crop(box)) < 0.5
 
 
 @pytest.mark.parametrize("source", [np.asarray, lambda image: encoded(image)], ids=["array", "file"])

@@ -265,7 +265,7 @@ def classes_folder(tmp_path):
 @pytest.mark.parametrize("loader", LOADERS)
 def test_a_folders_classes_are_numbered_by_name(classes_folder, loader):
     source = data.FolderSource(classes_folder, (9, 7), channels=1, labeled=True)
-    assert source.classes == ["ant", "cat", "owl"]
+    assert source.class_names == ("ant", "cat", "owl")
     dataset = data.from_directory(
         classes_folder, (9, 7), batch_size=3, channels=1, labeled=True, shuffle=True, loader=loader
     )
@@ -284,7 +284,7 @@ def test_a_class_without_images_keeps_its_number(classes_folder):
 
 def test_a_folder_is_not_labeled_unless_asked(classes_folder):
     source = data.FolderSource(classes_folder, 8)
-    assert (source.labels, source.classes) == (None, [])
+    assert (source.labels, source.class_names) == (None, None)
 
 
 def test_labeled_images_outside_a_class_are_refused_by_name(classes_folder):

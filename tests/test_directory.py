@@ -98,6 +98,18 @@ def test_another_run_is_refused(changes, message, finished):
         finished.is_finished(3, METADATA | changes)
 
 
+def test_a_run_from_before_a_field_was_added_is_the_run_of_what_it_trained_by(finished):
+    before = {name: value for name, value in METADATA["recipe"].items() if name != "clamp_crops"}
+    finished.write_json(RunFile.RUN, {**METADATA, "recipe": before})
+    assert finished.is_finished(3, METADATA | {"recipe": {**METADATA["recipe"], "clamp_crops": False}})
+    with pytest.raises(ValueError, match="Received: clamp_crops=True and not False$"):
+        finished.is_finished(3, METADATA)
+
+
+def test_the_same_numbers_from_another_source_are_the_same_run(finished):
+    assert finished.is_finished(3, METADATA | {"recipe": {**METADATA["recipe"], "source": "repository"}})
+
+
 def test_an_opened_directory_keeps_others_out(tmp_path):
     pytest.importorskip("fcntl")
     directory = RunDirectory(tmp_path / "deep" / "run")

@@ -1,6 +1,7 @@
 """Models for other runtimes, which load what was written and agree with Keras before `export` returns."""
 
 import importlib.util
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,12 +19,33 @@ from keras_mae.convert import exporting
 BACKEND = keras.backend.backend()
 # The reconstruction, which holds all there is, in every format; a classifier where most go, and where no test of the
 # command line exports one. Each case starts TensorFlow anew.
+NAMES = tuple(f"kind {letter}" for letter in "abcdefghijk")
 CASES = [*((format, "mae") for format in convert.EXPORT_FORMATS), ("onnx", "classifier"), ("torch", "classifier")]
 
 
 @pytest.fixture(scope="module")
 def models(mae, randomise):
-    return {"mae": mae, "encoder": mae.encoder, "classifier": randomise(keras_mae.ViTClassifier(mae.encoder, 11))}
+    return {
+        "mae": mae,
+        "encoder": mae.encoder,
+        "classifier": randomise(keras_mae.ViTClassifier(mae.encoder, 11, class_names=NAMES)),
+    }
+
+
+def names_in(path):
+    """The class names in an ONNX file or PyTorch's program."""
+    if path.suffix == ".onnx":
+        import onnxruntime
+
+        found = onnxruntime.InferenceSession(str(path)).get_modelmeta().custom_metadata_map.get("class_names")
+        return found and json.loads(found)
+    if path.suffix == ".pt2":
+        import torch
+
+        extra = {"class_names.json": ""}
+        torch.export.load(path, extra_files=extra)
+        return json.loads(extra["class_names.json"] or "null")
+    return None
 
 
 @pytest.mark.parametrize(("format", "name"), CASES)
@@ -37,6 +59,7 @@ def test_the_runtime_agrees_with_keras(forked_export, format, name, models, tmp_
         return
     difference = convert.export(models[name], path, format)
     assert difference <= 1e-5
+    assert names_in(path) == (list(NAMES) if name == "classifier" else None)
     # Once more by hand, for a batch of three that `export` never saw.
     generator = np.random.default_rng(5)
     inputs = {"images": generator.uniform(0, 255, (3, 15, 14, 3)).astype("float32")}

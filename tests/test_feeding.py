@@ -6,6 +6,7 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 import keras_mae
 from keras_mae import data, distribution, training
@@ -13,6 +14,7 @@ from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe
 
 SMALL = FineTuneRecipe.for_size("small_images")
 SHAPE = (9, 7, 1)
+IN_BYTES = {"pixel_range": None, "white_level": None}
 
 
 @pytest.fixture
@@ -34,14 +36,14 @@ def source_of(images=13, sized=True):
 def test_a_built_in_set_is_opened_for_pre_training():
     images = training.open_unlabeled("digits", SHAPE)
     assert images.train.image_shape == (8, 8, 1)  # its own
-    assert images.metadata == {"data": "digits", "images": 1437}
+    assert images.metadata == {"data": "digits", "images": 1437, **IN_BYTES}
     np.testing.assert_array_equal(images.examples, data.load_builtin("digits", "test")[0][:8])
 
 
 def test_a_folder_is_opened_for_pre_training(class_folders):
     images = training.open_unlabeled(class_folders, SHAPE)
     assert (len(images.train), images.train.image_shape, images.examples.shape) == (11, SHAPE, (8, *SHAPE))
-    assert images.metadata == {"data": "photos", "images": 11}
+    assert images.metadata == {"data": "photos", "images": 11, **IN_BYTES}
 
 
 def test_damaged_images_are_left_out_only_if_that_is_allowed(class_folders):
@@ -51,17 +53,45 @@ def test_damaged_images_are_left_out_only_if_that_is_allowed(class_folders):
     assert len(images.train) == 11
 
 
+@pytest.mark.parametrize(
+    ("levels", "recorded", "gray"),
+    [
+        ({"white_level": 4095}, {"pixel_range": None, "white_level": 4095}, 255),
+        ({"pixel_range": (0, 5000)}, {"pixel_range": [0.0, 5000.0], "white_level": None}, 4095),
+    ],
+)
+def test_deep_grays_are_read_in_their_levels_and_the_run_knows_them(levels, recorded, gray, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            Image.fromarray(np.full((9, 9), 4095, "uint16")).save(tmp_path / name / f"{number}.png")
+    unlabeled = training.open_unlabeled(tmp_path, SHAPE, **levels)
+    labeled = training.open_labeled(tmp_path, SHAPE, test=tmp_path, **levels)
+    assert recorded.items() <= unlabeled.metadata.items()
+    assert recorded.items() <= labeled.metadata.items()
+    sources = (unlabeled.train, labeled.train, labeled.test, training.open_test(tmp_path, SHAPE, **levels))
+    for images in (unlabeled.examples, *(source.batch(np.arange(2))[0] for source in sources)):
+        assert (images == gray).all()
+
+
+@pytest.mark.parametrize("levels", [{"white_level": 4095}, {"pixel_range": (0, 1)}])
+def test_built_in_sets_have_levels_of_their_own(levels):
+    for opens in (training.open_unlabeled, training.open_labeled, training.open_test):
+        with pytest.raises(ValueError, match="digits has images of 0-255. Received: pixel_range=.*, white_level="):
+            opens("digits", (8, 8, 1), **levels)
+
+
 def test_a_built_in_set_is_opened_with_its_own_test_images():
     images = training.open_labeled("digits", (8, 8, 1))
     assert (len(images.train), len(images.test), images.total, images.held_out) == (1437, 360, 1437, 0)
-    assert images.classes == tuple("0123456789")
-    assert images.metadata == {"data": "digits", "test": None, "num_labels": None, "images": 1437}
+    assert images.class_names == tuple("0123456789")
+    assert images.metadata == {"data": "digits", "test": None, "num_labels": None, "images": 1437, **IN_BYTES}
 
 
 def test_a_tenth_of_a_folder_is_held_out_and_no_image_is_in_both(class_folders):
     images = training.open_labeled(class_folders, SHAPE)
     assert (len(images.train), len(images.test), images.total, images.held_out) == (10, 1, 11, 1)
-    assert images.classes == ("cats", "dogs")
+    assert images.class_names == ("cats", "dogs")
     every = [image.tobytes() for part in (images.train, images.test) for image in part.batch(np.arange(len(part)))[0]]
     assert len(set(every)) == 11
     again = training.open_labeled(class_folders, SHAPE)
@@ -73,14 +103,14 @@ def test_a_tenth_of_a_folder_is_held_out_and_no_image_is_in_both(class_folders):
 def test_another_folder_is_evaluated_on_and_some_labels_are_taken(class_folders):
     images = training.open_labeled(class_folders, SHAPE, test=class_folders.with_name("others"), num_labels=5)
     assert (len(images.train), len(images.test), images.total, images.held_out) == (5, 4, 11, 0)
-    assert images.metadata == {"data": "photos", "test": "others", "num_labels": 5, "images": 5}
+    assert images.metadata == {"data": "photos", "test": "others", "num_labels": 5, "images": 5, **IN_BYTES}
 
 
 def test_images_to_score_on_are_the_test_images_or_all_of_a_folder(class_folders):
-    source, classes = training.open_test("digits", (8, 8, 1))
-    assert (len(source), classes) == (360, tuple("0123456789"))
-    source, classes = training.open_test(class_folders, SHAPE)
-    assert (len(source), classes) == (11, ("cats", "dogs"))
+    source = training.open_test("digits", (8, 8, 1))
+    assert (len(source), source.class_names) == (360, tuple("0123456789"))
+    source = training.open_test(class_folders, SHAPE)
+    assert (len(source), source.class_names) == (11, ("cats", "dogs"))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +128,7 @@ def test_images_to_score_on_are_the_test_images_or_all_of_a_folder(class_folders
         (lambda folder: training.open_labeled("digits", (8, 8, 1), test=folder), "digits has a test set of its own"),
         (
             lambda folder: training.open_labeled(folder, SHAPE, test=folder.with_name("birds")),
-            r"must hold the same classes. Received: \['cats', 'dogs'\] and \['owls'\]",
+            "must be among those known: cats, dogs. Received: owls, of which unknown: owls",
         ),
         (lambda folder: training.open_labeled(folder, SHAPE, num_labels=11), r"`num_labels` must be in \[1, 10\]"),
         (lambda folder: training.open_labeled(folder, SHAPE, seed=-1), "`seed` must be an integer"),
@@ -167,15 +197,18 @@ def test_images_in_sizes_of_their_own_are_cropped_as_the_recipe_says(monkeypatch
     fine_tune = replace(SMALL, crop_area=(0.3, 0.9), flip=True, batch_size=4)
     training.training_batches(source, fine_tune, 3)
     training.training_batches(source_of(), fine_tune, 3)
+    training.training_batches(source, LinearProbeRecipe(batch_size=4), 3)
     assert [(size, options["crop"]) for size, options in seen] == [
         (4, data.RandomResizedCrop((0.3, 0.9), flip=True)),
         (4, data.CenterCrop()),
         (4, data.RandomResizedCrop((0.3, 0.9), flip=True)),
         (4, None),
+        (4, data.RandomResizedCrop((0.08, 1.0), flip=True, clamp=True)),
     ]
-    assert [options["crops_per_image"] for _, options in seen] == [2, 1, 1, 1]
-    assert [options["augment"] is not None for _, options in seen] == [False, False, True, True]
-    assert ["flip" in options["augment"] for _, options in seen[2:]] == [False, True]  # mirrored once, by the crop
+    assert [options["crops_per_image"] for _, options in seen] == [2, 1, 1, 1, 1]
+    assert [options["augment"] is not None for _, options in seen] == [False, False, True, True, True]
+    # Mirrored once, by the crop.
+    assert ["flip" in options["augment"] for _, options in seen[2:]] == [False, True, False]
 
 
 @pytest.mark.parametrize(("recipe", "num_classes"), [(PretrainRecipe(), 3), (SMALL, None)])
@@ -192,7 +225,7 @@ def test_evaluation_batches_are_all_images_in_order_as_they_are():
 
 
 def test_evaluation_looks_at_what_the_recipe_says(class_folders):
-    source, _ = training.open_test(class_folders, SHAPE)
+    source = training.open_test(class_folders, SHAPE)
     whole, center = (images_of(training.evaluation_batches(source, recipe)) for recipe in (None, FineTuneRecipe()))
     expected = source.batch(np.arange(11), data.CenterCrop(224 / 256))[0]
     np.testing.assert_array_equal(center, expected)
@@ -254,16 +287,13 @@ def test_every_run_takes_two_lines(encoder, class_folders, tmp_path):
         "knn": training.run_knn(
             encoder,
             *map(training.evaluation_batches, (photos.train, photos.test)),
-            photos.classes,
             tmp_path / "knn",
             k=3,
         ),
     }
-    images, classes = training.open_test(class_folders.with_name("others"), encoder.image_shape)
+    images = training.open_test(class_folders.with_name("others"), encoder.image_shape)
     classifier = keras.saving.load_model(runs["finetune"] / "classifier.keras")
-    runs["evaluate"] = training.run_evaluation(
-        classifier, training.evaluation_batches(images), classes, tmp_path / "evaluate"
-    )
+    runs["evaluate"] = training.run_evaluation(classifier, training.evaluation_batches(images), tmp_path / "evaluate")
     scores = {name: json.loads((run / "metrics.json").read_text()) for name, run in runs.items()}
     assert {name: scored["images"] for name, scored in scores.items()} == {
         "finetune": 1, "probe": 1, "knn": 1, "evaluate": 4,

@@ -14,7 +14,8 @@ from sklearn.datasets import load_sample_image
 
 from keras_mae import data
 from keras_mae.data.crops import Box
-from keras_mae.data.sources import find_damaged_files
+from keras_mae.data.examination import examine
+from keras_mae.data.levels import Levels
 
 # Four fields of one colour each: an image that was mirrored, turned or mixed up shows it.
 COLOURS = np.array([[(200, 40, 30), (30, 180, 60)], [(40, 60, 210), (230, 220, 90)]], "uint8")
@@ -185,12 +186,6 @@ def test_crops_are_of_the_upright_image(form, orientation):
 
 
 # === Damage ===
-def test_pixels_that_are_floats_are_refused_by_name(tmp_path):
-    Image.fromarray(np.ones((7, 5), "float32")).save(tmp_path / "floats.tif")
-    with pytest.raises(ValueError, match=r"Cannot read the image file '.*floats\.tif'.*pixels are floats"):
-        data.read_image(tmp_path / "floats.tif", (3, 3, 1))
-
-
 MAGIC = (
     b"", b"\xff\xd8\xff\xe0\x00\x10JFIF\x00", b"\xff\xd8\xff\xdb", b"\x89PNG\r\n\x1a\n",
     b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", b"GIF87a", b"GIF89a", b"RIFF\x20\x00\x00\x00WEBPVP8 ",
@@ -352,5 +347,8 @@ def test_raise_names_a_truncated_file_when_it_is_decoded(tmp_path):
 def test_damaged_reports_after_each_file(tmp_path):
     folder_of(tmp_path, 13, truncated=[2], empty=[7])
     done, paths = [], sorted(tmp_path.iterdir())
-    assert [path.name for path, _ in find_damaged_files(paths, lambda: done.append(1))] == ["002.png", "007.png"]
+    assert [path.name for path, _ in examine(paths, Levels(), lambda: done.append(1)).damaged] == [
+        "002.png",
+        "007.png",
+    ]
     assert len(done) == 13

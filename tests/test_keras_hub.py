@@ -37,7 +37,8 @@ def encoder():
 
 @pytest.fixture(scope="module")
 def classifier(encoder, randomise):
-    return randomise(keras_mae.ViTClassifier(encoder, 11, pooling="token"))
+    names = [f"kind {letter}" for letter in "abcdefghijk"]
+    return randomise(keras_mae.ViTClassifier(encoder, 11, pooling="token", class_names=names))
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def test_a_classifier_goes_through_its_presets(classifier, normalised, tmp_path)
     np.testing.assert_allclose(numpy(run_quickly(theirs)(normalised)), logits, atol=1e-5, rtol=1e-5)
     np.testing.assert_allclose(numpy(theirs.preprocessor.image_converter(IMAGES)), normalised, atol=1e-5)
     back, report = convert.load(path)
-    assert report.kind == "classifier"
+    assert (report.kind, back.class_names) == ("classifier", classifier.class_names)
     assert np.array_equal(numpy(run_quickly(back)(IMAGES)), logits)
 
 

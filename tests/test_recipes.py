@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import keras_mae
-from keras_mae import recipes
+from keras_mae import data, recipes
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe
 
 FUNCTIONS = {
@@ -44,6 +44,7 @@ def test_pretraining_is_one_recipe_for_all_sizes(size, source):
         mask_ratio=0.75,
         gradient_accumulation_steps=1,
         masks_per_image=1,
+        norm_pix_loss=source == "repository",  # the paper's table 1d: pixels 84.9, normalized 85.4
         source=source,
     )
 
@@ -87,7 +88,7 @@ def test_the_rest_of_fine_tuning_is_shared(size, source):
         flip=True,
         shift=0.0,
         rand_augment=9.0,
-        random_erasing=0.25,
+        random_erasing={"repository": 0.25, "paper": 0.0}[source],  # table 9 has none
         mixup=0.8,
         cutmix=1.0,
         switch_probability=0.5,
@@ -119,8 +120,21 @@ def test_linear_probing(size, source, epochs):
         weight_decay=0.0,
         momentum=0.9,
         flip=True,
+        crop={"area": (0.08, 1.0), "flip": False, "clamp": True},
         source=source,
     )
+
+
+@pytest.mark.parametrize("recipe", [PretrainRecipe, FineTuneRecipe, LinearProbeRecipe])
+def test_the_defaults_are_one_published_recipe(recipe):
+    """The one that `source` names."""
+    assert recipe() in [recipe.for_size("base", source) for source in SOURCES if source == recipe().source]
+
+
+def test_only_the_probe_clamps_its_crops():
+    assert data.RandomResizedCrop(**LinearProbeRecipe().crop).clamp
+    for recipe in (PretrainRecipe(), FineTuneRecipe()):
+        assert not data.RandomResizedCrop(**recipe.crop).clamp
 
 
 # === The learning rate ===
@@ -353,6 +367,11 @@ def test_numbers_of_numpy_and_lists_are_written_as_json_has_them():
 
 def test_fields_that_a_file_lacks_keep_their_defaults():
     assert recipes.Recipe.from_dict({"kind": "fine_tune", "epochs": 13}) == FineTuneRecipe(epochs=13)
+
+
+def test_a_whole_recipe_from_before_clamped_crops_is_read_as_it_was_trained():
+    before = {name: value for name, value in LinearProbeRecipe(epochs=13).to_dict().items() if name != "clamp_crops"}
+    assert recipes.Recipe.from_dict(before) == LinearProbeRecipe(epochs=13, clamp_crops=False)
 
 
 @pytest.mark.parametrize(

@@ -257,6 +257,6 @@ def test_a_prepared_folder_opens_as_a_source(tmp_path, labeled):
     order = sorted(range(COUNT), key=lambda number: (number % 3, number))
     assert list(images[:, 3, 3, 0] // 10) == order
     if labeled:
-        assert (source.classes, list(labels)) == (["ant", "cat", "owl"], [number % 3 for number in order])
+        assert (source.class_names, list(labels)) == (("ant", "cat", "owl"), [number % 3 for number in order])
     else:
-        assert (source.classes, source.labeled, labels) == ([], False, None)
+        assert (source.class_names, source.labeled, labels) == (None, False, None)

@@ -29,7 +29,7 @@ def test_classes_are_known(data_dir):
     source = tfds.tfds_source(
         "numbered", "train", 8, channels=3, data_dir=data_dir, download=False, allow_damaged=0.0
     )
-    assert (source.classes, source.labeled, len(source)) == (list(CLASSES), True, COUNT)
+    assert (source.class_names, source.labeled, len(source)) == (CLASSES, True, COUNT)
 
 
 def test_what_is_not_there_is_refused(data_dir, tmp_path):
@@ -126,11 +126,11 @@ def info(features, supervised_keys=None):
 @pytest.mark.parametrize(
     ("features", "supervised_keys", "expected"),
     [
-        ({"a": "image", "b": "label"}, None, ("a", "b", list(CLASSES))),
-        ({"a": "image", "b": "image", "c": "label", "d": "label"}, ("b", "d"), ("b", "d", list(CLASSES))),
-        ({"a": "image", "c": "label", "d": "label"}, None, ("a", None, [])),  # nothing says which is meant
-        ({"a": "image", "b": "text"}, ("b", "a"), ("a", None, [])),
-        ({"a": "image", "b": "image"}, ("a", "b"), ("a", None, [])),  # one image made of another
+        ({"a": "image", "b": "label"}, None, ("a", "b", CLASSES)),
+        ({"a": "image", "b": "image", "c": "label", "d": "label"}, ("b", "d"), ("b", "d", CLASSES)),
+        ({"a": "image", "c": "label", "d": "label"}, None, ("a", None, None)),  # nothing says which is meant
+        ({"a": "image", "b": "text"}, ("b", "a"), ("a", None, None)),
+        ({"a": "image", "b": "image"}, ("a", "b"), ("a", None, None)),  # one image made of another
     ],
     ids=["one of each", "several, named", "several labels", "text", "image to image"],
 )
@@ -198,7 +198,7 @@ def test_a_stream_has_splits_classes_and_parts_too(theirs):
     source = tfds.tfds_source(
         "numbered", "train[5:12]", 8, channels=3, data_dir=theirs / "tfrecord", download=False, allow_damaged=0.0
     )
-    assert (source.classes, source.labeled, len(source)) == (list(CLASSES), True, 7)
+    assert (source.class_names, source.labeled, len(source)) == (CLASSES, True, 7)
     parts = [
         numbers(data.from_tfds("numbered", split, 8, 4, data_dir=theirs / "tfrecord"))
         for split in ("train[:50%]", "train[50%:]")

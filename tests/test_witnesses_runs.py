@@ -20,7 +20,7 @@ WITNESSES = Path(__file__).parent / "witnesses"
 # As the call that wrote them said, by the names of today.
 RECIPE = PretrainRecipe(
     epochs=2, warmup_epochs=1, batch_size=4, mask_ratio=0.5, norm_pix_loss=True, base_learning_rate=1e-2,
-    gradient_accumulation_steps=1, crop_area=None, flip=False,
+    gradient_accumulation_steps=1, crop_area=None, flip=False, source="paper",
 )  # fmt: skip
 written_on_this_backend = pytest.mark.skipif(keras.backend.backend() != "torch", reason="a run keeps its backend")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import warnings
 
 import typer
 
@@ -36,6 +37,7 @@ for command in (
 def main() -> None:
     """Run the command that was typed; a mistake of the user is answered with one line and status 2."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    warnings.formatwarning = lambda message, *_, **__: f"Warning: {message}\n"  # no line of our code
     try:
         status = typer.main.get_command(app)(standalone_mode=False)
     except KeyboardInterrupt:

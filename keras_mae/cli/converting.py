@@ -69,6 +69,21 @@ def convert(
     decoder_num_heads: Annotated[
         int | None, typer.Option(help="Attention heads of the decoder; for files that do not say.")
     ] = None,
+    image_shape: Annotated[
+        tuple[int, int, int] | None,
+        typer.Option(
+            metavar="HEIGHT WIDTH CHANNELS",
+            help="Shape of the images; for files that do not say how many rows their patches make, or to resize the "
+            "positions.",
+        ),
+    ] = None,
+    checkpoint_key: Annotated[
+        str | None,
+        typer.Option(
+            help="Which of several models in a checkpoint: a dictionary, such as model_ema, or a word before the "
+            "names, such as teacher.",
+        ),
+    ] = None,
 ) -> None:
     """Convert weights from one format to another.
 
@@ -78,7 +93,12 @@ def convert(
 
     format = _checked_format(format, out)
     model, report = convert.load(
-        source, norm_pix_loss=norm_pix_loss, num_heads=num_heads, decoder_num_heads=decoder_num_heads
+        source,
+        norm_pix_loss=norm_pix_loss,
+        num_heads=num_heads,
+        decoder_num_heads=decoder_num_heads,
+        image_shape=image_shape,
+        checkpoint_key=checkpoint_key,
     )
     _print(report, source)
     convert.save(model, out, format.value)
@@ -133,6 +153,8 @@ def _print(report: Report, source: str) -> None:
         table.add_column(title)
     for theirs, ours, shape, remark in report.rows:
         table.add_row(theirs, ours, "x".join(map(str, shape)), remark)
-    for name, why in report.left_out.items():
-        table.add_row(name, "", "", f"left out: {why}")
+    for names, why in report.left_out_by_reason:
+        table.add_row(names, "", "", f"left out: {why}")
     Console().print(table)
+    for note in report.notes:
+        typer.echo(note)

@@ -20,6 +20,7 @@ __all__ = [
     "LabeledData",
     "NumLabels",
     "Out",
+    "PixelRange",
     "Pretrained",
     "RecipeSize",
     "Resume",
@@ -27,6 +28,7 @@ __all__ = [
     "Seed",
     "Size",
     "TestFolder",
+    "WhiteLevel",
 ]
 
 
@@ -91,6 +93,21 @@ TestFolder = Annotated[
 ]
 NumLabels = Annotated[int | None, typer.Option(help="Number of labeled images to train on; all by default.")]
 Seed = Annotated[int, typer.Option(help="Random seed for weights, augmentation, and the choice and order of images.")]
+WhiteLevel = Annotated[
+    int | None,
+    typer.Option(
+        help="Number that is white in gray images of 9 to 16 bits, such as 4095; by default the largest there is.",
+        metavar="N",
+    ),
+]
+PixelRange = Annotated[
+    tuple[float, float],
+    typer.Option(
+        help="Smallest and largest number in a folder's images; with others than 0 255 they are read in units of "
+        "their own.",
+        metavar="LOW HIGH",
+    ),
+]
 AllowDamaged = Annotated[
     float, typer.Option(help="Largest share of damaged images to skip; with 0 the first one is an error.")
 ]

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from keras_mae.cli.options import AllowDamaged
+from keras_mae.cli.options import AllowDamaged, PixelRange, WhiteLevel
 
 __all__ = ["prepare"]
 
@@ -30,13 +30,15 @@ def prepare(
     quality: Annotated[int, typer.Option(help="JPEG quality, 1 to 100.")] = 95,
     labeled: Annotated[bool, typer.Option("--labeled", help="Take the folders in SOURCE as classes.")] = False,
     allow_damaged: AllowDamaged = 0.0,
+    white_level: WhiteLevel = None,
+    pixel_range: PixelRange = (0.0, 255.0),
 ) -> None:
     """Pack images for training, or check them.
 
     A few large files of smaller images are faster to read. A prepared folder takes the place of the original one.
 
-    --check decodes every image, or compares the checksum of every shard, lists what is wrong, and exits with status 1
-    if anything is.
+    --check decodes every image, or compares the checksum of every shard, lists what is damaged and what is nearly
+    black, says what is passed over, and exits with status 1 if anything is damaged.
     """
     from keras_mae import data
 
@@ -44,11 +46,19 @@ def prepare(
         raise ValueError("`out` is where shards are written, and with --check nothing is: give one of the two")
     if out is None:
         with _progress("checking") as show:
-            damaged = data.find_damaged(source, show)
-        for _, message in damaged:
+            found = data.check_directory(source, show, pixel_range=pixel_range, white_level=white_level)
+        for _, message in (*found.damaged, *found.dark):
             typer.echo(message)
-        typer.echo(f"{source}: {len(damaged)} damaged" if damaged else f"{source}: nothing is damaged")
-        raise typer.Exit(1 if damaged else 0)
+        if found.passed_over:
+            typer.echo(found.passed_over)
+        damage = f"{len(found.damaged)} damaged" if found.damaged else "nothing is damaged"
+        typer.echo(f"{source}: {damage}" + (f", {len(found.dark)} nearly black" if found.dark else ""))
+        raise typer.Exit(1 if found.damaged else 0)
+    if pixel_range != (0.0, 255.0):
+        raise ValueError(
+            "Shards hold pixels of 0-255: `pixel_range` goes with --check, and images in units of their own are read "
+            f"from their folder. Received: pixel_range={pixel_range}"
+        )
     with _progress("preparing") as show:
         manifest = data.prepare(
             source,
@@ -59,6 +69,7 @@ def prepare(
             quality=quality,
             labeled=labeled,
             allow_damaged=allow_damaged,
+            white_level=white_level,
             progress=show,
         )
     left_out = f", {len(manifest['skipped'])} damaged ones left out" if manifest["skipped"] else ""

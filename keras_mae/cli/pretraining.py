@@ -15,7 +15,9 @@ from keras_mae.cli.options import (
     Distribution,
     Engine,
     Out,
+    PixelRange,
     Resume,
+    WhiteLevel,
 )
 from keras_mae.cli.runs import run_directory, say, say_files, say_plan
 
@@ -83,6 +85,8 @@ def pretrain(
     ] = 0.2,
     crops_per_image: Annotated[int, typer.Option(help="Random crops to take from each decoded image.")] = 1,
     allow_damaged: AllowDamaged = 0.0,
+    pixel_range: PixelRange = (0.0, 255.0),
+    white_level: WhiteLevel = None,
     precision: Annotated[Precision, typer.Option(help="Keras dtype policy.")] = Precision.float32,
     seed: Annotated[int, typer.Option(help="Random seed for weights, masks and data order.")] = 0,
     out: Out = None,
@@ -98,8 +102,8 @@ def pretrain(
     """Pre-train a masked autoencoder.
 
     It leaves a run directory with the model, its encoder, losses and pictures. Without arguments: 1,437 digits, a
-    micro ViT, a minute or two on a laptop. The defaults are for small images and data sets; the published recipe for
-    ImageNet is:
+    micro ViT, a minute or two on a laptop. The defaults are for small images and data sets; the recipe
+    for ImageNet in the authors' repository is:
 
     \b
       --epochs 800 --warmup-epochs 40 --batch-size 4096
@@ -120,7 +124,13 @@ def pretrain(
     with keras_mae.distribution.scope(distribution.value) as devices:
         directory = run_directory(Path(data).name, out, resume, devices)
         preset = model or DEFAULT_MODELS.get(data, FOLDER_MODEL)
-        images = training.open_unlabeled(data, _image_shape(data, preset, image_size), allow_damaged=allow_damaged)
+        images = training.open_unlabeled(
+            data,
+            _image_shape(data, preset, image_size),
+            allow_damaged=allow_damaged,
+            pixel_range=pixel_range,
+            white_level=white_level,
+        )
         recipe = PretrainRecipe(
             epochs=epochs,
             warmup_epochs=epochs // 20 if warmup_epochs is None else warmup_epochs,
@@ -141,6 +151,7 @@ def pretrain(
         mae = keras_mae.MaskedAutoencoder.from_preset(
             preset,
             image_shape=images.train.image_shape,
+            pixel_range=pixel_range,
             masking=maskings[masking.value](mask_ratio),
             norm_pix_loss=norm_pix_loss,
             masks_per_image=masks_per_image,

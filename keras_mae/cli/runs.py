@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from keras_mae.distribution import Devices
     from keras_mae.recipes import Recipe
 
-__all__ = ["run_directory", "say", "say_files", "say_plan", "say_scores"]
+__all__ = ["begun_recipe", "run_directory", "say", "say_files", "say_plan", "say_scores"]
 
 
 def run_directory(name: str, out: Path | None, resume: bool, devices: Devices) -> Path:
@@ -23,6 +23,19 @@ def run_directory(name: str, out: Path | None, resume: bool, devices: Devices) -
     if out is None and devices.processes > 1:
         raise ValueError(f"Several processes need a run directory that they share: --out runs/{name}-1")
     return out or RunDirectory.next_free(name).path
+
+
+def begun_recipe(directory: Path, resume: bool) -> Recipe | None:
+    """Return the recipe by which a run to be resumed began, or `None` if it has not."""
+    from keras_mae import recipes, training
+
+    if not resume:
+        return None
+    run = training.RunDirectory(directory)
+    newest = training.Checkpoints(run.file(training.RunFile.CHECKPOINTS), 1).newest()
+    if newest is not None:
+        return recipes.Recipe.from_dict(newest[1]["metadata"]["recipe"])
+    return run.recipe if training.RunFile.RUN in run.files else None
 
 
 # === What is said of a run ===
@@ -49,5 +62,9 @@ def say_scores(directory: Path, of: str) -> None:
     from keras_mae.training import RunDirectory
 
     run = RunDirectory(directory)
-    scores = run.metrics
-    typer.echo(f"accuracy {scores['accuracy']:.2%} on {scores['images']:,} {of}; {directory}: {', '.join(run.files)}")
+    scores, by_class = run.metrics, run.metrics["accuracy_by_class"]
+    scored = sum(accuracy is not None for accuracy in by_class.values())
+    share = f", of {scored} of the {len(by_class)} classes" if scored < len(by_class) else ""
+    typer.echo(
+        f"accuracy {scores['accuracy']:.2%} on {scores['images']:,} {of}{share}; {directory}: {', '.join(run.files)}"
+    )

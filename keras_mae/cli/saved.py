@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_mae.cli.options import SavedModel
+from keras_mae import _class_names
+from keras_mae.cli.options import SavedModel, WhiteLevel
 
 __all__ = ["info", "reconstruct"]
 
@@ -32,6 +33,7 @@ def reconstruct(
         Statistics,
         typer.Option(help="Patch statistics that undo a normalized target; true ones give part of the answer away."),
     ] = Statistics.visible,
+    white_level: WhiteLevel = None,
 ) -> None:
     """Draw how MODEL fills in masked images."""
     import numpy as np
@@ -46,7 +48,8 @@ def reconstruct(
             f"Received: a {type(mae).__name__} in {str(model)!r}"
         )
     keras_mae.visualize.check_savable(out)
-    batch = np.stack([keras_mae.data.read_image(path, mae.encoder.image_shape) for path in images])
+    levels = {"pixel_range": mae.encoder.pixel_range, "white_level": white_level}
+    batch = np.stack([keras_mae.data.read_image(path, mae.encoder.image_shape, **levels) for path in images])
     result = mae.reconstruct(batch, seed=seed, statistics=statistics.value)
     figure = keras_mae.visualize.reconstructions(result, max_images=len(batch))
     with _files.whole(out) as unfinished:
@@ -88,16 +91,22 @@ def _facts(loaded: Any) -> dict[str, Any]:
         }
     if isinstance(loaded, keras_mae.ViTClassifier):
         rows |= {
-            "classes": loaded.num_classes,
+            "classes": _classes(loaded),
             "pooling": loaded.pooling,
             "trained blocks": "all" if loaded.trainable_blocks is None else loaded.trainable_blocks,
         }
     rows |= {
+        "pixel range": keras_mae.pixels.range_name(encoder.pixel_range),
         "pixel mean, std": f"{json.dumps(encoder.pixel_mean)}, {json.dumps(encoder.pixel_std)}",
         "training steps": int(keras_mae.ops.concrete(encoder.step.value)),
         "dtype": encoder.dtype_policy.name,
     }
     return rows
+
+
+def _classes(classifier: Any) -> str:
+    names = classifier.class_names
+    return str(classifier.num_classes) + (f": {_class_names.listed(names)}" if names else ", without names")
 
 
 def _size(part: Any) -> str:

@@ -25,8 +25,9 @@ from keras_mae.cli.options import (
     Seed,
     Size,
     TestFolder,
+    WhiteLevel,
 )
-from keras_mae.cli.runs import run_directory, say, say_plan, say_scores
+from keras_mae.cli.runs import begun_recipe, run_directory, say, say_plan, say_scores
 
 if TYPE_CHECKING:
     from keras_mae.distribution import Devices
@@ -49,6 +50,7 @@ def finetune(
     data: LabeledData = "digits",
     test: TestFolder = None,
     num_labels: NumLabels = None,
+    white_level: WhiteLevel = None,
     trainable_blocks: Annotated[
         float | None, typer.Option(help="Number of last blocks to train: 0, 0.5, 1, ...; all by default.")
     ] = None,
@@ -92,7 +94,16 @@ def finetune(
         directory = run_directory(f"finetune-{Path(data).name}", out, resume, devices)
         encoder = _encoder(model)
         shape = encoder.image_shape if image_size is None else (image_size, image_size, encoder.image_shape[2])
-        images = _open(data, shape, test, num_labels, seed, devices)
+        images = _open(
+            data,
+            encoder,
+            devices,
+            image_shape=shape,
+            test=test,
+            num_labels=num_labels,
+            seed=seed,
+            white_level=white_level,
+        )
         feed = images.feed(
             keras_mae.recipes.FineTuneRecipe.for_size(size.value),
             epochs=epochs,
@@ -122,6 +133,7 @@ def probe(
     data: LabeledData = "digits",
     test: TestFolder = None,
     num_labels: NumLabels = None,
+    white_level: WhiteLevel = None,
     size: Size = RecipeSize.small_images,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
@@ -143,13 +155,15 @@ def probe(
 
     with keras_mae.distribution.scope(distribution.value) as devices:
         directory = run_directory(f"probe-{Path(data).name}", out, resume, devices)
+        begun = begun_recipe(directory, resume)
         encoder = _encoder(model)
-        images = _open(data, encoder.image_shape, test, num_labels, seed, devices)
+        images = _open(data, encoder, devices, test=test, num_labels=num_labels, seed=seed, white_level=white_level)
         feed = images.feed(
             keras_mae.recipes.LinearProbeRecipe.for_size(size.value),
             epochs=epochs,
             batch_size=batch_size,
             base_learning_rate=base_learning_rate,
+            clamp_crops=getattr(begun, "clamp_crops", None),  # earlier versions drew crops otherwise
             seed=seed,
         )
         say(devices, feed["recipe"])
@@ -169,6 +183,7 @@ def knn(
     data: LabeledData = "digits",
     test: TestFolder = None,
     num_labels: NumLabels = None,
+    white_level: WhiteLevel = None,
     k: Annotated[int, typer.Option(help="Number of neighbors that vote.")] = 20,
     temperature: Annotated[
         float, typer.Option(help="Temperature of the votes; the lower, the more the nearest neighbors count.")
@@ -187,13 +202,12 @@ def knn(
 
     devices = distribution.current()
     encoder = _encoder(model)
-    images = _open(data, encoder.image_shape, test, num_labels, seed, devices)
+    images = _open(data, encoder, devices, test=test, num_labels=num_labels, seed=seed, white_level=white_level)
     directory = run_directory(f"knn-{Path(data).name}", out, False, devices)
     training.run_knn(
         encoder,
         training.evaluation_batches(images.train),
         training.evaluation_batches(images.test),
-        images.classes,
         directory,
         k=k,
         temperature=temperature,
@@ -215,24 +229,31 @@ def evaluate(
         RecipeSize,
         typer.Option(help="Recipe the classifier was trained by: it says how much of each image to look at."),
     ] = RecipeSize.small_images,
+    white_level: WhiteLevel = None,
     out: Out = None,
 ) -> None:
     """Score a trained CLASSIFIER on labeled images.
 
-    It leaves a run directory with the scores.
+    Classes go by their names, not by their order: a folder may lack some of the classifier's, but hold no others. It
+    leaves a run directory with the scores.
     """
     import keras_mae
-    from keras_mae import convert, training
+    from keras_mae import _class_names, convert, training
 
     loaded = convert.load_model(classifier)
     if not isinstance(loaded, keras_mae.ViTClassifier):
         raise ValueError(
             f"`classifier` must be a ViTClassifier. Received: a {type(loaded).__name__} in {str(classifier)!r}"
         )
-    images, classes = training.open_test(data, loaded.encoder.image_shape)
+    images = training.open_test(
+        data, loaded.encoder.image_shape, pixel_range=_pixel_range(loaded.encoder), white_level=white_level
+    )
+    if loaded.class_names is None:
+        typer.echo(_class_names.by_place(images.class_names or (), loaded.num_classes))
+        loaded.class_names = images.class_names
     recipe = keras_mae.recipes.FineTuneRecipe.for_size(size.value)
     directory = run_directory(f"evaluate-{Path(data).name}", out, False, keras_mae.distribution.current())
-    training.run_evaluation(loaded, training.evaluation_batches(images, recipe), classes, directory)
+    training.run_evaluation(loaded, training.evaluation_batches(images, recipe), directory)
     say_scores(directory, "images")
 
 
@@ -244,18 +265,20 @@ def _encoder(path: Path) -> Any:
     return getattr(loaded, "encoder", loaded)
 
 
+def _pixel_range(encoder: Any) -> tuple[float, float]:
+    """Return the range that an encoder's images are in; one may have been saved before it had any."""
+    low, high = getattr(encoder, "pixel_range", (0.0, 255.0))
+    return low, high
+
+
 def _open(
-    data: str,
-    image_shape: tuple[int, int, int],
-    test: Path | None,
-    num_labels: int | None,
-    seed: int,
-    devices: Devices,
+    data: str, encoder: Any, devices: Devices, image_shape: tuple[int, int, int] | None = None, **options: Any
 ) -> LabeledImages:
     """Open labeled images, and print how many of them were held out if nobody said which."""
     from keras_mae import training
 
-    images = training.open_labeled(data, image_shape, test=test, num_labels=num_labels, seed=seed)
+    shape = encoder.image_shape if image_shape is None else image_shape
+    images = training.open_labeled(data, shape, pixel_range=_pixel_range(encoder), **options)
     if images.held_out:
         say(devices, f"{images.held_out} of {images.total} images are kept to evaluate on")
     return images

@@ -14,10 +14,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import keras
 import numpy as np
@@ -52,9 +54,13 @@ def export(model: Any, path: str | Path, format: str) -> float:
 
     A model of another precision is exported in float32, the type of its weights.
 
-    The input is `images`, float32 (batch, height, width, channels), 0–255, of any batch size. An encoder gives
-    tokens, a classifier logits. A masked autoencoder has a second input, `noise`, float32 (batch, patches): the
-    patches of largest noise are removed; it gives `mask` and `reconstruction`, as in Python.
+    The input is `images`, float32 (batch, height, width, channels) in the encoder's `pixel_range`, of any batch size.
+    An encoder gives tokens, a classifier logits. A masked autoencoder has a second input, `noise`, float32
+    (batch, patches): the patches of largest noise are removed; it gives `mask` and `reconstruction`, as in Python.
+
+    A classifier's class names go with it, as a JSON list: `class_names` among ONNX's `metadata_props` and in
+    OpenVINO's `rt_info`, `class_names.json` in SavedModel's `assets.extra/` and among the extra files of a PyTorch
+    program. LiteRT has them in the associated file `labels.txt`, one a line.
 
     Args:
         model: A `ViTEncoder`, `ViTClassifier` or `MaskedAutoencoder`.
@@ -130,7 +136,8 @@ def in_float32(model: Any) -> Any:
 def _example(model: Any, batch: int) -> Inputs:
     generator = np.random.default_rng(batch)
     encoder = getattr(model, "encoder", model)
-    inputs = {"images": generator.uniform(0, 255, (batch, *encoder.image_shape)).astype("float32")}
+    low, high = encoder.pixel_range
+    inputs = {"images": generator.uniform(low, high, (batch, *encoder.image_shape)).astype("float32")}
     if isinstance(model, MaskedAutoencoder):
         inputs["noise"] = generator.random((batch, encoder.num_patches), "float32")
     return inputs
@@ -169,6 +176,8 @@ def main(work: Path, written: Path, format: str) -> None:
         if format == "openvino" and sys.version_info >= (3, 13):
             _tell_openvino_tensorflows_version()
         model.export(str(written), format=named, input_signature=specs, verbose=False)
+        if (names := getattr(model, "class_names", None)) is not None:
+            _WRITE_NAMES[format](written, names)
     difference = max(_difference(work / f"{batch}.npz", written, format) for batch in BATCHES)
     (work / "difference.json").write_text(json.dumps(difference))
 
@@ -211,7 +220,9 @@ def _write_torch(model: Any, signature: Any, written: Path) -> None:
     batch = torch.export.Dim("batch")
     dynamic = {name: {0: batch} for name in inputs}
     program = torch.export.export(Program(), (inputs,), dynamic_shapes=(dynamic,), strict=False)
-    torch.export.save(program, written)
+    names = getattr(model, "class_names", None)
+    beside = {} if names is None else {f"{_NAMES}.json": json.dumps(names)}
+    torch.export.save(program, written, extra_files=beside)
 
 
 def _tell_openvino_tensorflows_version() -> None:
@@ -220,6 +231,45 @@ def _tell_openvino_tensorflows_version() -> None:
     from openvino.frontend.tensorflow import utils
 
     utils.get_environment_setup = lambda framework: {"tensorflow": tf.__version__}
+
+
+# === Names of a classifier's classes ===
+_NAMES = "class_names"
+
+
+def _names_in_saved_model(written: Path, names: Sequence[str]) -> None:
+    (written / "assets.extra").mkdir(exist_ok=True)
+    (written / "assets.extra" / f"{_NAMES}.json").write_text(json.dumps(names))
+
+
+def _names_in_onnx(written: Path, names: Sequence[str]) -> None:
+    import onnx
+
+    model = onnx.load(written)
+    model.metadata_props.add(key=_NAMES, value=json.dumps(names))
+    onnx.save(model, written)
+
+
+def _names_in_litert(written: Path, names: Sequence[str]) -> None:
+    with zipfile.ZipFile(written, "a") as files:  # behind the model, as all of LiteRT's associated files are
+        files.writestr("labels.txt", "".join(f"{' '.join(name.splitlines())}\n" for name in names))
+
+
+def _names_in_openvino(written: Path, names: Sequence[str]) -> None:
+    tree = ElementTree.parse(written)
+    information = tree.getroot().find("rt_info")
+    if information is None:
+        information = ElementTree.SubElement(tree.getroot(), "rt_info")
+    ElementTree.SubElement(information, _NAMES, value=json.dumps(names))
+    tree.write(written, encoding="utf-8", xml_declaration=True)
+
+
+_WRITE_NAMES: dict[str, Callable[[Path, Sequence[str]], None]] = {
+    "saved_model": _names_in_saved_model,
+    "onnx": _names_in_onnx,
+    "litert": _names_in_litert,
+    "openvino": _names_in_openvino,
+}
 
 
 # === The runtimes ===

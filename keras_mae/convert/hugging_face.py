@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from keras_mae import _class_names
 from keras_mae.convert.layout import Hints, Layout, Sizes, Stated
+from keras_mae.convert.metadata import KEY, metadata_of
 from keras_mae.convert.state_dict import Files, StateDict, write_safetensors
+from keras_mae.convert.unwrap import IN_TRANSFORMERS
 from keras_mae.convert.weight_map import (
     FIRST_ROW,
     FUSED,
@@ -21,6 +24,7 @@ from keras_mae.convert.weight_map import (
     patch_kernel,
     save_weights,
 )
+from keras_mae.pixels import BYTES
 
 __all__ = ["HuggingFace"]
 
@@ -42,6 +46,7 @@ _NEW = {
     "fc1": "mlp.fc1",
     "fc2": "mlp.fc2",
 }
+_GENERIC = "LABEL_{}"  # what `transformers` calls classes without names
 
 
 class HuggingFace(Layout):
@@ -50,7 +55,7 @@ class HuggingFace(Layout):
     name = "transformers"
 
     def matches(self, files: Files) -> bool:
-        return any(name.endswith("embeddings.patch_embeddings.projection.weight") for name in files.names)
+        return not files.names.isdisjoint({IN_TRANSFORMERS, f"vit.{IN_TRANSFORMERS}"})
 
     def kind(self, state: StateDict) -> Kind:
         if "classifier.weight" in state.tensors:
@@ -75,7 +80,8 @@ class HuggingFace(Layout):
             "layer_norm_eps": eps,
         }
         if pixels := state.config.get("preprocessor_config.json", {}):
-            encoder |= _statistics(pixels)
+            said = state.config.get(KEY, {})
+            encoder |= _statistics(pixels) | {name: said[name] for name in said if name == "pixel_range"}
         if self.kind(state) == "autoencoder":
             decoder = {
                 "embed_dim": config["decoder_hidden_size"],
@@ -88,7 +94,9 @@ class HuggingFace(Layout):
         return Sizes(encoder, config["num_channels"], image_size=_pair(config["image_size"]), decoder=decoder or None)
 
     def head(self, state: StateDict) -> dict[str, Any]:
-        return {"num_classes": len(state.tensors["classifier.weight"]), "pooling": "token"}
+        classes = len(state.tensors["classifier.weight"])
+        names = _class_names.usable(_labels(state, classes), classes)
+        return {"num_classes": classes, "pooling": "token", "class_names": names}
 
     def rules(self, model: Any, state: StateDict | None = None) -> list[Rule]:
         encoder = getattr(model, "encoder", model)
@@ -129,7 +137,12 @@ class HuggingFace(Layout):
 
     def left_out(self, state: StateDict) -> dict[str, str]:
         poolers = [f"{prefix}pooler.dense.{part}" for prefix in ("", "vit.") for part in ("weight", "bias")]
-        return {name: "a pooler that no masked autoencoder trains" for name in poolers if name in state.tensors}
+        left = {name: "a pooler that no masked autoencoder trains" for name in poolers if name in state.tensors}
+        if self.kind(state) == "classifier":
+            labels = _labels(state, len(state.tensors["classifier.weight"]))
+            if labels is not None and _class_names.usable(labels) is None:
+                left["id2label"] = "class names that do not tell all classes apart"
+        return left
 
     def refuse(self, model: Any) -> None:
         encoder = getattr(model, "encoder", model)
@@ -156,7 +169,7 @@ class HuggingFace(Layout):
 
     def write(self, model: Any, path: Path) -> None:
         path.mkdir()
-        write_safetensors(path / "model.safetensors", save_weights(model, self.rules(model)))
+        write_safetensors(path / "model.safetensors", save_weights(model, self.rules(model)), metadata_of(model))
         for name, content in (
             ("config.json", config_of(model)),
             ("preprocessor_config.json", preprocessor_of(model)),
@@ -171,13 +184,26 @@ def _config(state: StateDict) -> dict[str, Any]:
     return config
 
 
+def _labels(state: StateDict, classes: int) -> list[Any] | None:
+    """Return the classes' names, or `None` if they have only those that `transformers` makes up."""
+    by_number = _config(state).get("id2label") or {}
+    labels = [by_number.get(str(number)) for number in range(classes)]
+    return None if all(label in (None, _GENERIC.format(number)) for number, label in enumerate(labels)) else labels
+
+
 def _statistics(pixels: dict[str, Any]) -> dict[str, Any]:
-    """Return `pixel_mean` and `pixel_std` of an image processor, which multiplies pixels and then normalizes."""
+    """Return what an image processor says of pixels, which it multiplies and then normalizes.
+
+    A factor of 1/255 is for bytes, and so is one up to 1/127.5, which takes them to -1…1; 1 is for pixels of 0–1, and
+    a smaller one for those of a longer range.
+    """
     factor = pixels.get("rescale_factor", 1 / 255) if pixels.get("do_rescale", True) else 1.0
     mean, std = 0.0, 1.0
     if pixels.get("do_normalize", True):
         mean, std = pixels.get("image_mean", 0.5), pixels.get("image_std", 0.5)
+    factors_of_bytes = 1 / 255 - 1e-6 <= factor <= 1 / 127 or not 0 < factor <= 1
     return {
+        "pixel_range": BYTES if factors_of_bytes else (0.0, round(1 / factor, 6)),
         "pixel_mean": np.round(np.asarray(mean, "float64") / factor, 9),
         "pixel_std": np.round(np.asarray(std, "float64") / factor, 9),
     }
@@ -203,7 +229,7 @@ def config_of(model: Any) -> dict[str, Any]:
         "layer_norm_eps": encoder.layer_norm_eps,
     }
     if classifier:
-        names = {index: f"LABEL_{index}" for index in range(model.num_classes)}
+        names = dict(enumerate(model.class_names or map(_GENERIC.format, range(model.num_classes))))
         config |= {"id2label": names, "label2id": {name: index for index, name in names.items()}}
     if autoencoder:
         decoder = model.decoder
@@ -222,16 +248,17 @@ def preprocessor_of(model: Any) -> dict[str, Any]:
     """Return the `preprocessor_config.json` of a model: how images become its input there."""
     encoder = getattr(model, "encoder", model)
     height, width = encoder.image_shape[:2]
+    length = encoder.pixel_range[1] - encoder.pixel_range[0]
     return {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
         "size": {"height": height, "width": width},
         "resample": 3,  # bicubic
         "do_rescale": True,
-        "rescale_factor": 1 / 255,
+        "rescale_factor": 1 / length,
         "do_normalize": True,
-        "image_mean": [value / 255 for value in encoder.pixel_mean],
-        "image_std": [value / 255 for value in encoder.pixel_std],
+        "image_mean": [value / length for value in encoder.pixel_mean],
+        "image_std": [value / length for value in encoder.pixel_std],
     }
 
 

@@ -11,12 +11,15 @@ from keras import ops
 from keras_mae import _files
 from keras_mae._optional import require
 from keras_mae.classifier import ViTClassifier
+from keras_mae.convert import metadata
 from keras_mae.convert.layout import Converted, Hints, Layout, Sizes
 from keras_mae.convert.state_dict import Files, StateDict
 from keras_mae.convert.weight_map import Kind, Rule, Transform, save_weights
 from keras_mae.encoder import ViTEncoder
 
 __all__ = ["KerasHub", "from_keras_hub", "image_converter_of", "to_keras_hub"]
+
+_METADATA = f"{metadata.KEY}.json"
 
 
 class KerasHub(Layout):
@@ -32,18 +35,21 @@ class KerasHub(Layout):
     def read(self, files: Files) -> StateDict:
         """Return the weights of the model in a preset, and its sizes."""
         hub, path = _package(), files.path
+        if files.checkpoint_key is not None:
+            raise ValueError(f"A KerasHub preset holds one model. Received: checkpoint_key={files.checkpoint_key!r}")
+        said = _files.read_json(path / _METADATA) if (path / _METADATA).is_file() else None
         if _files.read_json(path / "config.json").get("class_name") != "ViTBackbone":
             raise ValueError(f"The KerasHub preset {str(path)!r} is no ViTBackbone")
         try:
             if (path / "task.json").is_file():
-                return _state_of(hub.models.ViTImageClassifier.from_preset(str(path)))
+                return _state_of(hub.models.ViTImageClassifier.from_preset(str(path)), said=said)
             converter = None
             model = hub.models.ViTBackbone.from_preset(str(path))
             if (path / "image_converter.json").is_file():
                 converter = hub.layers.ViTImageConverter.from_preset(str(path))
         except OSError as error:
             raise ValueError(f"The KerasHub preset {str(path)!r} is damaged: {error}") from error
-        return _state_of(model, converter)
+        return _state_of(model, converter, said)
 
     def kind(self, state: StateDict) -> Kind:
         return "classifier" if "num_classes" in state.config else "encoder"
@@ -95,6 +101,7 @@ class KerasHub(Layout):
         """Write a preset of an encoder or a classifier, with its image converter."""
         theirs = to_keras_hub(model)
         theirs.save_to_preset(str(path))
+        (path / _METADATA).write_text(metadata.encoded(metadata.metadata_of(model)) + "\n", encoding="utf-8")
         if isinstance(model, ViTEncoder):  # a classifier's preprocessor has it
             image_converter_of(model).save_to_preset(str(path))
 
@@ -122,12 +129,13 @@ def from_keras_hub(model: Any, **encoder: Any) -> Converted:
     return KerasHub().load_state(_state_of(model), hints)
 
 
-def _state_of(model: Any, converter: Any = None) -> StateDict:
+def _state_of(model: Any, converter: Any = None, said: dict[str, Any] | None = None) -> StateDict:
     """Return the weights of a KerasHub model, and, beside them, what `KerasHub.sizes` and `.head` tell.
 
     Args:
         model: The model.
         converter: A backbone's `ViTImageConverter`, if there is one.
+        said: What this package said of the model, if it wrote it.
     """
     models = _package().models
     classifier = isinstance(model, models.ViTImageClassifier)
@@ -149,6 +157,8 @@ def _state_of(model: Any, converter: Any = None) -> StateDict:
     config = {"encoder": encoder | _statistics_of(converter), "image_shape": backbone.image_shape}
     if classifier:
         config["num_classes"] = model.num_classes
+    if said is not None:
+        config[metadata.KEY] = said
     weights = _weights(model)
     tensors = {name: ops.convert_to_numpy(weight).astype("float32") for name, weight in weights.items()}
     stored = {name: str(weight.dtype) for name, weight in weights.items()}
@@ -229,7 +239,7 @@ def to_keras_hub(model: Any) -> Any:
 
 
 def image_converter_of(encoder: ViTEncoder) -> Any:
-    """Return KerasHub's layer that resizes and normalizes images (0–255) as `encoder` does."""
+    """Return KerasHub's layer that resizes and normalizes images as `encoder` does."""
     mean, std = np.asarray(encoder.pixel_mean), np.asarray(encoder.pixel_std)
     return _package().layers.ViTImageConverter(
         image_size=encoder.image_shape[:2], scale=(1 / std).tolist(), offset=(-mean / std).tolist()

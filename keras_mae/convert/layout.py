@@ -6,13 +6,15 @@ A further library is one file with one subclass of `Layout`, one entry in `load_
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
+from keras_mae import _class_names
 from keras_mae.classifier import ViTClassifier
+from keras_mae.convert import metadata
+from keras_mae.convert.grids import size_said, size_without_a_word
 from keras_mae.convert.state_dict import Files, StateDict
 from keras_mae.convert.weight_map import Kind, Report, Rule, load_weights
 from keras_mae.decoder import MAEDecoder
@@ -47,14 +49,17 @@ class Hints:
     image_shape: tuple[int, int, int] | None = None
     encoder_only: bool = False
     encoder: dict[str, Any] = field(default_factory=dict)
+    checkpoint_key: str | None = None
+    image_hint: tuple[int, int, int] | None = None
+    """Shape to which the caller will resize: it decides on the rows of a file that does not say them, and no more."""
 
-    def check_heads(self, state: StateDict, encoder: int, decoder: int | None = None) -> None:
+    def check_heads(self, state: StateDict, encoder: int | None, decoder: int | None = None) -> None:
         """Raise a `ValueError` if numbers of attention heads were given that are not those the file states.
 
         Args:
             state: The file's content.
-            encoder: Heads of the encoder.
-            decoder: Heads of the decoder, if there is one.
+            encoder: Heads of the encoder, if it states them.
+            decoder: Heads of the decoder, if there is one and it states them.
         """
         for given, stated in ((self.num_heads, encoder), (self.decoder_num_heads, decoder)):
             if stated is not None and given not in (None, stated):
@@ -68,7 +73,8 @@ class Sizes:
     Attributes:
         encoder: Arguments of `ViTEncoder` without `image_shape`.
         channels: Channels of the images.
-        image_size: Height and width of the images; `None` if the file only tells how many patches there are.
+        image_size: Height and width of the images; `None` if this library's files do not tell. What ours say
+            beside the tensors then decides, the caller's `image_shape` if it has as many patches, or a square.
         patches: Number of patches; needed without `image_size`.
         decoder: Arguments of `MAEDecoder`; `None` without a decoder.
     """
@@ -142,7 +148,7 @@ class Layout(Format):
 
     @abstractmethod
     def head(self, state: StateDict) -> dict[str, Any]:
-        """Return a classifier's arguments of `ViTClassifier`: `num_classes`, `pooling`, `batch_norm`."""
+        """Return a classifier's arguments of `ViTClassifier`: `num_classes`, `pooling`, perhaps others."""
 
     @abstractmethod
     def rules(self, model: Any, state: StateDict | None = None) -> list[Rule]:
@@ -176,7 +182,8 @@ class Layout(Format):
     def load_state(self, state: StateDict, hints: Hints) -> Converted:
         """Return the model that tensors by name are, and the report."""
         sizes, kind = self.sizes(state, hints), self.kind(state)
-        stored_shape = (*_image_size(sizes, hints.image_shape), sizes.channels)
+        stored_size, why = _image_size(state, sizes, hints)
+        stored_shape = (*stored_size, sizes.channels)
         image_shape = hints.image_shape or stored_shape
         if image_shape[2] != sizes.channels:
             raise ValueError(
@@ -185,34 +192,55 @@ class Layout(Format):
             )
         height, width = sizes.encoder["patch_size"]
         stored_grid = (stored_shape[0] // height, stored_shape[1] // width)
-        encoder = ViTEncoder(image_shape, **sizes.encoder | hints.encoder)
+        said = metadata.encoder_arguments(state.config.get(metadata.KEY, {}))  # the library's own words go before
+        encoder = ViTEncoder(image_shape, **said | sizes.encoder | hints.encoder)
         normalized = _norm_pix_loss(self, state, kind, hints)
         model: Any = encoder
         if kind == "classifier":
-            model = ViTClassifier(encoder, **self.head(state), copy=False)
+            model = ViTClassifier(encoder, **_head(self, state), copy=False)
         if kind == "autoencoder":
             decoder = MAEDecoder(**sizes.decoder or {}, dtype=encoder.dtype_policy)
             masking = RandomMasking(self.mask_ratio(state))
             model = MaskedAutoencoder(encoder, decoder, masking, norm_pix_loss=normalized)
-        report = load_weights(
-            model, state, self.rules(model, state), kind, left_out=self.left_out(state), old_grid=stored_grid
-        )
+        left_out = state.left_out | self.left_out(state)
+        report = load_weights(model, state, self.rules(model, state), kind, left_out=left_out, old_grid=stored_grid)
+        report.notes += state.notes
+        if why:
+            report.notes.append(f"{stored_grid[0]} x {stored_grid[1]} patches: {why}")
         return Converted(encoder if hints.encoder_only else model, report)
 
 
-def _image_size(sizes: Sizes, asked: tuple[int, int, int] | None) -> tuple[int, int]:
-    """Return the size of the images a file was made for; where it holds only how many patches there are, a square."""
-    if sizes.image_size is not None or sizes.patches is None:
-        return sizes.image_size or (0, 0)
-    (height, width), side = sizes.encoder["patch_size"], math.isqrt(sizes.patches)
-    if side * side == sizes.patches:
-        return side * height, side * width
-    if asked is not None and (asked[0] // height) * (asked[1] // width) == sizes.patches:
-        return asked[0], asked[1]
-    raise ValueError(
-        f"The file's {sizes.patches} patches are no square, and it does not say how many rows they make: give the "
-        f"`image_shape` it was made for. Received: image_shape={asked}"
-    )
+def _image_size(state: StateDict, sizes: Sizes, hints: Hints) -> tuple[tuple[int, int], str]:
+    """Return height and width of the images a file was made for, and, if it does not say, what does.
+
+    Raises:
+        ValueError: If nothing does, or the caller's `image_shape` has as many patches as the file in other rows.
+    """
+    name, patch_size, asked = PurePath(state.name).name, sizes.encoder["patch_size"], hints.image_shape
+    said = size_said(state.config.get(metadata.KEY, {}), sizes.patches, name)
+    stated = sizes.image_size or said
+    if stated is None:
+        if sizes.patches is None:
+            raise ValueError(f"{name!r} says neither the size of its images nor how many patches they have")
+        return size_without_a_word(sizes.patches, patch_size, sizes.channels, asked or hints.image_hint, name)
+    if asked is not None:
+        has, wanted = ((size[0] // patch_size[0], size[1] // patch_size[1]) for size in (stated, asked))
+        if has != wanted and has[0] * has[1] == wanted[0] * wanted[1]:
+            raise ValueError(
+                f"`image_shape` has as many patches as {name!r}, whose images are {stated[0]} x {stated[1]}, but in "
+                "other rows. To resize the positions, load the file as it is, and then call "
+                f"`copy(image_shape=...)`. Received: image_shape={asked}"
+            )
+    return stated, ""
+
+
+def _head(layout: Layout, state: StateDict) -> dict[str, Any]:
+    """Return a classifier's arguments; class names that the library's own words leave open are those we wrote."""
+    head = layout.head(state)
+    if head.get("class_names") is None:
+        said = state.config.get(metadata.KEY, {}).get(metadata.CLASS_NAMES)
+        head["class_names"] = _class_names.usable(said, head["num_classes"])
+    return head
 
 
 def _norm_pix_loss(layout: Layout, state: StateDict, kind: Kind, hints: Hints) -> bool:

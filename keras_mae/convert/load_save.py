@@ -50,6 +50,7 @@ def load(
     decoder_num_heads: int | None = None,
     image_shape: tuple[int, int, int] | None = None,
     encoder_only: bool = False,
+    checkpoint_key: str | None = None,
     **encoder: Any,
 ) -> Converted:
     """Return the model in a file: an encoder, masked autoencoder or classifier, whichever it holds.
@@ -64,9 +65,14 @@ def load(
         num_heads: Attention heads of the encoder, where the file does not state them and the width is not a
             published one.
         decoder_num_heads: Attention heads of the decoder, likewise.
-        image_shape: Shape of the images, if other than the file's: the positions are resized in two dimensions. For
-            other channels, load the file and call `encoder.copy(image_shape=...)`.
+        image_shape: Shape of the images, if other than the file's: the positions are resized in two dimensions.
+            Where it has as many patches as the file, nothing is resized: it says in how many rows they are, if the
+            file does not. For other channels, or as many patches in other rows, load the file and call
+            `encoder.copy(image_shape=...)`.
         encoder_only: Whether to return the encoder of a masked autoencoder or classifier. The whole file is checked.
+        checkpoint_key: Which of several ViTs in a checkpoint: a dictionary, such as "model_ema" or "teacher", or a
+            word before the names, such as "momentum_encoder". Without it weights go before a teacher, a teacher
+            before averages (ema, momentum), all before a student; the report says what else there is.
         encoder: Other arguments of `ViTEncoder`, such as `pixel_mean`, `drop_path_rate` or `dtype`.
 
     Returns:
@@ -74,13 +80,16 @@ def load(
 
     Raises:
         ValueError: If the file is damaged, of no known layout, or does not fit as a whole. Every tensor that is
-            missing, unexpected, of another shape or not finite is named.
+            missing, unexpected, of another shape or not finite is named. If neither the file nor `image_shape` says
+            in how many rows its patches are, and they are no square; the possible shapes are named.
         ImportError: If a package that reads it is missing: PyTorch for `.pth` and `.bin`, `safetensors`, KerasHub.
     """
     if image_shape is not None:
         image_shape = _checks.image_shape(image_shape)
-    files = Files(download(str(path)) if str(path).startswith(HUB) else path)
-    hints = Hints(norm_pix_loss, num_heads, decoder_num_heads, image_shape, encoder_only, encoder)
+    files = Files(download(str(path)) if str(path).startswith(HUB) else path, checkpoint_key)
+    hints = Hints(
+        norm_pix_loss, num_heads, decoder_num_heads, image_shape, encoder_only, encoder, checkpoint_key=checkpoint_key
+    )
     return format_of(files).load(files, hints)
 
 
@@ -93,9 +102,10 @@ def save(model: Any, path: str | Path, format: str) -> Path:
         path: File to write, or, for "transformers", "keras_hub" and "preset", folder. It must not exist.
         format: "reference", the authors' names, or "timm", which has the same for an encoder or a classifier: a
             PyTorch file with the tensors under the key "model" if it is called `.pth`, `.pt` or `.bin`, or else
-            safetensors. Such a file holds weights alone: statistics of pixels, `layer_norm_eps`, mask ratio and
-            `norm_pix_loss` must be passed when it is loaded. "transformers", a folder for `from_pretrained`; it
-            knows random masking only. "keras_hub", a folder for `from_preset` of an encoder or a classifier on the
+            safetensors. What no tensor's shape tells is said beside them, where other libraries pass over it:
+            shape of the images, heads, statistics of pixels, `layer_norm_eps`, mask ratio and `norm_pix_loss`.
+            "transformers", a folder for `from_pretrained`; it knows random masking only, and autoencoders of
+            square images. "keras_hub", a folder for `from_preset` of an encoder or a classifier on the
             class token. "keras", what `model.save` writes, and "preset", what `save_to_preset` writes.
 
     Returns:
@@ -121,7 +131,7 @@ def save(model: Any, path: str | Path, format: str) -> Path:
 
 def without_batch_norm(model: ViTClassifier) -> ViTClassifier:
     """Return the same classifier with the BatchNorm before its head folded into the head's weights."""
-    plain = ViTClassifier(model.encoder, model.num_classes, pooling=model.pooling)
+    plain = ViTClassifier(model.encoder, model.num_classes, pooling=model.pooling, class_names=model.class_names)
     if plain.pool_norm is not None and model.pool_norm is not None:
         plain.pool_norm.set_weights(model.pool_norm.get_weights())
     norm, head = model.head.layers

@@ -9,13 +9,14 @@ from typing import Any
 
 import keras
 
-from keras_mae import _files
+from keras_mae import _class_names, _files
 from keras_mae.classifier import ViTClassifier
 from keras_mae.convert.layout import Converted, Format, Hints
 from keras_mae.convert.state_dict import Files
 from keras_mae.convert.weight_map import Kind, Report, named_weights
 from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
+from keras_mae.pixels import range_name
 
 __all__ = ["MODELS", "KerasFile", "PresetFolder", "load_model"]
 
@@ -181,7 +182,8 @@ def _card(model: Any, name: str) -> str:
         "---",
         f"# {name}",
         "",
-        f"A `keras_mae.{type(model).__name__}`: images of {' x '.join(map(str, encoder.image_shape))} (0-255), "
+        f"A `keras_mae.{type(model).__name__}`: images of {' x '.join(map(str, encoder.image_shape))} "
+        f"({range_name(encoder.pixel_range)}), "
         f"patches of {' x '.join(map(str, encoder.patch_size))}, {encoder.embed_dim} wide, {encoder.depth} blocks, "
         f"{encoder.num_heads} heads, {model.count_params():,} parameters.",
     ]
@@ -189,7 +191,8 @@ def _card(model: Any, name: str) -> str:
         target = "normalized pixels" if model.norm_pix_loss else "pixels"
         lines.append(f"It predicts {target} of patches, {model.masking.mask_ratio:.0%} of which are hidden.")
     if isinstance(model, ViTClassifier):
-        lines.append(f"It tells {model.num_classes} classes apart.")
+        names = "" if model.class_names is None else f": {_class_names.listed(model.class_names)}"
+        lines.append(f"It tells {model.num_classes} classes apart{names}.")
     lines += [
         "",
         "```python",

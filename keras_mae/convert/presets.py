@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from keras_mae import _checks, presets
+from keras_mae import _checks, _class_names, presets
 from keras_mae.classifier import ViTClassifier
 from keras_mae.convert.layout import Hints
 from keras_mae.convert.load_save import format_of, save
@@ -23,7 +23,8 @@ __all__ = ["open_preset", "save_preset"]
 _HEADS = ("num_heads", "decoder_num_heads")
 _STATISTICS = ("pixel_mean", "pixel_std")
 _OF_AUTOENCODER = ("masking", "norm_pix_loss", "masks_per_image", "seed", "name", "dtype")
-_OF_CLASSIFIER = ("num_classes", "pooling", "trainable_blocks", "batch_norm", "name")
+_OF_COPIES = ("masking", "masks_per_image", "seed", "name")
+_OF_CLASSIFIER = ("num_classes", "pooling", "trainable_blocks", "batch_norm", "class_names", "name")
 
 
 def open_preset(
@@ -47,12 +48,18 @@ def open_preset(
         return maker.from_model(cls, _with_weights(maker, preset, sizes, weights, overrides), overrides)
     if weights is not None:
         raise ValueError(f"`weights` are for an architecture by name. Received: preset={str(preset)!r}")
-    files = Files(located(preset))
+    key = overrides.pop("checkpoint_key", None)
+    files = Files(located(preset), key)
     format = format_of(files)
     given = _taken(overrides, (*_HEADS, "norm_pix_loss")) if format.takes_hints else {}
-    model = maker.from_model(
-        cls, format.load(files, Hints(encoder_only=maker.encoder_only, **given)).model, overrides
-    )
+    if "image_shape" in overrides:
+        overrides["image_shape"] = shape = _checks.image_shape(overrides["image_shape"])
+        given |= {"image_hint": shape} if format.takes_hints else {}
+    hints = Hints(encoder_only=maker.encoder_only, checkpoint_key=key, **given)
+    loaded = format.load(files, hints).model
+    if overrides.get("image_shape") == getattr(loaded, "encoder", loaded).image_shape:
+        del overrides["image_shape"]
+    model = maker.from_model(cls, loaded, overrides)
     if not isinstance(model, cls):
         raise ValueError(f"{str(preset)!r} holds a {type(model).__name__}, which is no {cls.__name__}")
     return model
@@ -67,18 +74,23 @@ def _with_weights(
     maker: _Maker, preset: str | Path, sizes: Preset, weights: str | Path, overrides: dict[str, Any]
 ) -> Any:
     """Return the model in `weights`, which must be the architecture's; what it used of `overrides` is taken out."""
-    files = Files(located(weights, published=True))
+    key = overrides.pop("checkpoint_key", None)
+    files = Files(located(weights, published=True), key)
     format = format_of(files)
     image_shape = _checks.image_shape(overrides.get("image_shape", sizes.encoder["image_shape"]))
     other_channels = image_shape[2] != sizes.encoder["image_shape"][2]
-    hints = Hints(encoder_only=maker.encoder_only)
+    hints = Hints(encoder_only=maker.encoder_only, checkpoint_key=key)
     if format.takes_hints:
         # With another number of channels an encoder is loaded as it is, and copied.
         shape = {} if other_channels else _taken(overrides, ("image_shape",))
         encoder = _taken(overrides, ("drop_path_rate", "dtype", *(() if other_channels else _STATISTICS)))
-        heads = {"num_heads": sizes.encoder["num_heads"], "decoder_num_heads": sizes.decoder["num_heads"]}
+        # Where the file says its heads, the encoder's are compared below; an architecture's decoder is only a habit.
+        heads = {
+            "num_heads": files.said.get("num_heads", sizes.encoder["num_heads"]),
+            "decoder_num_heads": files.said.get("decoder_num_heads", sizes.decoder["num_heads"]),
+        }
         target = _taken(overrides, ("norm_pix_loss",))
-        hints = Hints(encoder_only=maker.encoder_only, encoder=encoder, **shape, **heads, **target)
+        hints = replace(hints, encoder=encoder, **shape, **heads, **target)
     model = format.load(files, hints).model
     expected = sizes.encoder | ({} if other_channels else {"image_shape": image_shape})
     _refuse_other_sizes(getattr(model, "encoder", model), expected, preset, weights)
@@ -135,9 +147,8 @@ def _autoencoder_from_model(cls: type[Any], model: Any, overrides: dict[str, Any
         )
     if not overrides:
         return model
-    _refuse_unknown(overrides, ("masking", "masks_per_image", "seed", "name"))
-    own = {"masking": model.masking, "masks_per_image": model.masks_per_image, "seed": model.seed}
-    return cls(model.encoder, model.decoder, norm_pix_loss=model.norm_pix_loss, **{**own, **overrides})
+    _refuse_unknown(overrides, (*_OF_COPIES, "image_shape", "drop_path_rate", "dtype"))
+    return model.copy(**overrides)
 
 
 def _classifier_from_sizes(cls: type[Any], sizes: Preset, overrides: dict[str, Any]) -> Any:
@@ -149,7 +160,8 @@ def _classifier_from_sizes(cls: type[Any], sizes: Preset, overrides: dict[str, A
 
 
 def _classifier_from_model(cls: type[Any], model: Any, overrides: dict[str, Any]) -> Any:
-    if isinstance(model, ViTClassifier) and overrides in ({}, {"num_classes": model.num_classes}):
+    if isinstance(model, ViTClassifier) and _same_head(model, overrides):
+        model.class_names = overrides.get("class_names", model.class_names)
         return model
     _refuse_unknown(overrides, (*_OF_CLASSIFIER, "drop_path_rate", "image_shape"))
     if "num_classes" not in overrides:
@@ -158,6 +170,16 @@ def _classifier_from_model(cls: type[Any], model: Any, overrides: dict[str, Any]
             f"Received: {overrides or 'no argument'}"
         )
     return cls(getattr(model, "encoder", model), **overrides)
+
+
+def _same_head(model: ViTClassifier, overrides: dict[str, Any]) -> bool:
+    """Return whether a classifier's own head is asked for, which may be given names if it has none."""
+    names = _class_names.checked(overrides.get("class_names"))
+    return (
+        set(overrides) <= {"num_classes", "class_names"}
+        and overrides.get("num_classes", model.num_classes) == model.num_classes
+        and (names is None or model.class_names in (None, names))
+    )
 
 
 @dataclass(frozen=True)

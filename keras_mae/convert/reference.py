@@ -6,8 +6,11 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from keras_mae.convert.layout import Hints, Layout, Sizes, Stated
+from keras_mae.convert.metadata import KEY, metadata_of
 from keras_mae.convert.state_dict import Files, StateDict, write_safetensors, write_torch
+from keras_mae.convert.unwrap import IN_REFERENCE
 from keras_mae.convert.weight_map import FIRST_ROW, Kind, Rule, dense, norm, patch_kernel, save_weights
+from keras_mae.positions import sincos_grid
 
 __all__ = ["Reference"]
 
@@ -22,7 +25,7 @@ class Reference(Layout):
     holds_batch_norm = True
 
     def matches(self, files: Files) -> bool:
-        return "patch_embed.proj.weight" in files.names
+        return IN_REFERENCE in files.names
 
     def kind(self, state: StateDict) -> Kind:
         if any(name.startswith("head.") for name in state.tensors):
@@ -30,15 +33,20 @@ class Reference(Layout):
         return "autoencoder" if "mask_token" in state.tensors else "encoder"
 
     def sizes(self, state: StateDict, hints: Hints) -> Sizes:
-        tensors = state.tensors
+        tensors, said = state.tensors, state.config.get(KEY, {})
         _check_stem(tensors)
+        decoders = None if hints.encoder_only else said.get("decoder_num_heads")
+        hints.check_heads(state, said.get("num_heads"), decoders)
         width, channels, *patch = tensors["patch_embed.proj.weight"].shape
+        positions = tensors["pos_embed"]
+        grid = sincos_grid(positions[0]) if len(positions) else None
         encoder = _part(tensors, "blocks", width) | {
             "patch_size": tuple(patch),
-            "num_heads": hints.num_heads or _heads(width),
+            "num_heads": said.get("num_heads") or hints.num_heads or _heads(width),
             "final_norm": "norm.weight" in tensors,
         }
-        return Sizes(encoder, channels, patches=tensors["pos_embed"].shape[1] - 1, decoder=_decoder(tensors, hints))
+        size = None if grid is None else (grid[0] * patch[0], grid[1] * patch[1])
+        return Sizes(encoder, channels, size, patches=positions.shape[1] - 1, decoder=_decoder(tensors, said, hints))
 
     def head(self, state: StateDict) -> dict[str, Any]:
         batch_norm = "head.0.running_mean" in state.tensors
@@ -77,7 +85,9 @@ class Reference(Layout):
         return rules
 
     def norm_pix_loss(self, state: StateDict) -> Stated | None:
-        """Return what the training script's arguments say, or else what the file's name suggests."""
+        """Return what its metadata or the training script's arguments say, or else what the file's name suggests."""
+        if "norm_pix_loss" in (said := state.config.get(KEY, {})):
+            return Stated(bool(said["norm_pix_loss"]), "The file's metadata")
         if isinstance(given := state.config.get("args", {}).get("norm_pix_loss"), bool):
             return Stated(given, "The run that saved it")
         name = PurePath(state.name).name
@@ -85,7 +95,8 @@ class Reference(Layout):
         return Stated(suggested[0], "") if len(suggested) == 1 else None
 
     def mask_ratio(self, state: StateDict) -> float:
-        return float(state.config.get("args", {}).get("mask_ratio", super().mask_ratio(state)))
+        said = state.config.get("args", {}) | state.config.get(KEY, {})
+        return float(said.get("mask_ratio", super().mask_ratio(state)))
 
     def left_out(self, state: StateDict) -> dict[str, str]:
         counter = "head.0.num_batches_tracked"
@@ -93,7 +104,7 @@ class Reference(Layout):
 
     def write(self, model: Any, path: Path) -> None:
         write = write_torch if path.suffix.lower() in (".pth", ".pt", ".bin") else write_safetensors
-        write(path, save_weights(model, self.rules(model)))
+        write(path, save_weights(model, self.rules(model)), metadata_of(model))
 
 
 def _check_stem(tensors: dict[str, Any]) -> None:
@@ -107,15 +118,17 @@ def _check_stem(tensors: dict[str, Any]) -> None:
         )
 
 
-def _decoder(tensors: dict[str, Any], hints: Hints) -> dict[str, Any] | None:
+def _decoder(tensors: dict[str, Any], said: dict[str, Any], hints: Hints) -> dict[str, Any] | None:
     if "mask_token" not in tensors:
         return None
     width = tensors["decoder_embed.weight"].shape[0]
     # They are in no tensor's shape: of a decoder that is only checked the heads do not matter.
-    heads = hints.decoder_num_heads or (1 if hints.encoder_only else 16 if width == 512 else None)
+    heads = said.get("decoder_num_heads") or hints.decoder_num_heads
+    heads = heads or (1 if hints.encoder_only else 16 if width == 512 else None)
     if heads is None:
         raise ValueError(f"The file does not say the decoder's heads: give `decoder_num_heads` for width {width}")
-    return _part(tensors, "decoder_blocks", width) | {"num_heads": heads}
+    eps = {"layer_norm_eps": said["decoder_layer_norm_eps"]} if "decoder_layer_norm_eps" in said else {}
+    return _part(tensors, "decoder_blocks", width) | {"num_heads": heads, **eps}
 
 
 def _part(tensors: dict[str, Any], blocks: str, width: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from keras_mae import _class_names
 from keras_mae.convert.layout import Hints, Sizes
 from keras_mae.convert.reference import Reference
 from keras_mae.convert.state_dict import Files, StateDict
@@ -38,8 +39,25 @@ class Timm(Reference):
             values = config.get("pretrained_cfg", {}).get(key)
             if values is not None:
                 statistics[argument] = [round(255 * value, 9) for value in values]
-        return replace(sizes, encoder=sizes.encoder | statistics)
+        return replace(sizes, encoder=sizes.encoder | statistics, image_size=sizes.image_size or _size(config, sizes))
+
+    def head(self, state: StateDict) -> dict[str, Any]:
+        head, labels = super().head(state), state.config["config.json"].get("label_names")
+        if isinstance(labels, dict):  # by number, as text
+            labels = [labels.get(str(number)) for number in range(head["num_classes"])]
+        names = _class_names.usable(labels, head["num_classes"])
+        return head if names is None else head | {"class_names": names}
 
     def refuse(self, model: Any) -> None:
         if isinstance(model, MaskedAutoencoder):
             raise ValueError("A `timm` ViT has no decoder: save mae.encoder, or in the format 'reference'")
+
+
+def _size(config: dict[str, Any], sizes: Sizes) -> tuple[int, int] | None:
+    """Return the size of the images that a configuration says, if they have as many patches as the file.
+
+    A model made for another size than its published weights has the same configuration.
+    """
+    _, height, width = config.get("pretrained_cfg", {}).get("input_size") or (0, 0, 0)
+    rows, columns = height // sizes.encoder["patch_size"][0], width // sizes.encoder["patch_size"][1]
+    return (height, width) if rows * columns == sizes.patches else None

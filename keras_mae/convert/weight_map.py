@@ -98,12 +98,14 @@ class Report:
         norm_pix_loss: Whether an autoencoder's decoder predicts normalized pixels; `None` without a decoder.
         rows: (tensors in the file, weight of the model, shape, remark) of everything that was carried over.
         left_out: Tensors that were left out on purpose, and why.
+        notes: What was decided where the file leaves a choice.
     """
 
     kind: Kind
     norm_pix_loss: bool | None = None
     rows: list[tuple[str, str, tuple[int, ...], str]] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def title(self) -> str:
@@ -112,13 +114,21 @@ class Report:
             return self.kind
         return f"{self.kind} that predicts {'normalized pixels' if self.norm_pix_loss else 'pixels'}"
 
+    @property
+    def left_out_by_reason(self) -> list[tuple[str, str]]:
+        """What was left out, the names of what has the same reason in one text, and the reason."""
+        reasons: dict[str, list[str]] = {}
+        for name, why in self.left_out.items():
+            reasons.setdefault(why, []).append(name)
+        return [(_listed(names), why) for why, names in reasons.items()]
+
     def __str__(self) -> str:
         width = max((len(row[0]) for row in self.rows), default=0)
-        lines = [f"{len(self.rows)} weights: {self.title}"]
+        lines = [f"{len(self.rows)} weights: {self.title}", *self.notes]
         lines += [
             f"{names:{width}}  {weight}  {shape}  {remark}".rstrip() for names, weight, shape, remark in self.rows
         ]
-        return "\n".join(lines + [f"{name}: left out, {why}" for name, why in self.left_out.items()])
+        return "\n".join(lines + [f"{names}: left out, {why}" for names, why in self.left_out_by_reason])
 
 
 def named_weights(model: Any) -> dict[str, Any]:
@@ -237,6 +247,7 @@ def load_weights(
         raise ValueError(
             f"The weights in {state.name!r} do not fit, and none was loaded. "
             + "; ".join(f"{what}: {_listed(names)}" for what, names in wrong.items() if names)
+            + "".join(f". {note}" for note in state.notes)
         )
     for target, value in values.items():
         weights[target].assign(value)

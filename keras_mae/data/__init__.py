@@ -12,10 +12,12 @@ from keras_mae.data.datasets import (
     make_dataset,
     open_directory,
 )
+from keras_mae.data.examination import Examination
 from keras_mae.data.images import read_image
-from keras_mae.data.preparation import find_damaged, prepare
+from keras_mae.data.preparation import check_directory, find_damaged, prepare
 from keras_mae.data.records import RecordSource
 from keras_mae.data.sources import ArraySource, FolderSource, Subset
+from keras_mae.data.statistics import PixelStatistics, pixel_statistics
 from keras_mae.data.streams import Stream
 
 __all__ = [
@@ -25,11 +27,14 @@ __all__ = [
     "Augmentation",
     "Box",
     "CenterCrop",
+    "Examination",
     "FolderSource",
+    "PixelStatistics",
     "RandomResizedCrop",
     "RecordSource",
     "Stream",
     "Subset",
+    "check_directory",
     "digits",
     "fashion_mnist",
     "find_damaged",
@@ -41,6 +46,7 @@ __all__ = [
     "load_builtin",
     "make_dataset",
     "open_directory",
+    "pixel_statistics",
     "prepare",
     "read_idx",
     "read_image",

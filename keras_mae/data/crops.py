@@ -40,13 +40,16 @@ class RandomResizedCrop:
     """A random part of the image, mirrored half of the time: the paper's only augmentation in pre-training.
 
     Area and aspect ratio (log-uniform) are drawn up to ten times until the box fits; then the center is taken, at
-    the nearest aspect ratio allowed: torchvision's procedure.
+    the nearest aspect ratio allowed: torchvision's procedure. With `clamp` they are drawn once, and a box wider or
+    higher than the image is cut down to it: the procedure of the authors' linear probe, whose crops are larger and,
+    in oblong images, nearer to the image's own aspect ratio.
 
     Args:
         area: Smallest and largest share of the image's area: 0.2–1 in pre-training, 0.08–1 for linear probes
             (`scale` in torchvision and timm).
         aspect_ratio: Smallest and largest width / height of the box (`ratio` there).
         flip: Whether to mirror half of the images.
+        clamp: Whether a box larger than the image is cut down to it, and not drawn again.
 
     Raises:
         ValueError: If a range is empty, or not of positive numbers, or `area` goes beyond 1.
@@ -57,8 +60,10 @@ class RandomResizedCrop:
     area: tuple[float, float] = (0.2, 1.0)
     aspect_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: bool = True
+    clamp: bool = False
 
     def __post_init__(self) -> None:
+        _checks.boolean("clamp", self.clamp)
         for name, high in (("area", 1.0), ("aspect_ratio", math.inf)):
             value = getattr(self, name)
             if not _is_range(value) or not 0 < value[0] <= value[1] <= high:
@@ -75,6 +80,8 @@ class RandomResizedCrop:
             pixels = width * height * generator.uniform(*self.area)
             ratio = math.exp(generator.uniform(low, high))
             box_width, box_height = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
+            if self.clamp:
+                box_width, box_height = min(max(box_width, 1), width), min(max(box_height, 1), height)
             if 0 < box_width <= width and 0 < box_height <= height:
                 left = int(generator.integers(width - box_width + 1))
                 return left, int(generator.integers(height - box_height + 1)), box_width, box_height
@@ -87,6 +94,10 @@ class RandomResizedCrop:
 @dataclass(frozen=True)
 class CenterCrop:
     """The center of the image: the short side is resized to size / fraction, and `size` is cut out of the middle.
+
+    It is torchvision's `Resize(int(size / fraction))` and `CenterCrop(size)`, rounded as there: at 160 pixels and
+    224 / 256 the short side becomes 182 pixels long. Where height and width of the result differ, both are divided by
+    `fraction`, and the image is resized, in its own aspect ratio, to the smallest size that covers them.
 
     Args:
         fraction: Share of the short side that stays (`crop_pct` in timm). ImageNet is evaluated with 224 / 256,
@@ -105,9 +116,12 @@ class CenterCrop:
     def __call__(
         self, width: int, height: int, size: tuple[int, int], generator: np.random.Generator | None = None
     ) -> Box:
-        # In whole pixels of the resized image, as if it were resized first and cut then; rounded as torchvision does.
-        scale = max(size[0] / self.fraction / height, size[1] / self.fraction / width)
-        whole = (max(int(width * scale + 1e-6), size[1]), max(int(height * scale + 1e-6), size[0]))
+        # In whole pixels of the resized image, as if it were resized first and cut then.
+        least_height, least_width = (int(side / self.fraction) for side in size)
+        if width * least_height <= height * least_width:
+            whole = (least_width, int(least_width * height / width))
+        else:
+            whole = (int(least_height * width / height), least_height)
         left, top = round((whole[0] - size[1]) / 2), round((whole[1] - size[0]) / 2)
         across, down = width / whole[0], height / whole[1]
         return Box(left * across, top * down, (left + size[1]) * across, (top + size[0]) * down)

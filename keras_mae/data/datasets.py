@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
-import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
-import numpy as np
-
-from keras_mae import _checks
+from keras_mae import _checks, _class_names
 from keras_mae.data import tf_data
 from keras_mae.data.augment import Augmentation
 from keras_mae.data.batches import Batches, Plan, checked_shard
 from keras_mae.data.crops import CenterCrop, Crop, RandomResizedCrop
 from keras_mae.data.grain_data import GrainDataset
+from keras_mae.data.levels import BYTES, EIGHT_BITS, Levels, checked_levels
 from keras_mae.data.preparation import read_manifest
 from keras_mae.data.records import IMAGE, LABEL, RecordSource, tfrecord_stream
+from keras_mae.data.relabeling import relabeled
 from keras_mae.data.sources import ArraySource, FolderSource, Source
 from keras_mae.data.streams import Stream, dataset_stream
 from keras_mae.data.tfds import tfds_source
@@ -29,9 +27,7 @@ __all__ = [
     "from_directory",
     "from_tfds",
     "from_tfrecords",
-    "length",
     "make_dataset",
-    "numpy_batches",
     "open_directory",
 ]
 
@@ -74,7 +70,7 @@ def make_dataset(
 
     Returns:
         A dataset for `fit`: images, or (images, labels) where the source has labels. It has a length unless it is a
-        `Stream` whose number of images is unknown.
+        `Stream` whose number of images is unknown. Its `class_names` are the source's: a tuple, or `None`.
 
     Raises:
         ValueError: If an argument is out of range, or no batch would be left.
@@ -94,15 +90,20 @@ def make_dataset(
         crop = RandomResizedCrop() if shuffle else CenterCrop()
     plan = Plan(batch_size, shuffle, seed, drop_remainder, augment, crop, crops_per_image, shard, workers)
     plan.check(source)
+    dataset = _loaded(source, plan, loader)
+    dataset.class_names = _class_names.named(source)
+    return dataset
+
+
+def _loaded(source: Source | Stream, plan: Plan, loader: str | None) -> Any:
     if isinstance(source, Stream):
         _check_stream_loader(source, loader)
         return tf_data.stream_dataset(source, plan)
     if loader is None:
         loader = "tf.data" if importlib.util.find_spec("tensorflow") else "grain"
+    grain = _checks.one_of("loader", loader, _LOADERS) == "grain"
     batches = Batches(source, plan)
-    return (
-        GrainDataset(batches) if _checks.one_of("loader", loader, _LOADERS) == "grain" else tf_data.dataset(batches)
-    )
+    return GrainDataset(batches) if grain else tf_data.dataset(batches)
 
 
 def from_arrays(
@@ -111,16 +112,20 @@ def from_arrays(
     batch_size: int = 256,
     *,
     image_size: int | tuple[int, int] | None = None,
+    class_names: Sequence[str] | None = None,
+    pixel_range: tuple[float, float] = BYTES,
     **options: Any,
 ) -> Any:
     """Load batches from an array of images, which may be a memory-mapped .npy larger than memory.
 
     Args:
-        images: (images, height, width, channels) or (images, height, width), integers or floats in 0–255.
+        images: (images, height, width, channels) or (images, height, width), integers or floats in `pixel_range`.
         labels: Integers from 0 (images,); not needed for pre-training.
         batch_size: Images in a batch.
         image_size: Side in pixels of the images to make, or (height, width); by default the images' own, uncut
             unless `crop` is given.
+        class_names: Names of the classes, in the order of the labels.
+        pixel_range: (low, high), the smallest and the largest value that a pixel may have; as the encoder's.
         options: Other arguments of `make_dataset`.
 
     Returns:
@@ -134,7 +139,8 @@ def from_arrays(
         >>> len(keras_mae.data.from_arrays(images, batch_size=128))
         12
     """
-    return make_dataset(ArraySource(images, labels, image_size), batch_size, **options)
+    source = ArraySource(images, labels, image_size, class_names=class_names, pixel_range=pixel_range)
+    return make_dataset(source, batch_size, **options)
 
 
 def from_directory(
@@ -144,7 +150,10 @@ def from_directory(
     *,
     channels: int = 3,
     labeled: bool = False,
+    class_names: Sequence[str] | None = None,
     allow_damaged: float = 0.0,
+    pixel_range: tuple[float, float] = BYTES,
+    white_level: int | None = None,
     **options: Any,
 ) -> Any:
     """Load batches of all images below a folder, flat or nested, or of a folder that `keras-mae prepare` wrote.
@@ -156,18 +165,33 @@ def from_directory(
         channels: 1 (gray), 3 (RGB) or 4 (RGBA).
         labeled: Whether the folders in `directory` are classes, numbered from 0 in the order of their names.
             Prepared folders know it.
+        class_names: Names of the classes in the order of their labels, such as `classifier.class_names`, instead of
+            that order. The folder may lack some of them, and hold no others.
         allow_damaged: Largest share of damaged files, in [0, 1], to leave out and list in a warning; more is an
             error. Above 0 every file is decoded once beforehand; with 0 the first damaged file raises an error that
             names it. Not for folders prepared as ArrayRecord.
+        pixel_range: (low, high), the smallest and the largest pixel: (0, 255) for uint8, any other for float32 in the
+            files' own numbers; see `read_image`. Prepared folders hold 0–255.
+        white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`. Prepared folders know it.
         options: Other arguments of `make_dataset`, `crop` among them.
 
     Returns:
-        A dataset for `fit`, with a length: uint8 (batch, height, width, channels), with labels if there are any.
+        A dataset for `fit`, with a length: (batch, height, width, channels), uint8 or float32, and labels if there
+        are any. Its `class_names` say what they mean.
 
     Raises:
         ValueError: If there is no such folder, no image in it, or a file that cannot be read as one.
     """
-    source = open_directory(directory, image_size, channels, labeled=labeled, allow_damaged=allow_damaged)
+    source = open_directory(
+        directory,
+        image_size,
+        channels,
+        labeled=labeled,
+        class_names=class_names,
+        allow_damaged=allow_damaged,
+        pixel_range=pixel_range,
+        white_level=white_level,
+    )
     return make_dataset(source, batch_size, **options)
 
 
@@ -177,13 +201,26 @@ def open_directory(
     channels: int = 3,
     *,
     labeled: bool = False,
+    class_names: Sequence[str] | None = None,
     allow_damaged: float = 0.0,
-) -> FolderSource | RecordSource | Stream:
+    pixel_range: tuple[float, float] = BYTES,
+    white_level: int | None = None,
+) -> Source | Stream:
     """Open the source behind `from_directory`, which has the same arguments."""
     _checks.within("allow_damaged", allow_damaged, 1)
     manifest = read_manifest(directory) if Path(directory).is_dir() else None
     if manifest is None:
-        return FolderSource(directory, image_size, channels, labeled=labeled, allow_damaged=allow_damaged)
+        folder = FolderSource(
+            directory,
+            image_size,
+            channels,
+            labeled=labeled,
+            allow_damaged=allow_damaged,
+            pixel_range=pixel_range,
+            white_level=white_level,
+        )
+        return relabeled(folder, class_names)
+    _check_prepared(directory, manifest, Levels(pixel_range, white_level))
     if labeled and not manifest["classes"]:
         raise ValueError(f"{str(directory)!r} was prepared without labels: prepare it again with --labeled")
     files = [Path(directory) / shard["file"] for shard in manifest["shards"]]
@@ -191,8 +228,9 @@ def open_directory(
         if allow_damaged:
             rule = f"0 for {str(directory)!r}, prepared as ArrayRecord"
             raise _checks.argument_error("allow_damaged", rule, allow_damaged)
-        return RecordSource(files, image_size, channels, classes=manifest["classes"])
-    return tfrecord_stream(
+        records = RecordSource(files, image_size, channels, class_names=manifest["classes"] or None)
+        return relabeled(records, class_names)
+    stream = tfrecord_stream(
         files,
         image_size,
         channels,
@@ -200,8 +238,24 @@ def open_directory(
         label_key=LABEL if manifest["classes"] else None,
         count=manifest["images"],
         allow_damaged=allow_damaged,
-        classes=manifest["classes"],
+        levels=EIGHT_BITS,
+        class_names=manifest["classes"] or None,
     )
+    return relabeled(stream, class_names)
+
+
+def _check_prepared(directory: str | Path, manifest: dict[str, Any], levels: Levels) -> None:
+    """Raise a `ValueError` if a prepared folder's images would have to be read in other levels than they have."""
+    if levels.own_units:
+        raise ValueError(
+            "Prepared folders hold pixels of 0-255: read images in units of their own from the folder they were "
+            f"prepared from. Received: pixel_range={levels.pixel_range} for {str(directory)!r}"
+        )
+    if levels.white_level not in (None, manifest.get("white_level")):
+        raise ValueError(
+            f"{str(directory)!r} was prepared with white_level={manifest.get('white_level')}: prepare it again. "
+            f"Received: white_level={levels.white_level}"
+        )
 
 
 def from_tfds(
@@ -214,6 +268,8 @@ def from_tfds(
     data_dir: str | Path | None = None,
     download: bool = False,
     allow_damaged: float = 0.0,
+    pixel_range: tuple[float, float] = BYTES,
+    white_level: int | None = None,
     **options: Any,
 ) -> Any:
     """Load batches of a TensorFlow Datasets split.
@@ -229,6 +285,8 @@ def from_tfds(
         data_dir: Folder in which TFDS keeps its data sets; its own default if `None`.
         download: Whether to download and prepare what is not there.
         allow_damaged: As for `Stream`; 0 for data sets stored as ArrayRecord.
+        pixel_range: (low, high), the smallest and the largest pixel, as for `read_image`.
+        white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
         options: Other arguments of `make_dataset`.
 
     Returns:
@@ -246,6 +304,7 @@ def from_tfds(
         data_dir=data_dir,
         download=download,
         allow_damaged=allow_damaged,
+        levels=checked_levels(pixel_range, white_level, channels),
     )
     return make_dataset(source, batch_size, **options)
 
@@ -260,6 +319,8 @@ def from_tfrecords(
     label_key: str | None = None,
     count: int | None = None,
     allow_damaged: float = 0.0,
+    pixel_range: tuple[float, float] = BYTES,
+    white_level: int | None = None,
     **options: Any,
 ) -> Any:
     """Load batches from TFRecord files of `tf.train.Example`s, several files read side by side. tf.data only.
@@ -273,6 +334,8 @@ def from_tfrecords(
         label_key: Name of the feature that holds the label, an integer; by default there are no labels.
         count: Images in all files; by default counted from the files' headers, if they are local.
         allow_damaged: As for `Stream`.
+        pixel_range: (low, high), the smallest and the largest pixel, as for `read_image`.
+        white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
         options: Other arguments of `make_dataset`.
 
     Returns:
@@ -289,6 +352,7 @@ def from_tfrecords(
         label_key=label_key,
         count=count,
         allow_damaged=allow_damaged,
+        levels=checked_levels(pixel_range, white_level, channels),
     )
     return make_dataset(stream, batch_size, **options)
 
@@ -300,18 +364,22 @@ def from_dataset(
     *,
     channels: int = 3,
     allow_damaged: float = 0.0,
+    pixel_range: tuple[float, float] = BYTES,
+    white_level: int | None = None,
     **options: Any,
 ) -> Any:
     """Load batches from any `tf.data.Dataset` of images, cut to one size.
 
     Args:
         dataset: Dataset of images, (images, labels) or dicts with "image" and "label"; one by one or in batches;
-            arrays (height, width, channels) in 0–255, or the bytes of image files.
+            arrays (height, width, channels) in `pixel_range`, or the bytes of image files.
         batch_size: Images in a batch.
         image_size: Side in pixels of the images to make, or (height, width); 224 by default, or the images' own
             where all have the same.
         channels: 1, 3 or 4, for encoded images. Arrays keep theirs.
         allow_damaged: As for `Stream`.
+        pixel_range: (low, high), the smallest and the largest pixel, as for `read_image`.
+        white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
         options: Other arguments of `make_dataset`.
 
     Returns:
@@ -320,76 +388,8 @@ def from_dataset(
     Raises:
         ValueError: If the elements hold no images.
     """
-    return make_dataset(dataset_stream(dataset, image_size, channels, allow_damaged), batch_size, **options)
-
-
-def length(dataset: Any) -> int:
-    """Return the number of batches in a dataset, which a learning rate schedule needs.
-
-    Raises:
-        ValueError: If it is not known.
-    """
-    if hasattr(dataset, "shape") or isinstance(dataset, tuple | list):  # whose length is that of an axis
-        raise _checks.argument_error("dataset", "batches, as keras_mae.data makes them", type(dataset).__name__)
-    try:
-        return len(dataset)
-    except TypeError as error:
-        raise ValueError(
-            "`dataset` must have a known length: the schedule needs it. For a tf.data.Dataset see "
-            f"tf.data.experimental.assert_cardinality. Received: {type(dataset).__name__} ({error})"
-        ) from error
-
-
-def numpy_batches(
-    data: Any, labels: Any = None, batch_size: int = 256, *, progress: bool = False
-) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Yield the batches of arrays or of any dataset as NumPy arrays.
-
-    Args:
-        data: Images (images, ...), the tuple (images, labels), or a dataset of batches of either.
-        labels: Labels (images,), for images in an array.
-        batch_size: Images at a time, for images in an array.
-        progress: Whether to show a progress bar.
-
-    Yields:
-        (images, labels), where labels are `None` if there are none.
-
-    Raises:
-        ValueError: If there are not as many labels as images.
-    """
-    _checks.positive_int("batch_size", batch_size)
-    if isinstance(data, tuple) and labels is None and len(data) == 2:
-        data, labels = data
-    if hasattr(data, "shape"):
-        if labels is not None and len(labels) != len(data):
-            raise ValueError(f"`labels` must be one for each image. Received: {len(labels)} for {len(data)} images")
-        total: int | None = math.ceil(len(data) / batch_size)
-        parts: Any = (
-            (data[start : start + batch_size], None if labels is None else labels[start : start + batch_size])
-            for start in range(0, len(data), batch_size)
-        )
-    else:
-        total = _known_length(data)
-        # A PyDataset goes by index, and does not end by itself when it is iterated over.
-        parts = (data[index] for index in range(total or 0)) if isinstance(data, keras.utils.PyDataset) else data
-    if progress:
-        from rich.progress import track
-
-        parts = track(parts, "features", total=total, transient=True)
-    for part in parts:
-        images, part_labels, _ = keras.utils.unpack_x_y_sample_weight(part if isinstance(part, tuple) else (part,))
-        yield _numpy(images), None if part_labels is None else _numpy(part_labels)
-
-
-def _known_length(dataset: Any) -> int | None:
-    try:
-        return len(dataset)
-    except TypeError:
-        return None
-
-
-def _numpy(array: Any) -> np.ndarray:
-    return array.numpy() if hasattr(array, "numpy") else np.asarray(array)
+    levels = Levels(pixel_range, white_level)
+    return make_dataset(dataset_stream(dataset, image_size, channels, allow_damaged, levels), batch_size, **options)
 
 
 def _check_stream_loader(stream: Stream, loader: str | None) -> None:

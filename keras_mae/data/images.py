@@ -13,31 +13,83 @@ import numpy as np
 
 from keras_mae._optional import require
 from keras_mae.data.crops import Box, CenterCrop, Crop
+from keras_mae.data.levels import (
+    BYTES,
+    EIGHT_BITS,
+    Levels,
+    Numbers,
+    UnclearNumbers,
+    check_range,
+    checked_levels,
+    numbers_of,
+    refuse,
+)
 
-__all__ = ["EXTENSIONS", "MODES", "decoded", "open_file", "pillow", "read_image", "unreadable", "views"]
+__all__ = ["MODES", "check_header", "decoded", "extensions", "is_deep", "open_file", "pillow", "read_image"]
+__all__ += ["upright_size", "views"]
 
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _ORIENTATION = 0x0112  # the EXIF tag; from 5 on, height and width change places
 _DRAFTED = ("JPEG", "MPO")  # can be decoded at reduced size
+# What Pillow opens and is not read: documents and drawings, films, formats that it only recognizes, and FITS, of
+# which it does not read scale and zero, so that its numbers are not the file's.
+_NOT_READ = ("BUFR", "EPS", "FITS", "FLI", "GRIB", "HDF5", "IPTC", "MPEG", "PDF", "WMF")
 
 
-def read_image(file: str | Path | bytes, image_shape: tuple[int, int, int], crop: Crop | None = None) -> np.ndarray:
-    """Read one image file, or its content, as uint8 of `image_shape`.
+def read_image(
+    file: str | Path | bytes,
+    image_shape: tuple[int, int, int],
+    crop: Crop | None = None,
+    *,
+    pixel_range: tuple[float, float] = BYTES,
+    white_level: int | None = None,
+) -> np.ndarray:
+    """Read one image file, or its content, as an array of `image_shape`.
 
-    It is turned upright as its EXIF data say. An animation gives its first frame; transparent images are laid on
-    white where 1 or 3 channels are asked for; 16-bit gray becomes 8-bit.
+    It is turned upright as its EXIF data say. A file of several images, such as an animation or a TIFF file of many
+    pages, gives its first; transparent images are laid on white where 1 or 3 channels are asked for.
 
     Args:
         file: Path of the file, or its bytes.
         image_shape: Height, width and channels (1, 3 or 4) of the result.
         crop: Part of the image to read; by default as much of the center as has the result's shape.
+        pixel_range: (low, high), the smallest and the largest pixel. With (0, 255) the result is uint8: grays of 9 to
+            16 bits are divided by their white level, and signed or 32-bit integers and floats are refused. With any
+            other range it is float32 in the file's own numbers, and a number beyond the range is an error.
+        white_level: Number in a file of 9 to 16 bits a gray that becomes 255, such as 4095 for 12 bits in a 16-bit
+            file; by default the largest number there is, 65535 in that file.
+
+    Returns:
+        uint8 or float32 (height, width, channels).
 
     Raises:
-        ValueError: If the file cannot be decoded as a whole; the message names it.
+        ValueError: If the file cannot be decoded as a whole, or its numbers not be read as this says; the message
+            names it.
     """
     name = "an image in memory" if isinstance(file, bytes) else str(file)
-    return views(file, name, image_shape, crop or CenterCrop(), [np.random.default_rng(0)])[0].copy()
+    levels = checked_levels(pixel_range, white_level, image_shape[2])
+    return views(file, name, image_shape, crop or CenterCrop(), [np.random.default_rng(0)], levels)[0].copy()
+
+
+def extensions() -> frozenset[str]:
+    """Return the endings of the files that are read, in lower case: those of every format that Pillow opens."""
+    known = pillow().registered_extensions()
+    formats = pillow().OPEN.keys() - set(_NOT_READ)
+    return frozenset(ending.lower() for ending, form in known.items() if form in formats or form == "MPO")
+
+
+def check_header(path: Path, levels: Levels) -> int:
+    """Read a file's header, and refuse what could not be read later.
+
+    Returns:
+        Number of pages if it is a TIFF file, else 1: in others frames belong together.
+
+    Raises:
+        ValueError: If it is no image, or its numbers cannot be read in these levels.
+    """
+    with _named_errors(path, str(path)), open_file(path) as file:
+        refuse(file, numbers_of(file), levels)
+        return int(file.n_frames) if file.format == "TIFF" else 1
 
 
 def views(
@@ -46,22 +98,27 @@ def views(
     image_shape: tuple[int, int, int],
     crop: Crop,
     generators: Sequence[np.random.Generator],
+    levels: Levels = EIGHT_BITS,
 ) -> list[np.ndarray]:
-    """Return as many crops of one image, decoded once, as there are generators to draw them with."""
+    """Return as many crops of one image, decoded once, as there are generators to draw them with.
+
+    Of an array, which is in the range of the levels, only what bicubic resizing adds to it is cut off.
+    """
     if isinstance(image, np.ndarray):
         height, width = image.shape[:2]
         boxes = [crop(width, height, image_shape[:2], generator) for generator in generators]
-        return [_cut_array(image, box, image_shape) for box in boxes]
+        return [_cut_array(image, box, image_shape, levels.pixel_range) for box in boxes]
     with contextlib.ExitStack() as stack:
         with _named_errors(image, name):
             file = stack.enter_context(open_file(image))
+            numbers = numbers_of(file)
             if file.format not in _DRAFTED:
                 file.load()  # Pillow turns TIFF files upright here, and has their upright size before: ask afterwards
             turned = file.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
         width, height = file.size[::-1] if turned else file.size
         boxes = [crop(width, height, image_shape[:2], generator) for generator in generators]
         with _named_errors(image, name):
-            return _decode_and_cut(file, boxes, (width, height), image_shape)
+            return _decode_and_cut(file, boxes, (width, height), image_shape, numbers, levels)
 
 
 @contextlib.contextmanager
@@ -74,37 +131,57 @@ def _named_errors(image: str | Path | bytes, name: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise ValueError(f"There is no image file {name!r}") from error
     except Exception as error:
-        raise unreadable(image, name, error) from error
+        raise _unreadable(image, name, error) from error
+
+
+def is_deep(path: Path) -> bool:
+    """Return whether a file holds grays that Pillow does not have in 8 bits."""
+    with open_file(path) as file:
+        return numbers_of(file).deep
 
 
 @contextlib.contextmanager
-def decoded(path: Path, short_side: int) -> Iterator[Any]:
-    """Yield a file's image, whole and upright, gray or RGB, perhaps smaller but with at least twice `short_side`.
+def decoded(path: Path, short_side: int, white_level: int | None = None) -> Iterator[Any]:
+    """Yield a file's image in 8 bits, whole and upright, gray or RGB; perhaps smaller, if it has twice `short_side`.
 
     Raises:
-        ValueError: If it cannot be decoded as a whole.
+        ValueError: If it cannot be decoded as a whole, or its numbers not be brought to 8 bits.
     """
     from PIL import ImageOps
 
     with _named_errors(path, str(path)), open_file(path) as file:
         if file.format in _DRAFTED:
             file.draft(file.mode, (2 * short_side, 2 * short_side))
+        numbers = numbers_of(file)
         image = ImageOps.exif_transpose(file)
-        yield _in_mode(image, "L" if image.mode in ("1", "L") or image.mode.startswith("I") else "RGB")
+        yield _in_mode(image, "L" if image.mode in ("1", "L") or numbers.deep else "RGB", numbers, white_level)
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Return (height, width) of an image file's image, turned upright."""
+    with _named_errors(path, str(path)), open_file(path) as file:
+        if file.format not in _DRAFTED:
+            file.load()  # see `views`
+        turned = file.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        width, height = file.size
+    return (width, height) if turned else (height, width)
 
 
 def open_file(image: str | Path | bytes) -> Any:
     """Open an image: its header is read, and its pixels are not yet decoded."""
-    return pillow().open(io.BytesIO(image) if isinstance(image, bytes) else image)
+    pillow().init()  # all of its formats
+    formats = [name for name in pillow().ID if name not in _NOT_READ]
+    return pillow().open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=formats)
 
 
-def unreadable(image: str | Path | bytes, name: str, error: Exception) -> ValueError:
+def _unreadable(image: str | Path | bytes, name: str, error: Exception) -> ValueError:
     """Return the error to raise for an image that cannot be read."""
     try:
         empty = len(image) == 0 if isinstance(image, bytes) else Path(image).stat().st_size == 0
     except OSError:
         empty = False
-    what = "it is empty" if empty else f"{type(error).__name__}: {error}"
+    reason = str(error) if isinstance(error, UnclearNumbers) else f"{type(error).__name__}: {error}"
+    what = "it is empty" if empty else reason
     return ValueError(f"Cannot read the image file {name!r}: {what}")
 
 
@@ -114,7 +191,12 @@ def pillow() -> Any:
 
 
 def _decode_and_cut(
-    file: Any, boxes: Sequence[Box], upright: tuple[int, int], image_shape: tuple[int, int, int]
+    file: Any,
+    boxes: Sequence[Box],
+    upright: tuple[int, int],
+    image_shape: tuple[int, int, int],
+    numbers: Numbers,
+    levels: Levels,
 ) -> list[np.ndarray]:
     """Cut the boxes, in pixels of the `upright` (width, height), out of an open file's image."""
     from PIL import ImageOps
@@ -122,9 +204,28 @@ def _decode_and_cut(
     size, mode = image_shape[:2], MODES[image_shape[2]]
     if file.format in _DRAFTED:
         _decode_smaller(file, boxes, size, mode)
-    image = _in_mode(ImageOps.exif_transpose(file) if _ORIENTATION in file.getexif() else file, mode)
+    image = ImageOps.exif_transpose(file) if _ORIENTATION in file.getexif() else file
     across, down = image.size[0] / upright[0], image.size[1] / upright[1]
-    return [_cut(image, box.scaled(across, down), size).reshape(image_shape) for box in boxes]
+    boxes = [box.scaled(across, down) for box in boxes]
+    if levels.own_units:
+        values = _own_values(image, mode, numbers, levels)
+        shape = (*size, values.shape[2])  # a gray image has one channel, however many are wanted
+        parts = [_cut_array(values, box, shape, levels.pixel_range) for box in boxes]
+        return [np.broadcast_to(part, image_shape) for part in parts]
+    image = _in_mode(image, mode, numbers, levels.white_level)
+    return [_cut(image, box, size).reshape(image_shape) for box in boxes]
+
+
+def _own_values(image: Any, mode: str, numbers: Numbers, levels: Levels) -> np.ndarray:
+    """Return a decoded image in its own numbers, float32 (height, width, channels).
+
+    Raises:
+        UnclearNumbers: If one lies beyond the range.
+    """
+    refuse(image, numbers, levels)
+    values = numbers.of(image) if numbers.deep else np.asarray(_in_mode(image, mode, numbers))
+    check_range(values, numbers, levels.pixel_range)
+    return values.reshape(*values.shape[:2], -1).astype("float32")
 
 
 def _decode_smaller(file: Any, boxes: Sequence[Box], size: tuple[int, int], mode: str) -> None:
@@ -139,12 +240,12 @@ def _decode_smaller(file: Any, boxes: Sequence[Box], size: tuple[int, int], mode
         file.draft(mode, (math.ceil(file.size[0] / shrink), math.ceil(file.size[1] / shrink)))
 
 
-def _in_mode(image: Any, mode: str) -> Any:
-    """Convert an image of any mode to `mode`."""
-    if image.mode == "F":
-        raise ValueError("pixels are floats, and nothing says what is white")
-    if image.mode.startswith("I"):  # 16-bit gray: Pillow would clip it at 255
-        image = pillow().fromarray((np.asarray(image, "float32") / 257).round().clip(0, 255).astype("uint8"))
+def _in_mode(image: Any, mode: str, numbers: Numbers, white_level: int | None = None) -> Any:
+    """Convert an image of any mode to `mode`, in 8 bits."""
+    if numbers.deep:
+        image = pillow().fromarray(numbers.in_bytes(image, white_level))
+    else:
+        refuse(image, numbers, Levels(white_level=white_level))
     if mode != "RGBA" and image.has_transparency_data:
         image = image.convert("RGBA")
         white = pillow().new("RGBA", image.size, "white")
@@ -168,10 +269,12 @@ def _cut(image: Any, box: Box, size: tuple[int, int]) -> np.ndarray:
     return pixels[:, ::-1] if box.flip else pixels
 
 
-def _cut_array(image: np.ndarray, box: Box, image_shape: tuple[int, int, int]) -> np.ndarray:
+def _cut_array(
+    image: np.ndarray, box: Box, image_shape: tuple[int, int, int], pixel_range: tuple[float, float]
+) -> np.ndarray:
     """Cut a box out of an array (height, width, channels) with any number of channels, in the array's own range."""
-    size = image_shape[:2]
-    if image.dtype == np.uint8 and image.shape[-1] in (1, 3):  # four: Pillow would take the last one for alpha
+    size, bytes_suffice = image_shape[:2], image.dtype == np.uint8 and pixel_range == BYTES
+    if bytes_suffice and image.shape[-1] in (1, 3):  # four: Pillow would take the last one for alpha
         squeezed = image[..., 0] if image.shape[-1] == 1 else image
         return _cut(pillow().fromarray(np.ascontiguousarray(squeezed)), box, size).reshape(image_shape)
     depth = "uint8" if image.dtype == np.uint8 else "float32"
@@ -179,5 +282,5 @@ def _cut_array(image: np.ndarray, box: Box, image_shape: tuple[int, int, int]) -
         _cut(pillow().fromarray(np.ascontiguousarray(image[..., band], depth)), box, size)
         for band in range(image.shape[-1])
     ]
-    pixels = np.stack(bands, axis=-1).clip(0, 255)
+    pixels = np.stack(bands, axis=-1).clip(*pixel_range)
     return (pixels if image.dtype.kind == "f" else pixels.round()).astype(image.dtype, copy=False)

@@ -20,10 +20,13 @@ from typing import Any
 
 from keras_mae import _checks, _files, _optional
 from keras_mae.data import images as image_files
+from keras_mae.data.examination import Examination, examine
+from keras_mae.data.folders import look_into
+from keras_mae.data.levels import BYTES, Levels
 from keras_mae.data.records import serialize
-from keras_mae.data.sources import FolderSource, find_damaged_files, image_paths
+from keras_mae.data.sources import FolderSource
 
-__all__ = ["find_damaged", "prepare", "read_manifest"]
+__all__ = ["check_directory", "find_damaged", "prepare", "read_manifest"]
 
 _MANIFEST = "manifest.json"
 _PLAN = ".unfinished.json"  # the arguments of a run that has not ended
@@ -43,12 +46,15 @@ def prepare(
     quality: int = 95,
     labeled: bool = False,
     allow_damaged: float = 0.0,
+    white_level: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write a folder's images as shards, and a manifest of their counts and checksums.
 
     Larger images are resized bicubically until their short side is `short_side`, and written as JPEG; smaller ones
-    keep their bytes if they are JPEG or PNG. A second call with the same arguments continues where the first stopped.
+    keep their bytes if they are JPEG or PNG, unless they are grays that the white level is for. Shards hold pixels of
+    0–255: images in units of their own are read from their folder (`from_directory(pixel_range=...)`). A
+    second call with the same arguments continues where the first stopped.
 
     Args:
         directory: Folder of images.
@@ -61,6 +67,7 @@ def prepare(
         labeled: Whether the folders in `directory` are classes.
         allow_damaged: Largest share of damaged files, in [0, 1], that is left out and listed in the manifest; more is
             an error. With 0 the first damaged file is an error that names it.
+        white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
         progress: Function that is called with the number of images done and their total.
 
     Returns:
@@ -76,15 +83,16 @@ def prepare(
         _optional.require("tensorflow", "Writing TFRecord files")
     if type(quality) is not int or not 1 <= quality <= 100:
         raise _checks.argument_error("quality", "an integer in [1, 100]", quality)
-    source = FolderSource(directory, labeled=labeled, allow_damaged=allow_damaged)
+    source = FolderSource(directory, labeled=labeled, allow_damaged=allow_damaged, white_level=white_level)
     out = Path(out)
     plan = {
         "format": format,
         "short_side": short_side,
         "images_per_shard": images_per_shard,
         "quality": quality,
+        "white_level": white_level,
         "images": len(source),
-        "classes": source.classes,
+        "classes": list(source.class_names or ()),
         "skipped": [str(path.relative_to(source.directory)) for path, _ in source.skipped],
         "source": _fingerprint(source),
     }
@@ -112,37 +120,65 @@ def read_manifest(directory: str | Path) -> dict[str, Any] | None:
     return manifest
 
 
-def find_damaged(directory: str | Path, progress: Progress | None = None) -> list[tuple[Path, str]]:
-    """Find the images of a folder that cannot be decoded, or the shards that are not what the manifest says.
-
-    Args:
-        directory: Folder of images, or one that `prepare` wrote.
-        progress: Function that is called with the number of files done and their total.
+def find_damaged(
+    directory: str | Path,
+    progress: Progress | None = None,
+    *,
+    pixel_range: tuple[float, float] = BYTES,
+    white_level: int | None = None,
+) -> list[tuple[Path, str]]:
+    """Find the images of a folder that cannot be read, or the shards that are not what the manifest says.
 
     Returns:
         The damaged files, and what is wrong with each.
 
+    The arguments, and what is raised, are those of `check_directory`.
+    """
+    return check_directory(directory, progress, pixel_range=pixel_range, white_level=white_level).damaged
+
+
+def check_directory(
+    directory: str | Path,
+    progress: Progress | None = None,
+    *,
+    pixel_range: tuple[float, float] = BYTES,
+    white_level: int | None = None,
+) -> Examination:
+    """Report on a folder of images: which are damaged or nearly black, and what is passed over.
+
+    Args:
+        directory: Folder of images, or one that `prepare` wrote, whose shards are compared with its manifest.
+        progress: Function that is called with the number of files done and their total.
+        pixel_range: (low, high), the smallest and the largest pixel, as for `read_image`.
+        white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
+
+    Returns:
+        An `Examination`.
+
     Raises:
         ValueError: If there is no such folder, or nothing in it.
     """
-    directory = Path(directory)
+    directory, levels = Path(directory), Levels(pixel_range, white_level)
     manifest = read_manifest(directory) if directory.is_dir() else None
+    contents = None if manifest else look_into(directory)
     shards = {directory / shard["file"]: shard["sha256"] for shard in manifest["shards"]} if manifest else {}
-    paths = list(shards) or image_paths(directory)
+    paths = list(shards) if contents is None else contents.paths
     count = itertools.count(1)
 
     def done() -> None:
         if progress is not None:
             progress(next(count), len(paths))
 
-    if not shards:
-        return find_damaged_files(paths, done)
+    if contents is not None:
+        found = examine(paths, levels, done)
+        found.passed_over = contents.passed_over(len(found.stacks))
+        return found
     wrong = []
     for path, checksum in shards.items():
         if _files.sha256(path) != checksum:
             wrong.append((path, f"{str(path)!r} does not have the manifest's checksum"))
         done()
-    return wrong
+    return Examination(damaged=wrong)
 
 
 def _read_own(path: Path) -> dict[str, Any] | None:
@@ -164,6 +200,7 @@ def _claim(out: Path, plan: dict[str, Any]) -> dict[str, str]:
     manifest = _read_own(out / _MANIFEST) or {}
     known = {shard["file"]: shard["sha256"] for shard in manifest.pop("shards", ())}
     if before := _read_own(out / _PLAN) or manifest:
+        before = {"white_level": None, **before}  # which earlier versions did not have
         if before != plan:
             differ = sorted(name for name in plan if before.get(name) != plan[name])
             raise ValueError(
@@ -202,7 +239,8 @@ def _records(
     def record(index: int) -> bytes:
         path = source.paths[index]
         label = None if source.labels is None else int(source.labels[index])
-        return serialize(_smaller(path, short_side, quality), path.relative_to(source.directory).as_posix(), label)
+        smaller = _smaller(path, short_side, quality, source.levels.white_level)
+        return serialize(smaller, path.relative_to(source.directory).as_posix(), label)
 
     pool = ThreadPoolExecutor()
     try:
@@ -214,11 +252,12 @@ def _records(
         pool.shutdown(cancel_futures=True)
 
 
-def _smaller(path: Path, short_side: int, quality: int) -> bytes:
+def _smaller(path: Path, short_side: int, quality: int, white_level: int | None = None) -> bytes:
     """Return the image's own bytes, or those of a JPEG whose short side is `short_side`."""
-    with image_files.decoded(path, short_side) as image:
+    with image_files.decoded(path, short_side, white_level) as image:
         scale = short_side / min(image.size)
-        if scale >= 1 and path.suffix.lower() in (".jpg", ".jpeg", ".png"):
+        is_final = white_level is None or not image_files.is_deep(path)
+        if scale >= 1 and is_final and path.suffix.lower() in (".jpg", ".jpeg", ".png"):
             return path.read_bytes()
         if scale < 1:
             size = tuple(max(short_side, round(side * scale)) for side in image.size)

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_mae import _checks, _optional
+from keras_mae import _checks, _class_names, _optional
 from keras_mae.data.crops import Crop
 from keras_mae.data.images import MODES
+from keras_mae.data.levels import BYTES, Levels, checked_levels
 from keras_mae.data.sources import Generators, cut
 from keras_mae.data.streams import Stream
 
@@ -34,13 +35,14 @@ class RecordSource:
         files: Paths of the files, in order.
         image_size: Side in pixels of the images to make, or (height, width).
         channels: 1 (gray), 3 (RGB) or 4 (RGBA).
-        classes: Names of the classes, in the order of the labels.
+        class_names: Names of the classes, in the order of the labels.
+        pixel_range: (low, high), the smallest and the largest pixel, as for `read_image`.
+        white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
 
     Raises:
         ValueError: If there is no file, one is damaged, or a record is not one that `prepare` writes.
     """
 
-    dtype = np.dtype("uint8")
     sized = False
     labels: np.ndarray | None = None
 
@@ -50,17 +52,23 @@ class RecordSource:
         image_size: int | tuple[int, int] = 224,
         channels: int = 3,
         *,
-        classes: Sequence[str] = (),
+        class_names: Sequence[str] | None = None,
+        pixel_range: tuple[float, float] = BYTES,
+        white_level: int | None = None,
     ):
         grain_sources = _optional.require("grain.sources", "Reading ArrayRecord")
         if not files:
             raise ValueError("`files` must name at least one ArrayRecord file. Received: none")
         self.image_shape = (*_checks.pair("image_size", image_size), _checks.one_of("channels", channels, MODES))
-        self._files, self.classes = [str(file) for file in files], list(classes)
+        self._set_levels(checked_levels(pixel_range, white_level, channels))
+        self._files, self.class_names = [str(file) for file in files], _class_names.checked(class_names)
         with self._clear_errors():
             self._records = grain_sources.ArrayRecordDataSource(self._files)
             first = self._records[0] if len(self._records) else None
         self.labeled = first is not None and LABEL in features(first)
+
+    def _set_levels(self, levels: Levels) -> None:
+        self.levels, self.dtype = levels, levels.dtype
 
     def __len__(self) -> int:
         return len(self._records)
@@ -70,7 +78,8 @@ class RecordSource:
     ) -> tuple[np.ndarray, np.ndarray | None]:
         pairs = self._read([int(index) for index in indices])
         labels = np.array([label for _, label in pairs], "int64") if self.labeled else None
-        return cut((image for image, _ in pairs), indices, self.image_shape, crop, generators), labels
+        images = (image for image, _ in pairs)
+        return cut(images, indices, self.image_shape, crop, generators, self.levels), labels
 
     def _read(self, indices: list[int]) -> list[tuple[bytes, int | None]]:
         with self._clear_errors():
@@ -98,7 +107,8 @@ def tfrecord_stream(
     label_key: str | None,
     count: int | None,
     allow_damaged: float,
-    classes: Sequence[str] = (),
+    levels: Levels,
+    class_names: Sequence[str] | None = None,
 ) -> Stream:
     """Return a stream over TFRecord files, several of them read side by side; see `from_tfrecords`."""
     tf = _optional.require("tensorflow", "Reading TFRecord files")
@@ -115,7 +125,9 @@ def tfrecord_stream(
         labeled=label_key is not None,
         count=count,
         allow_damaged=allow_damaged,
-        classes=classes,
+        class_names=class_names,
+        pixel_range=levels.pixel_range,
+        white_level=levels.white_level,
     )
 
 

@@ -10,10 +10,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from keras_mae import _checks
+from keras_mae import _checks, _class_names, pixels
 from keras_mae.data import images as image_files
 from keras_mae.data.crops import CenterCrop, Crop
-from keras_mae.data.images import EXTENSIONS, MODES, unreadable
+from keras_mae.data.examination import examine
+from keras_mae.data.folders import look_into
+from keras_mae.data.images import MODES
+from keras_mae.data.levels import BYTES, EIGHT_BITS, Levels, checked_levels
 
 __all__ = [
     "ArraySource",
@@ -22,8 +25,6 @@ __all__ = [
     "Source",
     "Subset",
     "cut",
-    "find_damaged_files",
-    "image_paths",
 ]
 
 Generators = Callable[[int], Sequence[np.random.Generator]]
@@ -34,13 +35,15 @@ class Source(Protocol):
     """Anything with a length that gives batches by index.
 
     `labels` holds one integer from 0 for each image; it is `None` where there are none, and where they are read with
-    the images (`labeled` is true then).
+    the images (`labeled` is true then). `class_names` holds the names of the classes in the order of the labels, or
+    is `None` where they have none.
     """
 
     image_shape: tuple[int, int, int]
     dtype: np.dtype
     labels: np.ndarray | None
     labeled: bool
+    class_names: tuple[str, ...] | None
     sized: bool
     """Whether all images have the shape `image_shape`, so that none needs a crop."""
 
@@ -65,16 +68,27 @@ class ArraySource:
     """Images in an array, also a memory-mapped one.
 
     Args:
-        images: (images, height, width, channels) or (images, height, width), for gray; integers or floats in 0–255.
+        images: (images, height, width, channels) or (images, height, width), for gray; integers or floats in
+            `pixel_range`.
         labels: Integers from 0 (images,), or `None`.
         image_size: Side in pixels of the images that crops of these are resized to, or (height, width); by default
             the images' own.
+        class_names: Names of the classes, in the order of the labels.
+        pixel_range: (low, high), the smallest and the largest value that a pixel may have; as the encoder's.
 
     Raises:
         ValueError: If shape, dtype or range are not those of images and labels.
     """
 
-    def __init__(self, images: Any, labels: Any = None, image_size: int | tuple[int, int] | None = None):
+    def __init__(
+        self,
+        images: Any,
+        labels: Any = None,
+        image_size: int | tuple[int, int] | None = None,
+        *,
+        class_names: Sequence[str] | None = None,
+        pixel_range: pixels.PixelRange = pixels.BYTES,
+    ):
         images = images if isinstance(images, np.ndarray) else np.asarray(images)
         images = images[..., None] if images.ndim == 3 else images
         if images.ndim != 4 or not images.size:
@@ -82,34 +96,34 @@ class ArraySource:
                 "`images` must have shape (images, height, width, channels) and not be empty. "
                 f"Received: images.shape={images.shape}"
             )
-        if images.dtype.kind not in "uif":
-            raise ValueError(f"`images` must be integers or floats in 0-255. Received: images.dtype={images.dtype}")
-        if images.dtype != np.uint8:
-            self._check_range(images)
+        self.levels, dtype = Levels(pixels.checked_range(pixel_range)), pixels.dtype_name(images)
+        pixels.check_channels_last(images.shape)
+        pixels.check_dtype(dtype, self.levels.pixel_range)
+        if not pixels.needs_no_look(dtype, self.levels.pixel_range):
+            self._check_values(images)
         self.images, self.dtype = images, images.dtype
         size = images.shape[1:3] if image_size is None else _checks.pair("image_size", image_size)
         self.image_shape: tuple[int, int, int] = (*size, images.shape[3])
         self.sized = self.image_shape == images.shape[1:]
         self.labels = None if labels is None else _checked_labels(labels, len(images))
         self.labeled = labels is not None
+        self.class_names = _class_names.checked(class_names)
+        if self.class_names is not None and (self.labels is None or self.labels.max() >= len(self.class_names)):
+            raise ValueError(
+                f"`class_names` must be one for each label. Received: {len(self.class_names)} names, "
+                + ("no labels" if self.labels is None else f"labels up to {self.labels.max()}")
+            )
 
-    @staticmethod
-    def _check_range(images: np.ndarray) -> None:
+    def _check_values(self, images: np.ndarray) -> None:
+        ends = []
         for start in range(0, len(images), 1024):  # in parts: the array may be larger than memory
             part = images[start : start + 1024]
-            if not np.isfinite(part).all():
+            ends.append((part.min(), part.max()))
+            if not np.isfinite(ends[-1]).all():
                 bad = start + np.flatnonzero(~np.isfinite(part).all(axis=(1, 2, 3)))[0]
                 raise ValueError(f"`images` must be finite. Received: NaN or infinite pixels in image {bad}")
-            if part.min() < 0 or part.max() > 255:
-                raise ValueError(
-                    "`images` must be in 0-255 (the encoder normalizes them itself). "
-                    f"Received: values from {part.min():.4g} to {part.max():.4g}"
-                )
-        if images.dtype.kind == "f" and 0 < images.max() <= 1:
-            raise ValueError(
-                "`images` must be in 0-255 (the encoder normalizes them itself): multiply by 255. "
-                f"Received: values from {images.min():.4g} to {images.max():.4g}"
-            )
+        low, high = float(min(low for low, _ in ends)), float(max(high for _, high in ends))
+        pixels.check_extremes(low, high, pixels.dtype_name(images), self.levels.pixel_range)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -120,7 +134,8 @@ class ArraySource:
         labels = None if self.labels is None else self.labels[indices]
         if self.sized and crop is None:
             return self.images[indices], labels
-        return cut((self.images[index] for index in indices), indices, self.image_shape, crop, generators), labels
+        parts = (self.images[index] for index in indices)
+        return cut(parts, indices, self.image_shape, crop, generators, self.levels), labels
 
 
 class Subset:
@@ -135,6 +150,8 @@ class Subset:
         self._source, self._indices = source, np.asarray(indices)
         self.image_shape, self.dtype = source.image_shape, source.dtype
         self.labeled, self.sized = source.labeled, source.sized
+        self.class_names = _class_names.named(source)
+        self.levels = getattr(source, "levels", EIGHT_BITS)
         self.labels = None if source.labels is None else source.labels[self._indices]
 
     def __len__(self) -> int:
@@ -149,6 +166,10 @@ class Subset:
 class FolderSource:
     """All images below a folder, flat or nested, in the order of their paths; labels are not needed.
 
+    They are the files in formats that Pillow opens, also behind links. Hidden and system folders and files are no
+    data (`.ipynb_checkpoints`, `__MACOSX`, `Thumbs.db`). A warning says in one line what else is passed over: how
+    many files of which kinds.
+
     Each is turned upright as its EXIF data say, converted to the wanted number of channels, cut and resized
     bicubically with antialiasing (see `read_image`).
 
@@ -160,16 +181,18 @@ class FolderSource:
         image_size: Side in pixels of the images to make, or (height, width).
         channels: 1 (gray), 3 (RGB) or 4 (RGBA).
         labeled: Whether the folders in `directory` are classes, numbered from 0 in the order of their names
-            (`classes`).
+            (`class_names`).
         allow_damaged: Largest share of damaged files, in [0, 1], that is left out and listed in `skipped`; more is an
             error. Above 0 every file is decoded once, here. With 0 the first damaged file is an error that names it.
+        pixel_range: (low, high), the smallest and the largest pixel, as for `read_image`: (0, 255) for uint8, any
+            other for float32 in the files' own numbers.
+        white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
 
     Raises:
-        ValueError: If the folder does not exist or holds no image, files cannot be read as one, or a labeled image
-            lies in no class.
+        ValueError: If the folder does not exist or holds no image, files cannot be read as one, a labeled image lies
+            in no class, or two classes are one folder.
     """
 
-    dtype = np.dtype("uint8")
     sized = False
 
     def __init__(
@@ -180,21 +203,35 @@ class FolderSource:
         *,
         labeled: bool = False,
         allow_damaged: float = 0.0,
+        pixel_range: tuple[float, float] = BYTES,
+        white_level: int | None = None,
     ):
         self.directory = Path(directory)
         height, width = _checks.pair("image_size", image_size)
         self.image_shape = (height, width, _checks.one_of("channels", channels, MODES))
         _checks.within("allow_damaged", allow_damaged, 1)
-        self.paths = image_paths(self.directory)
+        self.levels = checked_levels(pixel_range, white_level, channels)
+        self.dtype = self.levels.dtype
+        contents = look_into(self.directory)
+        self.paths, self.labeled = contents.paths, labeled
+        self.class_names = tuple(contents.classes) if labeled else None
+        for link in contents.repeated:
+            if link.parent == self.directory and link.name in (self.class_names or ()):
+                raise ValueError(
+                    f"Each class must be a folder of its own. Received: {link.name!r} in {str(self.directory)!r}, a "
+                    "link to a folder that another class has"
+                )
         self.skipped: list[tuple[Path, str]] = []
         if allow_damaged > 0:
-            self._leave_out(find_damaged_files(self.paths), allow_damaged)
+            examined = examine(self.paths, self.levels)
+            self._leave_out(examined.damaged, allow_damaged)
+            stacks = len(examined.stacks)
         else:
             with ThreadPoolExecutor() as pool:
-                list(pool.map(_check_header, self.paths))
-        self.labeled = labeled
-        # Classes without images count: training and test folders then number their classes alike.
-        self.classes = sorted(path.name for path in self.directory.iterdir() if path.is_dir()) if labeled else []
+                pages = pool.map(lambda path: image_files.check_header(path, self.levels), self.paths)
+                stacks = sum(count > 1 for count in pages)
+        if passed_over := contents.passed_over(stacks):
+            warnings.warn(f"{passed_over} (in {str(self.directory)!r})", stacklevel=2)
         self.labels = self._labels() if labeled else None
 
     def _labels(self) -> np.ndarray:
@@ -204,7 +241,7 @@ class FolderSource:
                 "Labeled images lie in a folder for each class. "
                 f"Received: {loose[0]!r} and {len(loose) - 1} more in {str(self.directory)!r} itself"
             )
-        numbers = {name: number for number, name in enumerate(self.classes)}
+        numbers = {name: number for number, name in enumerate(self.class_names or ())}
         return np.asarray([numbers[parts[0]] for parts in names], "int64")
 
     def _leave_out(self, bad: list[tuple[Path, str]], allow_damaged: float) -> None:
@@ -230,66 +267,26 @@ class FolderSource:
         self, indices: Any, crop: Crop | None = None, generators: Generators | None = None
     ) -> tuple[np.ndarray, np.ndarray | None]:
         files = (self.paths[index] for index in indices)
-        return cut(files, indices, self.image_shape, crop, generators), (
+        return cut(files, indices, self.image_shape, crop, generators, self.levels), (
             None if self.labels is None else self.labels[indices]
         )
 
 
 def cut(
-    images: Any, indices: Any, image_shape: tuple[int, int, int], crop: Crop | None, generators: Generators | None
+    images: Any,
+    indices: Any,
+    image_shape: tuple[int, int, int],
+    crop: Crop | None,
+    generators: Generators | None,
+    levels: Levels = EIGHT_BITS,
 ) -> np.ndarray:
     """Cut images, which are paths, bytes or arrays, and return all crops in one array."""
     crop, generators = crop or CenterCrop(), generators or _still
-    pixels: list[np.ndarray] = []
+    views: list[np.ndarray] = []
     for index, image in zip(indices, images, strict=True):
         name = str(image) if isinstance(image, str | Path) else f"number {index}"
-        pixels += image_files.views(image, name, image_shape, crop, generators(int(index)))
-    return np.stack(pixels)
-
-
-def image_paths(directory: Path) -> list[Path]:
-    """Return all image files below a folder, in order.
-
-    Raises:
-        ValueError: If there is no such folder, or no image in it.
-    """
-    if not directory.is_dir():
-        raise ValueError(f"`directory` must be an existing folder. Received: directory={str(directory)!r}")
-    paths = sorted(path for path in directory.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
-    if not paths:
-        raise ValueError(
-            f"`directory` must hold images ({', '.join(EXTENSIONS)}), in it or in folders below. "
-            f"Received: none in {str(directory)!r}"
-        )
-    return paths
-
-
-def find_damaged_files(paths: Sequence[Path], done: Callable[[], None] | None = None) -> list[tuple[Path, str]]:
-    """Return the files that cannot be decoded as a whole, and why; call `done` after each file."""
-
-    def check(path: Path) -> str | None:
-        try:
-            image_files.read_image(path, (8, 8, 1))
-        except ValueError as error:
-            return str(error)
-        finally:
-            if done is not None:
-                done()
-        return None
-
-    with ThreadPoolExecutor() as pool:
-        checked = zip(paths, pool.map(check, paths), strict=True)
-        return [(path, message) for path, message in checked if message]
-
-
-def _check_header(path: Path) -> None:
-    try:
-        with image_files.open_file(path) as image:
-            image.size  # noqa: B018  (reading it is the check)
-    except ImportError:
-        raise
-    except Exception as error:
-        raise unreadable(path, str(path), error) from error
+        views += image_files.views(image, name, image_shape, crop, generators(int(index)), levels)
+    return np.stack(views)
 
 
 def _checked_labels(labels: Any, images: int) -> np.ndarray:

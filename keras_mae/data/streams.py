@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from keras_mae import _checks, _optional
+from keras_mae import _checks, _class_names, _optional
 from keras_mae.data import images as image_files
 from keras_mae.data.crops import Crop
 from keras_mae.data.images import MODES
+from keras_mae.data.levels import BYTES, Levels, checked_levels
 from keras_mae.data.sources import Generators
 
 __all__ = ["Stream", "dataset_stream"]
@@ -24,7 +25,7 @@ class Stream:
     Args:
         name: Name of the data in errors.
         items: Function of (shuffle, seed) that makes a dataset of (image, label): the bytes of an image file or an
-            array (height, width, channels) in 0–255, and an integer, 0 where there are no labels.
+            array (height, width, channels) in `pixel_range`, and an integer, 0 where there are no labels.
         image_size: Side in pixels of the images to make, or (height, width).
         channels: Channels of the images to make: 1, 3 or 4; for arrays, their own.
         labeled: Whether elements carry real labels.
@@ -32,10 +33,13 @@ class Stream:
         allow_damaged: Largest share of images, in [0, 1], that may fail to decode in an epoch. They are skipped and
             listed in a warning at its end; more of them are an error. Above 0 the length is unknown. With 0 the first
             such image raises an error that names it.
-        classes: Names of the classes, in the order of the labels.
+        class_names: Names of the classes, in the order of the labels.
         dtype: dtype of the images to make: uint8, or float32 for arrays of floats.
         sized: Whether all images come in the shape wanted.
         shuffle_buffer: Size of the buffer from which shuffling draws the next image.
+        pixel_range: (low, high), the smallest and the largest pixel, as for `read_image`; images in any other than
+            (0, 255) are made as float32.
+        white_level: Number that becomes 255 in encoded grays of 9 to 16 bits, as for `read_image`.
     """
 
     labels = None
@@ -50,16 +54,20 @@ class Stream:
         labeled: bool,
         count: int | None = None,
         allow_damaged: float = 0.0,
-        classes: Sequence[str] = (),
+        class_names: Sequence[str] | None = None,
         dtype: str = "uint8",
         sized: bool = False,
         shuffle_buffer: int = 4096,
+        pixel_range: tuple[float, float] = BYTES,
+        white_level: int | None = None,
     ):
         self.name, self.items, self.labeled = name, items, labeled
         self.allow_damaged = _checks.within("allow_damaged", allow_damaged, 1)
         self.image_shape = (*_checks.pair("image_size", image_size), _checks.positive_int("channels", channels))
         self.count = None if self.skips else count
-        self.classes, self.dtype, self.sized = list(classes), np.dtype(dtype), sized
+        self.class_names, self.sized = _class_names.checked(class_names), sized
+        self.levels = Levels(pixel_range, white_level)
+        self.dtype = self.levels.dtype if self.levels.own_units else np.dtype(dtype)
         self.shuffle_buffer = _checks.positive_int("shuffle_buffer", shuffle_buffer)
         self._seen, self._bad, self._lock = 0, list[str](), threading.Lock()
 
@@ -92,17 +100,20 @@ class Stream:
                 self._seen += 1
 
     def _cut(self, image: Any, name: str, crop: Crop | None, generators: Sequence[np.random.Generator]) -> np.ndarray:
-        if isinstance(image, np.ndarray) and image.dtype != np.uint8:
+        least, most = self.levels.pixel_range
+        if isinstance(image, np.ndarray) and (image.dtype != np.uint8 or self.levels.own_units):
             values = image.astype("float32", copy=False)
             low, high = values.min(), values.max()
-            if not 0 <= low <= high <= 255 or (self.dtype.kind == "f" and 0 < high <= 1):  # NaN is not
+            divided = not self.levels.own_units and self.dtype.kind == "f" and 0 < high <= 1
+            if not least <= low <= high <= most or divided:  # NaN is not
                 raise ValueError(
-                    f"Images must be finite and in 0-255. Received: {name} with values from {low:.4g} to {high:.4g}"
+                    f"Images must be finite and in {least:.10g}-{most:.10g}. "
+                    f"Received: {name} with values from {low:.4g} to {high:.4g}"
                 )
             image = image.astype(self.dtype, copy=False)
         if crop is None:
             return np.asarray(image)[None]
-        return np.stack(image_files.views(image, name, self.image_shape, crop, generators))
+        return np.stack(image_files.views(image, name, self.image_shape, crop, generators, self.levels))
 
     def start_of_epoch(self) -> None:
         """Forget what was counted in an epoch that was left before its end."""
@@ -128,7 +139,7 @@ class Stream:
 
 
 def dataset_stream(
-    dataset: Any, image_size: int | tuple[int, int] | None, channels: int, allow_damaged: float
+    dataset: Any, image_size: int | tuple[int, int] | None, channels: int, allow_damaged: float, levels: Levels
 ) -> Stream:
     """Return any `tf.data.Dataset` of images as a stream; see `from_dataset`."""
     tf = _optional.require("tensorflow", "Reading a tf.data.Dataset")
@@ -143,6 +154,8 @@ def dataset_stream(
         number = _part(element, 1)
         return _part(element, 0), tf.zeros((), tf.int64) if number is None else tf.cast(number, tf.int64)
 
+    if encoded:
+        checked_levels(levels.pixel_range, levels.white_level, channels)
     single = dataset.unbatch() if batched else dataset
     own_size = None if encoded or None in shape[:2] else (shape[0], shape[1])
     size = own_size or 224 if image_size is None else _checks.pair("image_size", image_size)
@@ -155,8 +168,11 @@ def dataset_stream(
         labeled=label is not None,
         count=count if count >= 0 else None,
         allow_damaged=allow_damaged,
+        class_names=None if label is None else _class_names.named(dataset),
         dtype="float32" if image.dtype.is_floating else "uint8",
         sized=size == own_size,
+        pixel_range=levels.pixel_range,
+        white_level=levels.white_level,
     )
 
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from keras_mae import _checks, _optional
+from keras_mae import _checks, _class_names, _optional
 from keras_mae.data.images import MODES
+from keras_mae.data.levels import EIGHT_BITS, Levels
 from keras_mae.data.records import RecordSource
 from keras_mae.data.streams import Stream
 
@@ -22,13 +23,15 @@ class TFDSSource(RecordSource):
         split: Name of a split, or a part of one: "train" or "train[:10%]".
         image_size: Side in pixels of the images to make, or (height, width).
         channels: 1, 3 or 4.
+        levels: What becomes of the files' numbers.
     """
 
-    def __init__(self, builder: Any, split: str, image_size: int | tuple[int, int], channels: int):
+    def __init__(self, builder: Any, split: str, image_size: int | tuple[int, int], channels: int, levels: Levels):
         import tensorflow_datasets as tfds
 
-        self._image, self._label, self.classes = _keys(builder.info)
+        self._image, self._label, self.class_names = _keys(builder.info)
         self.image_shape = (*_checks.pair("image_size", image_size), _checks.one_of("channels", channels, MODES))
+        self._set_levels(levels)
         self.labeled = self._label is not None
         self._records = builder.as_data_source(split, decoders={self._image: tfds.decode.SkipDecoding()})
 
@@ -46,6 +49,7 @@ def tfds_source(
     data_dir: str | Path | None,
     download: bool,
     allow_damaged: float,
+    levels: Levels = EIGHT_BITS,
 ) -> TFDSSource | Stream:
     """Open a split of a TFDS data set: by index where its files allow that, else as a stream.
 
@@ -64,13 +68,13 @@ def tfds_source(
         ) from error
     if count < 1:
         raise ValueError(f"`split` must hold images. Received: split={split!r}, which holds none")
-    image, label, classes = _keys(builder.info)
+    image, label, class_names = _keys(builder.info)
     if getattr(builder.info.file_format, "value", None) == "array_record":
         if allow_damaged:
             raise ValueError(
                 f"ArrayRecord data sets are read by index: `allow_damaged` must be 0. Received: {allow_damaged!r}"
             )
-        return TFDSSource(builder, split, image_size, channels)
+        return TFDSSource(builder, split, image_size, channels, levels)
     return Stream(
         f"{name} ({split})",
         _items(builder, split, image, label),
@@ -79,7 +83,9 @@ def tfds_source(
         labeled=label is not None,
         count=count,
         allow_damaged=allow_damaged,
-        classes=classes,
+        class_names=class_names,
+        pixel_range=levels.pixel_range,
+        white_level=levels.white_level,
     )
 
 
@@ -101,8 +107,8 @@ def _prepared(name: str, data_dir: str | Path | None, download: bool) -> Any:
     return builder
 
 
-def _keys(info: Any) -> tuple[str, str | None, list[str]]:
-    """Return the names of a data set's image and label features, and its classes.
+def _keys(info: Any) -> tuple[str, str | None, tuple[str, ...] | None]:
+    """Return the names of a data set's image and label features, and of its classes.
 
     Raises:
         ValueError: If it has no image, or several and does not say which is the input.
@@ -118,7 +124,7 @@ def _keys(info: Any) -> tuple[str, str | None, list[str]]:
         image = images[0]
     labels = [name for name, feature in info.features.items() if isinstance(feature, tfds.features.ClassLabel)]
     label = supervised[1] if supervised[1] in labels else labels[0] if len(labels) == 1 else None
-    return image, label, list(info.features[label].names) if label else []
+    return image, label, _class_names.usable(info.features[label].names) if label else None
 
 
 def _items(builder: Any, split: str, image: str, label: str | None) -> Callable[[bool, int], Any]:

@@ -55,6 +55,9 @@ class AdamW(CountsUpdates, keras.optimizers.AdamW):
     algorithm 2; "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, tables 8 and 9.
     """
 
+    scaled_layers: tuple[int, ...] | None = None
+    """The layers that `learning_rate_scales` are of, where `fine_tuning_adamw` has chosen them; not saved."""
+
     def __init__(
         self,
         learning_rate: Any = 1e-3,

@@ -54,6 +54,8 @@ class Recipe:
     """What the recipe is for; it tells recipes apart in files."""
     _mirrors_crops: ClassVar[bool] = False
     """Whether `flip` belongs to the crops, and not to the augmentation."""
+    _added: ClassVar[Mapping[str, Any]] = {}
+    """Fields that files of earlier versions lack, and the values by which those versions trained."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "gradient_accumulation_steps"):
@@ -131,7 +133,8 @@ class Recipe:
         """Return the recipe that `to_dict` wrote.
 
         Args:
-            values: Values of the fields, and the `kind` of recipe. Fields left out keep their defaults.
+            values: Values of the fields, and the `kind` of recipe. Fields left out keep their defaults; where an
+                earlier version wrote all the fields it had, the new ones have the values by which it trained.
 
         Raises:
             ValueError: If the kind is unknown or not that of this class, or a field is unknown or out of range.
@@ -141,7 +144,7 @@ class Recipe:
         """
         if not isinstance(values, Mapping):
             raise _checks.argument_error("values", "what `to_dict` returned", values)
-        values = dict(values)
+        values = completed(values)
         kinds = {one.kind: one for one in Recipe.__subclasses__() if "kind" in vars(one)}
         chosen: type[Recipe] = kinds[_checks.one_of("kind", values.pop("kind", None), kinds)]
         if issubclass(cls, chosen):
@@ -158,6 +161,13 @@ class Recipe:
         width = max(map(len, rows))
         lines = [f"{name:{width}}  {value}" for name, value in rows.items()]
         return "\n".join([f"{type(self).__name__}, from {SOURCES[self.source]}", *lines])
+
+
+def completed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `to_dict` returned, in an earlier version too, with the fields that were added since."""
+    kind = next((one for one in Recipe.__subclasses__() if vars(one).get("kind") == values.get("kind")), Recipe)
+    lacking = {field.name for field in fields(kind)} - values.keys()
+    return {**kind._added, **values} if lacking <= kind._added.keys() else dict(values)
 
 
 def check_recipe(recipe: Any, kind: type[Recipe]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ __all__ = ["FineTuneRecipe", "LinearProbeRecipe", "PretrainRecipe"]
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainRecipe(Recipe):
-    """How to pre-train; the defaults are the published values.
+    """How to pre-train; the defaults are the authors' repository's.
 
     Attributes:
         weight_decay: AdamW weight decay, not applied to biases and norms.
@@ -39,6 +40,7 @@ class PretrainRecipe(Recipe):
     norm_pix_loss: bool = True
     masks_per_image: int = 1
     crop_area: tuple[float, float] | None = (0.2, 1.0)
+    source: str = "repository"
     _mirrors_crops: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -54,14 +56,16 @@ class PretrainRecipe(Recipe):
 
         Args:
             size: Size of the ViT, or "small_images". The published recipe is the same for the three sizes.
-            source: "repository" (the default) or "paper"; they agree.
+            source: "repository" (the default) or "paper". They differ in the target: the repository's recipe predicts
+                normalized patches, the paper's default pixels (table 1d).
             changes: Values of fields that differ.
 
         Raises:
             ValueError: If there is no such recipe or field.
         """
         source = _published(size, source)
-        return changed(_SMALL_PRETRAIN if source == OWN else cls(source=source), changes)
+        published = cls(source=source, norm_pix_loss=source == "repository")
+        return changed(_SMALL_PRETRAIN if source == OWN else published, changes)
 
     def optimizer(self, steps_per_epoch: int) -> AdamW:
         """Return the optimizer, its schedule fitted to epochs of `steps_per_epoch` batches."""
@@ -98,7 +102,7 @@ class FineTuneRecipe(Recipe):
     minimum_learning_rate: float = 1e-6
     shift: float = 0.0
     rand_augment: float = 9.0
-    random_erasing: float = 0.25
+    random_erasing: float = 0.0
     mixup: float = 0.8
     cutmix: float = 1.0
     switch_probability: float = 0.5
@@ -123,7 +127,9 @@ class FineTuneRecipe(Recipe):
         Args:
             size: Size of the ViT, or "small_images".
             source: "repository" (the default) or "paper". Both are published, and they differ: learning rate and
-                layer decay for "base", drop path for "large" and "huge".
+                layer decay for "base", drop path for "large" and "huge", random erasing, which the paper does not
+                have, for all. What the paper leaves open (crops, evaluation, the last learning rate) is the
+                repository's.
             changes: Values of fields that differ.
 
         Raises:
@@ -138,6 +144,7 @@ class FineTuneRecipe(Recipe):
             base_learning_rate=rate,
             layer_decay=layer_decay,
             drop_path_rate=drop_path_rate,
+            random_erasing=0.25 if source == "repository" else 0.0,
             source=source,
         )
         return changed(recipe, changes)
@@ -176,6 +183,8 @@ class LinearProbeRecipe(Recipe):
 
     Attributes:
         momentum: Momentum of LARS.
+        clamp_crops: Whether a random crop larger than the image is cut down to it, as in the authors' repository, and
+            not drawn again, as torchvision does and the other recipes do.
 
     Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, table 10.
     """
@@ -187,19 +196,23 @@ class LinearProbeRecipe(Recipe):
     base_learning_rate: float = 0.1
     weight_decay: float = 0.0
     momentum: float = 0.9
+    clamp_crops: bool = True
+    _added: ClassVar[Mapping[str, Any]] = {"clamp_crops": False}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _checks.fraction("momentum", self.momentum)
+        _checks.boolean("clamp_crops", self.clamp_crops)
 
     @classmethod
     def for_size(cls, size: str = "base", source: str | None = None, **changes: Any) -> LinearProbeRecipe:
         """Return the recipe for ImageNet ("base", "large", "huge"), or for images of 28–64 px ("small_images").
 
         Args:
-            size: Size of the ViT, or "small_images". The repository trains "large" and "huge" for 50 epochs, the
-                paper all for 90.
-            source: "repository" (the default) or "paper".
+            size: Size of the ViT, or "small_images".
+            source: "repository" (the default) or "paper". They differ in the epochs: the repository trains "large"
+                and "huge" for 50, the paper all for 90. What the paper leaves open (how crops are drawn, evaluation)
+                is the repository's.
             changes: Values of fields that differ.
 
         Raises:
@@ -208,6 +221,12 @@ class LinearProbeRecipe(Recipe):
         source = _published(size, source)
         epochs = 50 if source == "repository" and size != "base" else 90
         return changed(_SMALL_PROBE if source == OWN else cls(epochs=epochs, source=source), changes)
+
+    @property
+    def crop(self) -> dict[str, Any] | None:
+        """The arguments of `keras_mae.data.RandomResizedCrop`, or `None` for images taken whole."""
+        crop = super().crop
+        return None if crop is None else {**crop, "clamp": self.clamp_crops}
 
     def optimizer(self, steps_per_epoch: int) -> LARS:
         """Return the optimizer, its schedule fitted to epochs of `steps_per_epoch` batches."""
@@ -254,6 +273,7 @@ _SMALL_PROBE = LinearProbeRecipe(
     batch_size=256,
     base_learning_rate=4.0,
     evaluation_fraction=1.0,
+    clamp_crops=False,
     source=OWN,
     **_WHOLE,
 )

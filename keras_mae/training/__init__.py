@@ -14,14 +14,9 @@ from keras_mae.training.feeding import (
     open_test,
     open_unlabeled,
 )
-from keras_mae.training.protocols import (
-    run_evaluation,
-    run_fine_tuning,
-    run_knn,
-    run_linear_probe,
-    run_pretraining,
-)
+from keras_mae.training.protocols import run_fine_tuning, run_linear_probe, run_pretraining
 from keras_mae.training.runner import RunOptions, run
+from keras_mae.training.scoring import run_evaluation, run_knn
 from keras_mae.training.watching import OnlineProbe, Watch
 
 __all__ = [

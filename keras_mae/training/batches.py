@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from keras_mae import _checks, distribution
 from keras_mae.data import Augmentation, CenterCrop, RandomResizedCrop, Stream, make_dataset
+from keras_mae.data.levels import EIGHT_BITS
 from keras_mae.data.sources import Source
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, Recipe
 from keras_mae.recipes.base import changed
@@ -67,6 +68,7 @@ def training_batches(
         rule = "given for" if classifies else "left out for"
         raise _checks.argument_error("num_classes", f"{rule} a {type(recipe).__name__}", num_classes)
     augmentation = dict(recipe.augmentation) if isinstance(recipe, FineTuneRecipe | LinearProbeRecipe) else {}
+    augmentation["pixel_range"] = getattr(source, "levels", EIGHT_BITS).pixel_range
     crop: Any = None
     if not source.sized:
         crop = CenterCrop() if recipe.crop is None else RandomResizedCrop(**recipe.crop)

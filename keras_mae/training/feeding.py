@@ -32,6 +32,7 @@ from keras_mae.data import (
     make_dataset,
     open_directory,
 )
+from keras_mae.data.levels import BYTES, Levels
 from keras_mae.data.sources import Source
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, check_recipe
 from keras_mae.training.batches import evaluation_batches, fit_recipe, training_batches, validation_batches
@@ -64,7 +65,6 @@ class ClassifierFeed(TypedDict):
 
     dataset: Any
     test: Any
-    classes: tuple[str, ...]
     recipe: Any
     validation_data: Any
     metadata: dict[str, Any]
@@ -109,8 +109,7 @@ class LabeledImages:
 
     Attributes:
         train: Source of the images and labels to train on.
-        test: Source of the images and labels to evaluate on.
-        classes: Names of the classes, in the order of their labels.
+        test: Source of the images and labels to evaluate on; its labels mean the same classes.
         total: Number of images in the data set or folder that `train` was chosen from.
         held_out: Number of these held out as `test` because there is no test set; 0 if there is one.
         metadata: JSON values that identify the data.
@@ -118,10 +117,14 @@ class LabeledImages:
 
     train: Source
     test: Source
-    classes: tuple[str, ...]
     total: int
     held_out: int
     metadata: dict[str, Any]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of their labels."""
+        return self.train.class_names or ()
 
     def feed(self, recipe: FineTuneRecipe | LinearProbeRecipe, **changes: Any) -> ClassifierFeed:
         """Return the arguments of `run_fine_tuning` or `run_linear_probe` that say what it trains on.
@@ -137,9 +140,8 @@ class LabeledImages:
         recipe = fit_recipe(recipe, len(self.train), **changes)
         test, alone = evaluation_batches(self.test, recipe), distribution.current().replicas == 1
         return {
-            "dataset": training_batches(self.train, recipe, len(self.classes)),
+            "dataset": training_batches(self.train, recipe, len(self.class_names)),
             "test": test,
-            "classes": self.classes,
             "recipe": recipe,
             "validation_data": test if alone else validation_batches(self.test, recipe),
             "metadata": dict(self.metadata),
@@ -147,7 +149,12 @@ class LabeledImages:
 
 
 def open_unlabeled(
-    data: str | Path, image_shape: tuple[int, int, int], *, allow_damaged: float = 0.0
+    data: str | Path,
+    image_shape: tuple[int, int, int],
+    *,
+    allow_damaged: float = 0.0,
+    pixel_range: tuple[float, float] = BYTES,
+    white_level: int | None = None,
 ) -> UnlabeledImages:
     """Open images to pre-train on.
 
@@ -156,6 +163,9 @@ def open_unlabeled(
         image_shape: (height, width, channels) of the images to make of a folder's. The built-in ones keep theirs,
             which `images.train.image_shape` says.
         allow_damaged: Largest share of damaged images that is left out without an error.
+        pixel_range: (low, high), the smallest and the largest pixel of a folder's images, as for `read_image`: the
+            `pixel_range` of the encoder that gets them.
+        white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
 
     Returns:
         The images, and a few to draw reconstructions of: test images of a built-in data set, and the first that a
@@ -165,11 +175,19 @@ def open_unlabeled(
         ValueError: If there is no such data set or folder, or it holds no images.
     """
     train: Source | Stream
+    levels = _checked_levels(data, pixel_range, white_level)
     if data in BUILTIN:
         train = ArraySource(load_builtin(str(data), "train")[0])
         examples = load_builtin(str(data), "test")[0][:EXAMPLES]
     elif Path(data).is_dir():
-        train = open_directory(data, image_shape[:2], image_shape[2], allow_damaged=allow_damaged)
+        train = open_directory(
+            data,
+            image_shape[:2],
+            image_shape[2],
+            allow_damaged=allow_damaged,
+            pixel_range=pixel_range,
+            white_level=white_level,
+        )
         if isinstance(train, Stream) and train.count is None:  # the schedule needs to know how many images there are
             raise ValueError(
                 "Files that are read from front to back have no length while damaged images may be left out: for "
@@ -181,7 +199,7 @@ def open_unlabeled(
     else:
         known = ", ".join(BUILTIN)
         raise ValueError(f"`data` must be {known} or an existing folder of images. Received: data={str(data)!r}")
-    return UnlabeledImages(train, examples, {"data": Path(data).name, "images": len(train)})
+    return UnlabeledImages(train, examples, {"data": Path(data).name, "images": len(train), **levels.metadata})
 
 
 def open_labeled(
@@ -191,6 +209,8 @@ def open_labeled(
     test: str | Path | None = None,
     num_labels: int | None = None,
     seed: int = 0,
+    pixel_range: tuple[float, float] = BYTES,
+    white_level: int | None = None,
 ) -> LabeledImages:
     """Open labeled images to train a classifier on, and others to evaluate it on.
 
@@ -198,29 +218,30 @@ def open_labeled(
         data: "digits", "fashion_mnist", or a folder that holds a folder of images for each class, or was prepared
             from one.
         image_shape: (height, width, channels) that the model takes: a folder's images are brought to it.
-        test: Folder of the images to evaluate on. Without it a tenth of the folder, at least one image, is held out
-            for that. The built-in data sets have a test set of their own.
+        test: Folder of the images to evaluate on. Its classes go by their names: it may lack some. Without it a tenth
+            of the folder, at least one image, is held out for that. The built-in data sets have a test set of their
+            own.
         num_labels: Number of labeled images to train on; all by default.
         seed: Seed for which images are held out and which are trained on.
+        pixel_range: (low, high), the smallest and the largest pixel of a folder's images, as for `read_image`: the
+            `pixel_range` of the encoder that gets them.
+        white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
 
     Raises:
-        ValueError: If there is no such data set or folder, its images cannot be brought to `image_shape`, the two
-            folders hold different classes, or `num_labels` is out of range.
+        ValueError: If there is no such data set or folder, its images cannot be brought to `image_shape`, `test`
+            holds a class that `data` does not, or `num_labels` is out of range.
     """
     generator = np.random.default_rng(_checks.seed_int("seed", seed))
-    train, classes = _source(data, "train", image_shape)
+    levels = _checked_levels(data, pixel_range, white_level)
+    train = _source(data, "train", image_shape, levels)
     total, held_out = len(train), 0
     evaluated: Source
     if data in BUILTIN:
         if test is not None:
             raise ValueError(f"{data} has a test set of its own. Received: test={str(test)!r}")
-        evaluated, _ = _source(data, "test", image_shape)
+        evaluated = _source(data, "test", image_shape, levels)
     elif test is not None:
-        evaluated, others = _source(test, "test", image_shape)
-        if others != classes:
-            raise ValueError(
-                f"`data` and `test` must hold the same classes. Received: {list(classes)} and {list(others)}"
-            )
+        evaluated = _source(test, "test", image_shape, levels, train.class_names)
     else:
         order, held_out = generator.permutation(total), max(total // 10, 1)
         if held_out == total:
@@ -237,39 +258,71 @@ def open_labeled(
         "test": None if test is None else Path(test).name,
         "num_labels": num_labels,
         "images": len(train),
+        **levels.metadata,
     }
-    return LabeledImages(train, evaluated, classes, total, held_out, metadata)
+    return LabeledImages(train, evaluated, total, held_out, metadata)
 
 
-def open_test(data: str | Path, image_shape: tuple[int, int, int]) -> tuple[Source, tuple[str, ...]]:
+def open_test(
+    data: str | Path,
+    image_shape: tuple[int, int, int],
+    *,
+    pixel_range: tuple[float, float] = BYTES,
+    white_level: int | None = None,
+) -> Source:
     """Open labeled images to score a classifier on.
 
     Args:
         data: "digits" or "fashion_mnist", of which these are the test images, or a folder as for `open_labeled`.
         image_shape: (height, width, channels) that the model takes.
+        pixel_range: (low, high), the smallest and the largest pixel of a folder's images, as for `read_image`: the
+            `pixel_range` of the encoder that gets them.
+        white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
 
     Returns:
-        The source, for `evaluation_batches`, and the names of the classes.
+        The source, for `evaluation_batches`; its `class_names` say what the labels mean.
 
     Raises:
         ValueError: If there is no such data set or folder, or its images cannot be brought to `image_shape`.
     """
-    return _source(data, "test", image_shape)
+    return _source(data, "test", image_shape, _checked_levels(data, pixel_range, white_level))
+
+
+def _checked_levels(data: str | Path, pixel_range: tuple[float, float], white_level: int | None) -> Levels:
+    """Return the levels of a folder's images; built-in ones have levels of their own."""
+    levels = Levels(pixel_range, white_level)
+    if data in BUILTIN and levels != Levels():
+        raise ValueError(
+            f"{data} has images of 0-255. Received: pixel_range={levels.pixel_range}, white_level={white_level}"
+        )
+    return levels
 
 
 def _source(
-    data: str | Path, split: str, image_shape: tuple[int, int, int]
-) -> tuple[ArraySource | Source, tuple[str, ...]]:
-    """Return labeled images by index, and the names of their classes; only built-in data sets have a split."""
+    data: str | Path,
+    split: str,
+    image_shape: tuple[int, int, int],
+    levels: Levels,
+    class_names: tuple[str, ...] | None = None,
+) -> Source:
+    """Return labeled images by index; only built-in data sets have a split, and only folders other class names."""
     if data in BUILTIN:
-        source = ArraySource(*load_builtin(str(data), split))
+        source = ArraySource(*load_builtin(str(data), split), class_names=CLASS_NAMES[str(data)])
         if source.image_shape != tuple(image_shape):
             raise ValueError(f"{data} has images of {source.image_shape}. Received: a model for {image_shape}")
-        return source, tuple(CLASS_NAMES[str(data)])
-    folder = open_directory(data, image_shape[:2], image_shape[2], labeled=True)
+        return source
+    folder = open_directory(
+        data,
+        image_shape[:2],
+        image_shape[2],
+        labeled=True,
+        class_names=class_names,
+        pixel_range=levels.pixel_range,
+        white_level=levels.white_level,
+    )
     if isinstance(folder, Stream):
         raise ValueError(
             f"This takes images by index. Received: {str(data)!r}, prepared as TFRecord: prepare it as ArrayRecord "
             "(--format array_record)"
         )
-    return folder, tuple(folder.classes)
+    return folder

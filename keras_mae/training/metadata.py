@@ -10,11 +10,15 @@ from typing import Any
 
 from keras_mae import _checks
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, Recipe
+from keras_mae.recipes.base import completed
 
 __all__ = ["RECIPE", "check_same_run", "from_flat", "json_values", "merged"]
 
 RECIPE = "recipe"
 """Name under which the metadata of a run hold its recipe, as `Recipe.to_dict` returns it."""
+
+_RECORDED_LATER = ("class_names",)
+"""Names of values that runs did not record at first: a run without one is taken to have had the same."""
 
 
 def json_values(metadata: Any) -> dict[str, Any]:
@@ -58,9 +62,13 @@ def check_same_run(directory: Path, metadata: Mapping[str, Any], stored: Mapping
 
 def _differences(metadata: Mapping[str, Any], stored: Mapping[str, Any]) -> Iterator[str]:
     for name, value in metadata.items():
+        if name in _RECORDED_LATER and name not in stored:
+            continue
         other = stored.get(name)
         if name == RECIPE and isinstance(value, dict) and isinstance(other, dict):
-            yield from _differences(value, other)
+            # Where the numbers come from is no number: the same ones are the same run.
+            numbers = {field: number for field, number in value.items() if field != "source"}
+            yield from _differences(numbers, completed(other))
         elif value != other:
             yield f"{name}={value} and not {other}"
 

@@ -1,4 +1,4 @@
-"""Pre-training and the transfer protocols as runs, each of which leaves a directory."""
+"""Pre-training, fine-tuning and the linear probe as runs, each of which leaves a directory."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from typing import Any, Unpack
 import keras
 import numpy as np
 
-from keras_mae import _checks, distribution, transfer, visualize
-from keras_mae.classifier import ViTClassifier, check_labels
-from keras_mae.data.datasets import length, numpy_batches
+from keras_mae import _class_names, distribution, visualize
+from keras_mae.classifier import ViTClassifier
+from keras_mae.data.reading import length
 from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
+from keras_mae.pixels import check_images
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, Recipe, check_recipe
-from keras_mae.reconstruction import check_images
 from keras_mae.training.directory import RunDirectory, RunFile
 from keras_mae.training.metadata import merged
 from keras_mae.training.runner import RunOptions, run
+from keras_mae.training.scoring import leave_scores, predicted_and_true, trained_names
 from keras_mae.transfer.fine_tuning import compiled_classifier
 from keras_mae.transfer.probing import compiled_probe
 
-__all__ = ["run_evaluation", "run_fine_tuning", "run_knn", "run_linear_probe", "run_pretraining"]
+__all__ = ["run_fine_tuning", "run_linear_probe", "run_pretraining"]
 
 
 # === Training ===
@@ -60,7 +61,7 @@ def run_pretraining(
         ValueError: If the model is not the recipe's; and as `run`.
     """
     _check_agreement(model, recipe)
-    examples = check_images(examples, model.encoder.image_shape)
+    examples = check_images(examples, model.encoder.image_shape, model.encoder.pixel_range)
     steps = length(dataset)
     known = _known(model, recipe, steps) | {"masking": type(model.masking).__name__}
     identity = merged(known, metadata)
@@ -91,10 +92,10 @@ def run_fine_tuning(
     encoder: ViTEncoder,
     dataset: Any,
     test: Any,
-    classes: Sequence[str],
     recipe: FineTuneRecipe,
     run_directory: str | Path,
     *,
+    class_names: Sequence[str] | None = None,
     trainable_blocks: float | None = None,
     image_shape: tuple[int, int, int] | None = None,
     validation_data: Any = None,
@@ -107,10 +108,11 @@ def run_fine_tuning(
     Args:
         encoder: `ViTEncoder`, such as `mae.encoder`, which is not changed.
         dataset: Batches of (images, labels), augmented, with a length.
-        test: Batches of other (images, labels), not augmented, for the scores at the end.
-        classes: Names of the classes.
+        test: Batches of other (images, labels), not augmented, for the scores at the end. Its labels are compared by
+            its `class_names`, if it has any: it may lack some classes.
         recipe: Numbers of the run.
         run_directory: Folder that does not exist or is empty.
+        class_names: Names of the classes, in the order of the labels; by default the dataset's `class_names`.
         trainable_blocks: Number of last blocks to train, as in `transfer.partial_fine_tune`; all by default.
         image_shape: Shape of the images, if it is not the encoder's.
         validation_data: Batches to evaluate after every epoch; `test` by default. With several devices, all batches
@@ -124,18 +126,27 @@ def run_fine_tuning(
     Raises:
         ValueError: If anything does not fit; and as `run`.
     """
-    steps = length(dataset)
+    steps, names = length(dataset), trained_names(class_names, dataset)
     classifier = compiled_classifier(
-        encoder, len(_class_names(classes)), recipe, steps, trainable_blocks=trainable_blocks, image_shape=image_shape
+        encoder,
+        len(names),
+        recipe,
+        steps,
+        class_names=names,
+        trainable_blocks=trainable_blocks,
+        image_shape=image_shape,
     )
-    known = _known(classifier, recipe, steps) | {"protocol": "fine-tuning", "trainable_blocks": trainable_blocks}
+    known = _known(classifier, recipe, steps) | {
+        "class_names": names,
+        "protocol": "fine-tuning",
+        "trainable_blocks": trainable_blocks,
+    }
     return _run_classifier(
         classifier,
         dataset,
         recipe,
         run_directory,
         test=test,
-        classes=classes,
         metadata=merged(known, metadata),
         validation_data=validation_data,
         options=options,
@@ -146,10 +157,10 @@ def run_linear_probe(
     encoder: ViTEncoder,
     dataset: Any,
     test: Any,
-    classes: Sequence[str],
     recipe: LinearProbeRecipe,
     run_directory: str | Path,
     *,
+    class_names: Sequence[str] | None = None,
     validation_data: Any = None,
     metadata: Mapping[str, Any] | None = None,
     **options: Unpack[RunOptions],
@@ -158,16 +169,15 @@ def run_linear_probe(
 
     The arguments, and what is returned and raised, are those of `run_fine_tuning`.
     """
-    steps = length(dataset)
-    probe = compiled_probe(encoder, len(_class_names(classes)), recipe, steps)
-    known = _known(probe, recipe, steps) | {"protocol": "linear probe"}
+    steps, names = length(dataset), trained_names(class_names, dataset)
+    probe = compiled_probe(encoder, len(names), recipe, steps, class_names=names)
+    known = _known(probe, recipe, steps) | {"class_names": names, "protocol": "linear probe"}
     return _run_classifier(
         probe,
         dataset,
         recipe,
         run_directory,
         test=test,
-        classes=classes,
         metadata=merged(known, metadata),
         validation_data=validation_data,
         options=options,
@@ -208,17 +218,19 @@ def _run_classifier(
     run_directory: str | Path,
     *,
     test: Any,
-    classes: Sequence[str],
     metadata: dict[str, Any],
     validation_data: Any,
     options: RunOptions,
 ) -> Path:
+    names = classifier.class_names or ()
+    test_names = _class_names.named(test) or names
+    places = _class_names.places(test_names, names)  # now: an unknown class must not be found after the training
+
     def leave(directory: RunDirectory, history: dict[str, list[float]]) -> None:
         directory.write(RunFile.CLASSIFIER, classifier.save)
         _leave_record(directory, metadata, history, RunFile.CURVES)
         if distribution.current().processes == 1:
-            predicted, labels = _predicted(classifier, test)
-            _leave_scores(directory, predicted, labels, classes)
+            leave_scores(directory, *predicted_and_true(classifier, test, places), names)
 
     return run(
         classifier,
@@ -238,120 +250,3 @@ def _leave_record(
     directory.write_json(RunFile.RUN, metadata)
     directory.write_history(history)
     directory.write(curves, lambda path: visualize.curves(history).savefig(path))
-
-
-# === Scoring ===
-def run_evaluation(classifier: ViTClassifier, test: Any, classes: Sequence[str], run_directory: str | Path) -> Path:
-    """Score a trained classifier and leave `metrics.json` and `confusion.png`.
-
-    Args:
-        classifier: Trained `ViTClassifier`.
-        test: Batches of (images, labels), not augmented.
-        classes: Names of the classes.
-        run_directory: Folder that does not exist or is empty.
-
-    Returns:
-        Path of the run directory; `RunDirectory` reads what is in it.
-
-    Raises:
-        ValueError: If `run_directory` holds files, or anything does not fit.
-    """
-    directory = RunDirectory(run_directory)
-    directory.check_free()
-    if not isinstance(classifier, ViTClassifier):
-        raise _checks.argument_error("classifier", "a keras_mae.ViTClassifier", classifier)
-    if len(_class_names(classes)) != classifier.num_classes:
-        raise ValueError(
-            f"`classes` must be the {classifier.num_classes} that the classifier knows. "
-            f"Received: {len(classes)} ({', '.join(map(str, list(classes)[:10]))})"
-        )
-    predicted, labels = _predicted(classifier, test)
-    with directory.opened(free=True):
-        _leave_scores(directory, predicted, labels, classes, backend=keras.backend.backend())
-    return directory.path
-
-
-def run_knn(
-    encoder: ViTEncoder,
-    dataset: Any,
-    test: Any,
-    classes: Sequence[str],
-    run_directory: str | Path,
-    *,
-    k: int = 20,
-    temperature: float = 0.07,
-    pooling: str = "token",
-) -> Path:
-    """Classify by the vote of the nearest neighbors, and leave `metrics.json` and `confusion.png`.
-
-    Args:
-        encoder: `ViTEncoder`, such as `mae.encoder`.
-        dataset: Batches of (images, labels) that vote, not augmented.
-        test: Batches of (images, labels) to classify.
-        classes: Names of the classes.
-        run_directory: Folder that does not exist or is empty.
-        k: Number of neighbors that vote.
-        temperature: Temperature of the votes' weights; the smaller, the more the nearest count.
-        pooling: Pooling of the tokens, as in `transfer.extract_features`.
-
-    Returns:
-        Path of the run directory; `RunDirectory` reads what is in it.
-
-    Raises:
-        ValueError: If `run_directory` holds files, or anything does not fit.
-    """
-    directory = RunDirectory(run_directory)
-    directory.check_free()
-    names = _class_names(classes)
-    voters, others = (transfer.extract_features(encoder, data, pooling=pooling) for data in (dataset, test))
-    for part in (voters, others):
-        if part.labels is None:
-            raise ValueError("Neighbors vote, and are scored, on (images, labels). Received: no labels")
-        check_labels(part.labels, len(names))
-    predicted = transfer.knn_predict(voters, others.features, k, temperature)
-    settings = {"k": k, "temperature": temperature, "pooling": pooling, "backend": keras.backend.backend()}
-    with directory.opened(free=True):
-        _leave_scores(directory, predicted, others.labels, classes, **settings)
-    return directory.path
-
-
-def _class_names(classes: Any) -> Sequence[str]:
-    """Return the classes if they are names, and no two the same: scores are told apart by them."""
-    names = list(classes) if isinstance(classes, Sequence | np.ndarray) and not isinstance(classes, str) else []
-    if not names or len({name for name in names if isinstance(name, str)}) != len(names):
-        raise _checks.argument_error("classes", "distinct names, one for each class", classes)
-    return names
-
-
-def _predicted(classifier: ViTClassifier, test: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return the predicted and the true classes of all test images."""
-    predicted, true = [], []
-    for images, labels in numpy_batches(test):
-        if labels is None:
-            raise ValueError("A classifier is scored on (images, labels). Received: no labels")
-        check_labels(labels, classifier.num_classes)
-        whole = distribution.current().pad(images)
-        predicted.append(classifier.predict_on_batch(whole)[: len(images)].argmax(-1))
-        true.append(labels)
-    return np.concatenate(predicted), np.concatenate(true)
-
-
-def _leave_scores(
-    directory: RunDirectory, predicted: Any, labels: Any, classes: Sequence[str], **settings: Any
-) -> None:
-    directory.write_json(RunFile.METRICS, {**_scores(predicted, labels, classes), **settings})
-    directory.write(RunFile.CONFUSION, lambda path: visualize.confusion(labels, predicted, classes).savefig(path))
-
-
-def _scores(predicted: Any, labels: Any, classes: Sequence[str]) -> dict[str, Any]:
-    """Return the accuracy of all test images and of each class, `None` for a class without images."""
-    right = predicted == labels
-    by_class = [right[labels == index] for index in range(len(classes))]
-    return {
-        "accuracy": float(right.mean()),
-        "images": len(labels),
-        "accuracy_by_class": {
-            name: float(of_class.mean()) if of_class.size else None
-            for name, of_class in zip(classes, by_class, strict=True)
-        },
-    }

@@ -10,7 +10,7 @@ import keras
 from rich.console import Console
 
 from keras_mae import _checks, distribution
-from keras_mae.data.datasets import length
+from keras_mae.data.reading import length
 from keras_mae.recipes import Recipe
 from keras_mae.training.callbacks import Interruptible, LogLearningRate, Progress, StopOnNonFinite
 from keras_mae.training.checkpoints import Checkpoints, Preempted, Saving, check_room_for, seek

@@ -10,24 +10,29 @@ import keras
 import numpy as np
 from numpy.lib import format as npy
 
-from keras_mae import _checks, _files
+from keras_mae import _checks, _class_names, _files, pixels
 from keras_mae.classifier import POOLINGS, pool
-from keras_mae.data.datasets import numpy_batches
+from keras_mae.data.reading import numpy_batches
 from keras_mae.encoder import ViTEncoder
 
 __all__ = ["Features", "extract_features"]
 
 
-class Features(NamedTuple):
-    """What `extract_features` returns.
+class _Pair(NamedTuple):
+    features: np.ndarray
+    labels: np.ndarray | None
+
+
+class Features(_Pair):
+    """What `extract_features` returns: the pair (features, labels).
 
     Attributes:
         features: float32 (images, embed_dim).
         labels: Labels (images,), or `None` where there are none.
+        class_names: Names of the classes, in the order of the labels, if the dataset has any; not part of the pair.
     """
 
-    features: np.ndarray
-    labels: np.ndarray | None
+    class_names: tuple[str, ...] | None = None
 
 
 class _Extractor(keras.Model):
@@ -56,8 +61,8 @@ def extract_features(
 
     Args:
         encoder: A `ViTEncoder`. It is not changed.
-        data: Images (images, height, width, channels), 0–255, or a dataset of batches of images or of (images,
-            labels), with or without a length. A dataset is read once, in its own order.
+        data: Images (images, height, width, channels) in the encoder's `pixel_range`, or a dataset of batches of
+            images or of (images, labels), with or without a length. A dataset is read once, in its own order.
         labels: Labels (images,), for images in an array.
         pooling: "token", the class token after the final norm; or "mean", the mean of the patch tokens before it.
         batch_size: Images at a time, for images in an array.
@@ -69,27 +74,29 @@ def extract_features(
         `Features`: the features, float32 (images, embed_dim), and the labels, (images,) or `None`.
 
     Raises:
-        ValueError: If the data are not images of the encoder's shape, or there are none.
+        ValueError: If the data are not images of the encoder's shape and range, or there are none.
     """
     _checks.one_of("pooling", pooling, POOLINGS)
     if not isinstance(encoder, ViTEncoder):
         raise _checks.argument_error("encoder", "a keras_mae.ViTEncoder, such as mae.encoder", encoder)
     extractor = _Extractor(encoder, pooling)
     label_parts: list[np.ndarray] = []
+    begun: list[bool] = []
 
     def feature_parts() -> Iterator[np.ndarray]:
         for images, batch_labels in numpy_batches(data, labels, batch_size, progress=progress):
-            if tuple(images.shape[1:]) != encoder.image_shape:
-                raise ValueError(
-                    f"`data` must hold images of the encoder's shape {encoder.image_shape}. "
-                    f"Received: images.shape={tuple(images.shape)}"
-                )
+            if not begun:
+                encoder.look(images, together=False)
+                begun.append(True)
+            pixels.check_shape(images.shape, encoder.image_shape)
             if batch_labels is not None:
                 label_parts.append(np.asarray(batch_labels))
             yield np.asarray(extractor.predict_on_batch(images), "float32")
 
     features = _collect(feature_parts()) if file is None else _write(feature_parts(), Path(file))
-    return Features(features, np.concatenate(label_parts) if label_parts else None)
+    found = Features(features, np.concatenate(label_parts) if label_parts else None)
+    found.class_names = _class_names.named(data)
+    return found
 
 
 def _collect(parts: Iterator[np.ndarray]) -> np.ndarray:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from keras_mae import _class_names
 from keras_mae.classifier import ViTClassifier
-from keras_mae.data.datasets import length
+from keras_mae.data.reading import length
 from keras_mae.encoder import ViTEncoder
 from keras_mae.recipes import FineTuneRecipe, check_recipe
 
@@ -18,6 +20,7 @@ def fine_tune(
     num_classes: int,
     recipe: FineTuneRecipe,
     *,
+    class_names: Sequence[str] | None = None,
     validation_data: Any = None,
     image_shape: tuple[int, int, int] | None = None,
     jit_compile: bool | str = "auto",
@@ -31,6 +34,7 @@ def fine_tune(
             `keras_mae.data.Augmentation`.
         num_classes: Number of classes.
         recipe: Numbers of the training; see `keras_mae.recipes.FineTuneRecipe.for_size`.
+        class_names: Names of the classes, in the order of the labels; by default the dataset's, if it has any.
         validation_data: Images and labels to evaluate after every epoch.
         image_shape: Shape of the images, (height, width, channels), if other than the encoder's.
         jit_compile: As in `keras.Model.compile`.
@@ -45,7 +49,13 @@ def fine_tune(
     Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, table 9.
     """
     classifier = compiled_classifier(
-        encoder, num_classes, recipe, length(dataset), image_shape=image_shape, jit_compile=jit_compile
+        encoder,
+        num_classes,
+        recipe,
+        length(dataset),
+        class_names=_class_names.given_or_named(class_names, dataset),
+        image_shape=image_shape,
+        jit_compile=jit_compile,
     )
     return fit_classifier(classifier, dataset, recipe.epochs, validation_data=validation_data, **fit_options)
 
@@ -57,6 +67,7 @@ def partial_fine_tune(
     recipe: FineTuneRecipe,
     *,
     trainable_blocks: float,
+    class_names: Sequence[str] | None = None,
     validation_data: Any = None,
     image_shape: tuple[int, int, int] | None = None,
     jit_compile: bool | str = "auto",
@@ -72,6 +83,7 @@ def partial_fine_tune(
         trainable_blocks: Number of blocks to train: 0, 0.5, 1, ... up to the encoder's depth. Half a block is a
             block's MLP with its norm. With 0 only the new norm and the head are trained. Even with all blocks,
             the patch embedding, positions and class token stay as they are.
+        class_names: As in `fine_tune`.
         validation_data: As in `fine_tune`.
         image_shape: As in `fine_tune`.
         jit_compile: As in `fine_tune`.
@@ -91,6 +103,7 @@ def partial_fine_tune(
         num_classes,
         recipe,
         length(dataset),
+        class_names=_class_names.given_or_named(class_names, dataset),
         trainable_blocks=trainable_blocks,
         image_shape=image_shape,
         jit_compile=jit_compile,
@@ -104,6 +117,7 @@ def compiled_classifier(
     recipe: FineTuneRecipe,
     steps_per_epoch: int,
     *,
+    class_names: Sequence[str] | None = None,
     trainable_blocks: float | None = None,
     image_shape: tuple[int, int, int] | None = None,
     jit_compile: bool | str = "auto",
@@ -116,6 +130,7 @@ def compiled_classifier(
         drop_path_rate=recipe.drop_path_rate,
         image_shape=image_shape,
         trainable_blocks=trainable_blocks,
+        class_names=class_names,
     )
     classifier.compile(recipe.optimizer(classifier, steps_per_epoch), jit_compile=jit_compile)
     return classifier

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_mae import _checks, _optional
+from keras_mae import _checks, _class_names, _optional
 from keras_mae.transfer.features import Features
 
 __all__ = ["knn_accuracy", "knn_predict"]
@@ -20,7 +20,8 @@ def knn_accuracy(train: Features, test: Features, k: int = 20, temperature: floa
 
     Args:
         train: Features and labels of the images that vote; see `extract_features`.
-        test: Features and labels of the images to classify.
+        test: Features and labels of the images to classify. Where both know their classes' names, labels are compared
+            by them.
         k: Number of neighbors that vote.
         temperature: Divisor of the cosines; the smaller, the more the nearest neighbors count.
 
@@ -29,14 +30,17 @@ def knn_accuracy(train: Features, test: Features, k: int = 20, temperature: floa
 
     Raises:
         ImportError: If scikit-learn is missing.
-        ValueError: If labels are missing, or `k` exceeds the number of training images.
+        ValueError: If labels are missing, `k` exceeds the number of training images, or a class of `test` is none of
+            `train`.
 
     Reference: "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", section 3.4.
     """
-    predicted = knn_predict(train, test.features, k, temperature)
-    if test.labels is None:
+    labels = test.labels
+    if labels is None:
         raise ValueError("`test` must have labels. Received: labels=None")
-    return float(np.mean(predicted == test.labels))
+    if test.class_names is not None and train.class_names is not None:
+        labels = _class_names.places(test.class_names, train.class_names)[labels]
+    return float(np.mean(knn_predict(train, test.features, k, temperature) == labels))
 
 
 def knn_predict(train: Features, features: Any, k: int = 20, temperature: float = 0.07) -> np.ndarray:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from keras_mae.classifier import ViTClassifier, check_labels
-from keras_mae.data.datasets import length
+from keras_mae import _class_names
+from keras_mae.classifier import ViTClassifier
+from keras_mae.data.reading import length
 from keras_mae.encoder import ViTEncoder
+from keras_mae.labels import check_labels
 from keras_mae.loss import Accuracy, CrossEntropy
 from keras_mae.recipes import LinearProbeRecipe, check_recipe
 from keras_mae.transfer.features import extract_features
@@ -23,6 +26,7 @@ def linear_probe(
     num_classes: int,
     recipe: LinearProbeRecipe,
     *,
+    class_names: Sequence[str] | None = None,
     validation_data: Any = None,
     cache_features: bool = False,
     console: Any = None,
@@ -36,6 +40,7 @@ def linear_probe(
         dataset: Batches of (images, labels), with a length.
         num_classes: Number of classes.
         recipe: Numbers of the training; see `keras_mae.recipes.LinearProbeRecipe.for_size`.
+        class_names: Names of the classes, in the order of the labels; by default the dataset's, if it has any.
         validation_data: Images and labels to evaluate after every epoch.
         cache_features: Whether to compute the features once and train on them: much faster, but every epoch sees
             the images as they came in that one pass. A notice says that augmentation is off.
@@ -51,8 +56,11 @@ def linear_probe(
 
     Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, table 10.
     """
+    names = _class_names.given_or_named(class_names, dataset)
     if not cache_features:
-        probe = compiled_probe(encoder, num_classes, recipe, length(dataset), jit_compile=jit_compile)
+        probe = compiled_probe(
+            encoder, num_classes, recipe, length(dataset), class_names=names, jit_compile=jit_compile
+        )
         return fit_classifier(probe, dataset, recipe.epochs, validation_data=validation_data, **fit_options)
     if console is None and fit_options.get("verbose", 1):
         from rich.console import Console
@@ -61,7 +69,7 @@ def linear_probe(
     if console is not None:
         notice = "The probe trains on cached features: augmentation is off, every epoch sees the same ones."
         console.print(notice, highlight=False)
-    probe = _probe(encoder, num_classes)
+    probe = _probe(encoder, num_classes, names)
     _fit_on_features(probe, dataset, recipe, validation_data=validation_data, jit_compile=jit_compile, **fit_options)
     return probe
 
@@ -72,17 +80,20 @@ def compiled_probe(
     recipe: LinearProbeRecipe,
     steps_per_epoch: int,
     *,
+    class_names: Sequence[str] | None = None,
     jit_compile: bool | str = "auto",
 ) -> ViTClassifier:
     """Return the classifier that `linear_probe` trains."""
     check_recipe(recipe, LinearProbeRecipe)
-    probe = _probe(encoder, num_classes)
+    probe = _probe(encoder, num_classes, class_names)
     probe.compile(recipe.optimizer(steps_per_epoch), jit_compile=jit_compile)
     return probe
 
 
-def _probe(encoder: ViTEncoder, num_classes: int) -> ViTClassifier:
-    return ViTClassifier(encoder, num_classes, pooling="token", trainable_blocks=0, batch_norm=True)
+def _probe(encoder: ViTEncoder, num_classes: int, class_names: Sequence[str] | None) -> ViTClassifier:
+    return ViTClassifier(
+        encoder, num_classes, pooling="token", trainable_blocks=0, batch_norm=True, class_names=class_names
+    )
 
 
 def _fit_on_features(
@@ -97,6 +108,7 @@ def _fit_on_features(
     """Compute the features once, and train the probe's head on them."""
 
     def features_of(data: Any) -> tuple[Any, Any]:
+        _class_names.check_places(data, probe.class_names)
         features, labels = extract_features(probe.encoder, data, progress=fit_options.get("verbose", 1) != 0)
         if labels is None:
             raise ValueError("A classifier is trained on (images, labels). Received: no labels")

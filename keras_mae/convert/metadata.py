@@ -1,0 +1,68 @@
+"""What a file in another library's format says of a model beside its tensors: what that format has no place for.
+
+One dict that JSON can hold, under the key "keras_mae": in the header of a safetensors file, beside the tensors of a
+PyTorch file, in a KerasHub preset a file of its own. Other libraries pass over it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+__all__ = ["CLASS_NAMES", "KEY", "decoded", "encoded", "encoder_arguments", "metadata_of"]
+
+KEY = "keras_mae"
+"""Where `StateDict.config` has what `metadata_of` returned when the file was written."""
+_ENCODER = ("layer_norm_eps", "pixel_mean", "pixel_std", "pixel_range")
+"""Attributes of an encoder that no tensor tells: `metadata_of` writes them, and `encoder_arguments` reads them."""
+CLASS_NAMES = "class_names"
+"""What a classifier's class names are called, if it has any."""
+
+
+def metadata_of(model: Any) -> dict[str, Any]:
+    """Return what a file says of a model; everything is what JSON gives back as it was.
+
+    Args:
+        model: A `ViTEncoder`, `MaskedAutoencoder` or `ViTClassifier`.
+    """
+    encoder = getattr(model, "encoder", model)
+    said = {name: getattr(encoder, name) for name in ("image_shape", "patch_size", "num_heads", *_ENCODER)}
+    if hasattr(model, "decoder"):
+        said |= {
+            "decoder_num_heads": model.decoder.num_heads,
+            "decoder_layer_norm_eps": model.decoder.layer_norm_eps,
+            "norm_pix_loss": model.norm_pix_loss,
+            "mask_ratio": model.masking.mask_ratio,
+        }
+    if getattr(model, CLASS_NAMES, None) is not None:
+        said[CLASS_NAMES] = model.class_names
+    return said
+
+
+def encoder_arguments(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `ViTEncoder` that metadata says, apart from its grid and its heads."""
+    return {name: metadata[name] for name in _ENCODER if name in metadata}
+
+
+def encoded(metadata: dict[str, Any]) -> str:
+    """Return metadata as the text that a file holds."""
+    return json.dumps(metadata, allow_nan=False)
+
+
+def decoded(text: Any, name: str) -> dict[str, Any]:
+    """Return the metadata in a file's text.
+
+    Args:
+        text: What the file has under `KEY`.
+        name: The file, for the error.
+
+    Raises:
+        ValueError: If it is no text, or not of a dict.
+    """
+    try:
+        metadata = json.loads(text)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name!r} is damaged: its metadata {KEY!r} is not JSON ({error})") from error
+    if not isinstance(metadata, dict):
+        raise ValueError(f"{name!r} is damaged: its metadata {KEY!r} is no dict. Received: {text!r}")
+    return metadata

@@ -1,0 +1,81 @@
+"""Which image files are damaged, nearly black, or hold more than is read: every one is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from keras_mae.data import images as image_files
+from keras_mae.data.levels import Levels, numbers_of
+
+__all__ = ["Examination", "examine"]
+
+_NEARLY_BLACK = 16
+"""Largest pixel, of 255, of an image that is called nearly black: 12 bits of 16 give no brighter one."""
+
+
+@dataclass
+class Examination:
+    """What is wrong with the files of a folder.
+
+    Attributes:
+        damaged: Files that cannot be read, and what is wrong with each.
+        dark: Files that are nearly black after reading, and what each holds.
+        stacks: TIFF files of several pages, of which the first is read.
+        passed_over: Line on what is not read: files that are no images, links that lead nowhere, further pages; ""
+            if there is nothing.
+    """
+
+    damaged: list[tuple[Path, str]] = field(default_factory=list)
+    dark: list[tuple[Path, str]] = field(default_factory=list)
+    stacks: list[Path] = field(default_factory=list)
+    passed_over: str = ""
+
+
+def examine(paths: Sequence[Path], levels: Levels, done: Callable[[], None] | None = None) -> Examination:
+    """Decode image files, and say what is wrong with them; call `done` after each file."""
+
+    def check(path: Path) -> tuple[str, str, bool]:
+        try:
+            pages = image_files.check_header(path, levels)
+            small = image_files.read_image(
+                path, (8, 8, 1), pixel_range=levels.pixel_range, white_level=levels.white_level
+            )
+            may_be_dark = not levels.own_units and small.max() <= _NEARLY_BLACK
+            return "", _darkness(path, levels) if may_be_dark else "", pages > 1
+        except ValueError as error:
+            return str(error), "", False
+        finally:
+            if done is not None:
+                done()
+
+    found = Examination()
+    with ThreadPoolExecutor() as pool:
+        for path, (damage, darkness, is_stack) in zip(paths, pool.map(check, paths), strict=True):
+            found.damaged += [(path, damage)] * bool(damage)
+            found.dark += [(path, darkness)] * bool(darkness)
+            found.stacks += [path] * is_stack
+    return found
+
+
+def _darkness(path: Path, levels: Levels) -> str:
+    """Return what makes an image nearly black, or "" if there is something bright in it."""
+    with image_files.open_file(path) as file:
+        numbers = numbers_of(file)
+        largest = int(numbers.of(file).max())
+    with image_files.decoded(path, 1 << 20, levels.white_level) as image:  # not reduced: no pixel may be missed
+        brightest = int(np.asarray(image).max())
+    if brightest > _NEARLY_BLACK:
+        return ""
+    name = f"{str(path)!r} is nearly black: "
+    if not numbers.deep or numbers.inverted:
+        return f"{name}its largest value is {brightest} of 255"
+    white, own = levels.white_level or numbers.white, 2 ** max(largest.bit_length(), 8) - 1
+    return (
+        f"{name}its largest number is {largest}, and {white} is white; if {own} should be, pass white_level={own} "
+        f"(--white-level {own})"
+    )
