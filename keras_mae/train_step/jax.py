@@ -95,8 +95,8 @@ class TrainStep(BaseTrainStep):
 
     def jax_state_sync(self) -> None:
         # A callback may have frozen or unfrozen something since the state was taken: each weight gets its own value.
-        state, now = getattr(self, "_jax_state", None), Places(self)
-        if state and not self._jax_state_synced and self._taken != now:
+        state = getattr(self, "_jax_state", None)
+        if state and not self._jax_state_synced and self._taken != (now := Places(self)):
             values: dict[int, Any] = {}
             for weights, name in zip(self._taken.weights, _STATE, strict=False):
                 values |= zip(weights, state[name], strict=True)
