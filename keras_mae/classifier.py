@@ -28,7 +28,7 @@ def pool(encoder: ViTEncoder, images: Tensor, pooling: str, training: bool | Non
 
     Args:
         encoder: A `ViTEncoder`.
-        images: (batch, height, width, channels), 0–255.
+        images: (batch, height, width, channels) in the encoder's `pixel_range`.
         pooling: "mean", the mean of the patch tokens, without the class token and without the encoder's final
             norm; or "token", the class token after the final norm.
         training: Whether drop path acts.
@@ -79,7 +79,7 @@ class ViTClassifier(PresetFiles, TrainStep):
             encoder's own.
 
     Call arguments:
-        images: (batch, height, width, channels), 0–255, uint8 or float.
+        images: (batch, height, width, channels), integers or floats in the encoder's `pixel_range`.
         training: Whether drop path and batch statistics act.
 
     Returns:

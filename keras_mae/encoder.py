@@ -9,11 +9,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mae import _checks
+from keras_mae import _checks, pixels
 from keras_mae._types import Tensor
+from keras_mae.first_batch import ChecksImages
 from keras_mae.from_preset import PresetFiles
 from keras_mae.ops import add_shared
 from keras_mae.patches import PatchEmbedding, mix_channels
+from keras_mae.pixels import BYTES, PixelRange
 from keras_mae.positions import resize_positions, sincos_positions
 from keras_mae.random import DROP_PATH, StepCounter, hash_noise
 from keras_mae.transformer import TransformerBlock, check_heads
@@ -24,7 +26,7 @@ _IMAGENET_MEAN, _IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.37
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
-class ViTEncoder(PresetFiles, keras.Model):
+class ViTEncoder(PresetFiles, ChecksImages, keras.Model):
     """A vision transformer that encodes all patches of an image, or only those that are visible.
 
     `encoder(images)` is unmasked and deterministic: it is the feature extractor that pre-training leaves
@@ -42,13 +44,17 @@ class ViTEncoder(PresetFiles, keras.Model):
         layer_norm_eps: Constant added to the variance in every norm.
         final_norm: Whether a LayerNorm follows the last block. A classifier on the mean of the patch tokens has
             one of its own instead.
-        pixel_mean: Mean to subtract from the pixels, in 0–255 units: a number, or one per channel. By default
-            ImageNet's mean for three channels and 127.5 for any other number.
-        pixel_std: Divisor of the centered pixels, in the same form; by default ImageNet's, or 127.5.
+        pixel_mean: Mean to subtract from the pixels, in their own units: a number, or one per channel. By default
+            ImageNet's mean for three channels and the middle of `pixel_range` for any other number.
+        pixel_std: Divisor of the centered pixels, in the same form; by default ImageNet's, or half of `pixel_range`.
+        pixel_range: (low, high), the smallest and the largest value that a pixel may have: (0, 1) for images that
+            were divided by 255, (-1024, 3071) for Hounsfield units, (0, 10000) for reflectances. The first batch of
+            every call is checked against it, reconstructions are clipped to it, and PSNR is relative to its length.
+            `keras_mae.data.pixel_statistics` measures all three.
         seed: Seed for the drop-path draws.
 
     Call arguments:
-        images: (batch, height, width, channels), 0–255, uint8 or float.
+        images: (batch, height, width, channels), integers or floats in `pixel_range`.
         ids_keep: int32 (k * batch, kept), the patches to encode, k rows per image. All if `None`.
         training: Whether drop path acts.
 
@@ -80,6 +86,7 @@ class ViTEncoder(PresetFiles, keras.Model):
         final_norm: bool = True,
         pixel_mean: float | Sequence[float] | None = None,
         pixel_std: float | Sequence[float] | None = None,
+        pixel_range: PixelRange = BYTES,
         seed: int = 0,
         **kwargs: Any,
     ):
@@ -98,8 +105,10 @@ class ViTEncoder(PresetFiles, keras.Model):
         self.drop_path_rate = _checks.fraction("drop_path_rate", drop_path_rate)
         self.layer_norm_eps = _checks.positive("layer_norm_eps", layer_norm_eps)
         self.final_norm = bool(final_norm)
-        self.pixel_mean = self._by_channel("pixel_mean", pixel_mean, _IMAGENET_MEAN)
-        self.pixel_std = self._by_channel("pixel_std", pixel_std, _IMAGENET_STD)
+        self.pixel_range = pixels.checked_range(pixel_range)
+        mean, std = _rescaled(*_default_statistics(self.image_shape[2]), BYTES, self.pixel_range)
+        self.pixel_mean = self._by_channel("pixel_mean", pixel_mean, mean)
+        self.pixel_std = self._by_channel("pixel_std", pixel_std, std)
         self.seed = _checks.seed_int("seed", seed)
 
         # === Layers ===
@@ -130,12 +139,12 @@ class ViTEncoder(PresetFiles, keras.Model):
         self.build((None, *self.image_shape))
 
     def _by_channel(
-        self, argument: str, value: float | Sequence[float] | None, imagenet: tuple[float, ...]
+        self, argument: str, value: float | Sequence[float] | None, default: tuple[float, ...]
     ) -> tuple[float, ...]:
-        """Return one value for each channel; `imagenet`, if three have none."""
+        """Return one value for each channel; `default`, if there is none."""
         channels = self.image_shape[2]
         if value is None:
-            return imagenet if channels == 3 else (127.5,) * channels
+            return default
         values = np.ravel(value).astype(float).tolist()
         if len(values) not in (1, channels) or not np.isfinite(values).all():
             raise _checks.argument_error(
@@ -192,11 +201,7 @@ class ViTEncoder(PresetFiles, keras.Model):
 
     def embed(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
         """Return what the first block gets: class token and patches, with their positions."""
-        if tuple(images.shape[1:]) != self.image_shape:
-            raise ValueError(
-                f"`images` must have shape (batch, {', '.join(map(str, self.image_shape))}). "
-                f"Received: images.shape={tuple(images.shape)}"
-            )
+        pixels.check_shape(images.shape, self.image_shape)
         x = self.patch_embedding(images, ids_keep)
         # Float32 until every image has its own, so that gradients are added up over the batch in float32.
         positions = ops.convert_to_tensor(self.position_embedding)
@@ -213,10 +218,11 @@ class ViTEncoder(PresetFiles, keras.Model):
 
         Args:
             changes: Arguments of `ViTEncoder` that differ: `image_shape`, `drop_path_rate`, `final_norm=False`,
-                `seed`, `name`, `dtype`. For images of another size the positions are resized bicubically in two
-                dimensions. For another number of channels, with `pixel_mean` and `pixel_std` of their own if need
-                be, the patch kernel is redistributed over them, so that an image with identical channels gives the
-                same tokens.
+                `pixel_range`, `seed`, `name`, `dtype`. For images of another size the positions are resized
+                bicubically in two dimensions. For another number of channels, with `pixel_mean` and `pixel_std` of
+                their own if need be, the patch kernel is redistributed over them, so that an image with identical
+                channels gives the same tokens. With another `pixel_range` mean and deviation follow it, so that
+                images rescaled to it give the same tokens.
 
         Returns:
             A `ViTEncoder`, its step counter at 0.
@@ -226,19 +232,22 @@ class ViTEncoder(PresetFiles, keras.Model):
         """
         image_shape = _checks.image_shape(changes.get("image_shape", self.image_shape))
         other_channels = image_shape[2] != self.image_shape[2]
-        allowed = {"image_shape", "drop_path_rate", "final_norm", "seed", "name", "dtype"}
+        allowed = {"image_shape", "drop_path_rate", "final_norm", "pixel_range", "seed", "name", "dtype"}
         allowed |= {"pixel_mean", "pixel_std"} if other_channels else set()
         if set(changes) - allowed or changes.get("final_norm", self.final_norm) not in (False, self.final_norm):
             raise ValueError(
-                "A copy may differ in `image_shape`, `drop_path_rate`, `seed`, `name`, `dtype`, and lack the final "
-                "norm; with another number of channels also in `pixel_mean` and `pixel_std`; not in what its weights "
-                f"depend on. Received: {changes}"
+                "A copy may differ in `image_shape`, `drop_path_rate`, `pixel_range`, `seed`, `name`, `dtype`, and "
+                "lack the final norm; with another number of channels also in `pixel_mean` and `pixel_std`; not in "
+                f"what its weights depend on. Received: {changes}"
             )
+        pixel_range = changes.get("pixel_range", self.pixel_range)
+        mean, std = _rescaled(self.pixel_mean, self.pixel_std, self.pixel_range, pixel_range)
+        statistics: dict[str, Any] = {"pixel_mean": mean, "pixel_std": std}
         if other_channels:
             share = mix_channels(self.image_shape[2], image_shape[2])
             share = share / share.sum(axis=0)
-            statistics = {"pixel_mean": self.pixel_mean @ share, "pixel_std": self.pixel_std @ share}
-            changes = {**statistics, **changes}
+            statistics = {name: values @ share for name, values in statistics.items()}
+        changes = {**statistics, **changes}
         copied: ViTEncoder = type(self).from_config({**self.get_config(), **changes})
         kept = self.weights
         if not copied.final_norm and self.norm is not None:
@@ -285,5 +294,22 @@ class ViTEncoder(PresetFiles, keras.Model):
             "final_norm": self.final_norm,
             "pixel_mean": self.pixel_mean,
             "pixel_std": self.pixel_std,
+            "pixel_range": self.pixel_range,
             "seed": self.seed,
         }
+
+
+def _default_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and deviation by channel for images of 0–255."""
+    return (_IMAGENET_MEAN, _IMAGENET_STD) if channels == 3 else ((127.5,) * channels,) * 2
+
+
+def _rescaled(
+    mean: Sequence[float], std: Sequence[float], old: PixelRange, new: PixelRange
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and deviation of the same images stretched from one range to another."""
+    new = pixels.checked_range(new)
+    if new == old:  # to the last bit
+        return tuple(mean), tuple(std)
+    factor = (new[1] - new[0]) / (old[1] - old[0])
+    return tuple(new[0] + (value - old[0]) * factor for value in mean), tuple(value * factor for value in std)

@@ -115,20 +115,22 @@ def visible_statistics(
     return ops.matmul(weights, mean), ops.matmul(weights, std)
 
 
-def psnr(prediction: Tensor, pixels: Tensor, pixel_std: tuple[float, ...]) -> Tensor:
-    """Return the peak signal-to-noise ratio of every sample, in dB, for images of 0–255.
+def psnr(prediction: Tensor, pixels: Tensor, pixel_std: tuple[float, ...], peak: float = 255.0) -> Tensor:
+    """Return the peak signal-to-noise ratio of every sample, in dB.
 
     Args:
         prediction: float32 (batch, patches, pixels), normalized pixels.
         pixels: float32 (batch, patches, pixels), the true ones.
-        pixel_std: Divisor of the pixels, one value a channel, in 0–255 units.
+        pixel_std: Divisor of the pixels, one value a channel, in their own units.
+        peak: Length of the pixels' range, in the same units.
 
     Returns:
-        float32 (batch,): 10 log10(255² / mean squared error).
+        float32 (batch,): 10 log10(peak² / mean squared error).
     """
     scale = ops.convert_to_tensor(np.tile(np.asarray(pixel_std, "float32"), pixels.shape[2] // len(pixel_std)))
     error = ops.mean(ops.square((ops.cast(prediction, "float32") - pixels) * scale), axis=(1, 2))
-    return 10 * ops.log10(255.0**2 / ops.maximum(error, 1e-6))
+    smallest = 1e-6 * (peak / 255) ** 2  # 108 dB
+    return 10 * ops.log10(peak**2 / ops.maximum(error, smallest))
 
 
 class MeanOfFinite(keras.metrics.Mean):

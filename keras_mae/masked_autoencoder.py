@@ -22,8 +22,9 @@ from keras_mae.loss import (
 )
 from keras_mae.masking import Mask, Masking, RandomMasking, explicit_mask
 from keras_mae.ops import gather_tokens
+from keras_mae.pixels import check_images
 from keras_mae.random import EVALUATION_STEP, hash_noise, places
-from keras_mae.reconstruction import Reconstruction, check_images, to_pictures, undo_normalization
+from keras_mae.reconstruction import Reconstruction, to_pictures, undo_normalization
 from keras_mae.train_step import TrainStep
 
 __all__ = ["MaskedAutoencoder"]
@@ -57,7 +58,8 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         seed: Seed for the masks.
 
     Call arguments:
-        inputs: Images (batch, height, width, channels), 0–255, or a dict as above.
+        inputs: Images (batch, height, width, channels) in the encoder's `pixel_range`, 0–255 by default, or a dict as
+            above.
         training: Whether to draw the masks of the current training step, and to end that step.
 
     Returns:
@@ -226,7 +228,8 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         prediction = outputs["removed_prediction"]
         if self.norm_pix_loss:
             prediction = prediction * outputs["guessed_std"] + outputs["guessed_mean"]
-        return psnr(prediction, outputs["removed_pixels"], self.encoder.pixel_std)
+        low, high = self.encoder.pixel_range
+        return psnr(prediction, outputs["removed_pixels"], self.encoder.pixel_std, high - low)
 
     # === Training ===
     def check_batch(self, data: Any) -> Any:
@@ -283,7 +286,8 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         """Add one batch to the metrics; a skipped one (`finite` false) to the count of skipped steps only.
 
         Returns:
-            The logs: `loss`, `psnr` (dB, images of 0–255, removed pixels) and, in training, `skipped_steps`.
+            The logs: `loss`, `psnr` (dB over the encoder's `pixel_range`, removed pixels) and, in
+            training, `skipped_steps`.
         """
         quality = ops.mean(self.removed_psnr(outputs))
         rows = ops.shape(outputs["removed_prediction"])[0]
@@ -304,7 +308,7 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         """Mask images and fill them in again.
 
         Args:
-            images: (batch, height, width, channels), 0–255, uint8 or float.
+            images: (batch, height, width, channels), integers or floats in the encoder's `pixel_range`.
             mask: What to remove, (batch, patches) or (batch, rows, columns), 1 = removed; any ratio, the same
                 number in every image. Drawn by the model's masking if `None`.
             seed: Seed for the drawn masks, the same every time; the model's by default.
@@ -318,12 +322,12 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
             A `Reconstruction`: NumPy arrays in the images' own shape, range and dtype.
 
         Raises:
-            ValueError: If images or mask do not fit the model, or pixels are not finite.
+            ValueError: If images, their range or mask do not fit the model, or pixels are not finite.
 
         Reference: "Masked Autoencoders Are Scalable Vision Learners", figure 2.
         """
         _checks.one_of("statistics", statistics, ("visible", "true"))
-        images = check_images(images, self.encoder.image_shape)
+        images = check_images(images, self.encoder.image_shape, self.encoder.pixel_range)
         grid = self.encoder.grid
         if mask is None:
             noise = hash_noise(

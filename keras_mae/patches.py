@@ -90,11 +90,11 @@ class PatchEmbedding(keras.layers.Layer):
     Args:
         patch_size: Side of a patch in pixels, or (height, width).
         embed_dim: Width of the tokens.
-        pixel_mean: Mean to subtract from every pixel, one value a channel, in 0–255 units.
-        pixel_std: Divisor of what is left, one value a channel, in 0–255 units.
+        pixel_mean: Mean to subtract from every pixel, one value a channel, in the pixels' own units.
+        pixel_std: Divisor of what is left, one value a channel, in the same units.
 
     Call arguments:
-        images: (batch, height, width, channels), 0–255, any dtype.
+        images: (batch, height, width, channels), any dtype.
         ids_keep: int32 (k * batch, kept), the patches to embed, k rows per image (row i * k + j is the
             j-th of image i). All patches if `None`.
 

@@ -24,6 +24,7 @@ ENCODER_ARGUMENTS = (
     "layer_norm_eps",
     "pixel_mean",
     "pixel_std",
+    "pixel_range",
 )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from keras import ops
@@ -12,6 +11,7 @@ from keras_mae.encoder import ViTEncoder
 from keras_mae.loss import patch_statistics, visible_statistics
 from keras_mae.ops import gather_tokens
 from keras_mae.patches import patchify, unpatchify
+from keras_mae.pixels import BYTES, PixelRange
 
 __all__ = ["Reconstruction"]
 
@@ -28,6 +28,7 @@ class Reconstruction:
         pasted: The prediction with the visible patches pasted in.
         mask: float32 (batch, patches), 1 = removed.
         statistics: Where the statistics came from that put a normalized target back into pixels.
+        pixel_range: (low, high), the encoder's, which pictures show from black to white.
     """
 
     original: np.ndarray
@@ -36,29 +37,7 @@ class Reconstruction:
     pasted: np.ndarray
     mask: np.ndarray
     statistics: str
-
-
-def check_images(images: Any, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """Return `images` as an array of the shape a model takes.
-
-    Raises:
-        ValueError: If shape or dtype do not fit, or pixels are not finite.
-    """
-    array: np.ndarray = images if isinstance(images, np.ndarray) else ops.convert_to_numpy(images)
-    if array.ndim != 4 or tuple(array.shape[1:]) != image_shape or not len(array):
-        raise ValueError(
-            f"`images` must have shape (batch, {', '.join(map(str, image_shape))}) with at least one image. "
-            f"Received: images.shape={array.shape}"
-        )
-    if array.dtype.kind not in "uif":
-        raise ValueError(f"`images` must be integers or floats in 0-255. Received: images.dtype={array.dtype}")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        bad = np.flatnonzero(~np.isfinite(array).all(axis=(1, 2, 3)))
-        raise ValueError(
-            f"`images` must be finite. Received: NaN or infinite pixels in {len(bad)} of {len(array)} images, "
-            f"the first at index {bad[0]}"
-        )
-    return array
+    pixel_range: PixelRange = BYTES
 
 
 def to_pictures(
@@ -72,9 +51,8 @@ def to_pictures(
 
     def picture(patches: np.ndarray) -> np.ndarray:
         whole: np.ndarray = ops.convert_to_numpy(unpatchify(patches, encoder.patch_size, encoder.image_shape))
-        if images.dtype.kind != "f":
-            limits = np.iinfo(images.dtype)
-            whole = np.clip(np.rint(whole), max(limits.min, 0), min(limits.max, 255))
+        if images.dtype.kind != "f":  # floats may show how far a prediction is off
+            whole = np.clip(np.rint(whole), np.ceil(encoder.pixel_range[0]), np.floor(encoder.pixel_range[1]))
         return np.asarray(whole, images.dtype)
 
     predicted = prediction * std + mean
@@ -85,6 +63,7 @@ def to_pictures(
         pasted=picture(patches * (1 - removed) + predicted * removed),
         mask=mask,
         statistics=statistics,
+        pixel_range=encoder.pixel_range,
     )
 
 

@@ -173,17 +173,20 @@ def test_pixels_that_are_not_finite_are_refused(mae, images, value):
         mae.reconstruct(bad)
 
 
-@pytest.mark.parametrize("shape", [(15, 14, 3), (2, 14, 15, 3), (2, 15, 14, 1), (0, 15, 14, 3)])
+@pytest.mark.parametrize("shape", [(15, 14, 3), (2, 14, 15, 3), (2, 15, 14, 1)])
 def test_images_of_another_shape_are_refused(mae, shape):
-    with pytest.raises(
-        ValueError, match=r"`images` must have shape \(batch, 15, 14, 3\) with at least one image. Rec"
-    ):
+    with pytest.raises(ValueError, match=r"`images` must have shape \(batch, 15, 14, 3\). Received"):
         mae.reconstruct(np.zeros(shape, "uint8"))
+
+
+def test_no_images_are_refused(mae):
+    with pytest.raises(ValueError, match=r"`images` must have at least one image. Received: images.shape=\(0, "):
+        mae.reconstruct(np.zeros((0, 15, 14, 3), "uint8"))
 
 
 def test_images_that_are_no_numbers_are_refused(mae, images):
     with pytest.raises(
-        ValueError, match=r"`images` must be integers or floats in 0-255. Received: images.dtype=bool"
+        ValueError, match=r"`images` must be integers or floats in 0-255: .* Received: images.dtype=bool"
     ):
         mae.reconstruct(images > 0)
 

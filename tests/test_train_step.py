@@ -192,6 +192,7 @@ def test_an_infinite_loss_skips_the_step_even_if_the_gradients_are_finite():
     images, mask = make_images().astype("float32"), np.ones((BATCH, PATCHES), "float32")
     mask[:, :3], images[0, 8:, 16:] = 0, 1e21
     model = compiled(keras.optimizers.LossScaleOptimizer(sgd()))
+    model.encoder.pixel_range = (0.0, 1e22)  # or these would be no images
     before = trainable(model)
     logs = model.train_on_batch({"images": images, "mask": mask}, return_dict=True)
     assert float(logs["skipped_steps"]) == 1

@@ -384,7 +384,7 @@ def test_images_of_another_size_than_the_encoders_are_refused(how):
         ({"pooling": "max"}, "`pooling` must be one of 'mean', 'token'"),
         ({"batch_size": 0}, "`batch_size` must be a positive integer"),
         ({"labels": LABELS[:7]}, "`labels` must be one for each image. Received: 7 for 20 images"),
-        ({"data": IMAGES[:, :4]}, r"`data` must hold images of the encoder's shape \(8, 12, 1\).*\(20, 4, 12, 1\)"),
+        ({"data": IMAGES[:, :4]}, r"`images` must have shape \(batch, 8, 12, 1\).*\(20, 4, 12, 1\)"),
         ({"data": IMAGES[:0]}, "`data` must hold at least one batch of images. Received: none"),
         ({"data": iter(())}, "`data` must hold at least one batch of images. Received: none"),
         ({"file": "features.txt"}, "`file` must be a name that ends in .npy. Received: file='features.txt'"),

@@ -154,6 +154,7 @@ def pretrain(
             masking=maskings[masking.value](mask_ratio),
             norm_pix_loss=norm_pix_loss,
             masks_per_image=masks_per_image,
+            pixel_range=pixel_range,
             seed=seed,
             dtype=precision.value,
         )

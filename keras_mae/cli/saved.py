@@ -48,7 +48,7 @@ def reconstruct(
             f"Received: a {type(mae).__name__} in {str(model)!r}"
         )
     keras_mae.visualize.check_savable(out)
-    levels = {"pixel_range": getattr(mae.encoder, "pixel_range", (0.0, 255.0)), "white_level": white_level}
+    levels = {"pixel_range": mae.encoder.pixel_range, "white_level": white_level}
     batch = np.stack([keras_mae.data.read_image(path, mae.encoder.image_shape, **levels) for path in images])
     result = mae.reconstruct(batch, seed=seed, statistics=statistics.value)
     figure = keras_mae.visualize.reconstructions(result, max_images=len(batch))
@@ -96,6 +96,7 @@ def _facts(loaded: Any) -> dict[str, Any]:
             "trained blocks": "all" if loaded.trainable_blocks is None else loaded.trainable_blocks,
         }
     rows |= {
+        "pixel range": keras_mae.pixels.range_name(encoder.pixel_range),
         "pixel mean, std": f"{json.dumps(encoder.pixel_mean)}, {json.dumps(encoder.pixel_std)}",
         "training steps": int(keras_mae.ops.concrete(encoder.step.value)),
         "dtype": encoder.dtype_policy.name,

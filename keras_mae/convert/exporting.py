@@ -54,9 +54,9 @@ def export(model: Any, path: str | Path, format: str) -> float:
 
     A model of another precision is exported in float32, the type of its weights.
 
-    The input is `images`, float32 (batch, height, width, channels), 0–255, of any batch size. An encoder gives
-    tokens, a classifier logits. A masked autoencoder has a second input, `noise`, float32 (batch, patches): the
-    patches of largest noise are removed; it gives `mask` and `reconstruction`, as in Python.
+    The input is `images`, float32 (batch, height, width, channels) in the encoder's `pixel_range`, of any batch size.
+    An encoder gives tokens, a classifier logits. A masked autoencoder has a second input, `noise`, float32
+    (batch, patches): the patches of largest noise are removed; it gives `mask` and `reconstruction`, as in Python.
 
     A classifier's class names go with it, as a JSON list: `class_names` among ONNX's `metadata_props` and in
     OpenVINO's `rt_info`, `class_names.json` in SavedModel's `assets.extra/` and among the extra files of a PyTorch
@@ -136,7 +136,8 @@ def in_float32(model: Any) -> Any:
 def _example(model: Any, batch: int) -> Inputs:
     generator = np.random.default_rng(batch)
     encoder = getattr(model, "encoder", model)
-    inputs = {"images": generator.uniform(0, 255, (batch, *encoder.image_shape)).astype("float32")}
+    low, high = encoder.pixel_range
+    inputs = {"images": generator.uniform(low, high, (batch, *encoder.image_shape)).astype("float32")}
     if isinstance(model, MaskedAutoencoder):
         inputs["noise"] = generator.random((batch, encoder.num_patches), "float32")
     return inputs

@@ -24,6 +24,7 @@ from keras_mae.convert.weight_map import (
     patch_kernel,
     save_weights,
 )
+from keras_mae.pixels import BYTES
 
 __all__ = ["HuggingFace"]
 
@@ -190,12 +191,18 @@ def _labels(state: StateDict, classes: int) -> list[Any] | None:
 
 
 def _statistics(pixels: dict[str, Any]) -> dict[str, Any]:
-    """Return `pixel_mean` and `pixel_std` of an image processor, which multiplies pixels and then normalizes."""
+    """Return what an image processor says of pixels, which it multiplies and then normalizes.
+
+    A factor of 1/255 is for bytes, and so is one up to 1/127.5, which takes them to -1…1; 1 is for pixels of 0–1, and
+    a smaller one for those of a longer range.
+    """
     factor = pixels.get("rescale_factor", 1 / 255) if pixels.get("do_rescale", True) else 1.0
     mean, std = 0.0, 1.0
     if pixels.get("do_normalize", True):
         mean, std = pixels.get("image_mean", 0.5), pixels.get("image_std", 0.5)
+    factors_of_bytes = 1 / 255 - 1e-6 <= factor <= 1 / 127 or not 0 < factor <= 1
     return {
+        "pixel_range": BYTES if factors_of_bytes else (0.0, round(1 / factor, 6)),
         "pixel_mean": np.round(np.asarray(mean, "float64") / factor, 9),
         "pixel_std": np.round(np.asarray(std, "float64") / factor, 9),
     }
@@ -240,16 +247,17 @@ def preprocessor_of(model: Any) -> dict[str, Any]:
     """Return the `preprocessor_config.json` of a model: how images become its input there."""
     encoder = getattr(model, "encoder", model)
     height, width = encoder.image_shape[:2]
+    length = encoder.pixel_range[1] - encoder.pixel_range[0]
     return {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
         "size": {"height": height, "width": width},
         "resample": 3,  # bicubic
         "do_rescale": True,
-        "rescale_factor": 1 / 255,
+        "rescale_factor": 1 / length,
         "do_normalize": True,
-        "image_mean": [value / 255 for value in encoder.pixel_mean],
-        "image_std": [value / 255 for value in encoder.pixel_std],
+        "image_mean": [value / length for value in encoder.pixel_mean],
+        "image_std": [value / length for value in encoder.pixel_std],
     }
 
 

@@ -239,7 +239,7 @@ def to_keras_hub(model: Any) -> Any:
 
 
 def image_converter_of(encoder: ViTEncoder) -> Any:
-    """Return KerasHub's layer that resizes and normalizes images (0–255) as `encoder` does."""
+    """Return KerasHub's layer that resizes and normalizes images as `encoder` does."""
     mean, std = np.asarray(encoder.pixel_mean), np.asarray(encoder.pixel_std)
     return _package().layers.ViTImageConverter(
         image_size=encoder.image_shape[:2], scale=(1 / std).tolist(), offset=(-mean / std).tolist()

@@ -16,6 +16,7 @@ from keras_mae.convert.state_dict import Files
 from keras_mae.convert.weight_map import Kind, Report, named_weights
 from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
+from keras_mae.pixels import range_name
 
 __all__ = ["MODELS", "KerasFile", "PresetFolder", "load_model"]
 
@@ -181,7 +182,8 @@ def _card(model: Any, name: str) -> str:
         "---",
         f"# {name}",
         "",
-        f"A `keras_mae.{type(model).__name__}`: images of {' x '.join(map(str, encoder.image_shape))} (0-255), "
+        f"A `keras_mae.{type(model).__name__}`: images of {' x '.join(map(str, encoder.image_shape))} "
+        f"({range_name(encoder.pixel_range)}), "
         f"patches of {' x '.join(map(str, encoder.patch_size))}, {encoder.embed_dim} wide, {encoder.depth} blocks, "
         f"{encoder.num_heads} heads, {model.count_params():,} parameters.",
     ]

@@ -17,6 +17,7 @@ from keras_mae.data.images import read_image
 from keras_mae.data.preparation import check_directory, find_damaged, prepare
 from keras_mae.data.records import RecordSource
 from keras_mae.data.sources import ArraySource, FolderSource, Subset
+from keras_mae.data.statistics import PixelStatistics, pixel_statistics
 from keras_mae.data.streams import Stream
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "CenterCrop",
     "Examination",
     "FolderSource",
+    "PixelStatistics",
     "RandomResizedCrop",
     "RecordSource",
     "Stream",
@@ -44,6 +46,7 @@ __all__ = [
     "load_builtin",
     "make_dataset",
     "open_directory",
+    "pixel_statistics",
     "prepare",
     "read_idx",
     "read_image",

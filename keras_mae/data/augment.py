@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_mae import _checks
+from keras_mae.pixels import BYTES, PixelRange, checked_range
 
 __all__ = ["Augmentation"]
 
@@ -58,8 +59,8 @@ class Augmentation:
       images: each image draws its own operations, and the magnitude varies by the recipe's 0.5. Otherwise it is
       Keras' own, which draws once a batch, does not vary the magnitude, and takes ten times as long. Neither has
       exactly the recipe's operations.
-    - Random erasing fills the box with normal noise clipped to 0–255, half of it black, and not with noise around the
-      data's mean.
+    - Random erasing fills the box with normal noise clipped to the range, half of it black, and not with noise
+      around the data's mean.
     - MixUp and CutMix draw their weights for each image, not once a batch.
 
     Crops belong to the source: this comes after it.
@@ -76,16 +77,18 @@ class Augmentation:
             (`mixup_switch_prob` in timm).
         label_smoothing: Probability that is spread over all classes.
         seed: Seed for all draws, which are a pure function of it and of the batch's number, except KerasCV's.
+        pixel_range: (low, high), the smallest and the largest value that a pixel may have. RandAugment and random
+            erasing work on 0–255: images of another range are stretched to it for them, and back.
 
     Call arguments:
-        images: (batch, height, width, channels), 0–255.
+        images: (batch, height, width, channels) in `pixel_range`.
         labels: Integers (batch,).
         number: Number of the batch; the same number draws the same. Datasets of `keras_mae.data` count it through all
             epochs; by default calls are counted, inside tf.data in no fixed order.
 
     Returns:
-        Images, float32 in 0–255, and labels: probabilities, float32 (batch, num_classes), if anything mixes or
-        smooths them, else unchanged. NumPy arrays for NumPy arrays.
+        Images, float32 in `pixel_range`, and labels: probabilities, float32 (batch, num_classes), if anything mixes
+        or smooths them, else unchanged. NumPy arrays for NumPy arrays.
 
     Raises:
         ValueError: If an argument is out of range, or RandAugment gets images that are not RGB.
@@ -106,7 +109,9 @@ class Augmentation:
         switch_probability: float = 0.5,
         label_smoothing: float = 0.0,
         seed: int = 0,
+        pixel_range: PixelRange = BYTES,
     ):
+        self.pixel_range = checked_range(pixel_range)
         self.num_classes = _checks.positive_int("num_classes", num_classes)
         self.label_smoothing = _checks.fraction("label_smoothing", label_smoothing)
         self.switch_probability = _checks.within("switch_probability", switch_probability, 1)
@@ -145,12 +150,17 @@ class Augmentation:
         self._draws.begin(self._numbered(number, in_tf_data))
         for layer in self._moving:
             images = layer(images, training=True)
+        stretched = self.pixel_range != BYTES and (self.magnitude or self._erasing is not None)
+        if stretched:
+            images = _stretch(images, self.pixel_range, BYTES, in_tf_data)
         if self.magnitude:
             if images.shape[-1] != 3:
                 raise ValueError(f"RandAugment takes RGB images. Received: images.shape={tuple(images.shape)}")
             images = self._rand_augmented(images, in_tf_data)
         if self._erasing is not None:
             images = self._erasing(images, training=True)
+        if stretched:
+            images = _stretch(images, BYTES, self.pixel_range, in_tf_data)
         if self._mixup or self._cutmix or self.label_smoothing:
             labels = self._probabilities(labels, in_tf_data)
         if self._mixup or self._cutmix:
@@ -207,3 +217,12 @@ class Augmentation:
             )
             return mixed
         return by(self._cutmix if self._draws.uniform() < self.switch_probability else self._mixup)
+
+
+def _stretch(images: Any, old: PixelRange, new: PixelRange, in_tf_data: bool) -> Any:
+    """Return images of one range in another, as floats."""
+    if in_tf_data:  # whose arithmetic does not mix integers with floats
+        import tensorflow as tf
+
+        images = tf.cast(images, "float32")
+    return (images - old[0]) * ((new[1] - new[0]) / (old[1] - old[0])) + new[0]

@@ -13,13 +13,14 @@ from keras_mae.data.augment import Augmentation
 from keras_mae.data.batches import Batches, Plan, checked_shard
 from keras_mae.data.crops import CenterCrop, Crop, RandomResizedCrop
 from keras_mae.data.grain_data import GrainDataset
-from keras_mae.data.levels import BYTES, EIGHT_BITS, Levels, checked_levels
+from keras_mae.data.levels import EIGHT_BITS, Levels, checked_levels
 from keras_mae.data.preparation import read_manifest
 from keras_mae.data.records import IMAGE, LABEL, RecordSource, tfrecord_stream
 from keras_mae.data.relabeling import relabeled
 from keras_mae.data.sources import ArraySource, FolderSource, Source
 from keras_mae.data.streams import Stream, dataset_stream
 from keras_mae.data.tfds import tfds_source
+from keras_mae.pixels import BYTES, PixelRange
 
 __all__ = [
     "from_arrays",
@@ -113,17 +114,19 @@ def from_arrays(
     *,
     image_size: int | tuple[int, int] | None = None,
     class_names: Sequence[str] | None = None,
+    pixel_range: PixelRange = BYTES,
     **options: Any,
 ) -> Any:
     """Load batches from an array of images, which may be a memory-mapped .npy larger than memory.
 
     Args:
-        images: (images, height, width, channels) or (images, height, width), integers or floats in 0–255.
+        images: (images, height, width, channels) or (images, height, width), integers or floats in `pixel_range`.
         labels: Integers from 0 (images,); not needed for pre-training.
         batch_size: Images in a batch.
         image_size: Side in pixels of the images to make, or (height, width); by default the images' own, uncut
             unless `crop` is given.
         class_names: Names of the classes, in the order of the labels.
+        pixel_range: (low, high), the smallest and the largest value that a pixel may have; as the encoder's.
         options: Other arguments of `make_dataset`.
 
     Returns:
@@ -137,7 +140,8 @@ def from_arrays(
         >>> len(keras_mae.data.from_arrays(images, batch_size=128))
         12
     """
-    return make_dataset(ArraySource(images, labels, image_size, class_names=class_names), batch_size, **options)
+    source = ArraySource(images, labels, image_size, class_names=class_names, pixel_range=pixel_range)
+    return make_dataset(source, batch_size, **options)
 
 
 def from_directory(
@@ -167,8 +171,7 @@ def from_directory(
         allow_damaged: Largest share of damaged files, in [0, 1], to leave out and list in a warning; more is an
             error. Above 0 every file is decoded once beforehand; with 0 the first damaged file raises an error that
             names it. Not for folders prepared as ArrayRecord.
-        pixel_range: (low, high), the smallest and the largest pixel: (0, 255) for uint8, any other for float32 in the
-            files' own numbers; see `read_image`. Prepared folders hold 0–255.
+        pixel_range: (low, high), the smallest and largest pixel, as for `read_image`. Prepared folders hold 0–255.
         white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`. Prepared folders know it.
         options: Other arguments of `make_dataset`, `crop` among them.
 

@@ -14,7 +14,6 @@ import numpy as np
 from keras_mae._optional import require
 from keras_mae.data.crops import Box, CenterCrop, Crop
 from keras_mae.data.levels import (
-    BYTES,
     EIGHT_BITS,
     Levels,
     Numbers,
@@ -24,9 +23,22 @@ from keras_mae.data.levels import (
     numbers_of,
     refuse,
 )
+from keras_mae.pixels import BYTES
 
 __all__ = ["MODES", "check_header", "decoded", "extensions", "is_deep", "open_file", "pillow", "read_image", "views"]
 
+__all__ = [
+    "MODES",
+    "check_header",
+    "decoded",
+    "extensions",
+    "is_deep",
+    "open_file",
+    "pillow",
+    "read_image",
+    "upright_size",
+    "views",
+]
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _ORIENTATION = 0x0112  # the EXIF tag; from 5 on, height and width change places
 _DRAFTED = ("JPEG", "MPO")  # can be decoded at reduced size
@@ -154,6 +166,16 @@ def decoded(path: Path, short_side: int, white_level: int | None = None) -> Iter
         numbers = numbers_of(file)
         image = ImageOps.exif_transpose(file)
         yield _in_mode(image, "L" if image.mode in ("1", "L") or numbers.deep else "RGB", numbers, white_level)
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Return (height, width) of an image file's image, turned upright."""
+    with _named_errors(path, str(path)), open_file(path) as file:
+        if file.format not in _DRAFTED:
+            file.load()  # see `views`
+        turned = file.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        width, height = file.size
+    return (width, height) if turned else (height, width)
 
 
 def open_file(image: str | Path | bytes) -> Any:

@@ -10,13 +10,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from keras_mae import _checks, _class_names
+from keras_mae import _checks, _class_names, pixels
 from keras_mae.data import images as image_files
 from keras_mae.data.crops import CenterCrop, Crop
 from keras_mae.data.examination import examine
 from keras_mae.data.folders import look_into
 from keras_mae.data.images import MODES
-from keras_mae.data.levels import BYTES, EIGHT_BITS, Levels, checked_levels
+from keras_mae.data.levels import EIGHT_BITS, Levels, checked_levels
+from keras_mae.pixels import BYTES
 
 __all__ = [
     "ArraySource",
@@ -68,11 +69,13 @@ class ArraySource:
     """Images in an array, also a memory-mapped one.
 
     Args:
-        images: (images, height, width, channels) or (images, height, width), for gray; integers or floats in 0–255.
+        images: (images, height, width, channels) or (images, height, width), for gray; integers or floats in
+            `pixel_range`.
         labels: Integers from 0 (images,), or `None`.
         image_size: Side in pixels of the images that crops of these are resized to, or (height, width); by default
             the images' own.
         class_names: Names of the classes, in the order of the labels.
+        pixel_range: (low, high), the smallest and the largest value that a pixel may have; as the encoder's.
 
     Raises:
         ValueError: If shape, dtype or range are not those of images and labels.
@@ -85,6 +88,7 @@ class ArraySource:
         image_size: int | tuple[int, int] | None = None,
         *,
         class_names: Sequence[str] | None = None,
+        pixel_range: pixels.PixelRange = pixels.BYTES,
     ):
         images = images if isinstance(images, np.ndarray) else np.asarray(images)
         images = images[..., None] if images.ndim == 3 else images
@@ -93,10 +97,11 @@ class ArraySource:
                 "`images` must have shape (images, height, width, channels) and not be empty. "
                 f"Received: images.shape={images.shape}"
             )
-        if images.dtype.kind not in "uif":
-            raise ValueError(f"`images` must be integers or floats in 0-255. Received: images.dtype={images.dtype}")
-        if images.dtype != np.uint8:
-            self._check_range(images)
+        self.pixel_range = pixels.checked_range(pixel_range)
+        pixels.check_channels_last(images.shape)
+        pixels.check_dtype(pixels.dtype_name(images), self.pixel_range)
+        if not pixels.needs_no_look(pixels.dtype_name(images), self.pixel_range):
+            self._check_values(images)
         self.images, self.dtype = images, images.dtype
         size = images.shape[1:3] if image_size is None else _checks.pair("image_size", image_size)
         self.image_shape: tuple[int, int, int] = (*size, images.shape[3])
@@ -110,23 +115,16 @@ class ArraySource:
                 + ("no labels" if self.labels is None else f"labels up to {self.labels.max()}")
             )
 
-    @staticmethod
-    def _check_range(images: np.ndarray) -> None:
+    def _check_values(self, images: np.ndarray) -> None:
+        ends = []
         for start in range(0, len(images), 1024):  # in parts: the array may be larger than memory
             part = images[start : start + 1024]
-            if not np.isfinite(part).all():
+            ends.append((part.min(), part.max()))
+            if not np.isfinite(ends[-1]).all():
                 bad = start + np.flatnonzero(~np.isfinite(part).all(axis=(1, 2, 3)))[0]
                 raise ValueError(f"`images` must be finite. Received: NaN or infinite pixels in image {bad}")
-            if part.min() < 0 or part.max() > 255:
-                raise ValueError(
-                    "`images` must be in 0-255 (the encoder normalizes them itself). "
-                    f"Received: values from {part.min():.4g} to {part.max():.4g}"
-                )
-        if images.dtype.kind == "f" and 0 < images.max() <= 1:
-            raise ValueError(
-                "`images` must be in 0-255 (the encoder normalizes them itself): multiply by 255. "
-                f"Received: values from {images.min():.4g} to {images.max():.4g}"
-            )
+        low, high = float(min(low for low, _ in ends)), float(max(high for _, high in ends))
+        pixels.check_extremes(low, high, pixels.dtype_name(images), self.pixel_range)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -137,7 +135,8 @@ class ArraySource:
         labels = None if self.labels is None else self.labels[indices]
         if self.sized and crop is None:
             return self.images[indices], labels
-        return cut((self.images[index] for index in indices), indices, self.image_shape, crop, generators), labels
+        images = (self.images[index] for index in indices)
+        return cut(images, indices, self.image_shape, crop, generators, Levels(self.pixel_range)), labels
 
 
 class Subset:
@@ -153,6 +152,7 @@ class Subset:
         self.image_shape, self.dtype = source.image_shape, source.dtype
         self.labeled, self.sized = source.labeled, source.sized
         self.class_names = _class_names.named(source)
+        self.pixel_range = getattr(source, "pixel_range", pixels.BYTES)
         self.labels = None if source.labels is None else source.labels[self._indices]
 
     def __len__(self) -> int:
@@ -212,7 +212,7 @@ class FolderSource:
         self.image_shape = (height, width, _checks.one_of("channels", channels, MODES))
         _checks.within("allow_damaged", allow_damaged, 1)
         self.levels = checked_levels(pixel_range, white_level, channels)
-        self.dtype = self.levels.dtype
+        self.dtype, self.pixel_range = self.levels.dtype, self.levels.pixel_range
         contents = look_into(self.directory)
         self.paths, self.labeled = contents.paths, labeled
         self.class_names = tuple(contents.classes) if labeled else None
@@ -283,11 +283,11 @@ def cut(
 ) -> np.ndarray:
     """Cut images, which are paths, bytes or arrays, and return all crops in one array."""
     crop, generators = crop or CenterCrop(), generators or _still
-    pixels: list[np.ndarray] = []
+    views: list[np.ndarray] = []
     for index, image in zip(indices, images, strict=True):
         name = str(image) if isinstance(image, str | Path) else f"number {index}"
-        pixels += image_files.views(image, name, image_shape, crop, generators(int(index)), levels)
-    return np.stack(pixels)
+        views += image_files.views(image, name, image_shape, crop, generators(int(index)), levels)
+    return np.stack(views)
 
 
 def _checked_labels(labels: Any, images: int) -> np.ndarray:

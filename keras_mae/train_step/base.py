@@ -10,17 +10,19 @@ from keras import ops
 
 from keras_mae._types import Tensor
 from keras_mae.distribution import batch_parts
+from keras_mae.first_batch import ChecksImages
 from keras_mae.random import StepCounter
 
 __all__ = ["BaseTrainStep", "poisoned"]
 
 
-class BaseTrainStep(keras.Model):
+class BaseTrainStep(ChecksImages, keras.Model):
     """A model that is trained by the package's own step; `keras_mae.train_step.TrainStep` adds the backend's.
 
     A subclass makes and builds all its parts in its constructor, and defines `call`. That is enough for a model of
     (images, labels) that is compiled with a loss. A model that computes something else overrides the hooks, which a
-    step calls in this order: `check_batch`, `outputs_for_loss`, `compute_loss`, `update_metrics`.
+    step calls in this order: `check_batch`, `outputs_for_loss`, `compute_loss`, `update_metrics`. The images of the
+    first batch of every call are checked against what the attribute `encoder`, a `ViTEncoder`, takes.
 
     A step whose loss or gradients are not finite changes no weight, no state of the optimizer and no
     `moving_statistics`, and is counted in the metric `skipped_steps`.

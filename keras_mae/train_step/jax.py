@@ -9,6 +9,7 @@ import keras
 from jax import numpy as jnp
 
 from keras_mae._types import Tensor
+from keras_mae.first_batch import IteratorStep, looking
 from keras_mae.train_step.base import BaseTrainStep, poisoned
 
 __all__ = ["TrainStep"]
@@ -74,37 +75,14 @@ class TrainStep(BaseTrainStep):
         logs, metrics = self._logs(metrics, data, outputs, loss)
         return logs, (trainable, non_trainable, metrics)
 
-    # Keras takes the weights out of the model while it trains. If the very first step fails, it does not put
-    # them back, and the model is lost; these do.
     train_function: Any
     test_function: Any
-    predict_function: Any
 
     def make_train_function(self, force: bool = False) -> None:
-        if force or self.train_function is None:
-            super().make_train_function(force)
-            self.train_function = self._keeping_state(self.train_function, _STATE)
+        super().make_train_function(force)
+        self.train_function = looking(IteratorStep, self, self.train_function, _STATE, together=True)
 
     def make_test_function(self, force: bool = False) -> None:
-        if force or self.test_function is None:
-            super().make_test_function(force)
-            self.test_function = self._keeping_state(self.test_function, (*_STATE[:2], _STATE[3]))
-
-    def make_predict_function(self, force: bool = False) -> None:
-        if force or self.predict_function is None:
-            super().make_predict_function(force)
-            self.predict_function = self._keeping_state(self.predict_function, _STATE[:2])
-
-    def _keeping_state(self, function: Any, names: tuple[str, ...]) -> Any:
-        def step(state: Any, iterator: Any) -> Any:
-            try:
-                # A compiled step that fails has used up the weights it was given: masks are checked before.
-                return function(state, map(self.check_batch, iterator))
-            except BaseException:
-                if not any(value.is_deleted() for value in jax.tree.leaves(state)):
-                    self._jax_state = dict(zip(names, state, strict=True))
-                    self._jax_state_synced = False
-                    self.jax_state_sync()
-                raise
-
-        return step
+        super().make_test_function(force)
+        state = (*_STATE[:2], _STATE[3])
+        self.test_function = looking(IteratorStep, self, self.test_function, state, together=True)

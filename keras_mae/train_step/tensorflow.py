@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from keras_mae import pixels
 from keras_mae._types import Tensor
 from keras_mae.distribution import batch_parts, several_workers
+from keras_mae.first_batch import Step, images_of
 from keras_mae.train_step.base import BaseTrainStep, poisoned
 
 __all__ = ["TrainStep"]
@@ -90,6 +94,37 @@ class TrainStep(BaseTrainStep):
         # Keras reduces several workers' logs along an axis, which they must then have.
         return {name: tf.reshape(results[name], (1,)) if several_workers() else results[name] for name in logs}
 
+    # === The look at the first batch ===
+    train_function: Any
+    test_function: Any
+    _making: _GraphStep | None = None
+
+    def make_train_function(self, force: bool = False) -> None:
+        super().make_train_function(force)
+        self.train_function.pending = True
+
+    def make_test_function(self, force: bool = False) -> None:
+        super().make_test_function(force)
+        self.test_function.pending = True
+
+    def _make_function(self, step_function: Any) -> Any:
+        made = self._making = _GraphStep(self, None)
+        made.function = super()._make_function(step_function)
+        self._making = None
+        return made
+
+    def _autoconvert_optionals(self, step_function: Any) -> Any:
+        # Keras passes through what this returns a batch that is out of its iterator and not yet in XLA.
+        step, look = super()._autoconvert_optionals(step_function), self._making
+        if look is None:  # `predict` gets its batches from outside
+            return step
+
+        def looked_at(data: Any) -> Any:
+            with look.before(data):
+                return step(data)
+
+        return looked_at
+
     # === What Keras 3.15 does not do under a strategy ===
     def compile(self, *args: Any, **kwargs: Any) -> None:
         super().compile(*args, **kwargs)
@@ -133,6 +168,74 @@ class TrainStep(BaseTrainStep):
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         return super().evaluate(_per_replica(x), *args, **kwargs)
+
+
+class _GraphStep(Step):
+    """A step that takes batches out of an iterator in a graph, which has to look at the first one itself.
+
+    What TensorFlow checks in a graph it drops where it compiles with XLA: this is outside of that.
+    """
+
+    _FOUND = "keras_mae found {} pixels from {} to {} here"
+
+    def __init__(self, model: Any, function: Any):
+        super().__init__(model, function, together=True)
+        with tf.init_scope(), tf.device("CPU"):  # where `tf.cond` reads it
+            self.armed = tf.Variable(True, trainable=False, name="first_batch")
+
+    def __call__(self, iterator: Any) -> Any:
+        if self.pending:
+            self.armed.assign(True)
+        try:
+            outputs = self.function(iterator)
+        except tf.errors.InvalidArgumentError as error:
+            found = re.search(self._FOUND.format(*3 * ["([^ ]+)"]), str(error))
+            if found:
+                dtype, low, high = found.groups()
+                pixels.check_extremes(float(low), float(high), dtype, self.model.encoder.pixel_range)
+            raise
+        if self.pending:
+            self.armed.assign(False)
+            self.pending = False
+        return outputs
+
+    def before(self, data: Any) -> Any:
+        """Look at a batch, and return the context of what is to come after."""
+        if tf.executing_eagerly():
+            self.look(data)
+            return contextlib.nullcontext()
+        self.model.look(data, together=True)  # at shape and type, as there are no values yet
+        images = images_of(data)
+        pixel_range = getattr(getattr(self.model, "encoder", None), "pixel_range", None)
+        if images is None or pixel_range is None:
+            return contextlib.nullcontext()
+        strategy = self.model.distribute_strategy
+        dtype = pixels.dtype_name(strategy.experimental_local_results(images)[0])
+        if pixels.needs_no_look(dtype, pixel_range):
+            return contextlib.nullcontext()
+
+        def look() -> Tensor:
+            extremes = strategy.run(_extremes, args=(images,))
+            low, high = tf.unstack(strategy.experimental_local_results(extremes)[0])
+            message = tf.strings.format(self._FOUND.replace("{}", dtype, 1), (low, high))
+            tf.debugging.Assert(pixels.fits(low, high, dtype, pixel_range), [message])
+            return tf.constant(True)
+
+        return tf.control_dependencies([tf.cond(self.armed, look, lambda: tf.constant(True))])
+
+
+def _extremes(images: Tensor) -> Tensor:
+    """Return the smallest and the largest finite value of all replicas' parts, float32 (2,)."""
+    values = tf.cast(images, "float32")
+    finite = tf.math.is_finite(values)
+    low, high = (tf.where(finite, values, limit) for limit in (float("inf"), float("-inf")))
+    ends = tf.stack([tf.reduce_min(low), tf.reduce_max(high)])
+    if batch_parts() == 1:
+        return ends
+    context = tf.distribute.get_replica_context()
+    own = tf.range(context.num_replicas_in_sync) == tf.cast(context.replica_id_in_sync_group, "int32")
+    by_replica = _sums([tf.where(own[:, None], ends, 0.0)])[0]  # there is no other reduction everywhere
+    return tf.stack([tf.reduce_min(by_replica[:, 0]), tf.reduce_max(by_replica[:, 1])])
 
 
 def _rows(x: Any) -> Tensor:

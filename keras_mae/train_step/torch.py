@@ -11,6 +11,7 @@ from torch import distributed
 
 from keras_mae._types import Tensor
 from keras_mae.distribution import batch_parts
+from keras_mae.first_batch import ListStep, looking
 from keras_mae.train_step.base import BaseTrainStep, poisoned
 
 __all__ = ["TrainStep"]
@@ -65,11 +66,17 @@ class TrainStep(BaseTrainStep):
         results = self.get_metrics_result()
         return {name: results[name] for name in logs}
 
-    # === Several processes ===
     train_function: Any
+    test_function: Any
 
+    def make_test_function(self, force: bool = False) -> None:
+        super().make_test_function(force)
+        self.test_function = looking(ListStep, self, self.test_function, together=True)
+
+    # === Several processes ===
     def make_train_function(self, force: bool = False) -> None:
         super().make_train_function(force)
+        self.train_function = looking(ListStep, self, self.train_function, together=True)
         if batch_parts() == 1:
             return
         if self.moving_statistics:

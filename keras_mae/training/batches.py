@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from keras_mae import _checks, distribution
 from keras_mae.data import Augmentation, CenterCrop, RandomResizedCrop, Stream, make_dataset
 from keras_mae.data.sources import Source
+from keras_mae.pixels import BYTES, PixelRange
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, Recipe
 from keras_mae.recipes.base import changed
 
@@ -78,9 +79,15 @@ def training_batches(
         seed=recipe.seed,
         drop_remainder=True,
         crop=crop,
-        augment=None if num_classes is None else Augmentation(num_classes, **augmentation),
+        augment=None
+        if num_classes is None
+        else Augmentation(num_classes, **augmentation, pixel_range=_pixel_range(source)),
         crops_per_image=crops_per_image,
     )
+
+
+def _pixel_range(source: Source | Stream) -> PixelRange:
+    return getattr(source, "pixel_range", BYTES)
 
 
 def evaluation_batches(source: Source, recipe: Recipe | None = None) -> Any:

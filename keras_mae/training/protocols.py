@@ -14,8 +14,8 @@ from keras_mae.classifier import ViTClassifier
 from keras_mae.data.reading import length
 from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
+from keras_mae.pixels import check_images
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, Recipe, check_recipe
-from keras_mae.reconstruction import check_images
 from keras_mae.training.directory import RunDirectory, RunFile
 from keras_mae.training.metadata import merged
 from keras_mae.training.runner import RunOptions, run
@@ -61,7 +61,7 @@ def run_pretraining(
         ValueError: If the model is not the recipe's; and as `run`.
     """
     _check_agreement(model, recipe)
-    examples = check_images(examples, model.encoder.image_shape)
+    examples = check_images(examples, model.encoder.image_shape, model.encoder.pixel_range)
     steps = length(dataset)
     known = _known(model, recipe, steps) | {"masking": type(model.masking).__name__}
     identity = merged(known, metadata)

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_mae import _checks, transfer, visualize
+from keras_mae.pixels import check_images
 from keras_mae.recipes import LinearProbeRecipe
 
 __all__ = ["OnlineProbe", "Watch"]
@@ -25,7 +26,7 @@ class Watch(keras.callbacks.Callback):
     one forward pass of the images, and about a second of drawing.
 
     Args:
-        examples: Images (n, height, width, channels), 0–255.
+        examples: Images (n, height, width, channels) in the encoder's `pixel_range`.
         directory: Folder for pictures and event files, such as a run's `RunDirectory.file("watch")`.
         every_epochs: Epochs between pictures.
 
@@ -39,6 +40,9 @@ class Watch(keras.callbacks.Callback):
         self.directory = Path(directory)
         self.every_epochs = _checks.positive_int("every_epochs", every_epochs)
         self._events: Any = None
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        check_images(self.examples, self.model.encoder.image_shape, self.model.encoder.pixel_range)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -98,6 +102,10 @@ class OnlineProbe(keras.callbacks.Callback):
         self.every_epochs = _checks.positive_int("every_epochs", every_epochs)
         name = "knn_accuracy" if recipe is None else "probe_accuracy"
         self._last = {name: float("nan"), "probe_seconds": 0.0}
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        for images, _ in (self.train, self.test):
+            self.model.encoder.look(images, together=False)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if (epoch + 1) % self.every_epochs == 0:

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from numpy.lib import format as npy
 
-from keras_mae import _checks, _class_names, _files
+from keras_mae import _checks, _class_names, _files, pixels
 from keras_mae.classifier import POOLINGS, pool
 from keras_mae.data.reading import numpy_batches
 from keras_mae.encoder import ViTEncoder
@@ -61,8 +61,8 @@ def extract_features(
 
     Args:
         encoder: A `ViTEncoder`. It is not changed.
-        data: Images (images, height, width, channels), 0–255, or a dataset of batches of images or of (images,
-            labels), with or without a length. A dataset is read once, in its own order.
+        data: Images (images, height, width, channels) in the encoder's `pixel_range`, or a dataset of batches of
+            images or of (images, labels), with or without a length. A dataset is read once, in its own order.
         labels: Labels (images,), for images in an array.
         pooling: "token", the class token after the final norm; or "mean", the mean of the patch tokens before it.
         batch_size: Images at a time, for images in an array.
@@ -74,21 +74,21 @@ def extract_features(
         `Features`: the features, float32 (images, embed_dim), and the labels, (images,) or `None`.
 
     Raises:
-        ValueError: If the data are not images of the encoder's shape, or there are none.
+        ValueError: If the data are not images of the encoder's shape and range, or there are none.
     """
     _checks.one_of("pooling", pooling, POOLINGS)
     if not isinstance(encoder, ViTEncoder):
         raise _checks.argument_error("encoder", "a keras_mae.ViTEncoder, such as mae.encoder", encoder)
     extractor = _Extractor(encoder, pooling)
     label_parts: list[np.ndarray] = []
+    begun: list[bool] = []
 
     def feature_parts() -> Iterator[np.ndarray]:
         for images, batch_labels in numpy_batches(data, labels, batch_size, progress=progress):
-            if tuple(images.shape[1:]) != encoder.image_shape:
-                raise ValueError(
-                    f"`data` must hold images of the encoder's shape {encoder.image_shape}. "
-                    f"Received: images.shape={tuple(images.shape)}"
-                )
+            if not begun:
+                encoder.look(images, together=False)
+                begun.append(True)
+            pixels.check_shape(images.shape, encoder.image_shape)
             if batch_labels is not None:
                 label_parts.append(np.asarray(batch_labels))
             yield np.asarray(extractor.predict_on_batch(images), "float32")

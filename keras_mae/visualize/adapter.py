@@ -50,7 +50,8 @@ def keras_vis(classifier: Any) -> keras.Model:
     (batch, rows, columns, embed_dim): after the last block, or before it with `pooling="token"`, because after
     it the patches no longer reach the class token. Pass its name to Grad-CAM, Grad-CAM++, Score-CAM and Layer-CAM,
     always with `seek_penultimate_conv_layer=False`; saliency and activation maximization take no layer. Images are
-    floats, 0–255: integers have no gradient. The output is logits already, so no `ReplaceToLinear` is needed.
+    floats in the encoder's `pixel_range`: integers have no gradient. The output is logits already, so no
+    `ReplaceToLinear` is needed.
 
     Args:
         classifier: A `ViTClassifier`.

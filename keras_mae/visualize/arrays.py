@@ -12,8 +12,9 @@ from keras_mae import _checks
 from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
 from keras_mae.masking import RandomMasking
+from keras_mae.pixels import check_images
 from keras_mae.random import EVALUATION_STEP, hash_noise
-from keras_mae.reconstruction import Reconstruction, check_images
+from keras_mae.reconstruction import Reconstruction
 from keras_mae.visualize.models import encoder_of, run
 
 __all__ = [
@@ -39,7 +40,7 @@ def reconstruct_at(
 
     Args:
         mae: A `MaskedAutoencoder`.
-        images: Images (batch, height, width, channels), 0–255.
+        images: Images (batch, height, width, channels) in the encoder's `pixel_range`.
         mask_ratios: Fractions of the patches to remove, at random.
         seed: Seed for the masks; the model's by default.
         statistics: As in `MaskedAutoencoder.reconstruct`.
@@ -53,7 +54,7 @@ def reconstruct_at(
     if not isinstance(mae, MaskedAutoencoder):
         raise _checks.argument_error("mae", "a MaskedAutoencoder: reconstructing takes its decoder", mae)
     grid, patches = mae.encoder.grid, mae.encoder.num_patches
-    images = check_images(images, mae.encoder.image_shape)
+    images = check_images(images, mae.encoder.image_shape, mae.encoder.pixel_range)
     seed = mae.seed if seed is None else _checks.seed_int("seed", seed)
     noise = hash_noise(seed, EVALUATION_STEP, ops.arange(len(images), dtype="int32"), patches)
     results = []
@@ -76,7 +77,7 @@ def attention(
 
     Args:
         model: A `ViTEncoder`, or a `ViTClassifier` or `MaskedAutoencoder`, whose encoder then sees all patches.
-        images: Images (batch, height, width, channels), 0–255.
+        images: Images (batch, height, width, channels) in the encoder's `pixel_range`.
         layers: Indices of the encoder's blocks, from 0, or from -1 backwards; all by default. For large models ask
             only for what you need: an image takes depth * heads * tokens² numbers.
         batch_size: Images at a time.
@@ -112,7 +113,7 @@ def attention_rollout(model: Any, images: Any, batch_size: int = 32) -> np.ndarr
 
     Args:
         model: As in `attention`.
-        images: Images (batch, height, width, channels), 0–255.
+        images: Images (batch, height, width, channels) in the encoder's `pixel_range`.
         batch_size: Images at a time.
 
     Returns:
@@ -211,7 +212,7 @@ def feature_colors(model: Any, images: Any, batch_size: int = 32) -> np.ndarray:
 
     Args:
         model: As in `attention`.
-        images: Images (batch, height, width, channels), 0–255.
+        images: Images (batch, height, width, channels) in the encoder's `pixel_range`.
         batch_size: Images at a time.
 
     Returns:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from keras_mae import _checks, _optional
+from keras_mae.pixels import BYTES, PixelRange, checked_range
 from keras_mae.reconstruction import Reconstruction
 
 __all__ = [
@@ -44,8 +45,8 @@ def _png(figure: Any) -> bytes:
     return file.getvalue()
 
 
-def _shown(images: np.ndarray, bands: _Bands) -> np.ndarray:
-    """Return images of 0–255 as matplotlib takes them: float32 in [0, 1], one channel or three.
+def _shown(images: np.ndarray, bands: _Bands, pixel_range: PixelRange) -> np.ndarray:
+    """Return images as matplotlib takes them: float32 in [0, 1], one channel or three.
 
     By default one channel is gray and three are color; two show their first, and more their first three.
     """
@@ -56,7 +57,8 @@ def _shown(images: np.ndarray, bands: _Bands) -> np.ndarray:
     wanted = _checks.indices("bands", bands, 0, channels, rule)
     if len(wanted) not in (1, 3):
         raise _checks.argument_error("bands", rule, bands)
-    return np.clip(images[..., wanted].astype("float32") / 255, 0, 1)
+    low, high = checked_range(pixel_range)
+    return np.clip((images[..., wanted].astype("float32") - low) / (high - low), 0, 1)
 
 
 def _panel(axes: Any, image: np.ndarray, **style: Any) -> Any:
@@ -118,7 +120,7 @@ def reconstructions(
     figure, grid = _panels(len(rows), len(titles), height / width)
     for axes, (one, index) in zip(grid, rows, strict=True):
         for panel, name in zip(axes, titles, strict=True):
-            _panel(panel, _shown(getattr(one, name)[index], bands))
+            _panel(panel, _shown(getattr(one, name)[index], bands, one.pixel_range))
         if len(results) > 1:
             axes[0].set_ylabel(f"{one.mask[index].mean():.0%}", fontsize=8)
     for panel, title in zip(grid[0], titles.values(), strict=True):
@@ -129,14 +131,15 @@ def reconstructions(
     return figure
 
 
-def overlays(images: Any, maps: Any, bands: _Bands = None) -> Any:
+def overlays(images: Any, maps: Any, bands: _Bands = None, *, pixel_range: PixelRange = BYTES) -> Any:
     """Draw images beside the same in gray with maps over them: rollout, saliency, or another library's Grad-CAM.
 
     Args:
-        images: Images (batch, height, width, channels), 0–255.
+        images: Images (batch, height, width, channels).
         maps: Maps (batch, rows, columns), on the grid of patches or of pixels; or a dict of several, by their titles.
             Each is stretched from its smallest value to its largest.
         bands: As in `reconstructions`.
+        pixel_range: (low, high), what is black and what is white; as the encoder's.
 
     Returns:
         A matplotlib `Figure`, one row per image.
@@ -154,7 +157,7 @@ def overlays(images: Any, maps: Any, bands: _Bands = None) -> Any:
                 f"Received: {title or 'maps'}.shape={one.shape}"
             )
     height, width = images.shape[1:3]
-    shown = _shown(images, bands)
+    shown = _shown(images, bands, pixel_range)
     figure, grid = _panels(len(images), 1 + len(by_title), height / width, extra=0.3 if any(by_title) else 0)
     everywhere = (-0.5, width - 0.5, height - 0.5, -0.5)
     for row, axes in enumerate(grid):
@@ -167,14 +170,22 @@ def overlays(images: Any, maps: Any, bands: _Bands = None) -> Any:
     return figure
 
 
-def attention_heads(image: Any, maps: Any, layers: Sequence[int] | None = None, *, bands: _Bands = None) -> Any:
+def attention_heads(
+    image: Any,
+    maps: Any,
+    layers: Sequence[int] | None = None,
+    *,
+    bands: _Bands = None,
+    pixel_range: PixelRange = BYTES,
+) -> Any:
     """Draw where each head of each layer looks in one image.
 
     Args:
-        image: Image (height, width, channels), 0–255.
+        image: Image (height, width, channels).
         maps: Maps (layers, heads, rows, columns), such as `patch_maps(model, attention(model, images))[0]`.
         layers: Numbers of these layers; 0, 1, ... by default.
         bands: As in `reconstructions`.
+        pixel_range: As in `overlays`.
 
     Returns:
         A matplotlib `Figure`: the image, then a row for each layer and a column for each head, each map from 0
@@ -194,7 +205,7 @@ def attention_heads(image: Any, maps: Any, layers: Sequence[int] | None = None, 
     if len(numbers) != len(maps):
         raise _checks.argument_error("layers", f"one number for each of the {len(maps)} layers of `maps`", layers)
     figure, grid = _panels(len(maps), 1 + maps.shape[1], image.shape[0] / image.shape[1], side=1.0)
-    _panel(grid[0, 0], _shown(image, bands))
+    _panel(grid[0, 0], _shown(image, bands, pixel_range))
     for axes in grid[1:, 0]:
         axes.axis("off")
     for layer, head in np.ndindex(*maps.shape[:2]):
@@ -247,13 +258,14 @@ def position_maps(similarity: Any) -> Any:
     return figure
 
 
-def feature_maps(images: Any, colors: Any, bands: _Bands = None) -> Any:
+def feature_maps(images: Any, colors: Any, bands: _Bands = None, *, pixel_range: PixelRange = BYTES) -> Any:
     """Draw images beside their patches' features as colors.
 
     Args:
-        images: Images (batch, height, width, channels), 0–255.
+        images: Images (batch, height, width, channels).
         colors: Array (batch, rows, columns, 3), 0–255, from `feature_colors`.
         bands: As in `reconstructions`.
+        pixel_range: As in `overlays`.
 
     Returns:
         A matplotlib `Figure`, one row per image.
@@ -270,7 +282,7 @@ def feature_maps(images: Any, colors: Any, bands: _Bands = None) -> Any:
         )
     height, width = images.shape[1:3]
     figure, grid = _panels(len(images), 2, height / width, extra=0.3)
-    for axes, image, tiles in zip(grid, _shown(images, bands), _shown(colors, None), strict=True):
+    for axes, image, tiles in zip(grid, _shown(images, bands, pixel_range), _shown(colors, None, BYTES), strict=True):
         _panel(axes[0], image)
         _panel(axes[1], tiles, extent=(0, width, height, 0))
     for panel, title in zip(grid[0], ("image", "features"), strict=True):

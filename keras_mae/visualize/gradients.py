@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_mae import _checks
 from keras_mae.ops import gradient
-from keras_mae.reconstruction import check_images
+from keras_mae.pixels import check_images
 from keras_mae.visualize.models import classifier_of
 
 __all__ = ["saliency", "smooth_grad"]
@@ -20,7 +20,7 @@ def saliency(classifier: Any, images: Any, classes: Any = None, *, batch_size: i
 
     Args:
         classifier: A `ViTClassifier`.
-        images: Images (batch, height, width, channels), 0–255.
+        images: Images (batch, height, width, channels) in the encoder's `pixel_range`.
         classes: The class to explain: an integer, or integers (batch,). The predicted one by default.
         batch_size: Images at a time.
 
@@ -49,7 +49,7 @@ def smooth_grad(
 
     Args:
         classifier: A `ViTClassifier`.
-        images: Images (batch, height, width, channels), 0–255.
+        images: Images (batch, height, width, channels) in the encoder's `pixel_range`.
         classes: The class to explain: an integer, or integers (batch,). That predicted without noise by default.
         samples: Number of noisy copies of each image.
         noise: Standard deviation of the noise, over each image's own range of pixels.
@@ -65,7 +65,7 @@ def smooth_grad(
     Reference: "SmoothGrad: removing noise by adding noise", section 2.
     """
     classifier_of(classifier)
-    images = check_images(images, classifier.encoder.image_shape)
+    images = check_images(images, classifier.encoder.image_shape, classifier.encoder.pixel_range)
     for argument, value in {"samples": samples, "batch_size": batch_size}.items():
         _checks.positive_int(argument, value)
     _checks.non_negative("noise", noise)

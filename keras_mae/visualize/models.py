@@ -11,7 +11,7 @@ import numpy as np
 from keras_mae import _checks
 from keras_mae.classifier import ViTClassifier
 from keras_mae.encoder import ViTEncoder
-from keras_mae.reconstruction import check_images
+from keras_mae.pixels import check_images
 
 __all__ = ["classifier_of", "encoder_of", "run"]
 
@@ -58,6 +58,6 @@ def run(model: Any, function: Callable[[ViTEncoder, Any], Any], images: Any, bat
         ValueError: If the images do not fit.
     """
     encoder = encoder_of(model)
-    images = check_images(images, encoder.image_shape)
+    images = check_images(images, encoder.image_shape, encoder.pixel_range)
     _checks.positive_int("batch_size", batch_size)
     return np.asarray(_Function(encoder, function).predict(images, batch_size=batch_size, verbose=0))
