@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,22 +67,27 @@ def places(class_names: Sequence[str], among: Sequence[str]) -> np.ndarray:
     Raises:
         ValueError: If one is not among them; the message lists both.
     """
-    numbers = {name: number for number, name in enumerate(among)}
-    if unknown := [name for name in class_names if name not in numbers]:
+    numbers = {_same(name): number for number, name in enumerate(among)}
+    if unknown := [name for name in class_names if _same(name) not in numbers]:
         raise ValueError(
             f"Classes must be among those known: {listed(among)}. Received: {listed(class_names)}, of which "
             f"unknown: {listed(unknown)}"
         )
-    return np.array([numbers[name] for name in class_names], "int64")
+    return np.array([numbers[_same(name)] for name in class_names], "int64")
+
+
+def _same(name: str) -> str:
+    """Return what equal names have in common: an accent may be a character of its own, as in macOS' file names."""
+    return unicodedata.normalize("NFC", name)
 
 
 def check_places(data: Any, own: Sequence[str] | None) -> None:
     """Raise a `ValueError` if a dataset's labels mean other classes than a classifier's own; names may be unknown."""
     names = named(data)
-    if names is not None and own is not None and names != tuple(own[: len(names)]):
+    if names is not None and own is not None and [*map(_same, names)] != [*map(_same, own[: len(names)])]:
         raise ValueError(
-            "The dataset's labels mean other classes than the classifier's: its class names must be the classifier's "
-            "in their order, as from_directory(..., class_names=classifier.class_names) makes them. "
+            "The dataset's labels mean other classes: its class names must be the classifier's, in their order, as "
+            "from_directory(..., class_names=classifier.class_names) makes them. "
             f"Received: {listed(names)}; the classifier's are {listed(own)}"
         )
 

@@ -14,8 +14,9 @@ from keras_mae import _checks, _class_names
 from keras_mae._types import Tensor
 from keras_mae.encoder import ViTEncoder
 from keras_mae.from_preset import PresetFiles
+from keras_mae.labels import check_labels, check_loss, check_metrics, takes_classes, with_accuracy
 from keras_mae.loss import Accuracy, CrossEntropy
-from keras_mae.ops import Linear, concrete, require
+from keras_mae.ops import Linear
 from keras_mae.train_step import TrainStep
 
 __all__ = ["ViTClassifier"]
@@ -51,8 +52,9 @@ class ViTClassifier(PresetFiles, TrainStep):
     """Classifies images with a pre-trained encoder.
 
     `compile(optimizer)` is enough: the loss is cross-entropy and the metric accuracy, for integer labels and for
-    probabilities, unless others are given (which then get logits). The training step is the package's own: a step
-    that is not finite changes no weight and is counted in the metric `skipped_steps`.
+    probabilities; other labels are an error. A loss of your own gets logits, decides itself which labels it takes,
+    and brings no metric along. The training step is the package's own: a step that is not finite changes no weight
+    and is counted in the metric `skipped_steps`.
 
     With `pooling="mean"` the patch tokens' mean goes through a new LayerNorm to the head, and the encoder's final
     norm is not used: fine-tuning. With "token" it is the class token after that norm: linear probing. If the
@@ -68,7 +70,8 @@ class ViTClassifier(PresetFiles, TrainStep):
             are resized bicubically in two dimensions.
         trainable_blocks: How many of the encoder's last blocks to train. `None` trains the whole encoder; 0 freezes
             it; half a block (0.5, 1.5, ...) is a block's MLP with its norm. Blocks that are frozen as a whole drop
-            no path.
+            no path. It may be set later; like whatever is frozen or unfrozen by hand, it acts from the next
+            `compile` on, and until then `fit` raises.
         batch_norm: Whether a BatchNorm without scale and shift goes before the head (linear probing). Its statistics
             move in training, frozen encoder or not; under gradient accumulation they are each batch's, not the whole
             update's. As everywhere in Keras its moving variance is the biased one.
@@ -119,7 +122,6 @@ class ViTClassifier(PresetFiles, TrainStep):
         # === Config ===
         self.num_classes = _checks.positive_int("num_classes", num_classes)
         self.pooling = _checks.one_of("pooling", pooling, POOLINGS)
-        self.trainable_blocks = trainable_blocks
         self.batch_norm = bool(batch_norm)
         self.class_names = class_names
         if pooling == "token" and not encoder.final_norm:
@@ -135,7 +137,7 @@ class ViTClassifier(PresetFiles, TrainStep):
             raise ValueError(f"With `copy=False` the encoder stays as it is. Received: {changes}")
         else:
             self.encoder = encoder
-        self._choose_trained()
+        self.trainable_blocks = trainable_blocks
         policy = self.encoder.dtype_policy
         self.pool_norm = None
         if pooling == "mean":
@@ -162,9 +164,24 @@ class ViTClassifier(PresetFiles, TrainStep):
         self.head.build((None, encoder.embed_dim))
         self.build((None, *self.encoder.image_shape))  # all parts are; `export` wants to have seen a shape
 
-    def _choose_trained(self) -> None:
+    @property
+    def trainable_blocks(self) -> float | None:
+        """How many of the encoder's last blocks are trained."""
+        return self._trainable_blocks
+
+    @trainable_blocks.setter
+    def trainable_blocks(self, blocks: float | None) -> None:
+        depth = self.encoder.depth
+        if blocks is not None and (
+            isinstance(blocks, bool) or blocks not in (half / 2 for half in range(2 * depth + 1))
+        ):
+            raise _checks.argument_error("trainable_blocks", f"0, 0.5, 1, ... up to the encoder's {depth}", blocks)
+        self._trainable_blocks = blocks
+        self._choose_trained(blocks)
+
+    def _choose_trained(self, blocks: float | None) -> None:
         """Freeze what `trainable_blocks` leaves out, and what has no part in the output."""
-        encoder, blocks = self.encoder, self.trainable_blocks
+        encoder = self.encoder
         # A probe's encoder comes frozen; on TensorFlow setting False where it is False does not reach the parts.
         encoder.trainable = True
         if self.pooling == "mean" and encoder.norm is not None:
@@ -172,10 +189,6 @@ class ViTClassifier(PresetFiles, TrainStep):
         encoder.position_embedding.trainable = blocks is None
         if blocks is None:
             return
-        if isinstance(blocks, bool) or blocks not in (half / 2 for half in range(2 * encoder.depth + 1)):
-            raise _checks.argument_error(
-                "trainable_blocks", f"0, 0.5, 1, ... up to the encoder's {encoder.depth}", blocks
-            )
         encoder.patch_embedding.trainable = False
         encoder.class_token.trainable = False
         whole = encoder.depth - int(blocks)  # the first block to be trained whole
@@ -203,9 +216,7 @@ class ViTClassifier(PresetFiles, TrainStep):
 
     def features(self, images: Tensor, training: bool | None = None) -> Tensor:
         """Return what the head sees, float32 (batch, embed_dim)."""
-        return self.features_of(
-            self.encoder.encode(images, training=training if self.trainable_blocks != 0 else False)
-        )
+        return self.features_of(self.encoder.encode(images, training=training if self.encoder.trainable else False))
 
     def features_of(self, tokens: Tensor) -> Tensor:
         """Return `features`, from what the encoder's last block returned."""
@@ -239,53 +250,67 @@ class ViTClassifier(PresetFiles, TrainStep):
 
     # === Training ===
     def compile(self, optimizer: Any = "rmsprop", loss: Any = None, metrics: Any = None, **kwargs: Any) -> None:
-        """Compile as `keras.Model.compile` does, with cross-entropy and accuracy unless others are given."""
-        super().compile(
-            optimizer=optimizer,
-            loss=CrossEntropy() if loss is None else loss,
-            metrics=[Accuracy()] if metrics is None else metrics,
-            **kwargs,
-        )
-        if loss is None and metrics is None and not kwargs.get("weighted_metrics"):
+        """Compile as `keras.Model.compile` does, with cross-entropy and accuracy unless a loss is given.
+
+        Raises:
+            ValueError: If a loss or a metric takes probabilities: the outputs are logits.
+        """
+        loss = CrossEntropy() if loss is None else loss
+        check_loss(loss)
+        if metrics is None and takes_classes(loss):
+            metrics = [Accuracy()]
+        given = {"metrics": metrics, "weighted_metrics": kwargs.pop("weighted_metrics", None)}
+        for name, some in given.items():
+            if some is not None:
+                check_metrics(some, loss)
+                given[name] = with_accuracy(some, loss)
+        super().compile(optimizer=optimizer, loss=loss, **given, **kwargs)
+        if takes_classes(loss) and all(isinstance(one, Accuracy | None) for one in keras.tree.flatten(given)):
             # Now, too: Keras would take the first batch of `fit` for it, and a `PyDataset` then stays a batch ahead.
             labels, logits = keras.KerasTensor((None,), "int32"), keras.KerasTensor((None, self.num_classes))
             self._compile_metrics.build(labels, logits)
             self._compile_loss.build(labels, logits)
 
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compile as a saved model was; where an earlier version let it take probabilities, with cross-entropy."""
+        try:
+            super().compile_from_config(config)
+        except ValueError as error:
+            warnings.warn(f"Cross-entropy and accuracy take the place of what was saved. {error}", stacklevel=2)
+            replaced = ("loss", "loss_weights", "metrics", "weighted_metrics")
+            super().compile_from_config({**config, **dict.fromkeys(replaced)})
+
     def check_batch(self, data: Any) -> Any:
-        """Return `data` as it came, unless its labels are not this classifier's; `predict` has none.
+        """Return `data` as it came, unless cross-entropy cannot take its labels; `predict` has none.
 
         Raises:
             ValueError: If the labels are neither integers in [0, num_classes) nor probabilities of shape
                 (batch, num_classes).
         """
         _, y, _ = keras.utils.unpack_x_y_sample_weight(data)
-        if y is not None and self._one_label_each(y):
-            check_labels(y, self.num_classes)
+        if y is not None and takes_classes(self.loss):
+            self._check_labels(y)
         return data
 
-    def _one_label_each(self, y: Any) -> bool:
-        """Return whether these are integers; raise if they are not probabilities either."""
-        if y is None:
-            raise ValueError("A classifier is trained on (images, labels). Received: no labels")
-        one_each = len(y.shape) == 1 or (len(y.shape) == 2 and y.shape[1] == 1)
-        if not one_each and tuple(y.shape[1:]) != (self.num_classes,):
+    def _check_labels(self, labels: Any) -> None:
+        """Raise ValueError unless cross-entropy takes these labels."""
+        if self.num_classes == 1:
             raise ValueError(
-                f"Labels must be integers (batch,) or probabilities (batch, {self.num_classes}). "
-                f"Received: labels.shape={tuple(y.shape)}"
+                "Cross-entropy has nothing to tell apart where there is one class: compile with "
+                "keras.losses.BinaryCrossentropy(from_logits=True), or give two classes. Received: num_classes=1"
             )
-        return one_each
+        check_labels(labels, self.num_classes)
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Tensor:
         """Return Keras' own loss, or raise without labels."""
-        self._one_label_each(y)
+        _require_labels(y)
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
         """Return Keras' own logs, or raise without labels: Keras builds given metrics before the first step."""
-        self._one_label_each(y)
+        _require_labels(y)
         logs: dict[str, Any] = super().compute_metrics(x, y, y_pred, sample_weight)
         return logs
 
@@ -298,24 +323,31 @@ class ViTClassifier(PresetFiles, TrainStep):
             ValueError: If labels are out of range, or a dataset's `class_names` are not the classifier's.
         """
         held_out = kwargs.get("validation_data")
+        self._check_array(y)
+        self._check_array(held_out[1] if isinstance(held_out, tuple | list) and len(held_out) > 1 else None)
         if self._check_places(x):
             self.class_names = _class_names.named(x)
         self._check_places(held_out)
-        for labels in (y, held_out[1] if isinstance(held_out, tuple) and len(held_out) > 1 else None):
-            if isinstance(labels, np.ndarray) and (labels.ndim == 1 or labels.shape[1:] == (1,)):
-                check_labels(labels, self.num_classes)
         return super().fit(x, y, *args, **kwargs)
 
-    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Score as `keras.Model.evaluate` does, by the place of the labels; `training.run_evaluation` goes by names.
 
         Raises:
-            ValueError: If a dataset's `class_names` are not the classifier's.
+            ValueError: If labels are not the loss's, or a dataset's `class_names` are not the classifier's.
         """
-        if self._check_places(x) and not kwargs.get("_use_cached_eval_dataset"):  # Keras' own call in `fit`
-            names = _class_names.named(x) or ()
-            warnings.warn(_class_names.by_place(names, self.num_classes), stacklevel=2)
-        return super().evaluate(x, *args, **kwargs)
+        if not kwargs.get("_use_cached_eval_dataset"):  # Keras' own call, from `fit`
+            self._check_array(y)
+            if self._check_places(x):
+                names = _class_names.named(x) or ()
+                warnings.warn(_class_names.by_place(names, self.num_classes), stacklevel=2)
+        return super().evaluate(x, y, *args, **kwargs)
+
+    def _check_array(self, labels: Any) -> None:
+        """Raise ValueError unless these are labels for the loss, if they are an array of all labels."""
+        if takes_classes(self.loss) and labels is not None:
+            convertible = hasattr(labels, "__array__") and not ops.is_tensor(labels)  # such as a column of pandas
+            self._check_labels(np.asarray(labels) if convertible else labels)
 
     def _check_places(self, data: Any) -> bool:
         """Return whether a dataset has names for the classes, and this classifier none.
@@ -327,7 +359,7 @@ class ViTClassifier(PresetFiles, TrainStep):
         names = _class_names.named(data)
         if names is None or self.class_names is not None:
             return False
-        if isinstance(self.loss, CrossEntropy):  # with another loss labels need not be classes
+        if takes_classes(self.loss):  # with another loss labels need not be classes
             _class_names.by_place(names, self.num_classes)
         return len(names) == self.num_classes
 
@@ -339,7 +371,7 @@ class ViTClassifier(PresetFiles, TrainStep):
             "pooling": self.pooling,
             "drop_path_rate": self.encoder.drop_path_rate,
             "image_shape": self.encoder.image_shape,
-            "trainable_blocks": self.trainable_blocks,
+            "trainable_blocks": self.trainable_blocks if self.encoder.trainable else 0,  # frozen by hand
             "batch_norm": self.batch_norm,
             "class_names": self.class_names,
             "copy": False,  # the encoder that is loaded is nobody else's
@@ -350,15 +382,6 @@ class ViTClassifier(PresetFiles, TrainStep):
         return cls(**{**config, "encoder": keras.saving.deserialize_keras_object(config["encoder"])})
 
 
-def check_labels(labels: Any, num_classes: int) -> None:
-    """Raise ValueError unless all labels are in [0, num_classes).
-
-    Raises:
-        ValueError: If there is one; inside a compiled step, the backend's own error with the same message.
-    """
-    rule = f"Labels must be integers in [0, {num_classes})."
-    known = labels if isinstance(labels, np.ndarray) else concrete(labels)
-    if known is None:
-        require(ops.all((labels >= 0) & (labels < num_classes)), f"{rule} Received: others")
-    elif known.size and (known.min() < 0 or known.max() >= num_classes):
-        raise ValueError(f"{rule} Received: labels from {known.min()} to {known.max()}")
+def _require_labels(y: Any) -> None:
+    if y is None:
+        raise ValueError("A classifier is trained on (images, labels). Received: no labels")

@@ -10,7 +10,7 @@ from keras import ops
 from keras_mae import _checks
 from keras_mae._types import Tensor
 from keras_mae.ops import Linear, add_shared
-from keras_mae.positions import sincos_positions
+from keras_mae.positions import resize_positions, sincos_positions
 from keras_mae.transformer import TransformerBlock, check_heads
 
 __all__ = ["MAEDecoder"]
@@ -106,6 +106,7 @@ class MAEDecoder(keras.Model):
         self.build((None, None, width))
 
     built: bool
+    trainable: bool
 
     def build(self, input_shape: Any) -> None:
         if self.built:
@@ -137,6 +138,9 @@ class MAEDecoder(keras.Model):
         pixels = self.patch_size[0] * self.patch_size[1] * self.image_shape[2]
         self.prediction = Linear(pixels, name="prediction", dtype=self.dtype_policy)
         self.prediction.build(tokens)
+        if not self.trainable:  # `trainable=False` was given, and the parts do not know
+            self.trainable = True
+            self.trainable = False
         self.built = True
 
     def call(self, tokens: Tensor, ids_keep: Tensor, ids_removed: Tensor, removed_only: bool = False) -> Tensor:
@@ -155,6 +159,32 @@ class MAEDecoder(keras.Model):
         for block in self.blocks:
             x = block(x)
         return self.prediction(self.norm(x[:, 1 + ids_keep.shape[1] :] if removed_only else x[:, 1:]))
+
+    def copy(self, **changes: Any) -> MAEDecoder:
+        """Return a decoder of its own with the same weights.
+
+        Args:
+            changes: `image_shape`, with the same channels: the positions are resized in two dimensions. `name`,
+                `dtype`.
+
+        Raises:
+            ValueError: If this decoder is not built, or something else is given that its weights depend on.
+        """
+        if not self.built or self.image_shape is None or self.patch_size is None:
+            raise ValueError("A decoder can be copied once it is built, as a MaskedAutoencoder does")
+        shape = _checks.image_shape(changes.get("image_shape", self.image_shape))
+        if set(changes) - {"image_shape", "name", "dtype"} or shape[2] != self.image_shape[2]:
+            raise ValueError(
+                "A copy of a decoder may differ in the height and width of `image_shape`, `name` and `dtype`, not in "
+                f"what its weights depend on. Received: {changes}, for image_shape={self.image_shape}"
+            )
+        copied: MAEDecoder = type(self).from_config({**self.get_config(), **changes})
+        copied.build((None, None, self.embedding.kernel.shape[0]))
+        grids = _checks.grid(self.image_shape, self.patch_size), _checks.grid(shape, self.patch_size)
+        for new, old in zip(copied.weights, self.weights, strict=True):
+            value = ops.convert_to_numpy(old)
+            new.assign(resize_positions(value, *grids) if old is self.position_embedding else value)
+        return copied
 
     def get_build_config(self) -> dict[str, Any]:
         return {"input_shape": (None, None, self.embedding.kernel.shape[0])} if self.built else {}

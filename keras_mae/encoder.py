@@ -136,6 +136,7 @@ class ViTEncoder(PresetFiles, ChecksImages, keras.Model):
         if self.final_norm:
             self.norm = keras.layers.LayerNormalization(epsilon=layer_norm_eps, name="norm", dtype=policy)
         self.step = StepCounter()
+        self._positions_wait = False
         self.build((None, *self.image_shape))
 
     def _by_channel(
@@ -156,6 +157,29 @@ class ViTEncoder(PresetFiles, ChecksImages, keras.Model):
     def num_patches(self) -> int:
         """The number of patches in an image."""
         return self.grid[0] * self.grid[1]
+
+    @property
+    def trainable(self) -> bool:
+        """Whether the encoder is trained. Frozen, its positions are too, also where a classifier trains them."""
+        return bool(keras.layers.Layer.trainable.fget(self))
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        keras.layers.Layer.trainable.fset(self, value)
+        # Keras leaves alone what was fixed when it was made. Unfrozen, positions are as they were before.
+        positions = self.position_embedding
+        if value:
+            positions.trainable = positions.trainable or self._positions_wait
+            self._positions_wait = False
+        elif positions.trainable:
+            positions.trainable, self._positions_wait = False, True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # On TensorFlow, Keras takes setting what is already set for nothing, and the parts may be set otherwise.
+        if name == "trainable":
+            type(self).trainable.fset(self, value)  # type: ignore[attr-defined]
+        else:
+            super().__setattr__(name, value)
 
     built: bool
 
@@ -181,6 +205,9 @@ class ViTEncoder(PresetFiles, ChecksImages, keras.Model):
             block.build(tokens)
         if self.norm is not None:
             self.norm.build(tokens)
+        if not self.trainable:  # `trainable=False` was given, and the parts do not know
+            self.trainable = True
+            self.trainable = False
         self.built = True
 
     def call(self, images: Tensor, ids_keep: Tensor | None = None, training: bool | None = None) -> Tensor:

@@ -7,7 +7,7 @@ before it is computed with, outside of compiled code; for bytes in 0-255 there i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -17,7 +17,7 @@ from keras_mae import pixels
 from keras_mae._types import Tensor
 from keras_mae.ops import concrete
 
-__all__ = ["ChecksImages", "IteratorStep", "ListStep", "Step", "images_of", "looking"]
+__all__ = ["ChecksImages", "IteratorStep", "ListStep", "Places", "Step", "images_of", "is_stale", "looking"]
 
 _WEIGHTS = ("trainable_variables", "non_trainable_variables")
 
@@ -39,7 +39,7 @@ class ChecksImages:
     predict_function: Any
 
     def make_predict_function(self, force: bool = False) -> None:
-        super().make_predict_function(force)  # type: ignore[misc]
+        super().make_predict_function(force or is_stale(self.predict_function))  # type: ignore[misc]
         step = IteratorStep if keras.backend.backend() == "jax" else ListStep
         self.predict_function = looking(step, self, self.predict_function, _WEIGHTS)
 
@@ -96,10 +96,22 @@ def looking(kind: type[Step], model: Any, function: Any, state: tuple[str, ...] 
 
 
 class Step:
-    """A step function of Keras' that looks at the first batch it is given, once it is told to."""
+    """A step function of Keras' that looks at the first batch it is given, once it is told to.
 
-    def __init__(self, model: Any, function: Any, state: tuple[str, ...] = (), *, together: bool = False):
+    `before` is called before every step.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        function: Any,
+        state: tuple[str, ...] = (),
+        *,
+        together: bool = False,
+        before: Callable[[], None] = lambda: None,
+    ):
         self.model, self.function, self.state, self.together = model, function, state, together
+        self.before = before
         self.pending = True
 
     def look(self, data: Any) -> Any:
@@ -114,6 +126,7 @@ class ListStep(Step):
     """A step that gets its batches in a list: PyTorch's, and TensorFlow's of `predict`."""
 
     def __call__(self, data: Any) -> Any:
+        self.before()
         self.look(data[0])
         return self.function(data)
 
@@ -125,10 +138,15 @@ class IteratorStep(Step):
     and the model is lost; this does.
     """
 
+    def __init__(self, model: Any, *args: Any, **options: Any):
+        super().__init__(model, *args, **options)
+        self.places = Places(model)
+
     def __call__(self, state: Any, iterator: Iterator[Any]) -> Any:
         import jax
 
         try:
+            self.before()
             # A compiled step that fails has used up the weights it was given: batches are checked before.
             return self.function(state, map(self._checked, iterator))
         except BaseException:
@@ -139,8 +157,28 @@ class IteratorStep(Step):
             raise
 
     def _checked(self, data: Any) -> Any:
-        check = getattr(self.model, "check_batch", None)
-        return self.look(data if check is None else check(data))
+        check = getattr(self.model, "check_batch", lambda data: data)
+        if self.state == _WEIGHTS:  # `predict`, where labels, if there are any, are nobody's
+            data = (keras.utils.unpack_x_y_sample_weight(data)[0],)
+        return self.look(check(data))
+
+
+class Places:
+    """Which weight is where in a model's state on JAX.
+
+    Frozen or unfrozen, a weight has another place; code that is compiled already would take one for another.
+    """
+
+    def __init__(self, model: Any):
+        self.weights = [list(map(id, getattr(model, name))) for name in _WEIGHTS]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Places) and self.weights == other.weights
+
+
+def is_stale(function: Any) -> bool:
+    """Return whether a step function takes the weights in other places than they now have."""
+    return isinstance(function, IteratorStep) and function.places != Places(function.model)
 
 
 def _on_this_process(images: Any) -> tuple[Any, ...]:

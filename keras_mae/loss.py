@@ -12,9 +12,10 @@ from keras import ops
 from keras_mae._types import Tensor
 
 __all__ = [
+    "PROBABILITY_TOLERANCE",
     "Accuracy",
     "CrossEntropy",
-    "MeanOfFinite",
+    "are_classes",
     "patch_statistics",
     "psnr",
     "reconstruction_loss",
@@ -133,28 +134,46 @@ def psnr(prediction: Tensor, pixels: Tensor, pixel_std: tuple[float, ...], peak:
     return 10 * ops.log10(peak**2 / ops.maximum(error, smallest))
 
 
-class MeanOfFinite(keras.metrics.Mean):
-    """A mean that is NaN, not 0, if nothing was counted: when every step was skipped."""
-
-    def result(self) -> Tensor:
-        return ops.where(self.count > 0, super().result(), float("nan"))
-
-
 # === Classification ===
 # MixUp and CutMix train on probabilities and are validated on integers: one loss and one metric have to take both.
+PROBABILITY_TOLERANCE = 0.01
+"""How far from 1 the sum of an image's probabilities may be: bfloat16 and three decimals are as far off."""
+
+
+def _are_probabilities(labels: Tensor, num_classes: int) -> bool:
+    return len(labels.shape) == 2 and labels.shape[1] == num_classes > 1
+
+
 def _probabilities(labels: Tensor, logits: Tensor) -> Tensor:
     """Return `labels` as float32 (batch, classes)."""
     classes = logits.shape[-1]
-    if labels.shape[-1:] == (classes,) and len(labels.shape) == 2 and classes > 1:
+    if _are_probabilities(labels, classes):
         return ops.cast(labels, "float32")
-    return ops.one_hot(ops.reshape(ops.cast(labels, "int32"), (-1,)), classes, dtype="float32")
+    # What is no class has no probability: PyTorch would stop at it.
+    indices = ops.where(are_classes(labels, classes), ops.reshape(ops.cast(labels, "int32"), (-1,)), -1)
+    return ops.one_hot(indices, classes, dtype="float32")
+
+
+def are_classes(labels: Tensor, num_classes: int) -> Tensor:
+    """Return for every image whether its label is a class or a distribution over the classes, bool (batch,).
+
+    Args:
+        labels: (batch,), (batch, 1) or (batch, num_classes), the last one for probabilities.
+        num_classes: Number of classes.
+    """
+    labels = ops.cast(labels, "float32")
+    if _are_probabilities(labels, num_classes):
+        total = ops.sum(labels, axis=-1)
+        return ops.all(labels >= 0, axis=-1) & (ops.abs(total - 1.0) <= PROBABILITY_TOLERANCE)
+    labels = ops.reshape(labels, (-1,))
+    return (labels >= 0) & (labels < num_classes) & (labels == ops.floor(labels))
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
 class CrossEntropy(keras.losses.Loss):
-    """Cross-entropy of logits with integer labels (batch,) or probabilities (batch, classes), in float32.
+    """Cross-entropy of logits with class indices (batch,) or probabilities (batch, classes), in float32.
 
-    A label that is no class gives NaN, for which the training step leaves the weights alone.
+    A label that is neither gives NaN, for which the training step leaves the weights alone.
     """
 
     def __init__(self, name: str = "cross_entropy", **kwargs: Any):
@@ -162,21 +181,25 @@ class CrossEntropy(keras.losses.Loss):
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         logits = ops.cast(y_pred, "float32")
-        labels = _probabilities(y_true, logits)
-        loss = -ops.sum(labels * ops.log_softmax(logits, axis=-1), axis=-1)
-        return ops.where(ops.sum(labels, axis=-1) > 0, loss, float("nan"))
+        loss = -ops.sum(_probabilities(y_true, logits) * ops.log_softmax(logits, axis=-1), axis=-1)
+        return ops.where(are_classes(y_true, logits.shape[-1]), loss, float("nan"))
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
 class Accuracy(keras.metrics.MeanMetricWrapper):
-    """The share of images whose largest logit is that of the label, or of the most probable one."""
+    """The share of images whose largest logit is that of the label, or of the most probable one.
+
+    An image whose label is no class counts as wrong.
+    """
 
     def __init__(self, name: str = "accuracy", dtype: Any = None):
         super().__init__(self._agree, name=name, dtype=dtype)
+        self._direction = "up"  # where Keras' callbacks look for it
 
     @staticmethod
     def _agree(y_true: Tensor, y_pred: Tensor) -> Tensor:
-        return ops.equal(ops.argmax(_probabilities(y_true, y_pred), axis=-1), ops.argmax(y_pred, axis=-1))
+        right = ops.equal(ops.argmax(_probabilities(y_true, y_pred), axis=-1), ops.argmax(y_pred, axis=-1))
+        return right & are_classes(y_true, y_pred.shape[-1])
 
     def get_config(self) -> dict[str, Any]:
         return {"name": self.name, "dtype": self.dtype}

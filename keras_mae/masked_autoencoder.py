@@ -10,22 +10,18 @@ from keras import ops
 
 from keras_mae import _checks
 from keras_mae._types import Tensor
+from keras_mae.copying import copied_parts
 from keras_mae.decoder import MAEDecoder
 from keras_mae.encoder import ViTEncoder
 from keras_mae.from_preset import PresetFiles
-from keras_mae.loss import (
-    MeanOfFinite,
-    psnr,
-    reconstruction_loss,
-    reconstruction_target,
-    visible_statistics,
-)
+from keras_mae.loss import psnr, reconstruction_loss, reconstruction_target, visible_statistics
+from keras_mae.mask_inputs import given_mask, masks_to_check, named
 from keras_mae.masking import Mask, Masking, RandomMasking, explicit_mask
 from keras_mae.ops import gather_tokens
 from keras_mae.pixels import check_images
 from keras_mae.random import EVALUATION_STEP, hash_noise, places
 from keras_mae.reconstruction import Reconstruction, to_pictures, undo_normalization
-from keras_mae.train_step import TrainStep
+from keras_mae.train_step import Directed, TrainStep
 
 __all__ = ["MaskedAutoencoder"]
 
@@ -35,9 +31,10 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
     """Hides most of an image's patches, encodes the rest, and learns to predict the hidden pixels.
 
     Give `fit` images: arrays, or any dataset Keras takes of `images`, `(images, labels)` (labels are
-    ignored) or dicts with the key `"images"`. A dict may also say what to hide: `"mask"` (batch, patches) or
-    (batch, rows, columns), 1 = removed, as many as the masking would remove; `"noise"` (batch, patches) for the
-    masking to go by; or `"ids_keep"` and `"ids_removed"`, a `Mask`'s.
+    ignored) or dicts with the key `"images"`. A dict may also say what to hide: `"mask"` (batch, patches),
+    (batch, rows, columns), or (batch, height, width) in pixels, which remove every patch they touch; 1 = removed, as
+    many patches of every image as the masking would remove; `"noise"` (batch, patches) for the masking to go by; or
+    `"ids_keep"` and `"ids_removed"`, a `Mask`'s.
 
     Without that, masks are a pure function of (seed, training step, index of the sample in the global batch): the
     same on every backend, compiled or not, on one device or many. `evaluate`, `predict` and `reconstruct` always
@@ -109,8 +106,8 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
 
         self._predicts_from = self.masking.num_kept(encoder.grid)
 
-        self.loss_tracker = MeanOfFinite(name="loss")
-        self.psnr_tracker = MeanOfFinite(name="psnr")
+        self.psnr_tracker = keras.metrics.Mean(name="psnr")
+        self._directed = Directed(up=[self.psnr_tracker], down=[self.skipped_tracker])
         self.build((None, *self.encoder.image_shape))  # all parts are; `export` wants to have seen a shape
 
     # === The method ===
@@ -132,7 +129,7 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
             which put the prediction back into pixels.
         """
         # The model is not called, so that what Keras does to arguments is done here.
-        x = {key: ops.convert_to_tensor(value) for key, value in _named(x).items() if value is not None}
+        x = {key: ops.convert_to_tensor(value) for key, value in named(x).items() if value is not None}
         images, mask, prediction = self._predict(x, training, removed_only=True)
         pixels = self.encoder.patch_embedding.pixels
         outputs = {"removed_prediction": prediction, "removed_pixels": pixels(images, mask.ids_removed)}
@@ -143,7 +140,7 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
 
     def _predict(self, inputs: Any, training: bool | None, removed_only: bool) -> tuple[Tensor, Mask, Tensor]:
         """Return the images, their mask, and the float32 prediction in the decoder's order."""
-        inputs = _named(inputs)
+        inputs = named(inputs)
         images = inputs["images"]
         mask = self._mask(inputs, training)  # before the encoder is called, which in training ends the step
         tokens = self.encoder(images, ids_keep=mask.ids_keep, training=training)
@@ -152,38 +149,12 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
 
     def _mask(self, inputs: dict[str, Any], training: bool | None) -> Mask:
         """Return the patches to keep and to remove: as `inputs` says, or as drawn for this step or for evaluation."""
-        repeats = self.masks_per_image if training else 1
-        given = [key for key in ("mask", "noise", "ids_keep") if inputs.get(key) is not None]
-        if len(given) > 1 or (given and repeats > 1):
-            raise ValueError(
-                "Give one of `mask`, `noise` or `ids_keep` with `ids_removed`, and only with masks_per_image=1. "
-                f"Received: {', '.join(given)} with masks_per_image={repeats}"
-            )
-        grid = self.encoder.grid
-        if given == ["ids_keep"]:
-            mask = Mask(inputs["ids_keep"], inputs["ids_removed"])
-            if mask.ids_keep.shape[1] + mask.ids_removed.shape[1] != self.encoder.num_patches:
-                raise ValueError(
-                    f"`ids_keep` and `ids_removed` must share out all {self.encoder.num_patches} patches. Received: "
-                    f"ids_keep.shape={tuple(mask.ids_keep.shape)}, ids_removed.shape={tuple(mask.ids_removed.shape)}"
-                )
-            return mask
-        if given == ["mask"]:
-            # Compiled code cannot count what it is given, so the number is the masking's, on every backend.
-            return explicit_mask(inputs["mask"], grid, self.masking.num_kept(grid))
-        if given == ["noise"]:
-            if tuple(inputs["noise"].shape[1:]) != (self.encoder.num_patches,):
-                raise ValueError(
-                    f"`noise` must have shape (batch, {self.encoder.num_patches}). "
-                    f"Received: noise.shape={tuple(inputs['noise'].shape)}"
-                )
-            return self._drawn(inputs["noise"])
-        rows = ops.shape(inputs["images"])[0] * repeats
-        step, index = self.encoder.step.place(rows) if training else (EVALUATION_STEP, places(rows))
-        return self._drawn(hash_noise(self.seed, step, index, self.encoder.num_patches))
-
-    def _drawn(self, noise: Tensor) -> Mask:
-        mask: Mask = self.masking(noise, grid=self.encoder.grid)
+        encoder, repeats = self.encoder, self.masks_per_image if training else 1
+        mask = given_mask(inputs, self.masking, encoder.grid, patch_size=encoder.patch_size, repeats=repeats)
+        if mask is None:
+            rows = ops.shape(inputs["images"])[0] * repeats
+            step, index = encoder.step.place(rows) if training else (EVALUATION_STEP, places(rows))
+            mask = self.masking(hash_noise(self.seed, step, index, encoder.num_patches), grid=encoder.grid)
         return mask
 
     def compute_loss(
@@ -209,7 +180,7 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         """
         if "reconstruction" in y_pred:  # from `call`, which Keras' own training step uses
             prediction, mask = y_pred["reconstruction"], y_pred["mask"]
-            pixels = self.encoder.patch_embedding.pixels(_named(x)["images"])
+            pixels = self.encoder.patch_embedding.pixels(named(x)["images"])
             pixels = ops.repeat(pixels, self.masks_per_image if training else 1, axis=0)
         else:
             prediction, mask, pixels = y_pred["removed_prediction"], None, y_pred["removed_pixels"]
@@ -240,10 +211,14 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         """
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         if isinstance(x, dict) and x.get("mask") is not None:
-            explicit_mask(
-                ops.convert_to_tensor(x["mask"]), self.encoder.grid, self.masking.num_kept(self.encoder.grid)
-            )
+            encoder, mask = self.encoder, ops.convert_to_tensor(x["mask"])
+            explicit_mask(mask, encoder.grid, self.masking.num_kept(encoder.grid), encoder.patch_size)
         return data
+
+    def _check_first(self, *data: Any) -> None:
+        """Check the first masks of arrays before a compiled step meets them: its error is none of Python's."""
+        for masks in masks_to_check(data):
+            self.check_batch({"mask": masks})
 
     def compile(self, optimizer: Any = "rmsprop", **kwargs: Any) -> None:
         """Configure training. Arguments are `keras.Model.compile`'s, without losses and metrics.
@@ -264,17 +239,19 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Train as `keras.Model.fit` does; `y` may be left out, also with sample weights."""
         held_out = kwargs.get("validation_data")
+        self._check_first(x, held_out)
         if isinstance(held_out, tuple) and len(held_out) == 3:
             kwargs["validation_data"] = (held_out[0], _labels(held_out[1], held_out[2]), held_out[2])
         return super().fit(x, _labels(y, kwargs.get("sample_weight")), *args, **kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Evaluate as `keras.Model.evaluate` does; `y` may be left out, also with sample weights."""
+        self._check_first(x)
         return super().evaluate(x, _labels(y, kwargs.get("sample_weight")), *args, **kwargs)
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        return [self.loss_tracker, self.psnr_tracker, self.skipped_tracker]
+        return [*([self._loss_tracker] if self.compiled else []), self._directed.together]
 
     def update_metrics(
         self,
@@ -291,9 +268,11 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         """
         quality = ops.mean(self.removed_psnr(outputs))
         rows = ops.shape(outputs["removed_prediction"])[0]
-        self._add_to_means(rows, finite, (self.loss_tracker, loss), (self.psnr_tracker, quality))
-        trackers = self.metrics if finite is not None else self.metrics[:2]
-        return {tracker.name: tracker.result() for tracker in trackers}
+        self._add_to_means(rows, finite, (self._loss_tracker, loss), (self.psnr_tracker, quality))
+        logs = self.get_metrics_result()
+        if finite is None:
+            logs.pop(self.skipped_tracker.name)
+        return logs
 
     # === Looking ===
     def reconstruct(
@@ -309,8 +288,9 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
 
         Args:
             images: (batch, height, width, channels), integers or floats in the encoder's `pixel_range`.
-            mask: What to remove, (batch, patches) or (batch, rows, columns), 1 = removed; any ratio, the same
-                number in every image. Drawn by the model's masking if `None`.
+            mask: What to remove, (batch, patches), (batch, rows, columns), or (batch, height, width) in pixels,
+                1 = removed; any ratio, the same number of patches in every image, of which every touched one
+                counts. Drawn by the model's masking if `None`.
             seed: Seed for the drawn masks, the same every time; the model's by default.
             statistics: What puts a normalized target back into pixels (`norm_pix_loss` models only).
                 "visible": the visible patches' mean and standard deviation, weighted by 1 / distance**2.
@@ -342,7 +322,7 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
                 raise ValueError(
                     f"`mask` must have one row an image. Received: {len(mask)} rows for {len(images)} images"
                 )
-            drawn = explicit_mask(ops.convert_to_tensor(mask), grid)
+            drawn = explicit_mask(ops.convert_to_tensor(mask), grid, patch_size=self.encoder.patch_size)
         ids_keep, ids_removed = (ops.convert_to_numpy(ids) for ids in drawn)
         if ids_keep.shape[1] != self._predicts_from:
             # TensorFlow would trace again with the number of visible patches unknown; here it is always known.
@@ -363,6 +343,21 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
             )
         return to_pictures(images, prediction, outputs["mask"], statistics=source, encoder=self.encoder)
 
+    def copy(self, **changes: Any) -> MaskedAutoencoder:
+        """Return a model of its own with the same weights, not compiled; training one leaves the other alone.
+
+        Args:
+            changes: `image_shape`, with the same channels: the positions of encoder and decoder are resized in two
+                dimensions. `masking`, `masks_per_image`, `seed` (of the masks), `drop_path_rate`, `name`, `dtype`.
+
+        Returns:
+            A model of the same class, its step counter at 0.
+
+        Raises:
+            ValueError: If another argument is given, or the masking does not fit the new grid.
+        """
+        return type(self)(**copied_parts(self, changes))
+
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
@@ -378,14 +373,6 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
     def from_config(cls, config: dict[str, Any]) -> MaskedAutoencoder:
         parts = {key: keras.saving.deserialize_keras_object(config[key]) for key in ("encoder", "decoder", "masking")}
         return cls(**{**config, **parts})
-
-
-def _named(inputs: Any) -> dict[str, Any]:
-    """Return `inputs` as a dict that has images."""
-    named: dict[str, Any] = inputs if isinstance(inputs, dict) else {"images": inputs}
-    if named.get("images") is None:
-        raise ValueError(f"A dict of inputs must have the key 'images'. Received keys: {sorted(named)}")
-    return named
 
 
 def _labels(y: Any, sample_weight: Any) -> Any:

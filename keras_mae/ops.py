@@ -120,29 +120,40 @@ def concrete(tensor: Tensor) -> Any:
     return ops.convert_to_numpy(tensor)
 
 
-def require(condition: Tensor, message: str) -> None:
+def require(condition: Tensor, message: str, *values: Tensor) -> None:
     """Raise an error that says `message` unless `condition`, a boolean scalar, holds.
 
     Eager code raises `ValueError` at once. Inside a compiled function the error comes from the running step,
     with the same message: TensorFlow's `InvalidArgumentError` or JAX's runtime error. TensorFlow drops the
     check where it compiles with XLA, which its training step therefore refuses.
+
+    Args:
+        condition: What must hold.
+        message: What the error says, with `{}` for each of the values, or `{:.4g}`.
+        values: Scalars that are known only when the condition is.
     """
 
-    def check(condition: Any) -> None:
+    def check(condition: Any, *values: Any) -> None:
         if not condition:
-            raise ValueError(message)
+            raise ValueError(message.format(*(np.asarray(value).tolist() for value in values)))
 
     known = concrete(condition)
     if known is not None:
-        check(known)
+        check(known, *map(concrete, values))
     elif keras.backend.backend() == "tensorflow" and not isinstance(condition, keras.KerasTensor):
         import tensorflow as tf
 
-        tf.debugging.Assert(condition, [message])
+        def short(value: Any) -> Any:
+            """Return a value with four digits: 0.3 in float32 would be printed as 0.299999982."""
+            return tf.round(tf.cast(value, "float64") * 1e4) / 1e4 if value.dtype.is_floating else value
+
+        between = message.replace("{:.4g}", "{}").split("{}")
+        parts = [part for pair in zip(between, map(short, values), strict=False) for part in pair]
+        tf.debugging.Assert(condition, [*parts, between[-1]])
     elif keras.backend.backend() == "jax" and not isinstance(condition, keras.KerasTensor):
         import jax
 
-        jax.debug.callback(check, condition)
+        jax.debug.callback(check, condition, *values)
 
 
 def gradient(function: Callable[..., Any], variables: Sequence[Any] = ()) -> Callable[..., Any]:

@@ -7,7 +7,6 @@ without an error, to features that are nearly constant: so what cannot be meant 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -42,8 +41,7 @@ _NARROW = 100.0
 def checked_range(value: Any) -> PixelRange:
     """Return `value` as the argument `pixel_range`: two finite numbers, the smaller one first."""
     ends = tuple(value) if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) else ()
-    numbers = all(isinstance(end, Real) for end in ends)
-    if len(ends) != 2 or not numbers or not np.isfinite(ends).all() or not ends[0] < ends[1]:
+    if len(ends) != 2 or not np.isfinite(np.asarray(ends, "float64")).all() or not ends[0] < ends[1]:
         raise _checks.argument_error("pixel_range", "(low, high), two finite numbers with low < high", value)
     return float(ends[0]), float(ends[1])
 

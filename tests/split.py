@@ -37,6 +37,7 @@ PRETRAINED = {
     "accumulated": (keras.optimizers.SGD, {"learning_rate": 0.5, "gradient_accumulation_steps": 2}, {}),
     "overflow": (keras_mae.optimizers.AdamW, {"learning_rate": 1e-3, "epsilon": 1e-4}, {"dtype": "mixed_float16"}),
     "not finite": (keras_mae.optimizers.AdamW, {"learning_rate": 1e-3, "epsilon": 1e-4}, {}),
+    "beyond the range": (keras.optimizers.SGD, {"learning_rate": 0.5}, {}),
 }
 
 
@@ -80,6 +81,19 @@ def not_finite():
     return tf.data.Dataset.from_tensor_slices(Parts().images).batch(BATCH, drop_remainder=True)
 
 
+def beyond():
+    """Batches with a pixel that is none in the part of the last replica only."""
+    images = IMAGES.astype("float32")
+    images[BATCH - 1] = 300
+    if distribution.current().engine != "multi_worker":
+        dataset = Parts()
+        dataset.images = images
+        return dataset
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensor_slices(images).batch(BATCH, drop_remainder=True)
+
+
 def batches(labels=None):
     return keras_mae.data.from_arrays(IMAGES, labels, BATCH, shuffle=True, seed=3, drop_remainder=True)
 
@@ -96,7 +110,7 @@ def pretrained(name):
     mae.compile(optimizer(**arguments))
     steps = Steps()
     held_out = batches() if "averaged" in name else None
-    data = not_finite() if name in ("not finite", "overflow") else batches()
+    data = {"not finite": not_finite, "overflow": not_finite, "beyond the range": beyond}.get(name, batches)()
     mae.fit(data, validation_data=held_out, epochs=EPOCHS, shuffle=False, verbose=0, callbacks=[steps])
     return mae, steps.seen
 

@@ -256,6 +256,16 @@ def test_the_confusion_matrix_has_the_classes_that_are_there_or_predicted(scored
     assert set(names) == {NAMES[index] for index in {*scored.labels, *scored.predicted}}
 
 
+def test_an_accent_is_the_same_however_it_is_written(tmp_path):
+    """File systems differ in it: é is one character or two."""
+    write_folder(tmp_path)
+    (tmp_path / "cat").rename(tmp_path / "be\u0301te")
+    opened = data.from_directory(tmp_path, 8, labeled=True, class_names=("ant", "b\u00e9te", "owl"), shuffle=False)
+    assert set(labels_of(opened)) == {0, 1, 2}
+    classifier = keras_mae.ViTClassifier(make_encoder(), 3, class_names=("ant", "b\u00e9te", "owl"))
+    classifier._check_places(data.from_directory(tmp_path, 8, labeled=True))
+
+
 # === Runs ===
 def test_a_run_scores_its_test_images_by_name_and_saves_the_names(tmp_path):
     train, quiet = batches(NAMES, drop_remainder=True), Console(quiet=True)

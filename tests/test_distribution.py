@@ -28,6 +28,7 @@ if BACKEND == "jax":
     VARIANTS.remove("overflow")  # XLA has no float16 matrix product on a CPU
 # Hosts are joined to devices that are a program of JAX' like any others, and slow to start.
 TRIED = {engine: VARIANTS[3:] if engine.endswith("hosts") else VARIANTS for engine in ["none", *ENGINES]}
+BEYOND = "beyond the range"
 REFUSED = {("mirrored", "accumulated"), ("multi_worker", "accumulated")}
 
 
@@ -72,7 +73,7 @@ def results(tmp_path_factory):
     runs = {"none": (1, 1), **ENGINES}
     found = {}
     for engine, (processes, devices) in runs.items():
-        command = [HERE / "split.py", engine.split()[0], folder / engine, *TRIED[engine]]
+        command = [HERE / "split.py", engine.split()[0], folder / engine, *TRIED[engine], BEYOND]
         ended(started(command, processes, devices))
         found[engine] = [json.loads((folder / f"{engine}.{n}").read_text()) for n in range(processes)]
     return found
@@ -100,6 +101,13 @@ def test_what_is_not_finite_on_one_replica_is_skipped_on_all(results, engine, va
     for found in (process[variant] for process in results[engine]):
         assert np.isfinite(found["weights"]).all()
         assert [epoch["skipped_steps"] for epoch in found["logs"][3::4]] == [1, 1]
+
+
+@pytest.mark.parametrize("engine", ["none", *ENGINES])
+def test_a_pixel_beyond_the_range_on_one_replica_is_refused_on_all(results, engine):
+    for found in (process[BEYOND] for process in results[engine]):
+        assert "`images` must be in 0-255" in found["refused"]
+        assert found["refused"].endswith("Received: float32 values from 0 to 300")
 
 
 # === Runs ===

@@ -124,7 +124,7 @@ def test_published_weights_are_downloaded(checkpoint):
     coloured = load(keras_mae.ViTEncoder, image_shape=(32, 40, 3), pixel_mean=3, drop_path_rate=0.1)
     assert (coloured.image_shape, coloured.pixel_mean[0], coloured.drop_path_rate) == ((32, 40, 3), 3, 0.1)
     assert load(keras_mae.ViTClassifier, num_classes=3, image_shape=(28, 28, 3)).encoder.image_shape == (28, 28, 3)
-    with pytest.raises(ValueError, match="takes arguments of masking, .* Received: image_shape"):
+    with pytest.raises(ValueError, match="the height and width of `image_shape`.* For other channels"):
         load(image_shape=(28, 28, 3))
 
 

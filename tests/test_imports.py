@@ -63,7 +63,7 @@ LEAVES = {"_backend", "_checks", "_files", "_optional", "_types", "distribution"
 LEAVES |= {"_class_names", "first_batch", "pixels"}
 FIRST = {"patches", "positions", "transformer", "masking", "presets"}
 SECOND = {"encoder", "decoder", "loss"}
-MODEL = {"masked_autoencoder", "reconstruction", "train_step"}
+MODEL = {"copying", "mask_inputs", "masked_autoencoder", "reconstruction", "train_step"}
 LEARNING = {"data", "optimizers", "recipes", "classifier"}
 # Part of the package -> parts it may import, at once or late.
 ALLOWED = {
@@ -72,12 +72,15 @@ ALLOWED = {
     **{part: LEAVES | FIRST for part in SECOND},
     "train_step": LEAVES,
     "reconstruction": LEAVES | FIRST | SECOND,
-    "masked_autoencoder": LEAVES | FIRST | SECOND | {"reconstruction", "train_step"},
-    "classifier": LEAVES | FIRST | {"encoder", "loss", "train_step"},
+    "copying": LEAVES,
+    "mask_inputs": LEAVES | FIRST,
+    "masked_autoencoder": LEAVES | FIRST | SECOND | MODEL - {"masked_autoencoder"},
+    "labels": LEAVES | {"loss"},
+    "classifier": LEAVES | FIRST | {"encoder", "labels", "loss", "train_step"},
     "optimizers": LEAVES,
     "recipes": LEAVES | {"optimizers"},
     "data": LEAVES,
-    "transfer": LEAVES | FIRST | LEARNING | {"encoder", "loss"},
+    "transfer": LEAVES | FIRST | LEARNING | {"encoder", "labels", "loss"},
     "visualize": LEAVES | FIRST | SECOND | MODEL | {"classifier"},
     "convert": LEAVES | FIRST | SECOND | MODEL | {"classifier"},
 }

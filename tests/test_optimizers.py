@@ -136,6 +136,14 @@ def test_sparse_gradients_are_taken_whole():
     assert_close(got, numpy_adamw(GRADIENTS[:1], 0.02, 0.5, 0.9, 0.95, 0.01))
 
 
+def test_weights_in_bfloat16_move_too():
+    """0.999 is 1 in bfloat16: a bias correction in the weights' precision is 0."""
+    variable = keras.Variable(np.zeros(3), dtype="bfloat16")
+    gradient = ops.cast(np.array([2.0, -0.5, 0.0]), "bfloat16")
+    AdamW(0.25, beta_2=0.999).apply([gradient], [variable])
+    np.testing.assert_allclose(ops.convert_to_numpy(ops.cast(variable, "float32")), [-0.25, 0.25, 0], rtol=0.02)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

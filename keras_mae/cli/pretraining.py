@@ -151,10 +151,10 @@ def pretrain(
         mae = keras_mae.MaskedAutoencoder.from_preset(
             preset,
             image_shape=images.train.image_shape,
+            pixel_range=pixel_range,
             masking=maskings[masking.value](mask_ratio),
             norm_pix_loss=norm_pix_loss,
             masks_per_image=masks_per_image,
-            pixel_range=pixel_range,
             seed=seed,
             dtype=precision.value,
         )

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_mae import _class_names
 from keras_mae.convert.layout import Hints, Layout, Sizes, Stated
-from keras_mae.convert.metadata import metadata_of
+from keras_mae.convert.metadata import KEY, metadata_of
 from keras_mae.convert.state_dict import Files, StateDict, write_safetensors
 from keras_mae.convert.unwrap import IN_TRANSFORMERS
 from keras_mae.convert.weight_map import (
@@ -80,7 +80,8 @@ class HuggingFace(Layout):
             "layer_norm_eps": eps,
         }
         if pixels := state.config.get("preprocessor_config.json", {}):
-            encoder |= _statistics(pixels)
+            said = state.config.get(KEY, {})
+            encoder |= _statistics(pixels) | {name: said[name] for name in said if name == "pixel_range"}
         if self.kind(state) == "autoencoder":
             decoder = {
                 "embed_dim": config["decoder_hidden_size"],

@@ -13,7 +13,7 @@ __all__ = ["CLASS_NAMES", "KEY", "decoded", "encoded", "encoder_arguments", "met
 
 KEY = "keras_mae"
 """Where `StateDict.config` has what `metadata_of` returned when the file was written."""
-_ENCODER = ("layer_norm_eps", "pixel_mean", "pixel_std")
+_ENCODER = ("layer_norm_eps", "pixel_mean", "pixel_std", "pixel_range")
 """Attributes of an encoder that no tensor tells: `metadata_of` writes them, and `encoder_arguments` reads them."""
 CLASS_NAMES = "class_names"
 """What a classifier's class names are called, if it has any."""

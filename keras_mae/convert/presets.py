@@ -23,6 +23,7 @@ __all__ = ["open_preset", "save_preset"]
 _HEADS = ("num_heads", "decoder_num_heads")
 _STATISTICS = ("pixel_mean", "pixel_std")
 _OF_AUTOENCODER = ("masking", "norm_pix_loss", "masks_per_image", "seed", "name", "dtype")
+_OF_COPIES = ("masking", "masks_per_image", "seed", "name")
 _OF_CLASSIFIER = ("num_classes", "pooling", "trainable_blocks", "batch_norm", "class_names", "name")
 
 
@@ -146,9 +147,8 @@ def _autoencoder_from_model(cls: type[Any], model: Any, overrides: dict[str, Any
         )
     if not overrides:
         return model
-    _refuse_unknown(overrides, ("masking", "masks_per_image", "seed", "name"))
-    own = {"masking": model.masking, "masks_per_image": model.masks_per_image, "seed": model.seed}
-    return cls(model.encoder, model.decoder, norm_pix_loss=model.norm_pix_loss, **{**own, **overrides})
+    _refuse_unknown(overrides, (*_OF_COPIES, "image_shape", "drop_path_rate", "dtype"))
+    return model.copy(**overrides)
 
 
 def _classifier_from_sizes(cls: type[Any], sizes: Preset, overrides: dict[str, Any]) -> Any:

@@ -13,14 +13,13 @@ from keras_mae.data.augment import Augmentation
 from keras_mae.data.batches import Batches, Plan, checked_shard
 from keras_mae.data.crops import CenterCrop, Crop, RandomResizedCrop
 from keras_mae.data.grain_data import GrainDataset
-from keras_mae.data.levels import EIGHT_BITS, Levels, checked_levels
+from keras_mae.data.levels import BYTES, EIGHT_BITS, Levels, checked_levels
 from keras_mae.data.preparation import read_manifest
 from keras_mae.data.records import IMAGE, LABEL, RecordSource, tfrecord_stream
 from keras_mae.data.relabeling import relabeled
 from keras_mae.data.sources import ArraySource, FolderSource, Source
 from keras_mae.data.streams import Stream, dataset_stream
 from keras_mae.data.tfds import tfds_source
-from keras_mae.pixels import BYTES, PixelRange
 
 __all__ = [
     "from_arrays",
@@ -114,7 +113,7 @@ def from_arrays(
     *,
     image_size: int | tuple[int, int] | None = None,
     class_names: Sequence[str] | None = None,
-    pixel_range: PixelRange = BYTES,
+    pixel_range: tuple[float, float] = BYTES,
     **options: Any,
 ) -> Any:
     """Load batches from an array of images, which may be a memory-mapped .npy larger than memory.
@@ -171,7 +170,8 @@ def from_directory(
         allow_damaged: Largest share of damaged files, in [0, 1], to leave out and list in a warning; more is an
             error. Above 0 every file is decoded once beforehand; with 0 the first damaged file raises an error that
             names it. Not for folders prepared as ArrayRecord.
-        pixel_range: (low, high), the smallest and largest pixel, as for `read_image`. Prepared folders hold 0–255.
+        pixel_range: (low, high), the smallest and the largest pixel: (0, 255) for uint8, any other for float32 in the
+            files' own numbers; see `read_image`. Prepared folders hold 0–255.
         white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`. Prepared folders know it.
         options: Other arguments of `make_dataset`, `crop` among them.
 

@@ -14,6 +14,7 @@ import numpy as np
 from keras_mae._optional import require
 from keras_mae.data.crops import Box, CenterCrop, Crop
 from keras_mae.data.levels import (
+    BYTES,
     EIGHT_BITS,
     Levels,
     Numbers,
@@ -23,22 +24,10 @@ from keras_mae.data.levels import (
     numbers_of,
     refuse,
 )
-from keras_mae.pixels import BYTES
 
-__all__ = ["MODES", "check_header", "decoded", "extensions", "is_deep", "open_file", "pillow", "read_image", "views"]
+__all__ = ["MODES", "check_header", "decoded", "extensions", "is_deep", "open_file", "pillow", "read_image"]
+__all__ += ["upright_size", "views"]
 
-__all__ = [
-    "MODES",
-    "check_header",
-    "decoded",
-    "extensions",
-    "is_deep",
-    "open_file",
-    "pillow",
-    "read_image",
-    "upright_size",
-    "views",
-]
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _ORIENTATION = 0x0112  # the EXIF tag; from 5 on, height and width change places
 _DRAFTED = ("JPEG", "MPO")  # can be decoded at reduced size

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from keras_mae import _checks
-from keras_mae.pixels import BYTES, PixelRange, checked_range
 
 __all__ = [
+    "BYTES",
     "EIGHT_BITS",
     "Levels",
     "Numbers",
@@ -20,6 +20,8 @@ __all__ = [
     "numbers_of",
     "refuse",
 ]
+
+BYTES = (0.0, 255.0)
 
 # Tags of TIFF files.
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
@@ -43,11 +45,17 @@ class Levels:
         ValueError: If an argument is out of range, or a white level comes with a range that needs none.
     """
 
-    pixel_range: PixelRange = BYTES
+    pixel_range: tuple[float, float] = BYTES
     white_level: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "pixel_range", checked_range(self.pixel_range))
+        ends = self.pixel_range
+        numbers = (
+            isinstance(ends, tuple | list) and len(ends) == 2 and all(isinstance(end, int | float) for end in ends)
+        )
+        if not numbers or not np.isfinite(ends).all() or not ends[0] < ends[1]:
+            raise _checks.argument_error("pixel_range", "(low, high), two finite numbers with low < high", ends)
+        object.__setattr__(self, "pixel_range", (float(ends[0]), float(ends[1])))
         if self.white_level is None:
             return
         _checks.positive_int("white_level", self.white_level)
@@ -157,7 +165,7 @@ def refuse(image: Any, numbers: Numbers, levels: Levels) -> None:
         )
 
 
-def check_range(values: np.ndarray, numbers: Numbers, pixel_range: PixelRange) -> None:
+def check_range(values: np.ndarray, numbers: Numbers, pixel_range: tuple[float, float]) -> None:
     """Raise an `UnclearNumbers` unless all values lie in the range; NaN does not."""
     if not (pixel_range[0] <= values.min() and values.max() <= pixel_range[1]):
         raise UnclearNumbers(

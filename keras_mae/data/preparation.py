@@ -22,10 +22,9 @@ from keras_mae import _checks, _files, _optional
 from keras_mae.data import images as image_files
 from keras_mae.data.examination import Examination, examine
 from keras_mae.data.folders import look_into
-from keras_mae.data.levels import Levels
+from keras_mae.data.levels import BYTES, Levels
 from keras_mae.data.records import serialize
 from keras_mae.data.sources import FolderSource
-from keras_mae.pixels import BYTES
 
 __all__ = ["check_directory", "find_damaged", "prepare", "read_manifest"]
 

@@ -19,10 +19,9 @@ import numpy as np
 from keras_mae import _checks, _class_names, _optional
 from keras_mae.data.crops import Crop
 from keras_mae.data.images import MODES
-from keras_mae.data.levels import Levels, checked_levels
+from keras_mae.data.levels import BYTES, Levels, checked_levels
 from keras_mae.data.sources import Generators, cut
 from keras_mae.data.streams import Stream
-from keras_mae.pixels import BYTES
 
 __all__ = ["IMAGE", "LABEL", "NAME", "RecordSource", "count_tfrecords", "features", "serialize", "tfrecord_stream"]
 
@@ -69,7 +68,7 @@ class RecordSource:
         self.labeled = first is not None and LABEL in features(first)
 
     def _set_levels(self, levels: Levels) -> None:
-        self.levels, self.dtype, self.pixel_range = levels, levels.dtype, levels.pixel_range
+        self.levels, self.dtype = levels, levels.dtype
 
     def __len__(self) -> int:
         return len(self._records)

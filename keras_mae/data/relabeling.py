@@ -12,7 +12,6 @@ from keras_mae import _class_names
 from keras_mae.data.crops import Crop
 from keras_mae.data.sources import Generators, Source
 from keras_mae.data.streams import Stream
-from keras_mae.pixels import BYTES
 
 __all__ = ["Relabeled", "relabeled"]
 
@@ -32,7 +31,6 @@ class Relabeled:
         self._source, self._places = source, _places(source, class_names)
         self.image_shape, self.dtype = source.image_shape, source.dtype
         self.labeled, self.sized = source.labeled, source.sized
-        self.pixel_range = getattr(source, "pixel_range", BYTES)
         self.class_names: tuple[str, ...] | None = tuple(class_names)
         self.labels = None if source.labels is None else self._places[source.labels]
 

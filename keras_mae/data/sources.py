@@ -16,8 +16,7 @@ from keras_mae.data.crops import CenterCrop, Crop
 from keras_mae.data.examination import examine
 from keras_mae.data.folders import look_into
 from keras_mae.data.images import MODES
-from keras_mae.data.levels import EIGHT_BITS, Levels, checked_levels
-from keras_mae.pixels import BYTES
+from keras_mae.data.levels import BYTES, EIGHT_BITS, Levels, checked_levels
 
 __all__ = [
     "ArraySource",
@@ -97,10 +96,10 @@ class ArraySource:
                 "`images` must have shape (images, height, width, channels) and not be empty. "
                 f"Received: images.shape={images.shape}"
             )
-        self.pixel_range = pixels.checked_range(pixel_range)
+        self.levels, dtype = Levels(pixels.checked_range(pixel_range)), pixels.dtype_name(images)
         pixels.check_channels_last(images.shape)
-        pixels.check_dtype(pixels.dtype_name(images), self.pixel_range)
-        if not pixels.needs_no_look(pixels.dtype_name(images), self.pixel_range):
+        pixels.check_dtype(dtype, self.levels.pixel_range)
+        if not pixels.needs_no_look(dtype, self.levels.pixel_range):
             self._check_values(images)
         self.images, self.dtype = images, images.dtype
         size = images.shape[1:3] if image_size is None else _checks.pair("image_size", image_size)
@@ -124,7 +123,7 @@ class ArraySource:
                 bad = start + np.flatnonzero(~np.isfinite(part).all(axis=(1, 2, 3)))[0]
                 raise ValueError(f"`images` must be finite. Received: NaN or infinite pixels in image {bad}")
         low, high = float(min(low for low, _ in ends)), float(max(high for _, high in ends))
-        pixels.check_extremes(low, high, pixels.dtype_name(images), self.pixel_range)
+        pixels.check_extremes(low, high, pixels.dtype_name(images), self.levels.pixel_range)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -135,8 +134,8 @@ class ArraySource:
         labels = None if self.labels is None else self.labels[indices]
         if self.sized and crop is None:
             return self.images[indices], labels
-        images = (self.images[index] for index in indices)
-        return cut(images, indices, self.image_shape, crop, generators, Levels(self.pixel_range)), labels
+        parts = (self.images[index] for index in indices)
+        return cut(parts, indices, self.image_shape, crop, generators, self.levels), labels
 
 
 class Subset:
@@ -152,7 +151,7 @@ class Subset:
         self.image_shape, self.dtype = source.image_shape, source.dtype
         self.labeled, self.sized = source.labeled, source.sized
         self.class_names = _class_names.named(source)
-        self.pixel_range = getattr(source, "pixel_range", pixels.BYTES)
+        self.levels = getattr(source, "levels", EIGHT_BITS)
         self.labels = None if source.labels is None else source.labels[self._indices]
 
     def __len__(self) -> int:
@@ -212,7 +211,7 @@ class FolderSource:
         self.image_shape = (height, width, _checks.one_of("channels", channels, MODES))
         _checks.within("allow_damaged", allow_damaged, 1)
         self.levels = checked_levels(pixel_range, white_level, channels)
-        self.dtype, self.pixel_range = self.levels.dtype, self.levels.pixel_range
+        self.dtype = self.levels.dtype
         contents = look_into(self.directory)
         self.paths, self.labeled = contents.paths, labeled
         self.class_names = tuple(contents.classes) if labeled else None

@@ -43,9 +43,10 @@ def pixel_statistics(source: Any, *, channels: int = 3) -> PixelStatistics:
     The sums are float64, so that the result does not depend on the number of images.
 
     Args:
-        source: A folder of images, all of whose pixels count, each image in its own size; an array (images, height,
-            width, channels) or (images, height, width), or the path of one in a .npy file, which is memory-mapped; or
-            a source of `keras_mae.data`, such as an `ArraySource`.
+        source: A folder of images, all of whose pixels count, each image in its own size (for files in units of their
+            own give `FolderSource(folder, pixel_range=...)`, with a range that is wide enough); an array (images,
+            height, width, channels) or (images, height, width), or the path of one in a .npy file, which is
+            memory-mapped; or a source of `keras_mae.data`, such as an `ArraySource`.
         channels: Channels to read a folder's images in: 1, 3 or 4.
 
     Returns:
@@ -88,7 +89,8 @@ def _each_file(folder: FolderSource) -> Iterator[np.ndarray]:
     """Yield the images of a folder, whole and upright, decoded side by side."""
 
     def read(path: Path) -> np.ndarray:
-        shape, levels = (*upright_size(path), folder.image_shape[2]), folder.levels
+        levels = folder.levels
+        shape = (*upright_size(path), folder.image_shape[2])
         return read_image(path, shape, pixel_range=levels.pixel_range, white_level=levels.white_level)
 
     with ThreadPoolExecutor() as pool:

@@ -13,9 +13,8 @@ from keras_mae import _checks, _class_names, _optional
 from keras_mae.data import images as image_files
 from keras_mae.data.crops import Crop
 from keras_mae.data.images import MODES
-from keras_mae.data.levels import Levels, checked_levels
+from keras_mae.data.levels import BYTES, Levels, checked_levels
 from keras_mae.data.sources import Generators
-from keras_mae.pixels import BYTES
 
 __all__ = ["Stream", "dataset_stream"]
 
@@ -68,7 +67,6 @@ class Stream:
         self.count = None if self.skips else count
         self.class_names, self.sized = _class_names.checked(class_names), sized
         self.levels = Levels(pixel_range, white_level)
-        self.pixel_range = self.levels.pixel_range
         self.dtype = self.levels.dtype if self.levels.own_units else np.dtype(dtype)
         self.shuffle_buffer = _checks.positive_int("shuffle_buffer", shuffle_buffer)
         self._seen, self._bad, self._lock = 0, list[str](), threading.Lock()

@@ -55,6 +55,9 @@ class AdamW(CountsUpdates, keras.optimizers.AdamW):
     algorithm 2; "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, tables 8 and 9.
     """
 
+    scaled_layers: tuple[int, ...] | None = None
+    """The layers that `learning_rate_scales` are of, where `fine_tuning_adamw` has chosen them; not saved."""
+
     def __init__(
         self,
         learning_rate: Any = 1e-3,
@@ -109,20 +112,22 @@ class AdamW(CountsUpdates, keras.optimizers.AdamW):
         dtype, place = variable.dtype, self._get_variable_index(variable)
         mean, square = self._momentums[place], self._velocities[place]
         gradient = ops.cast(ops.convert_to_tensor(gradient), dtype)  # on TensorFlow it may be sparse
-        rate = ops.cast(learning_rate, dtype) * self._scale(variable)
-        step = ops.cast(self.iterations + 1, dtype)
-        correction_1 = 1 - ops.power(ops.cast(self.beta_1, dtype), step)
-        root_2 = ops.sqrt(1 - ops.power(ops.cast(self.beta_2, dtype), step))
+        # In float32 whatever the weights are: in bfloat16 0.999 is 1.
+        rate = ops.cast(learning_rate, "float32") * self._scale(variable)
+        step = ops.cast(self.iterations + 1, "float32")
+        root_2 = ops.sqrt(1 - ops.power(self.beta_2, step))
+        # With numerator and denominator multiplied by it, the correction of v takes no pass of its own.
+        length = ops.cast(rate * root_2 / (1 - ops.power(self.beta_1, step)), dtype)
+        epsilon = ops.cast(self.epsilon * root_2, dtype)
         self.assign_add(mean, (gradient - mean) * (1 - self.beta_1))
         self.assign_add(square, (ops.square(gradient) - square) * (1 - self.beta_2))
         if self.amsgrad:
             largest = self._velocity_hats[place]
             self.assign(largest, ops.maximum(largest, square))
             square = largest
-        # With numerator and denominator multiplied by `root_2`, the correction of v takes no pass of its own.
-        change = mean * (rate * root_2 / correction_1) / (ops.sqrt(square) + self.epsilon * root_2)
+        change = mean * length / (ops.sqrt(square) + epsilon)
         if self.weight_decay and self._use_weight_decay(variable):
-            change = change + variable * (self.weight_decay * rate)
+            change = change + variable * ops.cast(self.weight_decay * rate, dtype)
         self.assign_sub(variable, change)
 
     def _backend_update_step(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:

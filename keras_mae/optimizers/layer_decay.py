@@ -75,7 +75,7 @@ def fine_tuning_adamw(
     if total_steps is not None:
         rate = warmup_cosine(peak, total_steps, warmup_steps, minimum=minimum_learning_rate)
     excluded = [id(variable) for variable in model.no_weight_decay]
-    return AdamW(
+    optimizer = AdamW(
         rate,
         weight_decay,
         beta_2=beta_2,
@@ -83,3 +83,5 @@ def fine_tuning_adamw(
         decayed=[len(v.shape) > 1 and id(v) not in excluded for v in model.trainable_variables],
         **kwargs,
     )
+    optimizer.scaled_layers = tuple(model.layer_index(variable) for variable in model.trainable_variables)
+    return optimizer

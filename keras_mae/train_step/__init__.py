@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import keras
 
 from keras_mae import _checks
+from keras_mae.train_step.base import Directed
 
-__all__ = ["TrainStep"]
+__all__ = ["Directed", "TrainStep"]
 
 if TYPE_CHECKING:
     # Its backend's part overrides only what Keras calls; this is what a model sees.

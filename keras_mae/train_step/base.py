@@ -7,13 +7,16 @@ from typing import Any
 
 import keras
 from keras import ops
+from keras.src.trainers.compile_utils import CompileMetrics  # has no public name
 
 from keras_mae._types import Tensor
 from keras_mae.distribution import batch_parts
 from keras_mae.first_batch import ChecksImages
+from keras_mae.ops import concrete
 from keras_mae.random import StepCounter
+from keras_mae.train_step.trained import TrainedWeights, batch_norms
 
-__all__ = ["BaseTrainStep", "poisoned"]
+__all__ = ["BaseTrainStep", "Directed", "poisoned"]
 
 
 class BaseTrainStep(ChecksImages, keras.Model):
@@ -25,12 +28,18 @@ class BaseTrainStep(ChecksImages, keras.Model):
     first batch of every call are checked against what the attribute `encoder`, a `ViTEncoder`, takes.
 
     A step whose loss or gradients are not finite changes no weight, no state of the optimizer and no
-    `moving_statistics`, and is counted in the metric `skipped_steps`.
+    `moving_statistics`. It is counted in the metric `skipped_steps` and in no other; where no step was taken at all,
+    the others are NaN.
+
+    What is trained is settled by `compile`, as in Keras. Where it has changed since, training raises.
     """
+
+    _trained: TrainedWeights
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         self.skipped_tracker = keras.metrics.Sum(name="skipped_steps")
+        self._directed = Directed(down=[self.skipped_tracker])
 
     def build(self, input_shape: Any = None) -> None:
         self.built = True  # as all parts are since the constructor
@@ -94,9 +103,8 @@ class BaseTrainStep(ChecksImages, keras.Model):
         Returns:
             Metric values by name, with `skipped_steps` in training only.
         """
-        x, y, sample_weight = data
         self._add_to_means(ops.shape(keras.tree.flatten(outputs)[0])[0], finite, (self._loss_tracker, loss))
-        logs: dict[str, Any] = self.compute_metrics(x, y, outputs, sample_weight)
+        logs = self._compiled_metrics(data, outputs, finite)
         if finite is None:
             logs.pop(self.skipped_tracker.name, None)
         return logs
@@ -104,12 +112,12 @@ class BaseTrainStep(ChecksImages, keras.Model):
     @property
     def moving_statistics(self) -> Sequence[Any]:
         """Variables that a forward pass in training moves, and a skipped step puts back: every BatchNorm's."""
-        return [
-            statistic
-            for layer in self._flatten_layers()
-            if isinstance(layer, keras.layers.BatchNormalization)
-            for statistic in (layer.moving_mean, layer.moving_variance)
-        ]
+        return [statistic for layer in batch_norms(self) for statistic in (layer.moving_mean, layer.moving_variance)]
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        own = self._directed.together
+        return [own if metric is self.skipped_tracker else metric for metric in super().metrics]
 
     # === What a model gets ===
     def _add_to_means(self, rows: Any, finite: Tensor | None, *means: tuple[keras.metrics.Mean, Tensor]) -> None:
@@ -124,16 +132,45 @@ class BaseTrainStep(ChecksImages, keras.Model):
             # NaN stays NaN, even with a weight of 0.
             mean.update_state(value if finite is None else ops.where(finite, value, 0.0), sample_weight=counted)
 
+    def _compiled_metrics(self, data: tuple[Any, Any, Any], outputs: Any, finite: Tensor | None) -> dict[str, Any]:
+        """Add a batch to the metrics the model is compiled with, unless it was skipped, and return the logs."""
+        x, y, sample_weight = data
+        metrics = self._compile_metrics
+        if metrics is not None and not metrics.built:  # a skipped batch would not build them
+            metrics.build(y, outputs)
+        taken = True if finite is None else concrete(finite)
+        if taken is not None:
+            return dict(self.compute_metrics(x, y, outputs, sample_weight) if taken else self.get_metrics_result())
+        # Compiled code cannot leave them out: it puts back what they were. Weights of 0 would keep a NaN.
+        before = [ops.copy(variable.value) for variable in self.metrics_variables]
+        logs = self.compute_metrics(x, y, outputs, sample_weight)
+        for variable, value in zip(self.metrics_variables, before, strict=True):
+            variable.assign(ops.where(finite, variable.value, value))
+        return {**logs, **self.get_metrics_result()}
+
+    def get_metrics_result(self) -> dict[str, Any]:
+        """Return each metric's value: NaN, and not what it starts from, where no batch was counted."""
+        results: dict[str, Any] = super().get_metrics_result()
+        missing = ops.where(self._loss_tracker.count > 0, 0.0, float("nan"))
+        return {
+            name: value if name == self.skipped_tracker.name else value + missing for name, value in results.items()
+        }
+
     def compile(self, *args: Any, **kwargs: Any) -> None:
         super().compile(*args, **kwargs)
         if self.optimizer is not None:
-            # Now, and not in the first step: saved state then finds its place whenever it is loaded, and
-            # TensorFlow need not create variables in a function that may be traced again.
-            self.optimizer.build(self.trainable_variables)
+            self._trained = TrainedWeights(self)
             optimizer: Any = getattr(self.optimizer, "inner_optimizer", self.optimizer)
             for layer in self._flatten_layers():
                 if isinstance(counter := getattr(layer, "step", None), StepCounter):
                     counter.steps_per_update = optimizer.gradient_accumulation_steps or 1
+
+    def make_train_function(self, force: bool = False) -> None:
+        """Make it as Keras does, if the model still trains what it was compiled to train."""
+        if self.optimizer is None:
+            raise ValueError("Training takes an optimizer: give `compile` one. Received: optimizer=None")
+        self._trained.check(self)
+        super().make_train_function(force)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile as a saved model was, with `jit_compile="auto"`.
@@ -148,17 +185,34 @@ class BaseTrainStep(ChecksImages, keras.Model):
         return isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
 
 
-def poisoned(gradients: Sequence[Tensor | None], finite: Tensor) -> list[Tensor | None]:
+class Directed:
+    """Metrics of a model's own in the form in which Keras' callbacks know which way each is better.
+
+    `EarlyStopping` and its like look at what `compile` was given, and at no other metric. This object holds one
+    metric of Keras' that looks as if it had been given them; being none itself, it is not saved with the model.
+
+    Args:
+        up: Metrics that are better the larger they are.
+        down: Metrics that are better the smaller they are.
+    """
+
+    def __init__(self, up: Sequence[keras.metrics.Metric] = (), down: Sequence[keras.metrics.Metric] = ()):
+        for metrics, direction in ((up, "up"), (down, "down")):
+            for metric in metrics:
+                metric._direction = direction
+        self.together = CompileMetrics([*up, *down], None)
+        self.together.build(keras.KerasTensor((None, 1)), keras.KerasTensor((None, 1)))
+
+
+def poisoned(gradients: Sequence[Tensor], finite: Tensor) -> list[Tensor]:
     """Return `gradients`, the first of them NaN unless `finite`: what a `LossScaleOptimizer` must be given.
 
     It skips the step itself, and must see the overflow to lower its scale. It looks at the gradients alone: an
     infinite loss, whose gradients may be finite, is passed on to it as NaN.
 
     Args:
-        gradients: Gradients of the global batch, `None` for weights without one.
+        gradients: Gradients of the global batch.
         finite: Whether the global batch's loss and gradients are all finite, a boolean scalar.
     """
-    given = list(gradients)
-    first = next(index for index, gradient in enumerate(given) if gradient is not None)
-    given[first] = ops.where(finite, given[first], float("nan"))
-    return given
+    first, *others = gradients
+    return [ops.where(finite, first, float("nan")), *others]

@@ -9,7 +9,7 @@ import keras
 from jax import numpy as jnp
 
 from keras_mae._types import Tensor
-from keras_mae.first_batch import IteratorStep, looking
+from keras_mae.first_batch import IteratorStep, Places, is_stale, looking
 from keras_mae.train_step.base import BaseTrainStep, poisoned
 
 __all__ = ["TrainStep"]
@@ -80,9 +80,27 @@ class TrainStep(BaseTrainStep):
 
     def make_train_function(self, force: bool = False) -> None:
         super().make_train_function(force)
-        self.train_function = looking(IteratorStep, self, self.train_function, _STATE, together=True)
+        self.train_function = looking(
+            IteratorStep, self, self.train_function, _STATE, together=True, before=self._trained.check_switches
+        )
 
     def make_test_function(self, force: bool = False) -> None:
-        super().make_test_function(force)
+        super().make_test_function(force or is_stale(self.test_function))
         state = (*_STATE[:2], _STATE[3])
         self.test_function = looking(IteratorStep, self, self.test_function, state, together=True)
+
+    def _get_jax_state(self, *args: Any, **kwargs: Any) -> Any:
+        self._taken = Places(self)
+        return super()._get_jax_state(*args, **kwargs)
+
+    def jax_state_sync(self) -> None:
+        # A callback may have frozen or unfrozen something since the state was taken: each weight gets its own value.
+        state, now = getattr(self, "_jax_state", None), Places(self)
+        if state and not self._jax_state_synced and self._taken != now:
+            values: dict[int, Any] = {}
+            for weights, name in zip(self._taken.weights, _STATE, strict=False):
+                values |= zip(weights, state[name], strict=True)
+            for weights, name in zip(now.weights, _STATE, strict=False):
+                state[name] = [values[weight] for weight in weights]
+            self._taken = now
+        super().jax_state_sync()

@@ -31,7 +31,11 @@ class TrainStep(BaseTrainStep):
             outputs = self.outputs_for_loss(x, training=True)
             loss = self.compute_loss(x, y, outputs, sample_weight, training=True)
             scaled_loss = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled_loss, weights)
+        # A weight without a part in the loss has no gradient, which is zero on JAX.
+        gradients = [
+            tf.zeros_like(weight.value) if gradient is None else gradient
+            for weight, gradient in zip(weights, tape.gradient(scaled_loss, weights), strict=True)
+        ]
         # Of the global batch first: what is clipped and whether it is finite must not differ between replicas.
         global_loss, *gradients = _global_means([loss, *gradients], _rows(x))
         finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(value)) for value in (global_loss, *gradients)])
@@ -50,7 +54,8 @@ class TrainStep(BaseTrainStep):
         return self._logs((x, y, sample_weight), outputs, loss)
 
     def predict_step(self, data: Any) -> Any:
-        self._unpack(data)
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        self._unpack((x,))  # labels, if there are any, are nobody's
         return super().predict_step(data)
 
     def _unpack(self, data: Any) -> tuple[Any, Any, Any]:
@@ -101,7 +106,7 @@ class TrainStep(BaseTrainStep):
 
     def make_train_function(self, force: bool = False) -> None:
         super().make_train_function(force)
-        self.train_function.pending = True
+        self.train_function.pending, self.train_function.before = True, self._trained.check_switches
 
     def make_test_function(self, force: bool = False) -> None:
         super().make_test_function(force)
@@ -120,7 +125,7 @@ class TrainStep(BaseTrainStep):
             return step
 
         def looked_at(data: Any) -> Any:
-            with look.before(data):
+            with look.context(data):
                 return step(data)
 
         return looked_at
@@ -184,6 +189,7 @@ class _GraphStep(Step):
             self.armed = tf.Variable(True, trainable=False, name="first_batch")
 
     def __call__(self, iterator: Any) -> Any:
+        self.before()
         if self.pending:
             self.armed.assign(True)
         try:
@@ -199,7 +205,7 @@ class _GraphStep(Step):
             self.pending = False
         return outputs
 
-    def before(self, data: Any) -> Any:
+    def context(self, data: Any) -> Any:
         """Look at a batch, and return the context of what is to come after."""
         if tf.executing_eagerly():
             self.look(data)

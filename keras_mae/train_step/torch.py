@@ -28,13 +28,15 @@ class TrainStep(BaseTrainStep):
         self.zero_grad()
         self.optimizer.scale_loss(loss).backward()
         weights = self.trainable_weights
-        gradients = [weight.value.grad for weight in weights]
+        # A weight without a part in the loss has no gradient, which is zero on JAX.
+        gradients = [
+            torch.zeros_like(weight.value) if weight.value.grad is None else weight.value.grad for weight in weights
+        ]
         with torch.no_grad():
-            known = [gradient for gradient in gradients if gradient is not None]
             # Of the global batch first: what is clipped, and whether it is finite, must not differ between processes.
-            global_loss = _global_means(loss.detach(), known, len(x["images"] if isinstance(x, dict) else x))
+            global_loss = _global_means(loss.detach(), gradients, len(x["images"] if isinstance(x, dict) else x))
             # One pass over the gradients; a norm that overflows where they do not is no step to take either.
-            finite = torch.isfinite(torch.nn.utils.get_total_norm(known)) & torch.isfinite(global_loss)
+            finite = torch.isfinite(torch.nn.utils.get_total_norm(gradients)) & torch.isfinite(global_loss)
             if self._scales_loss:
                 self.optimizer.apply(poisoned(gradients, finite), weights)
             elif finite:
@@ -76,7 +78,9 @@ class TrainStep(BaseTrainStep):
     # === Several processes ===
     def make_train_function(self, force: bool = False) -> None:
         super().make_train_function(force)
-        self.train_function = looking(ListStep, self, self.train_function, together=True)
+        self.train_function = looking(
+            ListStep, self, self.train_function, together=True, before=self._trained.check_switches
+        )
         if batch_parts() == 1:
             return
         if self.moving_statistics:

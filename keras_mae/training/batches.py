@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 from keras_mae import _checks, distribution
 from keras_mae.data import Augmentation, CenterCrop, RandomResizedCrop, Stream, make_dataset
+from keras_mae.data.levels import EIGHT_BITS
 from keras_mae.data.sources import Source
-from keras_mae.pixels import BYTES, PixelRange
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, Recipe
 from keras_mae.recipes.base import changed
 
@@ -68,6 +68,7 @@ def training_batches(
         rule = "given for" if classifies else "left out for"
         raise _checks.argument_error("num_classes", f"{rule} a {type(recipe).__name__}", num_classes)
     augmentation = dict(recipe.augmentation) if isinstance(recipe, FineTuneRecipe | LinearProbeRecipe) else {}
+    augmentation["pixel_range"] = getattr(source, "levels", EIGHT_BITS).pixel_range
     crop: Any = None
     if not source.sized:
         crop = CenterCrop() if recipe.crop is None else RandomResizedCrop(**recipe.crop)
@@ -79,15 +80,9 @@ def training_batches(
         seed=recipe.seed,
         drop_remainder=True,
         crop=crop,
-        augment=None
-        if num_classes is None
-        else Augmentation(num_classes, **augmentation, pixel_range=_pixel_range(source)),
+        augment=None if num_classes is None else Augmentation(num_classes, **augmentation),
         crops_per_image=crops_per_image,
     )
-
-
-def _pixel_range(source: Source | Stream) -> PixelRange:
-    return getattr(source, "pixel_range", BYTES)
 
 
 def evaluation_batches(source: Source, recipe: Recipe | None = None) -> Any:

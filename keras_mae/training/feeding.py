@@ -32,9 +32,8 @@ from keras_mae.data import (
     make_dataset,
     open_directory,
 )
-from keras_mae.data.levels import Levels
+from keras_mae.data.levels import BYTES, Levels
 from keras_mae.data.sources import Source
-from keras_mae.pixels import BYTES
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, check_recipe
 from keras_mae.training.batches import evaluation_batches, fit_recipe, training_batches, validation_batches
 

@@ -11,9 +11,10 @@ import keras
 import numpy as np
 
 from keras_mae import _checks, _class_names, distribution, transfer, visualize
-from keras_mae.classifier import ViTClassifier, check_labels
+from keras_mae.classifier import ViTClassifier
 from keras_mae.data.reading import numpy_batches
 from keras_mae.encoder import ViTEncoder
+from keras_mae.labels import check_labels, class_indices
 from keras_mae.training.directory import RunDirectory, RunFile
 
 __all__ = ["leave_scores", "predicted_and_true", "run_evaluation", "run_knn", "trained_names"]
@@ -132,10 +133,10 @@ def predicted_and_true(classifier: ViTClassifier, test: Any, places: np.ndarray)
     for images, labels in numpy_batches(test):
         if labels is None:
             raise ValueError("A classifier is scored on (images, labels). Received: no labels")
-        check_labels(labels, len(places))
+        indices = class_indices(labels, len(places))
         whole = distribution.current().pad(images)
         predicted.append(classifier.predict_on_batch(whole)[: len(images)].argmax(-1))
-        true.append(places[labels])
+        true.append(places[indices])
     return np.concatenate(predicted), np.concatenate(true)
 
 

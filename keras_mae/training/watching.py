@@ -82,9 +82,9 @@ class OnlineProbe(keras.callbacks.Callback):
     """Scores the encoder's features with labels while it is pre-trained without any.
 
     Adds `knn_accuracy` (or `probe_accuracy`) and its cost, `probe_seconds`, to the logs of every epoch; between two
-    scores they repeat the last one. Place it before the callbacks that write logs. The encoder is not changed. The
-    cost is a forward pass of the unmasked images, four times a masked one, and the neighbors' vote or the probe's
-    training on the features.
+    scores they repeat the last one. Place it before the callbacks that write logs or compare, such as
+    `EarlyStopping`, which need `mode="max"` for it. The encoder is not changed. The cost is a forward pass of the
+    unmasked images, four times a masked one, and the neighbors' vote or the probe's training on the features.
 
     Args:
         train: Pair (images, labels) that votes or is trained on; a few thousand images are enough.

@@ -8,9 +8,10 @@ from typing import Any
 import keras
 
 from keras_mae import _class_names
-from keras_mae.classifier import ViTClassifier, check_labels
+from keras_mae.classifier import ViTClassifier
 from keras_mae.data.reading import length
 from keras_mae.encoder import ViTEncoder
+from keras_mae.labels import check_labels
 from keras_mae.loss import Accuracy, CrossEntropy
 from keras_mae.recipes import LinearProbeRecipe, check_recipe
 from keras_mae.transfer.features import extract_features

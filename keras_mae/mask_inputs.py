@@ -1,0 +1,73 @@
+"""What the caller of a masked autoencoder says is to be hidden: a mask, noise, or the patches themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from keras_mae._types import Tensor
+from keras_mae.masking import Mask, Masking, explicit_mask
+
+__all__ = ["given_mask", "masks_to_check", "named"]
+
+
+def given_mask(
+    inputs: dict[str, Tensor],
+    masking: Masking,
+    grid: tuple[int, int],
+    *,
+    patch_size: tuple[int, int],
+    repeats: int = 1,
+) -> Mask | None:
+    """Return the patches to keep and to remove as `inputs` says; `None` if it leaves them to be drawn.
+
+    Args:
+        inputs: At most one of `mask`, `noise` or `ids_keep` with `ids_removed`, as of `MaskedAutoencoder`.
+        masking: The model's masking: it turns noise into a mask, and says how many patches a mask keeps.
+        grid: (rows, columns) of patches.
+        patch_size: (height, width) of a patch.
+        repeats: Masks of each image.
+
+    Raises:
+        ValueError: If there is more than one, or it does not fit the model.
+    """
+    patches = grid[0] * grid[1]
+    given = [key for key in ("mask", "noise", "ids_keep") if inputs.get(key) is not None]
+    if len(given) > 1 or (given and repeats > 1):
+        raise ValueError(
+            "Give one of `mask`, `noise` or `ids_keep` with `ids_removed`, and only with masks_per_image=1. "
+            f"Received: {', '.join(given)} with masks_per_image={repeats}"
+        )
+    if given == ["ids_keep"]:
+        mask = Mask(inputs["ids_keep"], inputs["ids_removed"])
+        if mask.ids_keep.shape[1] + mask.ids_removed.shape[1] != patches:
+            raise ValueError(
+                f"`ids_keep` and `ids_removed` must share out all {patches} patches. Received: "
+                f"ids_keep.shape={tuple(mask.ids_keep.shape)}, ids_removed.shape={tuple(mask.ids_removed.shape)}"
+            )
+        return mask
+    if given == ["mask"]:
+        # Compiled code cannot count what it is given, so the number is the masking's, on every backend.
+        return explicit_mask(inputs["mask"], grid, masking.num_kept(grid), patch_size)
+    if given == ["noise"]:
+        if tuple(inputs["noise"].shape[1:]) != (patches,):
+            raise ValueError(
+                f"`noise` must have shape (batch, {patches}). Received: noise.shape={tuple(inputs['noise'].shape)}"
+            )
+        drawn: Mask = masking(inputs["noise"], grid=grid)
+        return drawn
+    return None
+
+
+def named(inputs: Any) -> dict[str, Any]:
+    """Return `inputs` as a dict that has images."""
+    found: dict[str, Any] = inputs if isinstance(inputs, dict) else {"images": inputs}
+    if found.get("images") is None:
+        raise ValueError(f"A dict of inputs must have the key 'images'. Received keys: {sorted(found)}")
+    return found
+
+
+def masks_to_check(data: Iterable[Any], rows: int = 32) -> list[Any]:
+    """Return the first masks of each of several arguments of `fit` that are arrays."""
+    inputs = [each[0] if isinstance(each, tuple) else each for each in data]
+    return [x["mask"][:rows] for x in inputs if isinstance(x, dict) and x.get("mask") is not None]
