@@ -171,6 +171,23 @@ def test_deep_grays_are_read_by_the_white_level_that_was_typed(keras_mae_command
     assert keras_mae_command("reconstruct", model, "scans/a/1.png", "--white-level", 3000)[0] == 0
 
 
+def test_units_of_their_own_go_from_the_command_line_to_the_encoder_and_on(keras_mae_command, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "scans" / name).mkdir(parents=True)
+        for number in range(2):
+            pixels = np.full((9, 9), 1000 * number - 900, "int32")
+            Image.fromarray(pixels).save(tmp_path / "scans" / name / f"{number}.tif")
+    options = ("--model", "mae_vit_micro_patch2_8", "--epochs", 1, "--batch-size", 4)
+    status, _, err = keras_mae_command("pretrain", "scans", *options)
+    assert (status, "0.tif': it holds 32-bit signed integers from -900 to -900" in err) == (2, True)
+    assert keras_mae_command("pretrain", "scans", *options, "--pixel-range", -1024, 3071)[0] == 0
+    run = tmp_path / "runs" / "scans-1"
+    assert json.loads((run / "run.json").read_text())["pixel_range"] == [-1024, 3071]
+    assert keras.saving.load_model(run / "encoder.keras").pixel_range == (-1024, 3071)
+    assert keras_mae_command("knn", run / "model.keras", "scans", "--k", 1)[0] == 0
+    assert keras_mae_command("reconstruct", run / "model.keras", "scans/a/1.tif")[0] == 0
+
+
 def test_built_in_images_are_taken_whole_and_the_recipe_says_so(keras_mae_command, tmp_path):
     assert keras_mae_command("pretrain", "--epochs", 1, "--batch-size", 360)[0] == 0
     recipe = json.loads((tmp_path / "runs" / "digits-1" / "run.json").read_text())["recipe"]
