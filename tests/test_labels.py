@@ -241,6 +241,11 @@ def test_a_loss_of_ones_own_decides_itself_which_labels_it_takes(kind):
 
 
 # === Losses and metrics that take probabilities ===
+def name_of(given):
+    """Return a name that is the same in every process."""
+    return given if isinstance(given, str) else getattr(given, "__name__", type(given).__name__)
+
+
 LOSSES = {
     "sparse_categorical_crossentropy": r"give keras.losses.SparseCategoricalCrossentropy\(from_logits=True\)",
     "categorical_crossentropy": r"give keras.losses.CategoricalCrossentropy\(from_logits=True\)",
@@ -253,7 +258,7 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=str)
+@pytest.mark.parametrize("loss", LOSSES, ids=name_of)
 def test_a_loss_of_probabilities_is_refused(loss):
     for given in (loss, [loss], {"output": loss}):
         with pytest.raises(ValueError, match=f"gives logits, and this loss takes probabilities: .*{LOSSES[loss]}"):
@@ -279,7 +284,7 @@ METRICS = {
 }
 
 
-@pytest.mark.parametrize("metric", METRICS, ids=str)
+@pytest.mark.parametrize("metric", METRICS, ids=name_of)
 @pytest.mark.parametrize("argument", ["metrics", "weighted_metrics"])
 def test_a_metric_of_probabilities_is_refused(argument, metric):
     given = metric() if isinstance(metric, type) else metric
