@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_mae import _class_names
 from keras_mae.data.crops import Crop
+from keras_mae.data.levels import EIGHT_BITS
 from keras_mae.data.sources import Generators, Source
 from keras_mae.data.streams import Stream
 
@@ -31,6 +32,7 @@ class Relabeled:
         self._source, self._places = source, _places(source, class_names)
         self.image_shape, self.dtype = source.image_shape, source.dtype
         self.labeled, self.sized = source.labeled, source.sized
+        self.levels = getattr(source, "levels", EIGHT_BITS)
         self.class_names: tuple[str, ...] | None = tuple(class_names)
         self.labels = None if source.labels is None else self._places[source.labels]
 
