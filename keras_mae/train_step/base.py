@@ -149,11 +149,16 @@ class BaseTrainStep(ChecksImages, keras.Model):
         return {**logs, **self.get_metrics_result()}
 
     def get_metrics_result(self) -> dict[str, Any]:
-        """Return each metric's value: NaN, and not what it starts from, where no batch was counted."""
+        """Return each metric's value: NaN, and not what it starts from, where every batch was skipped."""
         results: dict[str, Any] = super().get_metrics_result()
-        missing = ops.where(self._loss_tracker.count > 0, 0.0, float("nan"))
+        none_counted = (self.skipped_tracker.total > 0) & (self._loss_tracker.count == 0)
+        missing = ops.where(none_counted, float("nan"), 0.0)
+        # A metric of the user's may give whole numbers, or several values in a dict.
         return {
-            name: value if name == self.skipped_tracker.name else value + missing for name, value in results.items()
+            name: value
+            if name == self.skipped_tracker.name
+            else keras.tree.map_structure(lambda each: ops.add(each, missing), value)
+            for name, value in results.items()
         }
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
