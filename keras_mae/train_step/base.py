@@ -14,7 +14,7 @@ from keras_mae.distribution import batch_parts
 from keras_mae.first_batch import ChecksImages
 from keras_mae.ops import concrete
 from keras_mae.random import StepCounter
-from keras_mae.train_step.trained import TrainedWeights, batch_norms
+from keras_mae.train_step.trained import TrainedWeights, batch_norms, set_trained_parts, trained_parts
 
 __all__ = ["BaseTrainStep", "Directed", "poisoned"]
 
@@ -177,11 +177,19 @@ class BaseTrainStep(ChecksImages, keras.Model):
         self._trained.check(self)
         super().make_train_function(force)
 
+    def get_compile_config(self) -> dict[str, Any] | None:
+        """Return what `compile_from_config` takes: Keras' own, and what is trained; `None` if it is not compiled."""
+        config: dict[str, Any] | None = super().get_compile_config()
+        return config and {**config, "trained": trained_parts(self)}
+
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compile as a saved model was, with `jit_compile="auto"`.
+        """Compile as a saved model was, with the same parts trained and `jit_compile="auto"`.
 
         Keras saves what "auto" came to where the model was saved, which another backend may not be able to do.
         """
+        config = dict(config)
+        if trained := config.pop("trained", None):  # older files do not say
+            set_trained_parts(self, trained)
         self.compile(**keras.saving.deserialize_keras_object(config) | {"jit_compile": "auto"})
 
     @property
