@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -166,6 +167,7 @@ class BaseTrainStep(ChecksImages, keras.Model):
         if self.optimizer is not None:
             self._trained = TrainedWeights(self)
             optimizer: Any = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+            _check_schedule(optimizer)
             for layer in self._flatten_layers():
                 if isinstance(counter := getattr(layer, "step", None), StepCounter):
                     counter.steps_per_update = optimizer.gradient_accumulation_steps or 1
@@ -215,6 +217,21 @@ class Directed:
                 metric._direction = direction
         self.together = CompileMetrics([*up, *down], None)
         self.together.build(keras.KerasTensor((None, 1)), keras.KerasTensor((None, 1)))
+
+
+def _check_schedule(optimizer: Any) -> None:
+    """Warn of an optimizer of Keras' whose schedule goes by batches while its weights go by updates."""
+    steps = optimizer.gradient_accumulation_steps
+    scheduled = isinstance(optimizer._learning_rate, keras.optimizers.schedules.LearningRateSchedule)
+    name = "_get_current_learning_rate"  # our own optimizers override it
+    by_batches = getattr(type(optimizer), name) is getattr(keras.optimizers.Optimizer, name)
+    if steps and steps > 1 and scheduled and by_batches:
+        warnings.warn(
+            f"Under gradient accumulation Keras reads schedules at every batch: this one is over after 1/{steps} of "
+            "its updates. keras_mae.optimizers.AdamW and LARS read them at every update. Received: optimizer="
+            f"{type(optimizer).__name__} with gradient_accumulation_steps={steps}",
+            stacklevel=3,
+        )
 
 
 def poisoned(gradients: Sequence[Tensor], finite: Tensor) -> list[Tensor]:
