@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any
 
@@ -105,6 +106,14 @@ _THRESHOLDED = (
     keras.metrics.FalsePositives,
     keras.metrics.FalseNegatives,
 )
+# Their thresholds are probabilities, or they are of distributions: there is no setting for logits.
+_OF_PROBABILITIES = (
+    keras.metrics.KLDivergence,
+    keras.metrics.PrecisionAtRecall,
+    keras.metrics.RecallAtPrecision,
+    keras.metrics.SensitivityAtSpecificity,
+    keras.metrics.SpecificityAtSensitivity,
+)
 _ACCURACY = ("accuracy", "acc")
 
 
@@ -162,6 +171,12 @@ def check_metrics(metrics: Any, loss: Any) -> None:
         halved = isinstance(found, keras.metrics.BinaryAccuracy) and found.threshold == 0.5
         if halved or found is keras.metrics.binary_accuracy:
             raise _of_probabilities("metric", one, "give keras.metrics.BinaryAccuracy(threshold=0.0)")
+        if isinstance(found, keras.metrics.BinaryIoU) and found.threshold == 0.5:
+            raise _of_probabilities("metric", one, "give keras.metrics.BinaryIoU(threshold=0.0)")
+        if isinstance(found, keras.metrics.FBetaScore) and found.threshold is not None:
+            raise _of_probabilities("metric", one, "apply it to the sigmoid of what `predict` returns")
+        if isinstance(found, _OF_PROBABILITIES) or found is keras.metrics.kl_divergence:
+            raise _of_probabilities("metric", one, "apply it to the sigmoid or softmax of what `predict` returns")
         if isinstance(found, _THRESHOLDED) and found.thresholds == [0.5] and getattr(found, "top_k", None) is None:
             raise _of_probabilities("metric", one, f"give keras.metrics.{name}(thresholds=0.0)")
 
@@ -189,6 +204,8 @@ def with_accuracy(metrics: Any, loss: Any) -> Any:
 
 def _name(loss: Any) -> str:
     """Return the name of a loss or metric: of its function, or of its class."""
+    if isinstance(loss, functools.partial):
+        loss = loss.func
     return str(getattr(loss, "__name__", type(loss).__name__))
 
 

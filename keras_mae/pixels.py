@@ -145,6 +145,8 @@ def extremes(images: Any) -> tuple[float, float]:
     library: Any = np if isinstance(images, np.ndarray) else ops
     if not all(images.shape):
         return float("inf"), float("-inf")
+    if library is ops and dtype_name(images) in ("uint16", "uint32", "uint64"):
+        images = ops.cast(images, "float32")  # PyTorch compares none of these
     low, high = float(library.min(images)), float(library.max(images))
     if _is_float(dtype_name(images)) and not np.isfinite([low, high]).all():
         finite = library.isfinite(images)
@@ -171,12 +173,15 @@ def check_extremes(low: float, high: float, dtype: str, pixel_range: PixelRange)
     """Raise a `ValueError` unless values from `low` to `high` can be images of the range; see `fits`."""
     if fits(low, high, dtype, pixel_range):
         return
+    length, own = pixel_range[1] - pixel_range[0], "make the encoder with the pixel_range they have"
     if low >= 0 and high <= 1:
         advice = _make(pixel_range, (0.0, 1.0), "multiply by 255")
     elif low >= -1 and high <= 1:
         advice = _make(pixel_range, (-1.0, 1.0), "add 1 and multiply by 127.5")
+    elif low >= pixel_range[0] - length / 4 and length / 2 < high - pixel_range[0] <= 5 * length / 4:
+        advice = f"clip to that what resizing or augmentation took beyond it, or {own}"
     else:
-        advice = "bring them into that, or make the encoder with the pixel_range they have"
+        advice = f"bring them into that, or {own}"
     raise ValueError(
         f"`images` must be in {range_name(pixel_range)} (the encoder normalizes them itself): {advice}. "
         f"Received: {dtype} values from {low:.4g} to {high:.4g}"

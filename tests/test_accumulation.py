@@ -125,6 +125,19 @@ def test_compile_says_how_many_steps_make_an_update():
     assert model.encoder.step.steps_per_update == 2
 
 
+def test_a_schedule_of_keras_own_that_would_end_early_is_warned_of(recwarn):
+    model, schedule = pretraining(), warmup_cosine(1e-3, 8)
+    for optimizer in (
+        AdamW(schedule, gradient_accumulation_steps=4),
+        keras.optimizers.SGD(0.1, gradient_accumulation_steps=4),
+        keras.optimizers.SGD(schedule),
+    ):
+        model.compile(optimizer)
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="over after 1/4 of its updates.* Received: optimizer=SGD"):
+        model.compile(keras.optimizers.SGD(schedule, gradient_accumulation_steps=4))
+
+
 # === Recipes ===
 def test_a_run_of_too_few_batches_for_one_update_is_refused():
     recipe = PretrainRecipe(epochs=3, warmup_epochs=1, batch_size=8, gradient_accumulation_steps=8)

@@ -1,5 +1,7 @@
 """Which labels, losses and metrics a classifier takes; what it refuses it refuses before a weight changes."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -281,6 +283,11 @@ METRICS = {
     "binary_accuracy": r"keras.metrics.BinaryAccuracy\(threshold=0.0\)",
     keras.metrics.binary_accuracy: r"keras.metrics.BinaryAccuracy\(threshold=0.0\)",
     keras.metrics.Precision: r"keras.metrics.Precision\(thresholds=0.0\)",
+    keras.metrics.BinaryIoU: r"keras.metrics.BinaryIoU\(threshold=0.0\)",
+    keras.metrics.F1Score(threshold=0.5): None,
+    keras.metrics.SensitivityAtSpecificity(0.5): None,
+    keras.metrics.RecallAtPrecision(0.5): None,
+    "kl_divergence": None,
 }
 
 
@@ -289,15 +296,15 @@ METRICS = {
 def test_a_metric_of_probabilities_is_refused(argument, metric):
     given = metric() if isinstance(metric, type) else metric
     loss = keras.losses.BinaryCrossentropy(from_logits=True)
-    with pytest.raises(
-        ValueError, match=f"gives logits, and this metric takes probabilities: give {METRICS[metric]}"
-    ):
+    advice = f"give {METRICS[metric]}" if METRICS[metric] else "apply it to the sigmoid .* `predict`"
+    with pytest.raises(ValueError, match=f"gives logits, and this metric takes probabilities: {advice}"):
         make_classifier().compile("sgd", loss, **{argument: [given]})
 
 
 def test_metrics_of_logits_and_those_of_other_outputs_are_taken():
     logits = keras.losses.BinaryCrossentropy(from_logits=True)
     check_metrics([keras.metrics.Precision(thresholds=0.0), keras.metrics.Precision(top_k=2), "mse", "acc"], logits)
+    check_metrics([keras.metrics.F1Score(), keras.metrics.BinaryIoU(threshold=0.0)], logits)
     check_metrics(["AUC", "binary_accuracy"], "mse")  # whose outputs may be anything
 
 
@@ -309,10 +316,11 @@ def test_the_name_accuracy_is_that_of_logits_and_of_any_labels():
     for labels in (smoothed(ONE_HOT, "float32"), Y, Y[:, None]):
         scored = classifier.evaluate(X, labels, verbose=0, return_dict=True)["accuracy"]
         assert scored == pytest.approx(expected)
-    loss = keras.losses.BinaryCrossentropy(from_logits=True)
-    compiled(classifier, loss=loss, metrics=["acc"])
-    scored = classifier.evaluate(X, MULTI_HOT, verbose=0, return_dict=True)["acc"]
-    assert scored == pytest.approx(np.mean((logits > 0) == MULTI_HOT))
+    function = functools.partial(keras.losses.binary_crossentropy, from_logits=True)
+    for loss in (keras.losses.BinaryCrossentropy(from_logits=True), function):
+        compiled(classifier, loss=loss, metrics=["acc"])
+        scored = classifier.evaluate(X, MULTI_HOT, verbose=0, return_dict=True)["acc"]
+        assert scored == pytest.approx(np.mean((logits > 0) == MULTI_HOT))
 
 
 def test_a_classifier_that_was_saved_with_a_loss_of_probabilities_is_loaded_with_cross_entropy(tmp_path, monkeypatch):

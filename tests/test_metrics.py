@@ -8,6 +8,7 @@ from training_helpers import compiled as compiled_autoencoder
 from training_helpers import make_images, quick_compile
 
 import keras_mae
+from keras_mae.train_step import TrainStep
 
 ONE_HOT = np.eye(CLASSES, dtype="float32")[LABELS]
 WEIGHTS = np.tile(np.array([0.2, 3, 0.5, 1, 2], "float32"), 4)
@@ -83,6 +84,57 @@ def test_an_autoencoder_none_of_whose_steps_was_taken_has_neither_loss_nor_psnr(
     logs = model.fit(broken(make_images(6), [0], 6), batch_size=6, verbose=0).history
     assert logs["skipped_steps"] == [1]
     assert np.isnan([logs["loss"][0], logs["psnr"][0]]).all()
+
+
+class Count(keras.metrics.Metric):
+    """Counts rows, as a whole number, or twice in a dict as Keras allows."""
+
+    def __init__(self, several=False, **kwargs):
+        super().__init__(**kwargs)
+        self.several, self.rows = several, self.add_weight(initializer="zeros", dtype="int32", name="rows")
+
+    def update_state(self, labels, outputs, sample_weight=None):
+        self.rows.assign_add(len(outputs))
+
+    def result(self):
+        return {"once": self.rows.value, "twice": 2 * self.rows.value} if self.several else self.rows.value
+
+
+def test_metrics_of_whole_numbers_and_of_several_values_are_taken():
+    metrics = [Count(name="rows"), Count(several=True, name="both")]
+    classifier = compiled(make_classifier(), keras.optimizers.SGD(0.0), metrics=metrics)
+    data = broken(IMAGES, [1]), ONE_HOT
+    logs = classifier.fit(*data, batch_size=BATCH, verbose=0, shuffle=False).history
+    expected = len(IMAGES) - BATCH
+    assert [logs[name] for name in ("rows", "once", "twice")] == [[expected], [expected], [2 * expected]]
+
+
+class OwnMean(TrainStep):
+    """Has a metric of its own, and leaves Keras' mean of the loss alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.classifier, self.own = make_classifier(), keras.metrics.Mean(name="own")
+        self.build()
+
+    def call(self, images, training=None):
+        return self.classifier(images, training=training)
+
+    @property
+    def metrics(self):
+        return [self.own]
+
+    def update_metrics(self, data, outputs, loss, finite=None):
+        self.own.update_state(loss)
+        return self.get_metrics_result()
+
+
+def test_a_model_may_count_in_metrics_of_its_own_alone():
+    model = OwnMean()
+    model.compile(keras.optimizers.SGD(0.0), keras_mae.loss.CrossEntropy())
+    logs = model.fit(IMAGES, LABELS, batch_size=BATCH, verbose=0).history
+    expected = model.classifier.predict(IMAGES, verbose=0)
+    assert logs == {"own": [pytest.approx(float(keras_mae.loss.CrossEntropy()(LABELS, expected)), rel=1e-4)]}
 
 
 # === Which way is better ===

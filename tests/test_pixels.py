@@ -211,6 +211,9 @@ def test_images_in_the_encoders_range_are_taken(images, pixel_range):
         (BYTES, (0, 1), r"in 0-1 .* uint8 values from"),
         (BYTES, (-1024, 3071), r"in \[-1024, 3071\].* images.dtype=uint8"),
         (UNIT, (0, 10000), r"in 0-10000 .*pixel_range=\(0, 1\)"),
+        (FLOATS * 1.2 - 25, (0, 255), "clip to that what resizing or augmentation took beyond it"),
+        (FLOATS - 127, (0, 255), "bring them into that"),
+        (FLOATS / 50 - 2, (0, 255), "bring them into that"),
         (BYTES.astype("uint16"), (0, 255), "images.dtype=uint16"),
         (BYTES.astype("complex64"), (0, 255), "images.dtype=complex64"),
         (BYTES.astype("str"), (0, 255), "images.dtype=str"),
@@ -219,6 +222,12 @@ def test_images_in_the_encoders_range_are_taken(images, pixel_range):
 def test_images_in_another_range_than_the_encoders_are_refused(images, pixel_range, message):
     with pytest.raises(ValueError, match=message):
         pixels.check_images(images, IMAGE_SHAPE, pixels.checked_range(pixel_range))
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "uint32"])
+def test_tensors_of_wide_unsigned_integers_have_extremes(dtype):
+    """PyTorch has no minimum of them, and a DataLoader gives them as they are."""
+    assert pixels.extremes(keras.ops.cast(np.array([[9, 4095]]), dtype)) == (9, 4095)
 
 
 def test_pixels_that_are_not_finite_are_left_to_the_step():

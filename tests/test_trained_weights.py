@@ -232,6 +232,25 @@ def test_parts_that_are_made_frozen_stay_so_in_a_model_and_in_its_file(tmp_path)
         assert len(loaded.trainable_variables) == len(model.trainable_variables) < len(model.weights) - 20
 
 
+BY_HAND = ["freeze a block", "freeze a weight"]
+
+
+@pytest.mark.parametrize("case", ["last block: the first", *(f"fine-tuning: {action}" for action in BY_HAND)])
+def test_what_is_frozen_by_hand_stays_so_in_a_compiled_models_file(case, tmp_path):
+    arguments, action = ACTIONS[case]
+    model = make_classifier(**arguments)
+    action(model)
+    compile_again(model)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert [weight.path for weight in loaded.trainable_variables] == [
+        weight.path for weight in model.trainable_variables
+    ]
+    trained = [[block.trainable for block in each.encoder.blocks] for each in (model, loaded)]
+    assert trained[0] == trained[1]
+    assert fit(loaded)["loss"] == pytest.approx(fit(model)["loss"])
+
+
 def test_unfrozen_by_hand_the_encoder_drops_paths():
     """A probe's encoder drops none, and one that is trained does."""
     classifier = make_classifier(make_encoder(drop_path_rate=0.5), **PROBE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from keras_mae.distribution import batch_parts
 from keras_mae.first_batch import ChecksImages
 from keras_mae.ops import concrete
 from keras_mae.random import StepCounter
-from keras_mae.train_step.trained import TrainedWeights, batch_norms
+from keras_mae.train_step.trained import TrainedWeights, batch_norms, set_trained_parts, trained_parts
 
 __all__ = ["BaseTrainStep", "Directed", "poisoned"]
 
@@ -149,11 +150,16 @@ class BaseTrainStep(ChecksImages, keras.Model):
         return {**logs, **self.get_metrics_result()}
 
     def get_metrics_result(self) -> dict[str, Any]:
-        """Return each metric's value: NaN, and not what it starts from, where no batch was counted."""
+        """Return each metric's value: NaN, and not what it starts from, where every batch was skipped."""
         results: dict[str, Any] = super().get_metrics_result()
-        missing = ops.where(self._loss_tracker.count > 0, 0.0, float("nan"))
+        none_counted = (self.skipped_tracker.total > 0) & (self._loss_tracker.count == 0)
+        missing = ops.where(none_counted, float("nan"), 0.0)
+        # A metric of the user's may give whole numbers, or several values in a dict.
         return {
-            name: value if name == self.skipped_tracker.name else value + missing for name, value in results.items()
+            name: value
+            if name == self.skipped_tracker.name
+            else keras.tree.map_structure(lambda each: ops.add(each, missing), value)
+            for name, value in results.items()
         }
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
@@ -161,6 +167,7 @@ class BaseTrainStep(ChecksImages, keras.Model):
         if self.optimizer is not None:
             self._trained = TrainedWeights(self)
             optimizer: Any = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+            _check_schedule(optimizer)
             for layer in self._flatten_layers():
                 if isinstance(counter := getattr(layer, "step", None), StepCounter):
                     counter.steps_per_update = optimizer.gradient_accumulation_steps or 1
@@ -172,11 +179,19 @@ class BaseTrainStep(ChecksImages, keras.Model):
         self._trained.check(self)
         super().make_train_function(force)
 
+    def get_compile_config(self) -> dict[str, Any] | None:
+        """Return what `compile_from_config` takes: Keras' own, and what is trained; `None` if it is not compiled."""
+        config: dict[str, Any] | None = super().get_compile_config()
+        return config and {**config, "trained": trained_parts(self)}
+
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compile as a saved model was, with `jit_compile="auto"`.
+        """Compile as a saved model was, with the same parts trained and `jit_compile="auto"`.
 
         Keras saves what "auto" came to where the model was saved, which another backend may not be able to do.
         """
+        config = dict(config)
+        if trained := config.pop("trained", None):  # older files do not say
+            set_trained_parts(self, trained)
         self.compile(**keras.saving.deserialize_keras_object(config) | {"jit_compile": "auto"})
 
     @property
@@ -202,6 +217,21 @@ class Directed:
                 metric._direction = direction
         self.together = CompileMetrics([*up, *down], None)
         self.together.build(keras.KerasTensor((None, 1)), keras.KerasTensor((None, 1)))
+
+
+def _check_schedule(optimizer: Any) -> None:
+    """Warn of an optimizer of Keras' whose schedule goes by batches while its weights go by updates."""
+    steps = optimizer.gradient_accumulation_steps
+    scheduled = isinstance(optimizer._learning_rate, keras.optimizers.schedules.LearningRateSchedule)
+    name = "_get_current_learning_rate"  # our own optimizers override it
+    by_batches = getattr(type(optimizer), name) is getattr(keras.optimizers.Optimizer, name)
+    if steps and steps > 1 and scheduled and by_batches:
+        warnings.warn(
+            f"Under gradient accumulation Keras reads schedules at every batch: this one is over after 1/{steps} of "
+            "its updates. keras_mae.optimizers.AdamW and LARS read them at every update. Received: optimizer="
+            f"{type(optimizer).__name__} with gradient_accumulation_steps={steps}",
+            stacklevel=3,
+        )
 
 
 def poisoned(gradients: Sequence[Tensor], finite: Tensor) -> list[Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-__all__ = ["TrainedWeights"]
+__all__ = ["TrainedWeights", "batch_norms", "set_trained_parts", "trained_parts"]
 
 
 class TrainedWeights:
@@ -80,6 +80,29 @@ class TrainedWeights:
                 if now != before
             ]
             raise _changed(f"{len(names)} frozen or unfrozen, such as {names[0]!r}")
+
+
+def trained_parts(model: Any) -> dict[str, list[bool]]:
+    """Return whether each layer and each weight of a model is trained, for its file.
+
+    Configurations have what constructors were told; what was frozen by hand is in none.
+    """
+    return {name: [bool(part.trainable) for part in parts] for name, parts in _parts(model).items()}
+
+
+def set_trained_parts(model: Any, settings: dict[str, list[bool]]) -> None:
+    """Freeze and unfreeze what `trained_parts` found so; a model that has other parts by now stays as it is."""
+    parts = _parts(model)
+    if any(len(parts[name]) != len(settings[name]) for name in parts):
+        return
+    for name in parts:
+        for part, trained in zip(parts[name], settings[name], strict=True):
+            if part.trainable != trained:  # a layer comes before its parts, which change with it
+                part.trainable = trained
+
+
+def _parts(model: Any) -> dict[str, list[Any]]:
+    return {"layers": model._flatten_layers(), "weights": model.weights}
 
 
 def batch_norms(model: Any) -> list[keras.layers.BatchNormalization]:
