@@ -166,7 +166,8 @@ show(*batch[:6])
 Satellites and microscopes deliver other than three channels, and numbers that do not end at 255. Files of that kind
 come as arrays: `np.load("images.npy", mmap_mode="r")` works too, larger than memory. Two things are to be done.
 
-1. *Bring the values to 0–255.* For a 12-bit sensor, multiply by 255 / 4095, as floats: nothing is rounded.
+1. *Bring the values to 0–255*, as here: for a 12-bit sensor, multiply by 255 / 4095, as floats: nothing is rounded.
+   Or leave them as they are, and say their range: `ViTEncoder(..., pixel_range=(0, 4095))`.
 2. *Say what is normal for each channel.* Without `pixel_mean` and `pixel_std`, other than three channels are taken to
    have mean and deviation 127.5, which suits few sensors.
 

@@ -6,6 +6,8 @@ without an error, to features that are nearly constant: so what cannot be meant 
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,8 +42,9 @@ _NARROW = 100.0
 
 def checked_range(value: Any) -> PixelRange:
     """Return `value` as the argument `pixel_range`: two finite numbers, the smaller one first."""
-    ends = tuple(value) if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) else ()
-    if len(ends) != 2 or not np.isfinite(np.asarray(ends, "float64")).all() or not ends[0] < ends[1]:
+    ends = tuple(value) if isinstance(value, Sequence | np.ndarray) else ()
+    known = all(isinstance(end, numbers.Real) and math.isfinite(end) for end in ends)
+    if len(ends) != 2 or not known or not ends[0] < ends[1]:
         raise _checks.argument_error("pixel_range", "(low, high), two finite numbers with low < high", value)
     return float(ends[0]), float(ends[1])
 

@@ -164,12 +164,14 @@ def test_every_kind_of_dataset_is_looked_at(mae, classifier, dataset):
 
 
 # === Compiled ===
-COMPILED = {"tensorflow": [{"jit_compile": False}, {"jit_compile": True}], "jax": [{}], "torch": [{}]}[BACKEND]
-STEPS = [1, 2] if BACKEND != "torch" else [1]  # PyTorch executes one step at a time
+COMPILED = {
+    "tensorflow": [({"jit_compile": False}, 1), ({"jit_compile": True}, 2)],
+    "jax": [({}, 2)],
+    "torch": [({}, 1)],  # it executes one step at a time
+}[BACKEND]
 
 
-@pytest.mark.parametrize("how", COMPILED, ids=str)
-@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize(("how", "steps"), COMPILED, ids=str)
 def test_compiled_steps_look_at_the_first_batch_of_each_call_only(how, steps):
     mae = autoencoder({**how, "steps_per_execution": steps})
     mae.fit(FLOATS, batch_size=BATCH, shuffle=False, verbose=0)

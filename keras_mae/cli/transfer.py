@@ -246,7 +246,7 @@ def evaluate(
             f"`classifier` must be a ViTClassifier. Received: a {type(loaded).__name__} in {str(classifier)!r}"
         )
     images = training.open_test(
-        data, loaded.encoder.image_shape, pixel_range=_pixel_range(loaded.encoder), white_level=white_level
+        data, loaded.encoder.image_shape, pixel_range=loaded.encoder.pixel_range, white_level=white_level
     )
     if loaded.class_names is None:
         typer.echo(_class_names.by_place(images.class_names or (), loaded.num_classes))
@@ -265,12 +265,6 @@ def _encoder(path: Path) -> Any:
     return getattr(loaded, "encoder", loaded)
 
 
-def _pixel_range(encoder: Any) -> tuple[float, float]:
-    """Return the range that an encoder's images are in; one may have been saved before it had any."""
-    low, high = getattr(encoder, "pixel_range", (0.0, 255.0))
-    return low, high
-
-
 def _open(
     data: str, encoder: Any, devices: Devices, image_shape: tuple[int, int, int] | None = None, **options: Any
 ) -> LabeledImages:
@@ -278,7 +272,7 @@ def _open(
     from keras_mae import training
 
     shape = encoder.image_shape if image_shape is None else image_shape
-    images = training.open_labeled(data, shape, pixel_range=_pixel_range(encoder), **options)
+    images = training.open_labeled(data, shape, pixel_range=encoder.pixel_range, **options)
     if images.held_out:
         say(devices, f"{images.held_out} of {images.total} images are kept to evaluate on")
     return images

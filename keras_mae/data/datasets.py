@@ -13,13 +13,14 @@ from keras_mae.data.augment import Augmentation
 from keras_mae.data.batches import Batches, Plan, checked_shard
 from keras_mae.data.crops import CenterCrop, Crop, RandomResizedCrop
 from keras_mae.data.grain_data import GrainDataset
-from keras_mae.data.levels import BYTES, EIGHT_BITS, Levels, checked_levels
+from keras_mae.data.levels import EIGHT_BITS, Levels, checked_levels
 from keras_mae.data.preparation import read_manifest
 from keras_mae.data.records import IMAGE, LABEL, RecordSource, tfrecord_stream
 from keras_mae.data.relabeling import relabeled
 from keras_mae.data.sources import ArraySource, FolderSource, Source
 from keras_mae.data.streams import Stream, dataset_stream
 from keras_mae.data.tfds import tfds_source
+from keras_mae.pixels import BYTES, PixelRange
 
 __all__ = [
     "from_arrays",
@@ -113,7 +114,7 @@ def from_arrays(
     *,
     image_size: int | tuple[int, int] | None = None,
     class_names: Sequence[str] | None = None,
-    pixel_range: tuple[float, float] = BYTES,
+    pixel_range: PixelRange = BYTES,
     **options: Any,
 ) -> Any:
     """Load batches from an array of images, which may be a memory-mapped .npy larger than memory.
@@ -152,7 +153,7 @@ def from_directory(
     labeled: bool = False,
     class_names: Sequence[str] | None = None,
     allow_damaged: float = 0.0,
-    pixel_range: tuple[float, float] = BYTES,
+    pixel_range: PixelRange = BYTES,
     white_level: int | None = None,
     **options: Any,
 ) -> Any:
@@ -203,7 +204,7 @@ def open_directory(
     labeled: bool = False,
     class_names: Sequence[str] | None = None,
     allow_damaged: float = 0.0,
-    pixel_range: tuple[float, float] = BYTES,
+    pixel_range: PixelRange = BYTES,
     white_level: int | None = None,
 ) -> Source | Stream:
     """Open the source behind `from_directory`, which has the same arguments."""
@@ -268,7 +269,7 @@ def from_tfds(
     data_dir: str | Path | None = None,
     download: bool = False,
     allow_damaged: float = 0.0,
-    pixel_range: tuple[float, float] = BYTES,
+    pixel_range: PixelRange = BYTES,
     white_level: int | None = None,
     **options: Any,
 ) -> Any:
@@ -319,7 +320,7 @@ def from_tfrecords(
     label_key: str | None = None,
     count: int | None = None,
     allow_damaged: float = 0.0,
-    pixel_range: tuple[float, float] = BYTES,
+    pixel_range: PixelRange = BYTES,
     white_level: int | None = None,
     **options: Any,
 ) -> Any:
@@ -364,7 +365,7 @@ def from_dataset(
     *,
     channels: int = 3,
     allow_damaged: float = 0.0,
-    pixel_range: tuple[float, float] = BYTES,
+    pixel_range: PixelRange = BYTES,
     white_level: int | None = None,
     **options: Any,
 ) -> Any:

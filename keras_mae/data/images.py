@@ -14,7 +14,6 @@ import numpy as np
 from keras_mae._optional import require
 from keras_mae.data.crops import Box, CenterCrop, Crop
 from keras_mae.data.levels import (
-    BYTES,
     EIGHT_BITS,
     Levels,
     Numbers,
@@ -24,6 +23,7 @@ from keras_mae.data.levels import (
     numbers_of,
     refuse,
 )
+from keras_mae.pixels import BYTES, PixelRange
 
 __all__ = ["MODES", "check_header", "decoded", "extensions", "is_deep", "open_file", "pillow", "read_image"]
 __all__ += ["upright_size", "views"]
@@ -41,7 +41,7 @@ def read_image(
     image_shape: tuple[int, int, int],
     crop: Crop | None = None,
     *,
-    pixel_range: tuple[float, float] = BYTES,
+    pixel_range: PixelRange = BYTES,
     white_level: int | None = None,
 ) -> np.ndarray:
     """Read one image file, or its content, as an array of `image_shape`.

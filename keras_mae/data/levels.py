@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from keras_mae import _checks
+from keras_mae.pixels import BYTES, PixelRange, checked_range
 
 __all__ = [
-    "BYTES",
     "EIGHT_BITS",
     "Levels",
     "Numbers",
@@ -20,8 +20,6 @@ __all__ = [
     "numbers_of",
     "refuse",
 ]
-
-BYTES = (0.0, 255.0)
 
 # Tags of TIFF files.
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
@@ -45,17 +43,11 @@ class Levels:
         ValueError: If an argument is out of range, or a white level comes with a range that needs none.
     """
 
-    pixel_range: tuple[float, float] = BYTES
+    pixel_range: PixelRange = BYTES
     white_level: int | None = None
 
     def __post_init__(self) -> None:
-        ends = self.pixel_range
-        numbers = (
-            isinstance(ends, tuple | list) and len(ends) == 2 and all(isinstance(end, int | float) for end in ends)
-        )
-        if not numbers or not np.isfinite(ends).all() or not ends[0] < ends[1]:
-            raise _checks.argument_error("pixel_range", "(low, high), two finite numbers with low < high", ends)
-        object.__setattr__(self, "pixel_range", (float(ends[0]), float(ends[1])))
+        object.__setattr__(self, "pixel_range", checked_range(self.pixel_range))
         if self.white_level is None:
             return
         _checks.positive_int("white_level", self.white_level)

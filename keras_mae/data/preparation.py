@@ -22,9 +22,10 @@ from keras_mae import _checks, _files, _optional
 from keras_mae.data import images as image_files
 from keras_mae.data.examination import Examination, examine
 from keras_mae.data.folders import look_into
-from keras_mae.data.levels import BYTES, Levels
+from keras_mae.data.levels import Levels
 from keras_mae.data.records import serialize
 from keras_mae.data.sources import FolderSource
+from keras_mae.pixels import BYTES, PixelRange
 
 __all__ = ["check_directory", "find_damaged", "prepare", "read_manifest"]
 
@@ -124,7 +125,7 @@ def find_damaged(
     directory: str | Path,
     progress: Progress | None = None,
     *,
-    pixel_range: tuple[float, float] = BYTES,
+    pixel_range: PixelRange = BYTES,
     white_level: int | None = None,
 ) -> list[tuple[Path, str]]:
     """Find the images of a folder that cannot be read, or the shards that are not what the manifest says.
@@ -141,7 +142,7 @@ def check_directory(
     directory: str | Path,
     progress: Progress | None = None,
     *,
-    pixel_range: tuple[float, float] = BYTES,
+    pixel_range: PixelRange = BYTES,
     white_level: int | None = None,
 ) -> Examination:
     """Report on a folder of images: which are damaged or nearly black, and what is passed over.

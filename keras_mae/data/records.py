@@ -19,9 +19,10 @@ import numpy as np
 from keras_mae import _checks, _class_names, _optional
 from keras_mae.data.crops import Crop
 from keras_mae.data.images import MODES
-from keras_mae.data.levels import BYTES, Levels, checked_levels
+from keras_mae.data.levels import Levels, checked_levels
 from keras_mae.data.sources import Generators, cut
 from keras_mae.data.streams import Stream
+from keras_mae.pixels import BYTES, PixelRange
 
 __all__ = ["IMAGE", "LABEL", "NAME", "RecordSource", "count_tfrecords", "features", "serialize", "tfrecord_stream"]
 
@@ -53,7 +54,7 @@ class RecordSource:
         channels: int = 3,
         *,
         class_names: Sequence[str] | None = None,
-        pixel_range: tuple[float, float] = BYTES,
+        pixel_range: PixelRange = BYTES,
         white_level: int | None = None,
     ):
         grain_sources = _optional.require("grain.sources", "Reading ArrayRecord")

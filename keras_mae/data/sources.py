@@ -16,7 +16,8 @@ from keras_mae.data.crops import CenterCrop, Crop
 from keras_mae.data.examination import examine, grays_in_the_dark
 from keras_mae.data.folders import look_into
 from keras_mae.data.images import MODES
-from keras_mae.data.levels import BYTES, EIGHT_BITS, Levels, checked_levels
+from keras_mae.data.levels import EIGHT_BITS, Levels, checked_levels
+from keras_mae.pixels import BYTES, PixelRange
 
 __all__ = [
     "ArraySource",
@@ -87,7 +88,7 @@ class ArraySource:
         image_size: int | tuple[int, int] | None = None,
         *,
         class_names: Sequence[str] | None = None,
-        pixel_range: pixels.PixelRange = pixels.BYTES,
+        pixel_range: PixelRange = BYTES,
     ):
         images = images if isinstance(images, np.ndarray) else np.asarray(images)
         images = images[..., None] if images.ndim == 3 else images
@@ -204,7 +205,7 @@ class FolderSource:
         *,
         labeled: bool = False,
         allow_damaged: float = 0.0,
-        pixel_range: tuple[float, float] = BYTES,
+        pixel_range: PixelRange = BYTES,
         white_level: int | None = None,
     ):
         self.directory = Path(directory)

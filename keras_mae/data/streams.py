@@ -13,8 +13,9 @@ from keras_mae import _checks, _class_names, _optional
 from keras_mae.data import images as image_files
 from keras_mae.data.crops import Crop
 from keras_mae.data.images import MODES
-from keras_mae.data.levels import BYTES, Levels, checked_levels
+from keras_mae.data.levels import Levels, checked_levels
 from keras_mae.data.sources import Generators
+from keras_mae.pixels import BYTES, PixelRange
 
 __all__ = ["Stream", "dataset_stream"]
 
@@ -58,7 +59,7 @@ class Stream:
         dtype: str = "uint8",
         sized: bool = False,
         shuffle_buffer: int = 4096,
-        pixel_range: tuple[float, float] = BYTES,
+        pixel_range: PixelRange = BYTES,
         white_level: int | None = None,
     ):
         self.name, self.items, self.labeled = name, items, labeled

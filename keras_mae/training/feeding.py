@@ -33,8 +33,9 @@ from keras_mae.data import (
     make_dataset,
     open_directory,
 )
-from keras_mae.data.levels import BYTES, Levels
+from keras_mae.data.levels import Levels
 from keras_mae.data.sources import Source
+from keras_mae.pixels import BYTES, PixelRange
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, check_recipe
 from keras_mae.training.batches import evaluation_batches, fit_recipe, training_batches, validation_batches
 
@@ -155,7 +156,7 @@ def open_unlabeled(
     image_shape: tuple[int, int, int],
     *,
     allow_damaged: float = 0.0,
-    pixel_range: tuple[float, float] = BYTES,
+    pixel_range: PixelRange = BYTES,
     white_level: int | None = None,
 ) -> UnlabeledImages:
     """Open images to pre-train on.
@@ -211,7 +212,7 @@ def open_labeled(
     test: str | Path | None = None,
     num_labels: int | None = None,
     seed: int = 0,
-    pixel_range: tuple[float, float] = BYTES,
+    pixel_range: PixelRange = BYTES,
     white_level: int | None = None,
 ) -> LabeledImages:
     """Open labeled images to train a classifier on, and others to evaluate it on.
@@ -270,7 +271,7 @@ def open_test(
     data: str | Path,
     image_shape: tuple[int, int, int],
     *,
-    pixel_range: tuple[float, float] = BYTES,
+    pixel_range: PixelRange = BYTES,
     white_level: int | None = None,
 ) -> Source:
     """Open labeled images to score a classifier on.
