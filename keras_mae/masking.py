@@ -299,6 +299,7 @@ def _divided(removed: Tensor, num_kept: int | None) -> Mask:
         fewest,
         most,
     )
+    require(ops.greater(most, 0), "`mask` must leave at least one patch of every image visible. Received: none")
     if wanted is not None:
         # Rounded down: one more patch would be lost to a ratio that is a little too high.
         ratio = ops.cast((patches - fewest) * 10_000 // patches, "float32") / 10_000
@@ -311,7 +312,5 @@ def _divided(removed: Tensor, num_kept: int | None) -> Mask:
             ratio,
             ratio,
         )
-    if num_kept < 1:
-        raise ValueError("`mask` must leave at least one patch of every image visible. Received: none")
     order = _order(removed * patches + ops.arange(patches, dtype="int32"))
     return Mask(order[:, :num_kept], order[:, num_kept:])

@@ -1,7 +1,10 @@
 """Checkpoints of training scripts: wrapped names, several dictionaries, NumPy's scalars, parts of larger models."""
 
+import argparse
+import datetime
 import os
 import pickle
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -302,3 +305,13 @@ def test_what_is_harmless_opens_no_door(evil, tensors, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="asks for more than tensors, and that is not run"):
         convert.load("x.pth", num_heads=4)
     assert not (tmp_path / "it-ran").exists()
+
+
+@torch_only
+def test_paths_and_dates_in_the_arguments_are_harmless(tensors, tmp_path):
+    import torch
+
+    began, took = datetime.datetime(2022, 1, 1), datetime.timedelta(1)
+    args = argparse.Namespace(data_path=Path("images"), began=began, took=took)
+    torch.save({"model": as_torch(tensors), "args": args}, tmp_path / "x.pth")
+    assert convert.load(tmp_path / "x.pth", num_heads=4).report.kind == "encoder"

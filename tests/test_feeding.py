@@ -299,3 +299,25 @@ def test_every_run_takes_two_lines(encoder, class_folders, tmp_path):
         "finetune": 1, "probe": 1, "knn": 1, "evaluate": 4,
     }  # fmt: skip
     assert all(list(scored["accuracy_by_class"]) == ["cats", "dogs"] for scored in scores.values())
+
+
+# === Classes ===
+def saved_images(folder, names):
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(folder / name / "0.png")
+    return folder
+
+
+def test_parts_of_a_data_set_are_not_taken_for_classes_without_a_word(tmp_path):
+    photos = saved_images(tmp_path / "photos", ["Train", "val"])
+    with pytest.warns(UserWarning, match="The classes are Train, val, which look like parts of a data set"):
+        training.open_labeled(photos, (8, 8, 3))
+
+
+def test_classes_without_images_to_train_on_are_named(tmp_path):
+    photos = saved_images(tmp_path / "photos", ["test", "cats", "dogs"])
+    (photos / "out").mkdir()
+    with pytest.warns(UserWarning, match="1 of the 4 classes have no images in .*photos.: out$") as warned:
+        training.open_labeled(photos, (8, 8, 3), test=saved_images(tmp_path / "few", ["cats"]))
+    assert len(warned) == 1

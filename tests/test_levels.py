@@ -2,6 +2,7 @@
 
 import io
 import struct
+import warnings
 import zlib
 
 import numpy as np
@@ -131,6 +132,13 @@ def test_8_bits_have_no_white_level(form):
     np.testing.assert_array_equal(data.read_image(content, SHAPE, white_level=100), data.read_image(content, SHAPE))
 
 
+@pytest.mark.parametrize("options", [{"white_level": 4095}, {"pixel_range": (0, 1000)}])
+def test_ppm_of_8_bits_is_taken_as_any_colors_of_8_bits(options):
+    colors = (COLORS // 257).astype("uint8")
+    for content in (saved(colors, "PPM"), saved(colors, "PNG")):
+        np.testing.assert_array_equal(data.read_image(content, (5, 6, 3), **options), colors)
+
+
 @pytest.mark.parametrize("name", UNCLEAR)
 def test_what_has_no_white_is_refused_with_what_it_holds(name, tmp_path):
     content, own, kind = UNCLEAR[name]
@@ -138,7 +146,7 @@ def test_what_has_no_white_is_refused_with_what_it_holds(name, tmp_path):
     with pytest.raises(ValueError, match=r"Cannot read the image file '.*scan': it holds ") as error:
         data.read_image(tmp_path / "scan", SHAPE)
     assert f"it holds {kind} from {own.min():.6g} to {own.max():.6g}, and nothing says" in str(error.value)
-    assert "pass pixel_range=(low, high) (--pixel-range LOW HIGH)" in str(error.value)
+    assert "the encoder's (keras-mae pretrain --pixel-range LOW HIGH)" in str(error.value)
 
 
 @pytest.mark.parametrize("name", DEEP_COLORS)
@@ -342,3 +350,16 @@ def test_what_is_nearly_black_after_reading_is_listed(scans):
     assert messages[-1].endswith("night.png' is nearly black: its largest value is 12 of 255")
     assert [path.name for path, _ in data.check_directory(scans, white_level=1023).dark] == ["night.png"]
     assert data.check_directory(scans, pixel_range=(0, 4095)).dark == []
+
+
+def test_a_folder_whose_deep_grays_are_nearly_black_asks_for_their_white_level(tmp_path):
+    for number in range(6):
+        (tmp_path / f"{number}.png").write_bytes(saved((RAMP * 130).astype("uint16"), "PNG"))
+    with pytest.warns(UserWarning, match=r"0.png' is nearly black: .*pass white_level=4095 .*prepare --check lists"):
+        data.FolderSource(tmp_path, 4, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data.FolderSource(tmp_path, 4, 1, white_level=4095)
+        data.FolderSource(tmp_path, 4, 1, pixel_range=(0, 4095))
+        (tmp_path / "0.png").write_bytes(saved((RAMP * 2000).astype("uint16"), "PNG"))
+        data.FolderSource(tmp_path, 4, 1)

@@ -60,6 +60,11 @@ def test_a_mask_of_another_ratio_names_the_masking_that_fits(how, mask, model):
     assert model.copy(masking=keras_mae.RandomMasking(0.3))(x)["mask"].shape == (4, 10)
 
 
+def test_a_mask_that_leaves_nothing_names_no_masking(model):
+    with pytest.raises(ValueError, match="must leave at least one patch of every image visible"):
+        model.fit({"images": IMAGES, "mask": patches_of(10)}, verbose=0)
+
+
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="there a dataset is first seen in compiled code")
 def test_a_dataset_of_another_ratio_names_it_too(model):
     import tensorflow as tf

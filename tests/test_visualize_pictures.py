@@ -100,6 +100,11 @@ def confusion():
     return visualize.confusion(labels, predicted, ["ankle boot", "bag", "coat"])
 
 
+@pytest.mark.parametrize("name", ["$\\bag$", "caf\udce9"])
+def test_a_confusion_matrix_draws_any_name_of_a_folder(name):
+    visualize.confusion([0, 1], [0, 1], [name, "b"]).canvas.draw()
+
+
 def pretraining(epochs, start):
     epoch = np.arange(1, epochs + 1)
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,6 +41,8 @@ def reconstruct(
 
     import keras_mae
     from keras_mae import _files, convert
+    from keras_mae.data.examination import grays_in_the_dark
+    from keras_mae.data.levels import Levels
 
     mae = convert.load_model(model)
     if not isinstance(mae, keras_mae.MaskedAutoencoder):
@@ -48,8 +51,10 @@ def reconstruct(
             f"Received: a {type(mae).__name__} in {str(model)!r}"
         )
     keras_mae.visualize.check_savable(out)
-    levels = {"pixel_range": mae.encoder.pixel_range, "white_level": white_level}
+    levels: dict[str, Any] = {"pixel_range": mae.encoder.pixel_range, "white_level": white_level}
     batch = np.stack([keras_mae.data.read_image(path, mae.encoder.image_shape, **levels) for path in images])
+    if darkness := grays_in_the_dark(images, Levels(**levels)):
+        warnings.warn(darkness, stacklevel=2)
     result = mae.reconstruct(batch, seed=seed, statistics=statistics.value)
     figure = keras_mae.visualize.reconstructions(result, max_images=len(batch))
     with _files.whole(out) as unfinished:

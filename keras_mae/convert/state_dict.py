@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -199,14 +200,21 @@ def _harmless() -> list[Any]:
 
     The arguments of the authors' script are a Namespace, and many scripts save a metric as NumPy's scalar or the
     state of its random numbers. NumPy 1 calls the module that makes them again by another name than NumPy 2.
+    Arguments hold paths and dates, too; a path is made one that reads and writes nothing.
     """
     functions = [
         (one.__reduce__()[0], f"{module}.{name}")
         for one, name in ((np.float64(1), "scalar"), (np.zeros(1), "_reconstruct"))
         for module in ("numpy.core.multiarray", "numpy._core.multiarray")
     ]
+    paths = [
+        (kind, f"{module}.{name}")
+        for kind, name in ((PurePosixPath, "PosixPath"), (PureWindowsPath, "WindowsPath"))
+        for module in ("pathlib", "pathlib._local")  # Python 3.13's name
+    ]
+    dates = [datetime.datetime, datetime.date, datetime.timedelta]
     dtypes = {type(np.dtype(code)) for code in "?bhilqBHILQefdgFDSU"}
-    return [argparse.Namespace, np.ndarray, np.dtype, *functions, *dtypes]
+    return [argparse.Namespace, np.ndarray, np.dtype, *functions, *paths, *dates, *dtypes]
 
 
 def _is_tensor(value: Any) -> bool:

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from keras_mae.data import images as image_files
-from keras_mae.data.levels import Levels, numbers_of
+from keras_mae.data.levels import EIGHT_BITS, Levels, numbers_of
 
-__all__ = ["Examination", "examine"]
+__all__ = ["Examination", "examine", "grays_in_the_dark"]
 
 _NEARLY_BLACK = 16
 """Largest pixel, of 255, of an image that is called nearly black: 12 bits of 16 give no brighter one."""
+_LOOKED_AT = 4
 
 
 @dataclass
@@ -60,6 +61,16 @@ def examine(paths: Sequence[Path], levels: Levels, done: Callable[[], None] | No
             found.dark += [(path, darkness)] * bool(darkness)
             found.stacks += [path] * is_stack
     return found
+
+
+def grays_in_the_dark(paths: Sequence[Path], levels: Levels) -> str:
+    """Return what makes a folder's deep grays nearly black, by a look at a few of its files; "" if they are not."""
+    if levels != EIGHT_BITS:
+        return ""
+    looked_at = paths[:: max(len(paths) // _LOOKED_AT, 1)][:_LOOKED_AT]
+    deep = [path for path in looked_at if image_files.is_deep(path)]
+    dark = examine(deep, levels).dark if deep else []
+    return dark[0][1] if dark and len(dark) == len(deep) else ""
 
 
 def _darkness(path: Path, levels: Levels) -> str:

@@ -153,7 +153,8 @@ def refuse(image: Any, numbers: Numbers, levels: Levels) -> None:
     if numbers.white is None and not levels.own_units:
         raise UnclearNumbers(
             f"it holds {_described(numbers, numbers.of(image))}, and nothing says which of them is black and which "
-            "white: pass pixel_range=(low, high) (--pixel-range LOW HIGH), one range for all files, as the encoder's"
+            "white: pass pixel_range=(low, high), one range for all files, as the encoder's (keras-mae pretrain "
+            "--pixel-range LOW HIGH)"
         )
 
 
@@ -179,7 +180,8 @@ def numbers_of(file: Any) -> Numbers:
     if file.mode == "F":
         return Numbers("32-bit floats", "float32", None)
     if file.format == "PPM":
-        largest = arguments[1] if isinstance(arguments, tuple) and type(arguments[-1]) is int else 65535
+        raw = not isinstance(arguments, tuple) or file.tile[0][0] == "raw"  # then 255, or 65535 for grays
+        largest = (65535 if file.mode == "I" else 255) if raw else int(arguments[1])
         if file.mode == "I":
             return Numbers(f"{largest.bit_length()}-bit integers", "uint16", largest, stretched=largest < 65535)
         return Numbers("colors of 16 bits", reduced=True) if file.mode == "RGB" and largest > 255 else Numbers()

@@ -13,7 +13,7 @@ import numpy as np
 from keras_mae import _checks, _class_names, pixels
 from keras_mae.data import images as image_files
 from keras_mae.data.crops import CenterCrop, Crop
-from keras_mae.data.examination import examine
+from keras_mae.data.examination import examine, grays_in_the_dark
 from keras_mae.data.folders import look_into
 from keras_mae.data.images import MODES
 from keras_mae.data.levels import EIGHT_BITS, Levels, checked_levels
@@ -175,7 +175,8 @@ class FolderSource:
     bicubically with antialiasing (see `read_image`).
 
     Every file's header is read at once, so that empty files, files that are no images and absurdly large ones are
-    found before training starts; a file damaged further in is named when it is decoded.
+    found before training starts; a file damaged further in is named when it is decoded. If a few deep grays that are
+    looked at are all nearly black, a warning asks for their white level.
 
     Args:
         directory: Folder of images.
@@ -233,6 +234,8 @@ class FolderSource:
                 stacks = sum(count > 1 for count in pages)
         if passed_over := contents.passed_over(stacks):
             warnings.warn(f"{passed_over} (in {str(self.directory)!r})", stacklevel=2)
+        if darkness := grays_in_the_dark(self.paths, self.levels):
+            warnings.warn(f"{darkness}. keras-mae prepare --check lists all such files", stacklevel=2)
         self.labels = self._labels() if labeled else None
 
     def _labels(self) -> np.ndarray:

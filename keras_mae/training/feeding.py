@@ -15,13 +15,14 @@ The commands call `keras.utils.set_random_seed` before that, so that new weights
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
 
-from keras_mae import _checks, distribution
+from keras_mae import _checks, _class_names, distribution
 from keras_mae.data import (
     BUILTIN,
     CLASS_NAMES,
@@ -48,6 +49,7 @@ __all__ = [
     "open_unlabeled",
 ]
 
+_SPLITS = {"dev", "eval", "test", "testing", "train", "training", "val", "valid", "validation"}
 EXAMPLES = 8
 """Images whose reconstructions a run of pre-training draws."""
 
@@ -235,6 +237,7 @@ def open_labeled(
     generator = np.random.default_rng(_checks.seed_int("seed", seed))
     levels = _checked_levels(data, pixel_range, white_level)
     train = _source(data, "train", image_shape, levels)
+    _warn_of_classes(train, data)
     total, held_out = len(train), 0
     evaluated: Source
     if data in BUILTIN:
@@ -297,6 +300,25 @@ def _checked_levels(data: str | Path, pixel_range: tuple[float, float], white_le
             f"{data} has images of 0-255. Received: pixel_range={levels.pixel_range}, white_level={white_level}"
         )
     return levels
+
+
+def _warn_of_classes(train: Source, data: str | Path) -> None:
+    """Warn of folders that are hardly meant as classes: parts of a data set, and those without images."""
+    names = train.class_names or ()
+    if names and {name.lower() for name in names} <= _SPLITS:
+        warnings.warn(
+            f"The classes are {_class_names.listed(names)}, which look like parts of a data set: classes are the "
+            f"folders in {str(data)!r}. To train on one part and evaluate on another, give its folder, and the other "
+            "as `test` (--test)",
+            stacklevel=3,
+        )
+    if train.labels is not None and (
+        empty := [name for number, name in enumerate(names) if number not in set(train.labels.tolist())]
+    ):
+        warnings.warn(
+            f"{len(empty)} of the {len(names)} classes have no images in {str(data)!r}: {_class_names.listed(empty)}",
+            stacklevel=3,
+        )
 
 
 def _source(

@@ -315,8 +315,11 @@ def confusion(labels: Any, predicted: Any, class_names: Sequence[str]) -> Any:
         for row, column in np.argwhere(shares >= 0.5):
             color = "white" if shares[row, column] > 50 else "black"
             axes.text(column, row, f"{shares[row, column]:.0f}", ha="center", va="center", color=color, fontsize=7)
-        axes.set_xticks(range(len(class_names)), class_names, rotation=60, ha="right", fontsize=7)
-        axes.set_yticks(range(len(class_names)), class_names, fontsize=7)
+        # Names are no formulas, and those of folders may be other bytes than UTF-8, which cannot be drawn.
+        names = [name.encode("utf-8", "replace").decode() for name in class_names]
+        plain: dict[str, Any] = {"fontsize": 7, "parse_math": False}
+        axes.set_xticks(range(len(names)), names, rotation=60, ha="right", **plain)
+        axes.set_yticks(range(len(names)), names, **plain)
     axes.set(
         xlabel="predicted",
         ylabel="true",
