@@ -155,15 +155,15 @@ def extremes(images: Any) -> tuple[float, float]:
     return low, high
 
 
-def fits(low: Any, high: Any, dtype: str, pixel_range: PixelRange) -> Any:
+def fits(low: Any, high: Any, pixel_range: PixelRange) -> Any:
     """Return whether values from `low` to `high` can be images of the range; numbers, or scalar tensors.
 
-    Half of a gray level beyond it is rounding. Floats that are all within [-1, 1], and not all 0, are images that
-    somebody divided by 255 or normalized, where the range is much longer.
+    Half of a gray level beyond it is rounding. Values that are all within [-1, 1], and not all 0, are images that
+    somebody divided by 255, normalized or thresholded, where the range is much longer.
     """
     rounding = (pixel_range[1] - pixel_range[0]) / 510
     inside = (low >= pixel_range[0] - rounding) & (high <= pixel_range[1] + rounding)
-    if _is_float(dtype) and pixel_range[1] - pixel_range[0] >= _NARROW:
+    if pixel_range[1] - pixel_range[0] >= _NARROW:
         black = (low == 0) & (high == 0)
         inside = inside & (black | (low < -1) | (high > 1))
     return inside | (low > high)
@@ -171,7 +171,7 @@ def fits(low: Any, high: Any, dtype: str, pixel_range: PixelRange) -> Any:
 
 def check_extremes(low: float, high: float, dtype: str, pixel_range: PixelRange) -> None:
     """Raise a `ValueError` unless values from `low` to `high` can be images of the range; see `fits`."""
-    if fits(low, high, dtype, pixel_range):
+    if fits(low, high, pixel_range):
         return
     length, own = pixel_range[1] - pixel_range[0], "make the encoder with the pixel_range they have"
     if low >= 0 and high <= 1:

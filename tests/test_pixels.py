@@ -85,6 +85,9 @@ DOORS = {
     "fit with bad validation_data": lambda mae, clf: mae.fit(
         BYTES, validation_data=UNIT, batch_size=BATCH, verbose=0
     ),
+    "fit with bad validation_data in a tuple": lambda mae, clf: clf.fit(
+        BYTES, LABELS, validation_data=(UNIT, LABELS), batch_size=BATCH, verbose=0
+    ),
     "evaluate": lambda mae, clf: mae.evaluate(UNIT, verbose=0),
     "predict": lambda mae, clf: mae.predict(UNIT, verbose=0),
     "predict of a dict": lambda mae, clf: mae.predict({"images": UNIT}, verbose=0),
@@ -209,6 +212,7 @@ def test_images_in_the_encoders_range_are_taken(images, pixel_range):
     ("images", "pixel_range", "message"),
     [
         (BYTES, (0, 1), r"in 0-1 .* uint8 values from"),
+        (UNIT.astype("int64"), (0, 255), "multiply by 255.* int64 values from 0 to 1"),
         (BYTES, (-1024, 3071), r"in \[-1024, 3071\].* images.dtype=uint8"),
         (UNIT, (0, 10000), r"in 0-10000 .*pixel_range=\(0, 1\)"),
         (FLOATS * 1.2 - 25, (0, 255), "clip to that what resizing or augmentation took beyond it"),

@@ -252,11 +252,10 @@ def _check_prepared(directory: str | Path, manifest: dict[str, Any], levels: Lev
             "Prepared folders hold pixels of 0-255: read images in units of their own from the folder they were "
             f"prepared from. Received: pixel_range={levels.pixel_range} for {str(directory)!r}"
         )
-    if levels.white_level not in (None, manifest.get("white_level")):
-        raise ValueError(
-            f"{str(directory)!r} was prepared with white_level={manifest.get('white_level')}: prepare it again. "
-            f"Received: white_level={levels.white_level}"
-        )
+    white, given = manifest.get("white_level"), levels.white_level
+    if given not in (None, white):
+        rule = f"{str(directory)!r} was prepared with white_level={white}: prepare it again."
+        raise ValueError(f"{rule} Received: white_level={given}")
 
 
 def from_tfds(

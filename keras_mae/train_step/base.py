@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 from keras.src.trainers.compile_utils import CompileMetrics  # has no public name
 
 from keras_mae._types import Tensor
 from keras_mae.distribution import batch_parts
-from keras_mae.first_batch import ChecksImages
+from keras_mae.first_batch import ChecksImages, images_of
 from keras_mae.ops import concrete
 from keras_mae.random import StepCounter
 from keras_mae.train_step.trained import TrainedWeights, batch_norms, set_trained_parts, trained_parts
@@ -178,6 +179,14 @@ class BaseTrainStep(ChecksImages, keras.Model):
             raise ValueError("Training takes an optimizer: give `compile` one. Received: optimizer=None")
         self._trained.check(self)
         super().make_train_function(force)
+
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        """Train as `keras.Model.fit` does; arrays to validate on are looked at before it starts, and not after."""
+        held_out = kwargs.get("validation_data")
+        images = images_of(held_out) if isinstance(held_out, tuple) else None
+        if isinstance(images, np.ndarray):
+            self.look((images[:32],), together=False)
+        return super().fit(x, y, *args, **kwargs)
 
     def get_compile_config(self) -> dict[str, Any] | None:
         """Return what `compile_from_config` takes: Keras' own, and what is trained; `None` if it is not compiled."""

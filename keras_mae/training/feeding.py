@@ -312,9 +312,10 @@ def _warn_of_classes(train: Source, data: str | Path) -> None:
             "as `test` (--test)",
             stacklevel=3,
         )
-    if train.labels is not None and (
-        empty := [name for number, name in enumerate(names) if number not in set(train.labels.tolist())]
-    ):
+    if train.labels is None or not names:
+        return
+    images = np.bincount(train.labels, minlength=len(names))
+    if empty := [name for name, count in zip(names, images, strict=True) if not count]:
         warnings.warn(
             f"{len(empty)} of the {len(names)} classes have no images in {str(data)!r}: {_class_names.listed(empty)}",
             stacklevel=3,
