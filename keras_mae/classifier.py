@@ -276,9 +276,9 @@ class ViTClassifier(PresetFiles, TrainStep):
         try:
             super().compile_from_config(config)
         except ValueError as error:
-            warnings.warn(f"Cross-entropy and accuracy take the place of what was saved. {error}", stacklevel=2)
             replaced = ("loss", "loss_weights", "metrics", "weighted_metrics")
-            super().compile_from_config({**config, **dict.fromkeys(replaced)})
+            super().compile_from_config({**config, **dict.fromkeys(replaced)})  # raises again if it was not these
+            warnings.warn(f"Cross-entropy and accuracy take the place of what was saved. {error}", stacklevel=2)
 
     def check_batch(self, data: Any) -> Any:
         """Return `data` as it came, unless cross-entropy cannot take its labels; `predict` has none.
