@@ -161,7 +161,7 @@ class MAEDecoder(keras.Model):
         return self.prediction(self.norm(x[:, 1 + ids_keep.shape[1] :] if removed_only else x[:, 1:]))
 
     def copy(self, **changes: Any) -> MAEDecoder:
-        """Return a decoder of its own with the same weights.
+        """Return an independent decoder with the same weights.
 
         Args:
             changes: `image_shape`, with the same channels: the positions are resized in two dimensions. `name`,

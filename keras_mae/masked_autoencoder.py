@@ -344,7 +344,7 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         return to_pictures(images, prediction, outputs["mask"], statistics=source, encoder=self.encoder)
 
     def copy(self, **changes: Any) -> MaskedAutoencoder:
-        """Return a model of its own with the same weights, not compiled; training one leaves the other alone.
+        """Return an independent model with the same weights, not compiled; training one leaves the other alone.
 
         Args:
             changes: `image_shape`, with the same channels: the positions of encoder and decoder are resized in two
