@@ -78,7 +78,7 @@ ALLOWED = {
     "labels": LEAVES | {"loss"},
     "classifier": LEAVES | FIRST | {"encoder", "labels", "loss", "train_step"},
     "optimizers": LEAVES,
-    "recipes": LEAVES | {"optimizers", "pooling"},
+    "recipes": LEAVES | {"masking", "optimizers", "pooling"},
     "data": LEAVES,
     "transfer": LEAVES | FIRST | LEARNING | {"encoder", "labels", "loss"},
     "visualize": LEAVES | FIRST | SECOND | MODEL | {"classifier"},

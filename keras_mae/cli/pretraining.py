@@ -152,10 +152,7 @@ def pretrain(
             preset,
             image_shape=images.train.image_shape,
             pixel_range=pixel_range,
-            masking=maskings[masking.value](mask_ratio),
-            norm_pix_loss=norm_pix_loss,
-            masks_per_image=masks_per_image,
-            seed=seed,
+            **recipe.model_arguments | {"masking": maskings[masking.value](mask_ratio)},
             dtype=precision.value,
         )
         size, backend = "x".join(map(str, images.train.image_shape)), keras.backend.backend()
