@@ -191,6 +191,7 @@ def _check_agreement(model: MaskedAutoencoder, recipe: PretrainRecipe) -> None:
         ("mask_ratio", model.masking.mask_ratio),
         ("norm_pix_loss", model.norm_pix_loss),
         ("masks_per_image", model.masks_per_image),
+        ("predict_ratio", model.predict_ratio),
     ):
         if value != getattr(recipe, name):
             raise ValueError(f"Model and recipe must agree. Received: {name}={value} and {getattr(recipe, name)}")
