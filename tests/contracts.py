@@ -109,6 +109,7 @@ def mae(**kwargs: Any) -> keras_mae.MaskedAutoencoder:
         keras_mae.BlockMasking(0.76),
         norm_pix_loss=True,
         masks_per_image=3,
+        predict_ratio=0.4,
         seed=23,
         **kwargs,
     )

@@ -193,8 +193,13 @@ def encode(images: np.ndarray, w: Weights, sizes: Sizes, mask: np.ndarray | None
     return layer_norm(blocks_of(images, w, sizes, mask)[-1], w, "encoder.norm")
 
 
-def decode(tokens: np.ndarray, w: Weights, sizes: Sizes, mask: np.ndarray) -> np.ndarray:
-    """(batch, patches, pixels): mask tokens stand where patches were removed; every patch is predicted."""
+def decode(
+    tokens: np.ndarray, w: Weights, sizes: Sizes, mask: np.ndarray, predicted: np.ndarray | None = None
+) -> np.ndarray:
+    """(batch, patches, pixels): mask tokens stand where patches were removed; every patch is predicted.
+
+    With `predicted`, the removed patches that are 0 in it have no token, and their prediction is 0.
+    """
     embedded = dense(tokens, w, "decoder.embedding")
     x = np.zeros((len(tokens), 1 + mask.shape[1], embedded.shape[-1]))
     for sample in range(len(x)):
@@ -203,9 +208,15 @@ def decode(tokens: np.ndarray, w: Weights, sizes: Sizes, mask: np.ndarray) -> np
         for patch in range(mask.shape[1]):
             x[sample, 1 + patch] = w["decoder.mask_token"].reshape(-1) if mask[sample, patch] else next(visible)
     x = x + w["decoder.positions"]
+    absent = np.zeros(mask.shape) if predicted is None else mask - predicted
+    present = np.concatenate([np.ones((len(x), 1)), 1 - absent], axis=1) == 1
+    x = np.stack([tokens[there] for tokens, there in zip(x, present, strict=True)])
     for i in range(sizes.decoder_depth):
         x = block(x, w, f"decoder.{i}", sizes.decoder_num_heads)
-    return dense(layer_norm(x, w, "decoder.norm"), w, "decoder.prediction")[:, 1:]
+    x = dense(layer_norm(x, w, "decoder.norm"), w, "decoder.prediction")
+    out = np.zeros((*present.shape, x.shape[-1]))
+    out[present] = x.reshape(-1, x.shape[-1])
+    return out[:, 1:]
 
 
 def target_of(images: np.ndarray, sizes: Sizes, norm_pix_loss: bool) -> np.ndarray:

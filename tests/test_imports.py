@@ -63,7 +63,7 @@ LEAVES = {"_backend", "_checks", "_files", "_optional", "_types", "distribution"
 LEAVES |= {"_class_names", "first_batch", "pixels"}
 FIRST = {"patches", "pooling", "positions", "transformer", "masking", "presets"}
 SECOND = {"encoder", "decoder", "loss"}
-MODEL = {"copying", "mask_inputs", "masked_autoencoder", "reconstruction", "train_step"}
+MODEL = {"copying", "mask_inputs", "masked_autoencoder", "partial_prediction", "reconstruction", "train_step"}
 LEARNING = {"data", "optimizers", "recipes", "classifier"}
 # Part of the package -> parts it may import, at once or late.
 ALLOWED = {
@@ -74,6 +74,7 @@ ALLOWED = {
     "reconstruction": LEAVES | FIRST | SECOND,
     "copying": LEAVES,
     "mask_inputs": LEAVES | FIRST,
+    "partial_prediction": LEAVES | FIRST,
     "masked_autoencoder": LEAVES | FIRST | SECOND | MODEL - {"masked_autoencoder"},
     "labels": LEAVES | {"loss"},
     "classifier": LEAVES | FIRST | {"encoder", "labels", "loss", "train_step"},

@@ -26,6 +26,7 @@ class PretrainRecipe(Recipe):
         mask_ratio: Fraction of the patches to remove.
         norm_pix_loss: Whether each patch is standardized before it is predicted.
         masks_per_image: Number of masks drawn for each image in one step.
+        predict_ratio: Share of the removed patches to predict in one step.
         seed: Random seed for weights, masks, crops and data order.
 
     Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, table 8.
@@ -41,13 +42,16 @@ class PretrainRecipe(Recipe):
     mask_ratio: float = 0.75
     norm_pix_loss: bool = True
     masks_per_image: int = 1
+    predict_ratio: float = 1.0
     crop_area: tuple[float, float] | None = (0.2, 1.0)
     source: str = "repository"
     _mirrors_crops: ClassVar[bool] = True
+    _added: ClassVar[Mapping[str, Any]] = {"predict_ratio": 1.0}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _checks.positive_int("masks_per_image", self.masks_per_image)
+        _checks.share("predict_ratio", self.predict_ratio)
         _checks.boolean("norm_pix_loss", self.norm_pix_loss)
         for name in ("beta_1", "beta_2", "mask_ratio"):
             _checks.fraction(name, getattr(self, name))
@@ -83,6 +87,7 @@ class PretrainRecipe(Recipe):
             "masking": RandomMasking(self.mask_ratio),
             "norm_pix_loss": self.norm_pix_loss,
             "masks_per_image": self.masks_per_image,
+            "predict_ratio": self.predict_ratio,
             "seed": self.seed,
         }
 
