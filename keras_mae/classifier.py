@@ -30,8 +30,8 @@ def pool(encoder: ViTEncoder, images: Tensor, pooling: str, training: bool | Non
     Args:
         encoder: A `ViTEncoder`.
         images: (batch, height, width, channels) in the encoder's `pixel_range`.
-        pooling: "mean", the mean of the patch tokens, without the class token and without the encoder's final
-            norm; or "token", the class token after the final norm.
+        pooling: "mean", the mean of the patch tokens, without the class tokens and without the encoder's final
+            norm; or "token", the class token after the final norm, the mean of them if there are several.
         training: Whether drop path acts.
 
     Returns:
@@ -42,9 +42,25 @@ def pool(encoder: ViTEncoder, images: Tensor, pooling: str, training: bool | Non
 
 def pool_tokens(encoder: ViTEncoder, tokens: Tensor, pooling: str) -> Tensor:
     """Return `pool`, from what the encoder's last block returned."""
+    count = encoder.class_tokens
     if pooling == "mean":
-        return ops.mean(tokens[:, 1:], axis=1)
-    return (tokens if encoder.norm is None else encoder.norm(tokens))[:, 0]
+        return ops.mean(tokens[:, count:], axis=1)
+    tokens = tokens if encoder.norm is None else encoder.norm(tokens)
+    return tokens[:, 0] if count == 1 else ops.mean(tokens[:, :count], axis=1)
+
+
+def check_pooling(encoder: ViTEncoder, pooling: str) -> str:
+    """Return `pooling` if an encoder's tokens can be pooled so.
+
+    Raises:
+        ValueError: If there is no such pooling, or the encoder has no class token to take.
+    """
+    _checks.one_of("pooling", pooling, POOLINGS)
+    if pooling == "token" and not encoder.class_tokens:
+        raise ValueError(
+            '`pooling="token"` takes an encoder with class tokens: use pooling="mean". Received: class_tokens=0'
+        )
+    return pooling
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
@@ -57,8 +73,8 @@ class ViTClassifier(PresetFiles, TrainStep):
     and is counted in the metric `skipped_steps`.
 
     With `pooling="mean"` the patch tokens' mean goes through a new LayerNorm to the head, and the encoder's final
-    norm is not used: fine-tuning. With "token" it is the class token after that norm: linear probing. If the
-    whole encoder is trained, so are its positions, which are fixed in pre-training.
+    norm is not used: fine-tuning. With "token" it is the class token after that norm, the mean of them if there are
+    several: linear probing. If the whole encoder is trained, so are its positions, which are fixed in pre-training.
 
     Args:
         encoder: A `ViTEncoder`, such as `mae.encoder`.
@@ -121,7 +137,7 @@ class ViTClassifier(PresetFiles, TrainStep):
             raise _checks.argument_error("encoder", "a keras_mae.ViTEncoder, such as mae.encoder", encoder)
         # === Config ===
         self.num_classes = _checks.positive_int("num_classes", num_classes)
-        self.pooling = _checks.one_of("pooling", pooling, POOLINGS)
+        self.pooling = check_pooling(encoder, pooling)
         self.batch_norm = bool(batch_norm)
         self.class_names = class_names
         if pooling == "token" and not encoder.final_norm:
@@ -190,7 +206,8 @@ class ViTClassifier(PresetFiles, TrainStep):
         if blocks is None:
             return
         encoder.patch_embedding.trainable = False
-        encoder.class_token.trainable = False
+        if encoder.class_token is not None:
+            encoder.class_token.trainable = False
         whole = encoder.depth - int(blocks)  # the first block to be trained whole
         for block in encoder.blocks[:whole]:
             block.trainable = False
@@ -232,7 +249,7 @@ class ViTClassifier(PresetFiles, TrainStep):
     def layer_index(self, variable: Any) -> int:
         """Return the layer of a weight for layer-wise decay.
 
-        That is 0 for class token, positions and patch embedding, i + 1 for block i (from 0), and depth + 1 for the
+        That is 0 for class tokens, positions and patch embedding, i + 1 for block i (from 0), and depth + 1 for the
         norms behind the blocks and the head.
 
         Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, table 9.
@@ -246,7 +263,8 @@ class ViTClassifier(PresetFiles, TrainStep):
     @property
     def no_weight_decay(self) -> list[Any]:
         """The weights of two and more dimensions that fine-tuning does not decay."""
-        return [self.encoder.class_token, self.encoder.position_embedding]
+        tokens = [] if self.encoder.class_token is None else [self.encoder.class_token]
+        return [*tokens, self.encoder.position_embedding]
 
     # === Training ===
     def compile(self, optimizer: Any = "rmsprop", loss: Any = None, metrics: Any = None, **kwargs: Any) -> None:

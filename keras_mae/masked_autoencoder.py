@@ -102,7 +102,7 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
                 "`masking` must remove at least one patch. Received: "
                 f"mask_ratio={self.masking.mask_ratio} for {encoder.num_patches} patches"
             )
-        self.decoder.join(encoder.image_shape, encoder.patch_size, encoder.embed_dim)
+        self.decoder.join(encoder.image_shape, encoder.patch_size, encoder.embed_dim, encoder.class_tokens)
 
         self._predicts_from = self.masking.num_kept(encoder.grid)
 

@@ -89,13 +89,22 @@ def encoder(**kwargs: Any) -> keras_mae.ViTEncoder:
         pixel_mean=(10, 20, 30),
         pixel_std=(40, 50, 60),
         seed=17,
+        class_tokens=2,
         **kwargs,
     )
 
 
 def decoder(**kwargs: Any) -> keras_mae.MAEDecoder:
     model = keras_mae.MAEDecoder(
-        8, 1, 2, mlp_ratio=4.05, layer_norm_eps=1e-5, image_shape=(15, 14, 3), patch_size=(3, 2), **kwargs
+        8,
+        1,
+        2,
+        mlp_ratio=4.05,
+        layer_norm_eps=1e-5,
+        image_shape=(15, 14, 3),
+        patch_size=(3, 2),
+        class_tokens=2,
+        **kwargs,
     )
     model.build((None, None, 12))
     return model
@@ -136,7 +145,7 @@ def block(**kwargs: Any) -> keras_mae.TransformerBlock:
 
 def predict_patches(model: Any) -> Any:
     ids = np.tile(np.random.default_rng(3).permutation(35).astype("int32"), (3, 1))
-    return model(TOKENS, ids[:, :8], ids[:, 8:])
+    return model(TOKENS, ids[:, :7], ids[:, 7:])
 
 
 def sequential(layer: keras.layers.Layer) -> keras.Model:

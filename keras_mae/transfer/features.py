@@ -11,7 +11,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from keras_mae import _checks, _class_names, _files, pixels
-from keras_mae.classifier import POOLINGS, pool
+from keras_mae.classifier import check_pooling, pool
 from keras_mae.data.reading import numpy_batches
 from keras_mae.encoder import ViTEncoder
 
@@ -64,7 +64,8 @@ def extract_features(
         data: Images (images, height, width, channels) in the encoder's `pixel_range`, or a dataset of batches of
             images or of (images, labels), with or without a length. A dataset is read once, in its own order.
         labels: Labels (images,), for images in an array.
-        pooling: "token", the class token after the final norm; or "mean", the mean of the patch tokens before it.
+        pooling: "token", the class token after the final norm, the mean of them if there are several; or "mean", the
+            mean of the patch tokens before it.
         batch_size: Images at a time, for images in an array.
         file: Path of a .npy file to write the features to. The features returned are then memory-mapped, and may be
             larger than memory. The file appears when it is complete.
@@ -74,11 +75,12 @@ def extract_features(
         `Features`: the features, float32 (images, embed_dim), and the labels, (images,) or `None`.
 
     Raises:
-        ValueError: If the data are not images of the encoder's shape and range, or there are none.
+        ValueError: If the data are not images of the encoder's shape and range, or there are none; or the encoder
+            cannot be pooled so.
     """
-    _checks.one_of("pooling", pooling, POOLINGS)
     if not isinstance(encoder, ViTEncoder):
         raise _checks.argument_error("encoder", "a keras_mae.ViTEncoder, such as mae.encoder", encoder)
+    check_pooling(encoder, pooling)
     extractor = _Extractor(encoder, pooling)
     label_parts: list[np.ndarray] = []
     begun: list[bool] = []
