@@ -17,7 +17,7 @@ from keras_mae.from_preset import PresetFiles
 from keras_mae.loss import psnr, reconstruction_loss, reconstruction_target, visible_statistics
 from keras_mae.mask_inputs import given_mask, masks_to_check, named
 from keras_mae.masking import Mask, Masking, RandomMasking, explicit_mask
-from keras_mae.ops import gather_tokens
+from keras_mae.partial_prediction import drawn, in_reading_order
 from keras_mae.pixels import check_images
 from keras_mae.random import EVALUATION_STEP, hash_noise, places
 from keras_mae.reconstruction import Reconstruction, to_pictures, undo_normalization
@@ -52,6 +52,9 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
             reconstructions then need statistics from elsewhere.
         masks_per_image: Masks drawn for each image in one training step. One decoded image then serves
             several times; the loss is the mean over them.
+        predict_ratio: Share of the removed patches that a training step predicts, in (0, 1]; the loss and its PSNR
+            are over them, and the decoder gets no other mask tokens. They are drawn anew in each step, by the hash.
+            Without `training` every patch is predicted, so that `evaluate` takes the loss over all removed patches.
         seed: Seed for the masks.
 
     Call arguments:
@@ -61,7 +64,8 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
 
     Returns:
         A dict: `reconstruction`, float32 (batch, patches, pixels), the decoder's prediction of the target for
-        every patch, and `mask`, float32 (batch, patches), 1 = removed.
+        every patch, and `mask`, float32 (batch, patches), 1 = removed. Where a training step predicts a share of the
+        removed patches, also `predicted`, of the same form, and the reconstruction of the others is 0.
 
     Raises:
         ValueError: If the parts do not fit one another, or nothing would be removed.
@@ -83,6 +87,7 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         *,
         norm_pix_loss: bool = False,
         masks_per_image: int = 1,
+        predict_ratio: float = 1.0,
         seed: int = 0,
         **kwargs: Any,
     ):
@@ -96,6 +101,7 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         self.masking = RandomMasking() if masking is None else masking
         self.norm_pix_loss = bool(norm_pix_loss)
         self.masks_per_image = _checks.positive_int("masks_per_image", masks_per_image)
+        self.predict_ratio = _checks.share("predict_ratio", predict_ratio)
         self.seed = _checks.seed_int("seed", seed)
         if self.masking.num_kept(encoder.grid) == encoder.num_patches:
             raise ValueError(
@@ -112,40 +118,46 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
 
     # === The method ===
     def call(self, inputs: Any, training: bool | None = None) -> dict[str, Tensor]:
-        _, mask, prediction = self._predict(inputs, training, removed_only=False)
+        _, mask, predicted, prediction = self._predict(inputs, training, removed_only=False)
         # The decoder saw the patches in shuffled order: only here are they put back.
-        return {"reconstruction": gather_tokens(prediction, mask.ids_restore), "mask": mask.mask}
+        return in_reading_order(prediction, mask, predicted)
 
     def outputs_for_loss(self, x: Any, training: bool) -> dict[str, Tensor]:
-        """Return the prediction of the removed patches, and the pixels it is judged by.
+        """Return the prediction of the removed patches that are predicted, and the pixels it is judged by.
 
         Args:
             x: Images or dict, as given to the model.
             training: Whether to draw the masks of the current training step, and to end that step.
 
         Returns:
-            A dict of float32: `removed_prediction` and `removed_pixels` (batch, removed, pixels), normalized as the
-            encoder sees them; for a normalized target also `guessed_mean` and `guessed_std` (batch, removed, 1),
-            which put the prediction back into pixels.
+            A dict of float32: `removed_prediction` and `removed_pixels` (batch, predicted, pixels), normalized as the
+            encoder sees them; for a normalized target also `guessed_mean` and `guessed_std` (batch, predicted, 1),
+            which put the prediction back into pixels. All removed patches are predicted, but for training with a
+            `predict_ratio` below 1.
         """
         # The model is not called, so that what Keras does to arguments is done here.
         x = {key: ops.convert_to_tensor(value) for key, value in named(x).items() if value is not None}
-        images, mask, prediction = self._predict(x, training, removed_only=True)
+        images, mask, predicted, prediction = self._predict(x, training, removed_only=True)
         pixels = self.encoder.patch_embedding.pixels
-        outputs = {"removed_prediction": prediction, "removed_pixels": pixels(images, mask.ids_removed)}
+        outputs = {"removed_prediction": prediction, "removed_pixels": pixels(images, predicted)}
         if self.norm_pix_loss:
             visible = pixels(images, mask.ids_keep)
-            outputs["guessed_mean"], outputs["guessed_std"] = visible_statistics(visible, *mask, self.encoder.grid)
+            guess = visible_statistics(visible, mask.ids_keep, predicted, self.encoder.grid)
+            outputs["guessed_mean"], outputs["guessed_std"] = guess
         return outputs
 
-    def _predict(self, inputs: Any, training: bool | None, removed_only: bool) -> tuple[Tensor, Mask, Tensor]:
-        """Return the images, their mask, and the float32 prediction in the decoder's order."""
+    def _predict(self, inputs: Any, training: bool | None, removed_only: bool) -> tuple[Tensor, Mask, Tensor, Tensor]:
+        """Return images, mask, patches to predict, and the float32 prediction in the decoder's order."""
         inputs = named(inputs)
         images = inputs["images"]
         mask = self._mask(inputs, training)  # before the encoder is called, which in training ends the step
+        predicted = mask.ids_removed
+        if training and self.predict_ratio < 1:
+            place = self.encoder.step.place(ops.shape(mask.ids_keep)[0])
+            mask, predicted = drawn(mask, self.predict_ratio, self.seed, *place)
         tokens = self.encoder(images, ids_keep=mask.ids_keep, training=training)
-        prediction = self.decoder(tokens, mask.ids_keep, mask.ids_removed, removed_only=removed_only)
-        return images, mask, ops.cast(prediction, "float32")
+        prediction = self.decoder(tokens, mask.ids_keep, predicted, removed_only=removed_only)
+        return images, mask, predicted, ops.cast(prediction, "float32")
 
     def _mask(self, inputs: dict[str, Any], training: bool | None) -> Mask:
         """Return the patches to keep and to remove: as `inputs` says, or as drawn for this step or for evaluation."""
@@ -179,7 +191,7 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
             A float32 scalar.
         """
         if "reconstruction" in y_pred:  # from `call`, which Keras' own training step uses
-            prediction, mask = y_pred["reconstruction"], y_pred["mask"]
+            prediction, mask = y_pred["reconstruction"], y_pred.get("predicted", y_pred["mask"])
             pixels = self.encoder.patch_embedding.pixels(named(x)["images"])
             pixels = ops.repeat(pixels, self.masks_per_image if training else 1, axis=0)
         else:
@@ -348,7 +360,8 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
 
         Args:
             changes: `image_shape`, with the same channels: the positions of encoder and decoder are resized in two
-                dimensions. `masking`, `masks_per_image`, `seed` (of the masks), `drop_path_rate`, `name`, `dtype`.
+                dimensions. `masking`, `masks_per_image`, `predict_ratio`, `seed` (of the masks), `drop_path_rate`,
+                `name`, `dtype`.
 
         Returns:
             A model of the same class, its step counter at 0.
@@ -366,6 +379,7 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
             "masking": keras.saving.serialize_keras_object(self.masking),
             "norm_pix_loss": self.norm_pix_loss,
             "masks_per_image": self.masks_per_image,
+            "predict_ratio": self.predict_ratio,
             "seed": self.seed,
         }
 
