@@ -31,6 +31,8 @@ class MAEDecoder(keras.Model):
         layer_norm_eps: Added to the variance in every norm.
         image_shape: (height, width, channels) to predict. `MaskedAutoencoder` fills it in from its encoder.
         patch_size: Side of a patch in pixels, or (height, width). Filled in likewise.
+        output_dim: Length of the vector to predict for each patch; the number of its pixel values by default. Filled
+            in likewise, where the target is not made of pixels.
 
     Call arguments:
         tokens: (batch, 1 + kept, encoder width), the encoder's output.
@@ -40,8 +42,8 @@ class MAEDecoder(keras.Model):
             projection then run on those tokens alone.
 
     Returns:
-        Predicted pixels, in the order [visible, removed]: (batch, kept + removed, pixels), or
-        (batch, removed, pixels).
+        Predicted pixels, or other vectors of `output_dim`, in the order [visible, removed]:
+        (batch, kept + removed, pixels), or (batch, removed, pixels).
 
     Raises:
         ValueError: If the arguments do not fit one another.
@@ -59,6 +61,7 @@ class MAEDecoder(keras.Model):
         layer_norm_eps: float = 1e-6,
         image_shape: tuple[int, int, int] | None = None,
         patch_size: int | tuple[int, int] | None = None,
+        output_dim: int | None = None,
         **kwargs: Any,
     ):
         kwargs.setdefault("name", "decoder")
@@ -75,6 +78,7 @@ class MAEDecoder(keras.Model):
         self.layer_norm_eps = _checks.positive("layer_norm_eps", layer_norm_eps)
         self.image_shape = None if image_shape is None else _checks.image_shape(image_shape)
         self.patch_size = None if patch_size is None else _checks.pair("patch_size", patch_size)
+        self.output_dim = None if output_dim is None else _checks.positive_int("output_dim", output_dim)
 
         # === Layers ===
         policy = self.dtype_policy
@@ -85,8 +89,20 @@ class MAEDecoder(keras.Model):
         ]
         self.norm = keras.layers.LayerNormalization(epsilon=layer_norm_eps, name="norm", dtype=policy)
 
-    def join(self, image_shape: tuple[int, int, int], patch_size: tuple[int, int], width: int) -> None:
+    def join(
+        self,
+        image_shape: tuple[int, int, int],
+        patch_size: tuple[int, int],
+        width: int,
+        output_dim: int | None = None,
+    ) -> None:
         """Take image and patch size from the encoder of `width` that this decoder follows, and build.
+
+        Args:
+            image_shape: (height, width, channels) of the encoder's images.
+            patch_size: (height, width) of its patches.
+            width: The encoder's `embed_dim`.
+            output_dim: Length of the vector to predict for each patch; its pixels by default.
 
         Raises:
             ValueError: If this decoder was made for, or joined to, something else.
@@ -98,6 +114,14 @@ class MAEDecoder(keras.Model):
                 f"an encoder of image_shape={image_shape}, patch_size={patch_size}"
             )
         self.image_shape, self.patch_size = image_shape, patch_size
+        pixels = patch_size[0] * patch_size[1] * image_shape[2]
+        wanted, free = output_dim or pixels, self.output_dim is None and not self.built
+        if not free and (self.output_dim or pixels) != wanted:
+            raise ValueError(
+                "The decoder must predict vectors as long as the target's: give a new decoder. "
+                f"Received: a decoder for {self.output_dim or pixels} values a patch and a target of {wanted}"
+            )
+        self.output_dim = None if wanted == pixels else wanted
         if self.built and self.embedding.kernel.shape[0] != width:
             raise ValueError(
                 "A decoder that is built can only follow an encoder of the same `embed_dim`. "
@@ -135,8 +159,8 @@ class MAEDecoder(keras.Model):
         for block in self.blocks:
             block.build(tokens)
         self.norm.build(tokens)
-        pixels = self.patch_size[0] * self.patch_size[1] * self.image_shape[2]
-        self.prediction = Linear(pixels, name="prediction", dtype=self.dtype_policy)
+        outputs = self.output_dim or self.patch_size[0] * self.patch_size[1] * self.image_shape[2]
+        self.prediction = Linear(outputs, name="prediction", dtype=self.dtype_policy)
         self.prediction.build(tokens)
         if not self.trainable:  # `trainable=False` was given, and the parts do not know
             self.trainable = True
@@ -199,4 +223,5 @@ class MAEDecoder(keras.Model):
             "layer_norm_eps": self.layer_norm_eps,
             "image_shape": self.image_shape,
             "patch_size": self.patch_size,
+            "output_dim": self.output_dim,
         }

@@ -14,13 +14,14 @@ from keras_mae.copying import copied_parts
 from keras_mae.decoder import MAEDecoder
 from keras_mae.encoder import ViTEncoder
 from keras_mae.from_preset import PresetFiles
-from keras_mae.loss import psnr, reconstruction_loss, reconstruction_target, visible_statistics
-from keras_mae.mask_inputs import given_mask, masks_to_check, named
+from keras_mae.loss import psnr, reconstruction_loss
+from keras_mae.mask_inputs import given_mask, masks_of, masks_to_check, named
 from keras_mae.masking import Mask, Masking, RandomMasking, explicit_mask
 from keras_mae.ops import gather_tokens
 from keras_mae.pixels import check_images
 from keras_mae.random import EVALUATION_STEP, hash_noise, places
 from keras_mae.reconstruction import Reconstruction, to_pictures, undo_normalization
+from keras_mae.targets.patch_targets import PatchTargets, plain, settled
 from keras_mae.train_step import Directed, TrainStep
 
 __all__ = ["MaskedAutoencoder"]
@@ -49,7 +50,11 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
             patch size from the encoder.
         masking: A `RandomMasking` (75 % by default), `BlockMasking` or `GridMasking`.
         norm_pix_loss: Whether each patch is standardized before it is predicted. Better features, but
-            reconstructions then need statistics from elsewhere.
+            reconstructions then need statistics from elsewhere. By default as `target` says.
+        target: What to predict for each patch. "pixels", the default; "normalized", another name for
+            `norm_pix_loss=True`; "low_pass" (`keras_mae.targets.LowPass`), which `norm_pix_loss` standardizes too;
+            "hog" (`HOG`); or a function in `keras.ops` of images (batch, height, width, channels), as given to the
+            model, that returns vectors (batch, patches, dim). The decoder is built to fit.
         masks_per_image: Masks drawn for each image in one training step. One decoded image then serves
             several times; the loss is the mean over them.
         seed: Seed for the masks.
@@ -81,7 +86,8 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         decoder: MAEDecoder | None = None,
         masking: Masking | None = None,
         *,
-        norm_pix_loss: bool = False,
+        norm_pix_loss: bool | None = None,
+        target: Any = None,
         masks_per_image: int = 1,
         seed: int = 0,
         **kwargs: Any,
@@ -94,7 +100,7 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         self.encoder = encoder
         self.decoder = MAEDecoder(dtype=encoder.dtype_policy) if decoder is None else decoder
         self.masking = RandomMasking() if masking is None else masking
-        self.norm_pix_loss = bool(norm_pix_loss)
+        self.target, standardized = settled(target, norm_pix_loss)
         self.masks_per_image = _checks.positive_int("masks_per_image", masks_per_image)
         self.seed = _checks.seed_int("seed", seed)
         if self.masking.num_kept(encoder.grid) == encoder.num_patches:
@@ -102,13 +108,25 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
                 "`masking` must remove at least one patch. Received: "
                 f"mask_ratio={self.masking.mask_ratio} for {encoder.num_patches} patches"
             )
-        self.decoder.join(encoder.image_shape, encoder.patch_size, encoder.embed_dim)
+        self._targets = PatchTargets(self.target, standardized, encoder)
+        self.decoder.join(encoder.image_shape, encoder.patch_size, encoder.embed_dim, self._targets.dim)
 
         self._predicts_from = self.masking.num_kept(encoder.grid)
 
         self.psnr_tracker = keras.metrics.Mean(name="psnr")
-        self._directed = Directed(up=[self.psnr_tracker], down=[self.skipped_tracker])
+        measured = [self.psnr_tracker] if self._targets.is_pixels else []
+        self._directed = Directed(up=measured, down=[self.skipped_tracker])
         self.build((None, *self.encoder.image_shape))  # all parts are; `export` wants to have seen a shape
+
+    @property
+    def norm_pix_loss(self) -> bool:
+        """Whether each patch is standardized before it is predicted."""
+        return self._targets.norm_pix_loss
+
+    @property
+    def predicts_pixels(self) -> bool:
+        """Whether predictions are pixels: `reconstruct` shows them, and the metric `psnr` measures them."""
+        return self._targets.is_pixels
 
     # === The method ===
     def call(self, inputs: Any, training: bool | None = None) -> dict[str, Tensor]:
@@ -117,7 +135,7 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         return {"reconstruction": gather_tokens(prediction, mask.ids_restore), "mask": mask.mask}
 
     def outputs_for_loss(self, x: Any, training: bool) -> dict[str, Tensor]:
-        """Return the prediction of the removed patches, and the pixels it is judged by.
+        """Return the prediction of the removed patches, and what it is judged by.
 
         Args:
             x: Images or dict, as given to the model.
@@ -125,18 +143,14 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
 
         Returns:
             A dict of float32: `removed_prediction` and `removed_pixels` (batch, removed, pixels), normalized as the
-            encoder sees them; for a normalized target also `guessed_mean` and `guessed_std` (batch, removed, 1),
-            which put the prediction back into pixels.
+            encoder sees them, for "low_pass" without their high frequencies; for a normalized target also
+            `guessed_mean` and `guessed_std` (batch, removed, 1), which put the prediction back into pixels. For a
+            target that is not made of pixels, `removed_target` (batch, removed, dim) instead of all these.
         """
         # The model is not called, so that what Keras does to arguments is done here.
         x = {key: ops.convert_to_tensor(value) for key, value in named(x).items() if value is not None}
         images, mask, prediction = self._predict(x, training, removed_only=True)
-        pixels = self.encoder.patch_embedding.pixels
-        outputs = {"removed_prediction": prediction, "removed_pixels": pixels(images, mask.ids_removed)}
-        if self.norm_pix_loss:
-            visible = pixels(images, mask.ids_keep)
-            outputs["guessed_mean"], outputs["guessed_std"] = visible_statistics(visible, *mask, self.encoder.grid)
-        return outputs
+        return {"removed_prediction": prediction, **self._targets.outputs(images, *mask)}
 
     def _predict(self, inputs: Any, training: bool | None, removed_only: bool) -> tuple[Tensor, Mask, Tensor]:
         """Return the images, their mask, and the float32 prediction in the decoder's order."""
@@ -180,11 +194,11 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         """
         if "reconstruction" in y_pred:  # from `call`, which Keras' own training step uses
             prediction, mask = y_pred["reconstruction"], y_pred["mask"]
-            pixels = self.encoder.patch_embedding.pixels(named(x)["images"])
-            pixels = ops.repeat(pixels, self.masks_per_image if training else 1, axis=0)
+            vectors = self._targets.vectors(named(x)["images"])
+            vectors = ops.repeat(vectors, self.masks_per_image if training else 1, axis=0)
         else:
-            prediction, mask, pixels = y_pred["removed_prediction"], None, y_pred["removed_pixels"]
-        loss = reconstruction_loss(prediction, reconstruction_target(pixels, self.norm_pix_loss), mask)
+            prediction, mask, vectors = y_pred["removed_prediction"], None, self._targets.in_outputs(y_pred)
+        loss = reconstruction_loss(prediction, self._targets.to_predict(vectors), mask)
         if sample_weight is not None:
             weights = ops.reshape(ops.cast(sample_weight, "float32"), (-1, 1))
             loss = ops.reshape(loss, (ops.shape(weights)[0], -1)) * weights
@@ -195,7 +209,11 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
 
         For a normalized target the prediction is put back into pixels with the visible patches' statistics:
         the true ones would leak the answer.
+
+        Raises:
+            ValueError: If the model does not predict pixels.
         """
+        self._targets.check_visible("`removed_psnr`")
         prediction = outputs["removed_prediction"]
         if self.norm_pix_loss:
             prediction = prediction * outputs["guessed_std"] + outputs["guessed_mean"]
@@ -263,12 +281,13 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         """Add one batch to the metrics; a skipped one (`finite` false) to the count of skipped steps only.
 
         Returns:
-            The logs: `loss`, `psnr` (dB over the encoder's `pixel_range`, removed pixels) and, in
-            training, `skipped_steps`.
+            The logs: `loss`, `psnr` (dB over the encoder's `pixel_range`, removed pixels) where the target is made
+            of pixels, and, in training, `skipped_steps`.
         """
-        quality = ops.mean(self.removed_psnr(outputs))
-        rows = ops.shape(outputs["removed_prediction"])[0]
-        self._add_to_means(rows, finite, (self._loss_tracker, loss), (self.psnr_tracker, quality))
+        means = [(self._loss_tracker, loss)]
+        if self.predicts_pixels:
+            means.append((self.psnr_tracker, ops.mean(self.removed_psnr(outputs))))
+        self._add_to_means(ops.shape(outputs["removed_prediction"])[0], finite, *means)
         logs = self.get_metrics_result()
         if finite is None:
             logs.pop(self.skipped_tracker.name)
@@ -299,31 +318,20 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
             batch_size: Number of images at a time.
 
         Returns:
-            A `Reconstruction`: NumPy arrays in the images' own shape, range and dtype.
+            A `Reconstruction`: NumPy arrays in the images' own shape, range and dtype. What a "low_pass" model
+            predicts lacks the high frequencies.
 
         Raises:
-            ValueError: If images, their range or mask do not fit the model, or pixels are not finite.
+            ValueError: If images, their range or mask do not fit the model, pixels are not finite, or the model
+                predicts something else than pixels.
 
         Reference: "Masked Autoencoders Are Scalable Vision Learners", figure 2.
         """
+        self._targets.check_visible("`reconstruct`")
         _checks.one_of("statistics", statistics, ("visible", "true"))
         images = check_images(images, self.encoder.image_shape, self.encoder.pixel_range)
-        grid = self.encoder.grid
-        if mask is None:
-            noise = hash_noise(
-                self.seed if seed is None else _checks.seed_int("seed", seed),
-                EVALUATION_STEP,
-                ops.arange(len(images), dtype="int32"),
-                self.encoder.num_patches,
-            )
-            drawn = self.masking(noise, grid=grid)
-        else:
-            if len(mask) != len(images):
-                raise ValueError(
-                    f"`mask` must have one row an image. Received: {len(mask)} rows for {len(images)} images"
-                )
-            drawn = explicit_mask(ops.convert_to_tensor(mask), grid, patch_size=self.encoder.patch_size)
-        ids_keep, ids_removed = (ops.convert_to_numpy(ids) for ids in drawn)
+        seed = self.seed if seed is None else _checks.seed_int("seed", seed)
+        ids_keep, ids_removed = masks_of(len(images), self.masking, self.encoder, mask=mask, seed=seed)
         if ids_keep.shape[1] != self._predicts_from:
             # TensorFlow would trace again with the number of visible patches unknown; here it is always known.
             self.make_predict_function(force=True)
@@ -336,6 +344,7 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
             prediction, source = undo_normalization(
                 prediction,
                 images,
+                self._targets.vectors(images),
                 ids_keep=ids_keep,
                 ids_removed=ids_removed,
                 statistics=statistics,
@@ -365,13 +374,16 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
             "decoder": keras.saving.serialize_keras_object(self.decoder),
             "masking": keras.saving.serialize_keras_object(self.masking),
             "norm_pix_loss": self.norm_pix_loss,
+            # The method's own targets are what `norm_pix_loss` says, as in files from before there were others.
+            "target": None if plain(self.target) else keras.saving.serialize_keras_object(self.target),
             "masks_per_image": self.masks_per_image,
             "seed": self.seed,
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> MaskedAutoencoder:
-        parts = {key: keras.saving.deserialize_keras_object(config[key]) for key in ("encoder", "decoder", "masking")}
+        named = ("encoder", "decoder", "masking", "target")
+        parts = {key: keras.saving.deserialize_keras_object(config[key]) for key in named if key in config}
         return cls(**{**config, **parts})
 
 
