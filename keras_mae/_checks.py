@@ -48,11 +48,18 @@ def fraction(argument: str, value: Any) -> float:
     return number(argument, value, 0.0, 1.0, "in [0, 1)")
 
 
-def within(argument: str, value: Any, high: float) -> float:
-    """Return `value` as a `float` in [0, high]."""
+def within(argument: str, value: Any, high: float, rule: str | None = None) -> float:
+    """Return `value` as a `float` in [0, high]; `rule` says so in words."""
     if value == high and not isinstance(value, bool):
         return float(high)
-    return number(argument, value, 0.0, high, f"in [0, {high}]")
+    return number(argument, value, 0.0, high, rule or f"in [0, {high}]")
+
+
+def share(argument: str, value: Any) -> float:
+    """Return `value` as a `float` in (0, 1]."""
+    if value == 0:
+        raise argument_error(argument, "in (0, 1]", value)
+    return within(argument, value, 1, "in (0, 1]")
 
 
 def non_negative(argument: str, value: Any) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_mae import _checks
@@ -15,20 +14,21 @@ from keras_mae.decoder import MAEDecoder
 from keras_mae.encoder import ViTEncoder
 from keras_mae.from_preset import PresetFiles
 from keras_mae.loss import psnr, reconstruction_loss
-from keras_mae.mask_inputs import given_mask, masks_of, masks_to_check, named
+from keras_mae.mask_inputs import given_mask, masks_of, named
 from keras_mae.masking import Mask, Masking, RandomMasking, explicit_mask
-from keras_mae.ops import gather_tokens
+from keras_mae.partial_prediction import drawn, in_reading_order
 from keras_mae.pixels import check_images
 from keras_mae.random import EVALUATION_STEP, hash_noise, places
 from keras_mae.reconstruction import Reconstruction, to_pictures, undo_normalization
 from keras_mae.targets.patch_targets import PatchTargets, plain, settled
-from keras_mae.train_step import Directed, TrainStep
+from keras_mae.train_step import Directed
+from keras_mae.unlabeled import Unlabeled
 
 __all__ = ["MaskedAutoencoder"]
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
-class MaskedAutoencoder(PresetFiles, TrainStep):
+class MaskedAutoencoder(PresetFiles, Unlabeled):
     """Hides most of an image's patches, encodes the rest, and learns to predict the hidden pixels.
 
     Give `fit` images: arrays, or any dataset Keras takes of `images`, `(images, labels)` (labels are
@@ -57,6 +57,9 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
             model, that returns vectors (batch, patches, dim). The decoder is built to fit.
         masks_per_image: Masks drawn for each image in one training step. One decoded image then serves
             several times; the loss is the mean over them.
+        predict_ratio: Share of the removed patches that a training step predicts, in (0, 1]; the loss and its PSNR
+            are over them, and the decoder gets no other mask tokens. They are drawn anew in each step, by the hash.
+            Without `training` every patch is predicted, so that `evaluate` takes the loss over all removed patches.
         seed: Seed for the masks.
 
     Call arguments:
@@ -66,7 +69,8 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
 
     Returns:
         A dict: `reconstruction`, float32 (batch, patches, pixels), the decoder's prediction of the target for
-        every patch, and `mask`, float32 (batch, patches), 1 = removed.
+        every patch, and `mask`, float32 (batch, patches), 1 = removed. Where a training step predicts a share of the
+        removed patches, also `predicted`, of the same form, and the reconstruction of the others is 0.
 
     Raises:
         ValueError: If the parts do not fit one another, or nothing would be removed.
@@ -89,6 +93,7 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         norm_pix_loss: bool | None = None,
         target: Any = None,
         masks_per_image: int = 1,
+        predict_ratio: float = 1.0,
         seed: int = 0,
         **kwargs: Any,
     ):
@@ -102,6 +107,7 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         self.masking = RandomMasking() if masking is None else masking
         self.target, standardized = settled(target, norm_pix_loss)
         self.masks_per_image = _checks.positive_int("masks_per_image", masks_per_image)
+        self.predict_ratio = _checks.share("predict_ratio", predict_ratio)
         self.seed = _checks.seed_int("seed", seed)
         if self.masking.num_kept(encoder.grid) == encoder.num_patches:
             raise ValueError(
@@ -130,36 +136,41 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
 
     # === The method ===
     def call(self, inputs: Any, training: bool | None = None) -> dict[str, Tensor]:
-        _, mask, prediction = self._predict(inputs, training, removed_only=False)
+        _, mask, predicted, prediction = self._predict(inputs, training, removed_only=False)
         # The decoder saw the patches in shuffled order: only here are they put back.
-        return {"reconstruction": gather_tokens(prediction, mask.ids_restore), "mask": mask.mask}
+        return in_reading_order(prediction, mask, predicted)
 
     def outputs_for_loss(self, x: Any, training: bool) -> dict[str, Tensor]:
-        """Return the prediction of the removed patches, and what it is judged by.
+        """Return the prediction of the removed patches that are predicted, and what it is judged by.
 
         Args:
             x: Images or dict, as given to the model.
             training: Whether to draw the masks of the current training step, and to end that step.
 
         Returns:
-            A dict of float32: `removed_prediction` and `removed_pixels` (batch, removed, pixels), normalized as the
+            A dict of float32: `removed_prediction` and `removed_pixels` (batch, predicted, pixels), normalized as the
             encoder sees them, for "low_pass" without their high frequencies; for a normalized target also
-            `guessed_mean` and `guessed_std` (batch, removed, 1), which put the prediction back into pixels. For a
-            target that is not made of pixels, `removed_target` (batch, removed, dim) instead of all these.
+            `guessed_mean` and `guessed_std` (batch, predicted, 1), which put the prediction back into pixels. For a
+            target that is not made of pixels, `removed_target` (batch, predicted, dim) instead of all these. All
+            removed patches are predicted, but for training with a `predict_ratio` below 1.
         """
         # The model is not called, so that what Keras does to arguments is done here.
         x = {key: ops.convert_to_tensor(value) for key, value in named(x).items() if value is not None}
-        images, mask, prediction = self._predict(x, training, removed_only=True)
-        return {"removed_prediction": prediction, **self._targets.outputs(images, *mask)}
+        images, mask, predicted, prediction = self._predict(x, training, removed_only=True)
+        return {"removed_prediction": prediction, **self._targets.outputs(images, mask.ids_keep, predicted)}
 
-    def _predict(self, inputs: Any, training: bool | None, removed_only: bool) -> tuple[Tensor, Mask, Tensor]:
-        """Return the images, their mask, and the float32 prediction in the decoder's order."""
+    def _predict(self, inputs: Any, training: bool | None, removed_only: bool) -> tuple[Tensor, Mask, Tensor, Tensor]:
+        """Return images, mask, patches to predict, and the float32 prediction in the decoder's order."""
         inputs = named(inputs)
         images = inputs["images"]
         mask = self._mask(inputs, training)  # before the encoder is called, which in training ends the step
+        predicted = mask.ids_removed
+        if training and self.predict_ratio < 1:
+            place = self.encoder.step.place(ops.shape(mask.ids_keep)[0])
+            mask, predicted = drawn(mask, self.predict_ratio, self.seed, *place)
         tokens = self.encoder(images, ids_keep=mask.ids_keep, training=training)
-        prediction = self.decoder(tokens, mask.ids_keep, mask.ids_removed, removed_only=removed_only)
-        return images, mask, ops.cast(prediction, "float32")
+        prediction = self.decoder(tokens, mask.ids_keep, predicted, removed_only=removed_only)
+        return images, mask, predicted, ops.cast(prediction, "float32")
 
     def _mask(self, inputs: dict[str, Any], training: bool | None) -> Mask:
         """Return the patches to keep and to remove: as `inputs` says, or as drawn for this step or for evaluation."""
@@ -193,7 +204,7 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
             A float32 scalar.
         """
         if "reconstruction" in y_pred:  # from `call`, which Keras' own training step uses
-            prediction, mask = y_pred["reconstruction"], y_pred["mask"]
+            prediction, mask = y_pred["reconstruction"], y_pred.get("predicted", y_pred["mask"])
             vectors = self._targets.vectors(named(x)["images"])
             vectors = ops.repeat(vectors, self.masks_per_image if training else 1, axis=0)
         else:
@@ -232,40 +243,6 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
             encoder, mask = self.encoder, ops.convert_to_tensor(x["mask"])
             explicit_mask(mask, encoder.grid, self.masking.num_kept(encoder.grid), encoder.patch_size)
         return data
-
-    def _check_first(self, *data: Any) -> None:
-        """Check the first masks of arrays before a compiled step meets them: its error is none of Python's."""
-        for masks in masks_to_check(data):
-            self.check_batch({"mask": masks})
-
-    def compile(self, optimizer: Any = "rmsprop", **kwargs: Any) -> None:
-        """Configure training. Arguments are `keras.Model.compile`'s, without losses and metrics.
-
-        Raises:
-            ValueError: If a loss or metrics are given: the model brings its own.
-        """
-        refused = [
-            key for key in ("loss", "loss_weights", "metrics", "weighted_metrics") if kwargs.get(key) is not None
-        ]
-        if refused:
-            raise ValueError(
-                "A MaskedAutoencoder has its own loss and metrics (loss, psnr, skipped_steps): compile it with "
-                f"an optimizer only. Received: {', '.join(refused)}"
-            )
-        super().compile(optimizer=optimizer, **kwargs)
-
-    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
-        """Train as `keras.Model.fit` does; `y` may be left out, also with sample weights."""
-        held_out = kwargs.get("validation_data")
-        self._check_first(x, held_out)
-        if isinstance(held_out, tuple) and len(held_out) == 3:
-            kwargs["validation_data"] = (held_out[0], _labels(held_out[1], held_out[2]), held_out[2])
-        return super().fit(x, _labels(y, kwargs.get("sample_weight")), *args, **kwargs)
-
-    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate as `keras.Model.evaluate` does; `y` may be left out, also with sample weights."""
-        self._check_first(x)
-        return super().evaluate(x, _labels(y, kwargs.get("sample_weight")), *args, **kwargs)
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -357,7 +334,8 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
 
         Args:
             changes: `image_shape`, with the same channels: the positions of encoder and decoder are resized in two
-                dimensions. `masking`, `masks_per_image`, `seed` (of the masks), `drop_path_rate`, `name`, `dtype`.
+                dimensions. `masking`, `masks_per_image`, `predict_ratio`, `seed` (of the masks), `drop_path_rate`,
+                `name`, `dtype`.
 
         Returns:
             A model of the same class, its step counter at 0.
@@ -377,6 +355,7 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
             # The method's own targets are what `norm_pix_loss` says, as in files from before there were others.
             "target": None if plain(self.target) else keras.saving.serialize_keras_object(self.target),
             "masks_per_image": self.masks_per_image,
+            "predict_ratio": self.predict_ratio,
             "seed": self.seed,
         }
 
@@ -385,8 +364,3 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         named = ("encoder", "decoder", "masking", "target")
         parts = {key: keras.saving.deserialize_keras_object(config[key]) for key in named if key in config}
         return cls(**{**config, **parts})
-
-
-def _labels(y: Any, sample_weight: Any) -> Any:
-    """Return labels that nobody reads: without any, Keras drops the sample weights without a word."""
-    return np.zeros(len(sample_weight)) if y is None and sample_weight is not None else y

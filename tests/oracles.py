@@ -193,8 +193,13 @@ def encode(images: np.ndarray, w: Weights, sizes: Sizes, mask: np.ndarray | None
     return layer_norm(blocks_of(images, w, sizes, mask)[-1], w, "encoder.norm")
 
 
-def decode(tokens: np.ndarray, w: Weights, sizes: Sizes, mask: np.ndarray) -> np.ndarray:
-    """(batch, patches, pixels): mask tokens stand where patches were removed; every patch is predicted."""
+def decode(
+    tokens: np.ndarray, w: Weights, sizes: Sizes, mask: np.ndarray, predicted: np.ndarray | None = None
+) -> np.ndarray:
+    """(batch, patches, pixels): mask tokens stand where patches were removed; every patch is predicted.
+
+    With `predicted`, the removed patches that are 0 in it have no token, and their prediction is 0.
+    """
     embedded = dense(tokens, w, "decoder.embedding")
     x = np.zeros((len(tokens), 1 + mask.shape[1], embedded.shape[-1]))
     for sample in range(len(x)):
@@ -203,9 +208,15 @@ def decode(tokens: np.ndarray, w: Weights, sizes: Sizes, mask: np.ndarray) -> np
         for patch in range(mask.shape[1]):
             x[sample, 1 + patch] = w["decoder.mask_token"].reshape(-1) if mask[sample, patch] else next(visible)
     x = x + w["decoder.positions"]
+    absent = np.zeros(mask.shape) if predicted is None else mask - predicted
+    present = np.concatenate([np.ones((len(x), 1)), 1 - absent], axis=1) == 1
+    x = np.stack([tokens[there] for tokens, there in zip(x, present, strict=True)])
     for i in range(sizes.decoder_depth):
         x = block(x, w, f"decoder.{i}", sizes.decoder_num_heads)
-    return dense(layer_norm(x, w, "decoder.norm"), w, "decoder.prediction")[:, 1:]
+    x = dense(layer_norm(x, w, "decoder.norm"), w, "decoder.prediction")
+    out = np.zeros((*present.shape, x.shape[-1]))
+    out[present] = x.reshape(-1, x.shape[-1])
+    return out[:, 1:]
 
 
 def target_of(images: np.ndarray, sizes: Sizes, norm_pix_loss: bool) -> np.ndarray:
@@ -268,6 +279,37 @@ def grid_mask(noise: np.ndarray, grid: tuple[int, int], mask_ratio: float) -> np
     return mask.reshape(len(noise), -1)
 
 
+def second_draw(order: list[int], patches: int, number: int) -> int:
+    """Another random number of a sample, unsigned, from its patches by their noise."""
+    key = order[0]
+    for place in (1, 2, 3):
+        key = _mix((key + order[place] * (2 * patches * place + 1)) % 2**32)
+    return _mix((key + number * 0x27D4EB2F) % 2**32)
+
+
+def cell_mask(noise: np.ndarray, grid: tuple[int, int], mask_ratio: float, side: int = 2) -> np.ndarray:
+    """Cells stay by the noise of their upper left patch until enough patches do; the last one only in part."""
+    patches = grid[0] * grid[1]
+    kept = int(round(patches * (1 - mask_ratio), 10))
+    cells: dict[int, list[int]] = {}  # upper left patch -> all patches
+    for row in range(grid[0]):
+        for column in range(grid[1]):
+            corner = row // side * side * grid[1] + column // side * side
+            cells.setdefault(corner, []).append(row * grid[1] + column)
+    bits = 31 - len(cells).bit_length()
+    mask = np.ones((len(noise), patches))
+    for sample, draws in enumerate(noise):
+        order = sorted(range(patches), key=lambda patch: (draws[patch], patch))
+        visible: list[int] = []
+        for corner in sorted(cells, key=lambda corner: (draws[corner], corner)):
+            free, cell = kept - len(visible), cells[corner]
+            if free < len(cell):  # all of it would be too many
+                cell = sorted(cell, key=lambda patch: (second_draw(order, patches, patch) % 2**bits, patch))
+            visible += cell[:free]
+        mask[sample, visible] = 0
+    return mask
+
+
 def block_mask(noise: np.ndarray, grid: tuple[int, int], mask_ratio: float) -> np.ndarray:
     """Rectangles around the patches of least noise, until the count is reached; the rest in reading order."""
     patches = grid[0] * grid[1]
@@ -275,12 +317,9 @@ def block_mask(noise: np.ndarray, grid: tuple[int, int], mask_ratio: float) -> n
     mask = np.zeros((len(noise), patches))
     for sample, draws in enumerate(noise):
         order = sorted(range(patches), key=lambda patch: (draws[patch], patch))
-        key = order[0]
-        for place in (1, 2, 3):
-            key = _mix((key + order[place] * (2 * patches * place + 1)) % 2**32)
         hidden: list[int] = []
         for number, centre in enumerate(order[:32]):
-            size = _mix((key + number * 0x27D4EB2F) % 2**32) % 64
+            size = second_draw(order, patches, number) % 64
             area = (0.08 + 0.32 * (size // 8) / 7) * patches
             aspect = 0.3 * (1 / 0.3 / 0.3) ** (size % 8 / 7)
             height = min(max(round(math.sqrt(area * aspect)), 1), grid[0])
