@@ -117,6 +117,7 @@ def mae(**kwargs: Any) -> keras_mae.MaskedAutoencoder:
         decoder(**kwargs),
         keras_mae.BlockMasking(0.76),
         norm_pix_loss=True,
+        target=keras_mae.targets.LowPass(0.2),
         masks_per_image=3,
         predict_ratio=0.4,
         seed=23,
@@ -217,6 +218,8 @@ EXAMPLES: dict[str, Example] = {
     "ViTClassifier": Example(classifier, lambda model: model(IMAGES[:, :12]), lambda model: model),
     "optimizers.AdamW": optimizer(keras_mae.optimizers.AdamW),
     "optimizers.LARS": Example(lars),
+    "targets.HOG": Example(lambda: keras_mae.targets.HOG(2, 5)),
+    "targets.LowPass": Example(lambda: keras_mae.targets.LowPass(0.2)),
     # A loss and a metric have no weights to lose and are saved in a compiled model: the configuration is all.
     "loss.Accuracy": Example(lambda **kwargs: keras_mae.loss.Accuracy("mine", dtype="float16", **kwargs)),
     "loss.CrossEntropy": Example(

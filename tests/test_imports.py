@@ -63,7 +63,8 @@ LEAVES = {"_backend", "_checks", "_files", "_optional", "_types", "distribution"
 LEAVES |= {"_class_names", "first_batch", "pixels"}
 FIRST = {"patches", "pooling", "positions", "transformer", "masking", "presets"}
 SECOND = {"encoder", "decoder", "loss"}
-MODEL = {"copying", "mask_inputs", "masked_autoencoder", "partial_prediction", "reconstruction", "train_step"}
+MODEL = {"copying", "mask_inputs", "masked_autoencoder", "partial_prediction", "reconstruction", "targets"}
+MODEL |= {"train_step", "unlabeled"}
 LEARNING = {"data", "optimizers", "recipes", "classifier"}
 # Part of the package -> parts it may import, at once or late.
 ALLOWED = {
@@ -73,7 +74,9 @@ ALLOWED = {
     "train_step": LEAVES,
     "reconstruction": LEAVES | FIRST | SECOND,
     "copying": LEAVES,
+    "targets": LEAVES | FIRST | SECOND,
     "mask_inputs": LEAVES | FIRST,
+    "unlabeled": LEAVES | {"mask_inputs", "train_step"},
     "partial_prediction": LEAVES | FIRST,
     "masked_autoencoder": LEAVES | FIRST | SECOND | MODEL - {"masked_autoencoder"},
     "labels": LEAVES | {"loss"},
