@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -158,7 +159,7 @@ def drop_path_model(layer: keras.layers.Layer) -> keras.Model:
     return keras.Model([branch, noise], layer(branch, noise))
 
 
-def masking(kind: type, ratio: float) -> Example:
+def masking(kind: Callable[..., Any], ratio: float) -> Example:
     return Example(
         lambda **kwargs: kind(ratio, **kwargs),
         call=lambda layer: layer(NOISE, grid=(4, 6)).mask,
@@ -189,7 +190,7 @@ def last_layer(model: keras.Model) -> Any:
 EXAMPLES: dict[str, Example] = {
     "BlockMasking": masking(keras_mae.BlockMasking, 0.6),
     "GridMasking": masking(keras_mae.GridMasking, 0.75),
-    "RandomMasking": masking(keras_mae.RandomMasking, 0.6),
+    "RandomMasking": masking(partial(keras_mae.RandomMasking, cell=2), 0.6),
     "DropPath": Example(
         lambda **kwargs: keras_mae.DropPath(0.25, **kwargs),
         call=lambda layer: layer(TOKENS, NOISE[:, 0]),

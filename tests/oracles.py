@@ -279,6 +279,37 @@ def grid_mask(noise: np.ndarray, grid: tuple[int, int], mask_ratio: float) -> np
     return mask.reshape(len(noise), -1)
 
 
+def second_draw(order: list[int], patches: int, number: int) -> int:
+    """Another random number of a sample, unsigned, from its patches by their noise."""
+    key = order[0]
+    for place in (1, 2, 3):
+        key = _mix((key + order[place] * (2 * patches * place + 1)) % 2**32)
+    return _mix((key + number * 0x27D4EB2F) % 2**32)
+
+
+def cell_mask(noise: np.ndarray, grid: tuple[int, int], mask_ratio: float, side: int = 2) -> np.ndarray:
+    """Cells stay by the noise of their upper left patch until enough patches do; the last one only in part."""
+    patches = grid[0] * grid[1]
+    kept = int(round(patches * (1 - mask_ratio), 10))
+    cells: dict[int, list[int]] = {}  # upper left patch -> all patches
+    for row in range(grid[0]):
+        for column in range(grid[1]):
+            corner = row // side * side * grid[1] + column // side * side
+            cells.setdefault(corner, []).append(row * grid[1] + column)
+    bits = 31 - len(cells).bit_length()
+    mask = np.ones((len(noise), patches))
+    for sample, draws in enumerate(noise):
+        order = sorted(range(patches), key=lambda patch: (draws[patch], patch))
+        visible: list[int] = []
+        for corner in sorted(cells, key=lambda corner: (draws[corner], corner)):
+            free, cell = kept - len(visible), cells[corner]
+            if free < len(cell):  # all of it would be too many
+                cell = sorted(cell, key=lambda patch: (second_draw(order, patches, patch) % 2**bits, patch))
+            visible += cell[:free]
+        mask[sample, visible] = 0
+    return mask
+
+
 def block_mask(noise: np.ndarray, grid: tuple[int, int], mask_ratio: float) -> np.ndarray:
     """Rectangles around the patches of least noise, until the count is reached; the rest in reading order."""
     patches = grid[0] * grid[1]
@@ -286,12 +317,9 @@ def block_mask(noise: np.ndarray, grid: tuple[int, int], mask_ratio: float) -> n
     mask = np.zeros((len(noise), patches))
     for sample, draws in enumerate(noise):
         order = sorted(range(patches), key=lambda patch: (draws[patch], patch))
-        key = order[0]
-        for place in (1, 2, 3):
-            key = _mix((key + order[place] * (2 * patches * place + 1)) % 2**32)
         hidden: list[int] = []
         for number, centre in enumerate(order[:32]):
-            size = _mix((key + number * 0x27D4EB2F) % 2**32) % 64
+            size = second_draw(order, patches, number) % 64
             area = (0.08 + 0.32 * (size // 8) / 7) * patches
             aspect = 0.3 * (1 / 0.3 / 0.3) ** (size % 8 / 7)
             height = min(max(round(math.sqrt(area * aspect)), 1), grid[0])

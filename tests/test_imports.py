@@ -79,7 +79,7 @@ ALLOWED = {
     "labels": LEAVES | {"loss"},
     "classifier": LEAVES | FIRST | {"encoder", "labels", "loss", "train_step"},
     "optimizers": LEAVES,
-    "recipes": LEAVES | {"optimizers"},
+    "recipes": LEAVES | {"masking", "optimizers"},
     "data": LEAVES,
     "transfer": LEAVES | FIRST | LEARNING | {"encoder", "labels", "loss"},
     "visualize": LEAVES | FIRST | SECOND | MODEL | {"classifier"},

@@ -156,11 +156,7 @@ def pretrain(
             preset,
             image_shape=images.train.image_shape,
             pixel_range=pixel_range,
-            masking=maskings[masking.value](mask_ratio),
-            norm_pix_loss=norm_pix_loss,
-            masks_per_image=masks_per_image,
-            predict_ratio=predict_ratio,
-            seed=seed,
+            **recipe.model_arguments | {"masking": maskings[masking.value](mask_ratio)},
             dtype=precision.value,
         )
         size, backend = "x".join(map(str, images.train.image_shape)), keras.backend.backend()

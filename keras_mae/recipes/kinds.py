@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from keras_mae import _checks
+from keras_mae.masking import RandomMasking
 from keras_mae.optimizers import LARS, AdamW, fine_tuning_adamw, pretraining_adamw, probing_lars
 from keras_mae.recipes.base import OWN, Recipe, changed
 
@@ -70,6 +71,24 @@ class PretrainRecipe(Recipe):
         source = _published(size, source)
         published = cls(source=source, norm_pix_loss=source == "repository")
         return changed(_SMALL_PRETRAIN if source == OWN else published, changes)
+
+    @property
+    def model_arguments(self) -> dict[str, Any]:
+        """The arguments of `MaskedAutoencoder` that the recipe fixes, by name.
+
+        `run_pretraining` compares a model with all of them but the seed.
+
+        Example:
+            >>> recipe = keras_mae.recipes.PretrainRecipe.for_size("small_images")
+            >>> mae = keras_mae.MaskedAutoencoder(encoder, decoder, **recipe.model_arguments)
+        """
+        return {
+            "masking": RandomMasking(self.mask_ratio),
+            "norm_pix_loss": self.norm_pix_loss,
+            "masks_per_image": self.masks_per_image,
+            "predict_ratio": self.predict_ratio,
+            "seed": self.seed,
+        }
 
     def optimizer(self, steps_per_epoch: int) -> AdamW:
         """Return the optimizer, its schedule fitted to epochs of `steps_per_epoch` batches."""
