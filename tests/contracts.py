@@ -197,6 +197,9 @@ EXAMPLES: dict[str, Example] = {
         wrap=drop_path_model,
         unwrap=last_layer,
     ),
+    "AttentivePooling": Example(
+        lambda **kwargs: keras_mae.AttentivePooling(6, **kwargs), lambda layer: layer(TOKENS), sequential, last_layer
+    ),
     "PatchEmbedding": Example(patch_embedding, lambda layer: layer(IMAGES), of_images, last_layer),
     "TransformerBlock": Example(block, lambda layer: layer(TOKENS), sequential, last_layer),
     "ViTEncoder": Example(encoder, lambda model: model(IMAGES), lambda model: model),

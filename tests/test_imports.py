@@ -61,7 +61,7 @@ def test_import_costs_less_than_03_seconds(fresh_imports):
 # === Who may import whom ===
 LEAVES = {"_backend", "_checks", "_files", "_optional", "_types", "distribution", "from_preset", "ops", "random"}
 LEAVES |= {"_class_names", "first_batch", "pixels"}
-FIRST = {"patches", "positions", "transformer", "masking", "presets"}
+FIRST = {"patches", "pooling", "positions", "transformer", "masking", "presets"}
 SECOND = {"encoder", "decoder", "loss"}
 MODEL = {"copying", "mask_inputs", "masked_autoencoder", "partial_prediction", "reconstruction", "train_step"}
 LEARNING = {"data", "optimizers", "recipes", "classifier"}
@@ -79,7 +79,7 @@ ALLOWED = {
     "labels": LEAVES | {"loss"},
     "classifier": LEAVES | FIRST | {"encoder", "labels", "loss", "train_step"},
     "optimizers": LEAVES,
-    "recipes": LEAVES | {"masking", "optimizers"},
+    "recipes": LEAVES | {"masking", "optimizers", "pooling"},
     "data": LEAVES,
     "transfer": LEAVES | FIRST | LEARNING | {"encoder", "labels", "loss"},
     "visualize": LEAVES | FIRST | SECOND | MODEL | {"classifier"},
