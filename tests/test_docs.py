@@ -124,7 +124,6 @@ STAND_INS = {
     "docs/visualize.md": visualize_page,
     "docs/weights.md": weights_page,
     "docs/distributed.md": distributed_page,
-    "docs/options.md": lambda monkeypatch: {},
 }
 
 
