@@ -55,9 +55,7 @@ def compute(name: str, options: argparse.Namespace) -> Any:
             "small_images", epochs=epochs, warmup_epochs=1, mask_ratio=int(ratio) / 100
         )
         keras.utils.set_random_seed(recipe.seed)
-        mae = keras_mae.MaskedAutoencoder.from_preset(
-            PRESET, masking=keras_mae.RandomMasking(recipe.mask_ratio), norm_pix_loss=recipe.norm_pix_loss
-        )
+        mae = keras_mae.MaskedAutoencoder.from_preset(PRESET, **recipe.model_arguments)
         return study.pretrain(mae, train[0][:images], recipe, options.out / name)
     seed = int(rest[0])
     keras.utils.set_random_seed(seed)

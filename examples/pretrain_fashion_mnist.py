@@ -76,7 +76,7 @@ def main() -> None:
         norm_pix_loss=False,
     )
     keras.utils.set_random_seed(recipe.seed)
-    mae = keras_mae.MaskedAutoencoder.from_preset(PRESET, norm_pix_loss=recipe.norm_pix_loss)
+    mae = keras_mae.MaskedAutoencoder.from_preset(PRESET, **recipe.model_arguments)
     source = keras_mae.data.ArraySource(train[: options.images])
     dataset = keras_mae.training.training_batches(source, recipe)
     began = time.perf_counter()

@@ -64,7 +64,7 @@ def compute(name: str, options: argparse.Namespace) -> Any:
         epochs, images = (2, 6_000) if options.quick else (PRETRAIN_EPOCHS, IMAGES)
         recipe = recipes.PretrainRecipe.for_size("small_images", epochs=epochs, warmup_epochs=1)
         decoder = keras_mae.MAEDecoder(64, depth=2, num_heads=4)
-        mae = keras_mae.MaskedAutoencoder(encoder, decoder, norm_pix_loss=recipe.norm_pix_loss)
+        mae = keras_mae.MaskedAutoencoder(encoder, decoder, **recipe.model_arguments)
         return study.pretrain(mae, train[0][:images], recipe, options.out / name)
     if start == "pretrained":
         encoder = keras.saving.load_model(options.out / f"pretrain-{size}" / "encoder.keras")

@@ -80,7 +80,7 @@ def pretrain(images: Any, seed: int, options: argparse.Namespace) -> str:
     epochs, images = (6, images[:6_000]) if options.quick else (PRETRAIN_EPOCHS, images)
     recipe = keras_mae.recipes.PretrainRecipe.for_size("small_images", epochs=epochs, warmup_epochs=1, seed=seed)
     keras.utils.set_random_seed(seed)
-    mae = keras_mae.MaskedAutoencoder.from_preset(PRESET, norm_pix_loss=recipe.norm_pix_loss, seed=seed)
+    mae = keras_mae.MaskedAutoencoder.from_preset(PRESET, **recipe.model_arguments)
     return study.pretrain(mae, images, recipe, options.out / f"pretrain-{seed}")
 
 

@@ -177,12 +177,40 @@ def test_an_interrupted_run_keeps_what_was_learned(tmp_path, images):
     assert len((tmp_path / "run" / "history.csv").read_text().splitlines()) == 2
 
 
-def test_model_and_recipe_must_agree(tmp_path, images):
-    with pytest.raises(ValueError, match="Model and recipe must agree. Received: norm_pix_loss=True and False"):
-        run_pretraining(
-            small_model(norm_pix_loss=True), dataset(images), RECIPE, tmp_path / "run", examples=images[:1]
-        )
+@pytest.mark.parametrize(
+    ("changes", "disagreement"),
+    [
+        ({"norm_pix_loss": True}, "norm_pix_loss=True and False"),
+        ({"masking": keras_mae.RandomMasking(0.5)}, "mask_ratio=0.5 and 0.75"),
+        ({"masking": keras_mae.BlockMasking(0.5)}, "mask_ratio=0.5 and 0.75"),
+        ({"masks_per_image": 2}, "masks_per_image=2 and 1"),
+    ],
+)
+def test_model_and_recipe_must_agree(tmp_path, images, changes, disagreement):
+    with pytest.raises(ValueError, match=f"Model and recipe must agree. Received: {disagreement}"):
+        run_pretraining(small_model(**changes), dataset(images), RECIPE, tmp_path / "run", examples=images[:1])
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("changes", [{"masking": keras_mae.BlockMasking(0.75)}, {"seed": 5}])
+def test_a_kind_of_masking_and_a_seed_that_recipes_did_not_name_are_the_models(tmp_path, images, changes):
+    run = run_pretraining(
+        small_model(**changes),
+        dataset(images),
+        dataclasses.replace(RECIPE, epochs=1, warmup_epochs=0),
+        tmp_path / "run",
+        examples=images[:1],
+    )
+    assert keras_mae.training.RunDirectory(run).metadata["masking"] == type(small_model(**changes).masking).__name__
+
+
+def test_a_model_made_with_a_recipes_arguments_agrees_with_it(tmp_path, images):
+    recipe = PretrainRecipe(
+        epochs=1, warmup_epochs=0, batch_size=8, mask_ratio=0.5, norm_pix_loss=True, masks_per_image=2, seed=7
+    )
+    model = small_model(**recipe.model_arguments)
+    assert (model.masking.mask_ratio, model.norm_pix_loss, model.masks_per_image, model.seed) == (0.5, True, 2, 7)
+    run_pretraining(model, dataset(images), recipe, tmp_path / "run", examples=images[:1])
 
 
 def test_a_dataset_without_length_is_refused(tmp_path, images):

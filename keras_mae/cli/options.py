@@ -21,6 +21,8 @@ __all__ = [
     "NumLabels",
     "Out",
     "PixelRange",
+    "Pooling",
+    "PoolingName",
     "Pretrained",
     "RecipeSize",
     "Resume",
@@ -43,6 +45,15 @@ class Engine(StrEnum):
     data_parallel = "data_parallel"
     model_parallel = "model_parallel"
     torch_ddp = "torch_ddp"
+
+
+class PoolingName(StrEnum):
+    """What makes one vector of an image's tokens: `keras_mae.pooling.POOLINGS`."""
+
+    mean = "mean"
+    token = "token"
+    attentive = "attentive"
+    flatten = "flatten"
 
 
 class RecipeSize(StrEnum):
@@ -73,6 +84,14 @@ Epochs = Annotated[int | None, typer.Option(help="Passes over the data; the reci
 BatchSize = Annotated[int | None, typer.Option(help="Images behind each update; the recipe's by default.")]
 BaseLearningRate = Annotated[
     float | None, typer.Option(help="Learning rate for a batch of 256; the recipe's by default.")
+]
+
+Pooling = Annotated[
+    PoolingName | None,
+    typer.Option(
+        help="Vector of an image: its patches' tokens' mean, its class token, its patches' tokens pooled by learned "
+        "queries, or all of them one after another; the recipe's by default."
+    ),
 ]
 
 # === Models and data ===

@@ -77,6 +77,9 @@ def pretrain(
         bool, typer.Option(help="Predict each patch normalized by its own mean and deviation, not its pixels.")
     ] = False,
     masks_per_image: Annotated[int, typer.Option(help="Masks drawn for each image in each step.")] = 1,
+    predict_ratio: Annotated[
+        float, typer.Option(help="Share of the removed patches to predict in each step, drawn at random.")
+    ] = 1.0,
     crop_area: Annotated[
         float,
         typer.Option(
@@ -141,6 +144,7 @@ def pretrain(
             mask_ratio=mask_ratio,
             norm_pix_loss=norm_pix_loss,
             masks_per_image=masks_per_image,
+            predict_ratio=predict_ratio,
             crop_area=None if crop_area == 1 else (crop_area, 1.0),
             flip=crop_area < 1,
             seed=seed,
@@ -152,10 +156,7 @@ def pretrain(
             preset,
             image_shape=images.train.image_shape,
             pixel_range=pixel_range,
-            masking=maskings[masking.value](mask_ratio),
-            norm_pix_loss=norm_pix_loss,
-            masks_per_image=masks_per_image,
-            seed=seed,
+            **recipe.model_arguments | {"masking": maskings[masking.value](mask_ratio)},
             dtype=precision.value,
         )
         size, backend = "x".join(map(str, images.train.image_shape)), keras.backend.backend()

@@ -11,9 +11,11 @@ from keras_mae import _checks
 __all__ = ["Recipe"]
 
 OWN = "keras_mae"
+EFFICIENT_PROBING = "efficient_probing"
 SOURCES = {
     "repository": "the authors' repository",
     "paper": "the paper, appendix A.1",
+    EFFICIENT_PROBING: "efficient probing, arXiv 2506.10178",
     OWN: "keras_mae, tuned on validation images",
 }
 

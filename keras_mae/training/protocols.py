@@ -14,6 +14,7 @@ from keras_mae.classifier import ViTClassifier
 from keras_mae.data.reading import length
 from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
+from keras_mae.masking import RandomMasking
 from keras_mae.pixels import check_images
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, Recipe, check_recipe
 from keras_mae.training.directory import RunDirectory, RunFile
@@ -24,6 +25,9 @@ from keras_mae.transfer.fine_tuning import compiled_classifier
 from keras_mae.transfer.probing import compiled_probe
 
 __all__ = ["run_fine_tuning", "run_linear_probe", "run_pretraining"]
+
+_OF_EVERY_LAYER = ("name", "trainable", "dtype")
+"""Entries of every layer's config, by which maskings do not differ."""
 
 
 # === Training ===
@@ -185,15 +189,24 @@ def run_linear_probe(
 
 
 def _check_agreement(model: MaskedAutoencoder, recipe: PretrainRecipe) -> None:
-    """Raise ValueError if the model masks or predicts otherwise than the recipe says."""
+    """Raise ValueError if the model masks or predicts otherwise than the recipe says.
+
+    The seed is left out: a model may draw masks by a seed of its own. So is the kind of masking where the recipe asks
+    for the plain one, as long as both share their settings: earlier recipes named none, and `run.json` does.
+    """
     check_recipe(recipe, PretrainRecipe)
-    for name, value in (
-        ("mask_ratio", model.masking.mask_ratio),
-        ("norm_pix_loss", model.norm_pix_loss),
-        ("masks_per_image", model.masks_per_image),
-    ):
-        if value != getattr(recipe, name):
-            raise ValueError(f"Model and recipe must agree. Received: {name}={value} and {getattr(recipe, name)}")
+    wanted = dict(recipe.model_arguments)
+    del wanted["seed"]
+    found = {name: getattr(model, name) for name in wanted}
+    masks, own = wanted.pop("masking"), found.pop("masking")
+    settings = {name: value for name, value in masks.get_config().items() if name not in _OF_EVERY_LAYER}
+    wanted |= settings
+    found |= {name: getattr(own, name, value) for name, value in settings.items()}
+    if type(masks) is not RandomMasking:
+        wanted["masking"], found["masking"] = type(masks).__name__, type(own).__name__
+    for name, value in wanted.items():
+        if found[name] != value:
+            raise ValueError(f"Model and recipe must agree. Received: {name}={found[name]} and {value}")
 
 
 def _known(model: Any, recipe: Recipe, steps: int) -> dict[str, Any]:
