@@ -27,6 +27,10 @@ class PretrainRecipe(Recipe):
         norm_pix_loss: Whether each patch is standardized before it is predicted.
         masks_per_image: Number of masks drawn for each image in one step.
         predict_ratio: Share of the removed patches to predict in one step.
+        shift: Fraction of their size by which images are moved at random, up to this much either way, in [0, 0.25]: a
+            gentle crop of images that an object fills, for which `crop_area` must be `None`; see
+            `keras_mae.data.RandomCrop`.
+        flip: Whether crops of either kind are mirrored at random; images taken whole and in place never are.
         seed: Random seed for weights, masks, crops and data order.
 
     Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, table 8.
@@ -44,9 +48,10 @@ class PretrainRecipe(Recipe):
     masks_per_image: int = 1
     predict_ratio: float = 1.0
     crop_area: tuple[float, float] | None = (0.2, 1.0)
+    shift: float = 0.0
     source: str = "repository"
     _mirrors_crops: ClassVar[bool] = True
-    _added: ClassVar[Mapping[str, Any]] = {"predict_ratio": 1.0}
+    _added: ClassVar[Mapping[str, Any]] = {"predict_ratio": 1.0, "shift": 0.0}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,6 +60,11 @@ class PretrainRecipe(Recipe):
         _checks.boolean("norm_pix_loss", self.norm_pix_loss)
         for name in ("beta_1", "beta_2", "mask_ratio"):
             _checks.fraction(name, getattr(self, name))
+        if _checks.within("shift", self.shift, 0.25) and self.crop_area is not None:
+            raise ValueError(
+                "`shift` is a crop of its own: it takes crop_area=None. "
+                f"Received: shift={self.shift}, crop_area={self.crop_area}"
+            )
 
     @classmethod
     def for_size(cls, size: str = "base", source: str | None = None, **changes: Any) -> PretrainRecipe:
