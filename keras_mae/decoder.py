@@ -33,6 +33,8 @@ class MAEDecoder(keras.Model):
         patch_size: Side of a patch in pixels, or (height, width). Filled in likewise.
         class_tokens: Number of class tokens in front of the patches, which pass through the decoder and are dropped.
             Filled in likewise; 1 for a decoder that is built on its own.
+        output_dim: Length of the vector to predict for each patch; the number of its pixel values by default. Filled
+            in likewise, where the target is not made of pixels.
 
     Call arguments:
         tokens: (batch, class_tokens + kept, encoder width), the encoder's output.
@@ -42,8 +44,8 @@ class MAEDecoder(keras.Model):
             projection then run on those tokens alone.
 
     Returns:
-        Predicted pixels, in the order [visible, removed]: (batch, kept + removed, pixels), or
-        (batch, removed, pixels).
+        Predicted pixels, or other vectors of `output_dim`, in the order [visible, removed]:
+        (batch, kept + removed, pixels), or (batch, removed, pixels).
 
     Raises:
         ValueError: If the arguments do not fit one another.
@@ -62,6 +64,7 @@ class MAEDecoder(keras.Model):
         image_shape: tuple[int, int, int] | None = None,
         patch_size: int | tuple[int, int] | None = None,
         class_tokens: int | None = None,
+        output_dim: int | None = None,
         **kwargs: Any,
     ):
         kwargs.setdefault("name", "decoder")
@@ -79,6 +82,7 @@ class MAEDecoder(keras.Model):
         self.image_shape = None if image_shape is None else _checks.image_shape(image_shape)
         self.patch_size = None if patch_size is None else _checks.pair("patch_size", patch_size)
         self.class_tokens = None if class_tokens is None else _checks.int_within("class_tokens", class_tokens, 0, 8)
+        self.output_dim = None if output_dim is None else _checks.positive_int("output_dim", output_dim)
 
         # === Layers ===
         policy = self.dtype_policy
@@ -90,7 +94,13 @@ class MAEDecoder(keras.Model):
         self.norm = keras.layers.LayerNormalization(epsilon=layer_norm_eps, name="norm", dtype=policy)
 
     def join(
-        self, image_shape: tuple[int, int, int], patch_size: tuple[int, int], width: int, class_tokens: int = 1
+        self,
+        image_shape: tuple[int, int, int],
+        patch_size: tuple[int, int],
+        width: int,
+        *,
+        class_tokens: int = 1,
+        output_dim: int | None = None,
     ) -> None:
         """Take from the encoder what this decoder must agree with, and build.
 
@@ -99,6 +109,7 @@ class MAEDecoder(keras.Model):
             patch_size: (height, width) of a patch.
             width: Width of the encoder's tokens.
             class_tokens: Number of the encoder's class tokens.
+            output_dim: Length of the vector to predict for each patch; the number of its pixel values by default.
 
         Raises:
             ValueError: If this decoder was made for, or joined to, something else.
@@ -115,6 +126,14 @@ class MAEDecoder(keras.Model):
                 f"Received: a decoder for class_tokens={self.class_tokens} and an encoder of {class_tokens}"
             )
         self.image_shape, self.patch_size, self.class_tokens = image_shape, patch_size, class_tokens
+        pixels = patch_size[0] * patch_size[1] * image_shape[2]
+        wanted, free = output_dim or pixels, self.output_dim is None and not self.built
+        if not free and (self.output_dim or pixels) != wanted:
+            raise ValueError(
+                "The decoder must predict vectors as long as the target's: give a new decoder. "
+                f"Received: a decoder for {self.output_dim or pixels} values a patch and a target of {wanted}"
+            )
+        self.output_dim = None if wanted == pixels else wanted
         if self.built and self.embedding.kernel.shape[0] != width:
             raise ValueError(
                 "A decoder that is built can only follow an encoder of the same `embed_dim`. "
@@ -153,8 +172,8 @@ class MAEDecoder(keras.Model):
         for block in self.blocks:
             block.build(tokens)
         self.norm.build(tokens)
-        pixels = self.patch_size[0] * self.patch_size[1] * self.image_shape[2]
-        self.prediction = Linear(pixels, name="prediction", dtype=self.dtype_policy)
+        outputs = self.output_dim or self.patch_size[0] * self.patch_size[1] * self.image_shape[2]
+        self.prediction = Linear(outputs, name="prediction", dtype=self.dtype_policy)
         self.prediction.build(tokens)
         if not self.trainable:  # `trainable=False` was given, and the parts do not know
             self.trainable = True
@@ -218,4 +237,5 @@ class MAEDecoder(keras.Model):
             "image_shape": self.image_shape,
             "patch_size": self.patch_size,
             "class_tokens": self.class_tokens,
+            "output_dim": self.output_dim,
         }

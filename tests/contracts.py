@@ -117,6 +117,7 @@ def mae(**kwargs: Any) -> keras_mae.MaskedAutoencoder:
         decoder(**kwargs),
         keras_mae.BlockMasking(0.76),
         norm_pix_loss=True,
+        target=keras_mae.targets.LowPass(0.2),
         masks_per_image=3,
         predict_ratio=0.4,
         seed=23,
@@ -185,6 +186,24 @@ def optimizer(kind: type) -> Example:
     return Example(make)
 
 
+def muon(**kwargs: Any) -> keras_mae.optimizers.Muon:
+    schedule = keras_mae.optimizers.warmup_cosine(0.01, 100, 10)
+    return keras_mae.optimizers.Muon(
+        schedule,
+        weight_decay=0.3,
+        momentum=0.8,
+        adam_beta_1=0.7,
+        adam_beta_2=0.6,
+        epsilon=1e-5,
+        adam_lr_ratio=0.5,
+        rms_rate=0.4,
+        ns_steps=4,
+        exclude_layers=["norm"],
+        fused={"both": 2},
+        **kwargs,
+    )
+
+
 def lars(**kwargs: Any) -> keras_mae.optimizers.LARS:
     schedule = keras_mae.optimizers.warmup_cosine(0.01, 100, 10)
     return keras_mae.optimizers.LARS(
@@ -217,6 +236,9 @@ EXAMPLES: dict[str, Example] = {
     "ViTClassifier": Example(classifier, lambda model: model(IMAGES[:, :12]), lambda model: model),
     "optimizers.AdamW": optimizer(keras_mae.optimizers.AdamW),
     "optimizers.LARS": Example(lars),
+    "targets.HOG": Example(lambda: keras_mae.targets.HOG(2, 5)),
+    "targets.LowPass": Example(lambda: keras_mae.targets.LowPass(0.2)),
+    "optimizers.Muon": Example(muon),
     # A loss and a metric have no weights to lose and are saved in a compiled model: the configuration is all.
     "loss.Accuracy": Example(lambda **kwargs: keras_mae.loss.Accuracy("mine", dtype="float16", **kwargs)),
     "loss.CrossEntropy": Example(
