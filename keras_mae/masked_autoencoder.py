@@ -115,7 +115,13 @@ class MaskedAutoencoder(PresetFiles, Unlabeled):
                 f"mask_ratio={self.masking.mask_ratio} for {encoder.num_patches} patches"
             )
         self._targets = PatchTargets(self.target, standardized, encoder)
-        self.decoder.join(encoder.image_shape, encoder.patch_size, encoder.embed_dim, self._targets.dim)
+        self.decoder.join(
+            encoder.image_shape,
+            encoder.patch_size,
+            encoder.embed_dim,
+            class_tokens=encoder.class_tokens,
+            output_dim=self._targets.dim,
+        )
 
         self._predicts_from = self.masking.num_kept(encoder.grid)
 

@@ -92,7 +92,8 @@ def _with_weights(
         target = _taken(overrides, ("norm_pix_loss",))
         hints = replace(hints, encoder=encoder, **shape, **heads, **target)
     model = format.load(files, hints).model
-    expected = sizes.encoder | ({} if other_channels else {"image_shape": image_shape})
+    expected = {"class_tokens": overrides.pop("class_tokens", 1)} | sizes.encoder
+    expected |= {} if other_channels else {"image_shape": image_shape}
     _refuse_other_sizes(getattr(model, "encoder", model), expected, preset, weights)
     return model
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_mae import _checks, transfer, visualize
 from keras_mae.pixels import check_images
-from keras_mae.pooling import POOLINGS
+from keras_mae.pooling import POOLINGS, check_pooling
 from keras_mae.recipes import LinearProbeRecipe
 
 __all__ = ["OnlineProbe", "Watch"]
@@ -96,7 +96,7 @@ class OnlineProbe(keras.callbacks.Callback):
             has its recipe's.
 
     Raises:
-        ValueError: If an argument is out of range; in `fit`, if images or labels do not fit.
+        ValueError: If an argument is out of range; in `fit`, if images, labels or pooling do not fit.
     """
 
     def __init__(
@@ -119,6 +119,7 @@ class OnlineProbe(keras.callbacks.Callback):
         self._last = {name: float("nan"), "probe_seconds": 0.0}
 
     def on_train_begin(self, logs: Any = None) -> None:
+        check_pooling(self.model.encoder, self.recipe.pooling if self.recipe else self.pooling or "token")
         for images, _ in (self.train, self.test):
             self.model.encoder.look(images, together=False)
 
