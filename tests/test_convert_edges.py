@@ -116,7 +116,8 @@ def test_a_width_that_is_no_whole_multiple_is_kept(tmp_path):
         ("norm.bias", lambda x: x > 0, r"no floats: norm.bias \(bool\)"),
         ("pos_embed", lambda x: x[0], "positions 3"),
         ("pos_embed", lambda x: None, "there is no 'pos_embed'"),
-        ("cls_token", lambda x: None, "has a class token, and no distillation"),
+        ("cls_token", lambda x: None, "says 4 x 4 patches, and it has positions of 17"),
+        ("dist_token", lambda x: np.zeros((1, 1, 24), "float32"), "no distillation or register tokens"),
         ("patch_embed.proj.weight", lambda x: x[:, :, 0, 0], "patch kernel must have 4 dimensions"),
     ],
 )

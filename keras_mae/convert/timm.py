@@ -19,6 +19,8 @@ class Timm(Reference):
 
     name = "timm"
     holds_batch_norm = False
+    class_tokens = (0, 1)
+    class_tokens_in_words = "one class token or none (its register tokens are not pooled)"
 
     def matches(self, files: Files) -> bool:
         return super().matches(files) and "config.json" in files.state.config
@@ -52,6 +54,7 @@ class Timm(Reference):
         super().refuse(model)
         if isinstance(model, MaskedAutoencoder):
             raise ValueError("A `timm` ViT has no decoder: save mae.encoder, or in the format 'reference'")
+        super().refuse(model)
 
 
 def _size(config: dict[str, Any], sizes: Sizes) -> tuple[int, int] | None:
