@@ -18,10 +18,12 @@ from keras_mae import (
     ops,
     optimizers,
     patches,
+    pooling,
     positions,
     presets,
     random,
     recipes,
+    targets,
     transfer,
 )
 from keras_mae.classifier import ViTClassifier
@@ -30,6 +32,7 @@ from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
 from keras_mae.masking import BlockMasking, GridMasking, RandomMasking
 from keras_mae.patches import PatchEmbedding, patchify, unpatchify
+from keras_mae.pooling import AttentivePooling
 from keras_mae.positions import resize_positions, sincos_positions
 from keras_mae.reconstruction import Reconstruction
 from keras_mae.transformer import DropPath, TransformerBlock
@@ -37,6 +40,7 @@ from keras_mae.transformer import DropPath, TransformerBlock
 __version__ = "0.1.0"
 
 __all__ = [
+    "AttentivePooling",
     "BlockMasking",
     "DropPath",
     "GridMasking",
@@ -57,12 +61,14 @@ __all__ = [
     "optimizers",
     "patches",
     "patchify",
+    "pooling",
     "positions",
     "presets",
     "random",
     "recipes",
     "resize_positions",
     "sincos_positions",
+    "targets",
     "training",
     "transfer",
     "unpatchify",

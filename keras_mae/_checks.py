@@ -22,6 +22,13 @@ def positive_int(argument: str, value: Any) -> int:
     return int(value)
 
 
+def int_within(argument: str, value: Any, low: int, high: int) -> int:
+    """Return `value` as an `int` in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not low <= int(value) <= high:
+        raise argument_error(argument, f"an integer in [{low}, {high}]", value)
+    return int(value)
+
+
 def seed_int(argument: str, value: Any) -> int:
     """Return `value` as a seed: an `int` in [0, 2**31)."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 0 <= int(value) < 2**31:
@@ -48,11 +55,18 @@ def fraction(argument: str, value: Any) -> float:
     return number(argument, value, 0.0, 1.0, "in [0, 1)")
 
 
-def within(argument: str, value: Any, high: float) -> float:
-    """Return `value` as a `float` in [0, high]."""
+def within(argument: str, value: Any, high: float, rule: str | None = None) -> float:
+    """Return `value` as a `float` in [0, high]; `rule` says so in words."""
     if value == high and not isinstance(value, bool):
         return float(high)
-    return number(argument, value, 0.0, high, f"in [0, {high}]")
+    return number(argument, value, 0.0, high, rule or f"in [0, {high}]")
+
+
+def share(argument: str, value: Any) -> float:
+    """Return `value` as a `float` in (0, 1]."""
+    if value == 0:
+        raise argument_error(argument, "in (0, 1]", value)
+    return within(argument, value, 1, "in (0, 1]")
 
 
 def non_negative(argument: str, value: Any) -> float:

@@ -17,34 +17,17 @@ from keras_mae.from_preset import PresetFiles
 from keras_mae.labels import check_labels, check_loss, check_metrics, takes_classes, with_accuracy
 from keras_mae.loss import Accuracy, CrossEntropy
 from keras_mae.ops import Linear
+from keras_mae.pooling import (
+    AttentivePooling,
+    check_pooling,
+    fitting_queries,
+    patch_tokens,
+    pool_tokens,
+    pooled_width,
+)
 from keras_mae.train_step import TrainStep
 
 __all__ = ["ViTClassifier"]
-
-POOLINGS = ("mean", "token")
-
-
-def pool(encoder: ViTEncoder, images: Tensor, pooling: str, training: bool | None = False) -> Tensor:
-    """Return one feature vector an image.
-
-    Args:
-        encoder: A `ViTEncoder`.
-        images: (batch, height, width, channels) in the encoder's `pixel_range`.
-        pooling: "mean", the mean of the patch tokens, without the class token and without the encoder's final
-            norm; or "token", the class token after the final norm.
-        training: Whether drop path acts.
-
-    Returns:
-        (batch, embed_dim).
-    """
-    return pool_tokens(encoder, encoder.encode(images, training=training), pooling)
-
-
-def pool_tokens(encoder: ViTEncoder, tokens: Tensor, pooling: str) -> Tensor:
-    """Return `pool`, from what the encoder's last block returned."""
-    if pooling == "mean":
-        return ops.mean(tokens[:, 1:], axis=1)
-    return (tokens if encoder.norm is None else encoder.norm(tokens))[:, 0]
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
@@ -57,13 +40,17 @@ class ViTClassifier(PresetFiles, TrainStep):
     and is counted in the metric `skipped_steps`.
 
     With `pooling="mean"` the patch tokens' mean goes through a new LayerNorm to the head, and the encoder's final
-    norm is not used: fine-tuning. With "token" it is the class token after that norm: linear probing. If the
-    whole encoder is trained, so are its positions, which are fixed in pre-training.
+    norm is not used: fine-tuning. With "token" it is the class token after that norm, the mean of them if there are
+    several: linear probing. "attentive" pools the patch tokens after that norm by learned queries
+    (`AttentivePooling`), and "flatten" puts them one after the other; both go to the head without another norm. If
+    the whole encoder is trained, so are its positions, which are fixed in pre-training.
 
     Args:
         encoder: A `ViTEncoder`, such as `mae.encoder`.
         num_classes: Number of classes.
-        pooling: "mean" or "token".
+        pooling: "mean", "token", "attentive" or "flatten". "attentive" has 32 queries, or, for tokens of a width that
+            32 does not divide, the largest number below that does; on a frozen encoder, with `batch_norm`, it is the
+            attentive probe.
         drop_path_rate: Drop-path probability of the last block; it grows linearly from 0 at the first. By default
             the encoder's.
         image_shape: (height, width, channels) of the images to classify, if other than the encoder's: its positions
@@ -121,11 +108,11 @@ class ViTClassifier(PresetFiles, TrainStep):
             raise _checks.argument_error("encoder", "a keras_mae.ViTEncoder, such as mae.encoder", encoder)
         # === Config ===
         self.num_classes = _checks.positive_int("num_classes", num_classes)
-        self.pooling = _checks.one_of("pooling", pooling, POOLINGS)
+        self.pooling = check_pooling(encoder, pooling)
         self.batch_norm = bool(batch_norm)
         self.class_names = class_names
-        if pooling == "token" and not encoder.final_norm:
-            raise ValueError('`pooling="token"` takes an encoder with a final norm. Received: final_norm=False')
+        if pooling != "mean" and not encoder.final_norm:
+            raise ValueError(f'`pooling="{pooling}"` takes an encoder with a final norm. Received: final_norm=False')
         own = {"drop_path_rate": encoder.drop_path_rate, "image_shape": encoder.image_shape}
         asked = {"drop_path_rate": drop_path_rate, "image_shape": image_shape and tuple(image_shape)}
         changes = {key: value for key, value in asked.items() if value is not None and value != own[key]}
@@ -145,6 +132,11 @@ class ViTClassifier(PresetFiles, TrainStep):
                 epsilon=encoder.layer_norm_eps, name="pool_norm", dtype=policy
             )
             self.pool_norm.build((None, encoder.embed_dim))
+        self.attentive_pooling = None
+        if pooling == "attentive":
+            queries = fitting_queries(encoder.embed_dim)
+            self.attentive_pooling = AttentivePooling(queries, name="attentive_pooling", dtype=policy)
+            self.attentive_pooling.build((None, self.encoder.num_patches, encoder.embed_dim))
         std = 0.01 if self.batch_norm else 2e-5
         head: list[keras.layers.Layer] = [
             Linear(
@@ -161,7 +153,7 @@ class ViTClassifier(PresetFiles, TrainStep):
             )  # between replicas; JAX has one batch
             head.insert(0, keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-6, **statistics))
         self.head = keras.Sequential(head, name="head")
-        self.head.build((None, encoder.embed_dim))
+        self.head.build((None, pooled_width(self.encoder, pooling)))
         self.build((None, *self.encoder.image_shape))  # all parts are; `export` wants to have seen a shape
 
     @property
@@ -190,7 +182,8 @@ class ViTClassifier(PresetFiles, TrainStep):
         if blocks is None:
             return
         encoder.patch_embedding.trainable = False
-        encoder.class_token.trainable = False
+        if encoder.class_token is not None:
+            encoder.class_token.trainable = False
         whole = encoder.depth - int(blocks)  # the first block to be trained whole
         for block in encoder.blocks[:whole]:
             block.trainable = False
@@ -215,11 +208,13 @@ class ViTClassifier(PresetFiles, TrainStep):
         return self.head(self.features(images, training), training=training)
 
     def features(self, images: Tensor, training: bool | None = None) -> Tensor:
-        """Return what the head sees, float32 (batch, embed_dim)."""
+        """Return what the head sees, float32 (batch, embed_dim), or (batch, patches * embed_dim) for "flatten"."""
         return self.features_of(self.encoder.encode(images, training=training if self.encoder.trainable else False))
 
     def features_of(self, tokens: Tensor) -> Tensor:
         """Return `features`, from what the encoder's last block returned."""
+        if self.attentive_pooling is not None:
+            return ops.cast(self.attentive_pooling(patch_tokens(self.encoder, tokens)), "float32")
         x = pool_tokens(self.encoder, tokens, self.pooling)
         return ops.cast(x if self.pool_norm is None else self.pool_norm(x), "float32")
 
@@ -232,21 +227,24 @@ class ViTClassifier(PresetFiles, TrainStep):
     def layer_index(self, variable: Any) -> int:
         """Return the layer of a weight for layer-wise decay.
 
-        That is 0 for class token, positions and patch embedding, i + 1 for block i (from 0), and depth + 1 for the
-        norms behind the blocks and the head.
+        That is 0 for class tokens, positions and patch embedding, i + 1 for block i (from 0), and depth + 1 for the
+        norms behind the blocks, the queries' pooling and the head.
 
         Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, table 9.
         """
         for index, block in enumerate(self.encoder.blocks):
             if any(variable is own for own in block.weights):
                 return index + 1
-        stem = [*self.no_weight_decay, *self.encoder.patch_embedding.weights]
+        encoder = self.encoder
+        stem = [encoder.class_token, encoder.position_embedding, *encoder.patch_embedding.weights]
         return 0 if any(variable is own for own in stem) else self.num_layers
 
     @property
     def no_weight_decay(self) -> list[Any]:
         """The weights of two and more dimensions that fine-tuning does not decay."""
-        return [self.encoder.class_token, self.encoder.position_embedding]
+        tokens = [] if self.encoder.class_token is None else [self.encoder.class_token]
+        queries = [] if self.attentive_pooling is None else [self.attentive_pooling.queries]
+        return [*tokens, self.encoder.position_embedding, *queries]
 
     # === Training ===
     def compile(self, optimizer: Any = "rmsprop", loss: Any = None, metrics: Any = None, **kwargs: Any) -> None:

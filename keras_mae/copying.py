@@ -8,7 +8,7 @@ from keras_mae import _checks
 
 __all__ = ["copied_parts"]
 
-_OWN = ("masking", "masks_per_image", "seed", "name")
+_OWN = ("masking", "masks_per_image", "predict_ratio", "seed", "name")
 _OF_PARTS = ("image_shape", "dtype")
 
 
@@ -28,12 +28,15 @@ def copied_parts(mae: Any, changes: dict[str, Any]) -> dict[str, Any]:
     shape = _checks.image_shape(changes.get("image_shape", old))
     if len(of_encoder) + len(own) < len(changes) or shape[2] != old[2]:
         raise ValueError(
-            "A copy may differ in `masking`, `masks_per_image`, `seed`, `drop_path_rate`, `name`, `dtype` and the "
-            "height and width of `image_shape`, not in what its weights depend on. For other channels, give "
-            f"`encoder.copy(image_shape=...)` a new decoder. Received: {changes}, where image_shape={old}"
+            "A copy may differ in `masking`, `masks_per_image`, `predict_ratio`, `seed`, `drop_path_rate`, `name`, "
+            "`dtype` and the height and width of `image_shape`, not in what its weights depend on. For other "
+            f"channels, give `encoder.copy(image_shape=...)` a new decoder. Received: {changes}, where "
+            f"image_shape={old}"
         )
     encoder = mae.encoder.copy(**of_encoder)
     decoder = mae.decoder.copy(**{name: changes[name] for name in _OF_PARTS if name in changes})
     masking = type(mae.masking).from_config(mae.masking.get_config())
     dtype = {"dtype": encoder.dtype_policy} if "dtype" in changes else {}
-    return {**mae.get_config(), "encoder": encoder, "decoder": decoder, "masking": masking, **dtype, **own}
+    # A target has nothing that training changes.
+    parts = {"encoder": encoder, "decoder": decoder, "masking": masking, "target": mae.target}
+    return {**mae.get_config(), **parts, **dtype, **own}

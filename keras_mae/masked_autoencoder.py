@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_mae import _checks
@@ -14,20 +13,22 @@ from keras_mae.copying import copied_parts
 from keras_mae.decoder import MAEDecoder
 from keras_mae.encoder import ViTEncoder
 from keras_mae.from_preset import PresetFiles
-from keras_mae.loss import psnr, reconstruction_loss, reconstruction_target, visible_statistics
-from keras_mae.mask_inputs import given_mask, masks_to_check, named
+from keras_mae.loss import psnr, reconstruction_loss
+from keras_mae.mask_inputs import given_mask, masks_of, named
 from keras_mae.masking import Mask, Masking, RandomMasking, explicit_mask
-from keras_mae.ops import gather_tokens
+from keras_mae.partial_prediction import drawn, in_reading_order
 from keras_mae.pixels import check_images
 from keras_mae.random import EVALUATION_STEP, hash_noise, places
 from keras_mae.reconstruction import Reconstruction, to_pictures, undo_normalization
-from keras_mae.train_step import Directed, TrainStep
+from keras_mae.targets.patch_targets import PatchTargets, plain, settled
+from keras_mae.train_step import Directed
+from keras_mae.unlabeled import Unlabeled
 
 __all__ = ["MaskedAutoencoder"]
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
-class MaskedAutoencoder(PresetFiles, TrainStep):
+class MaskedAutoencoder(PresetFiles, Unlabeled):
     """Hides most of an image's patches, encodes the rest, and learns to predict the hidden pixels.
 
     Give `fit` images: arrays, or any dataset Keras takes of `images`, `(images, labels)` (labels are
@@ -49,9 +50,16 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
             patch size from the encoder.
         masking: A `RandomMasking` (75 % by default), `BlockMasking` or `GridMasking`.
         norm_pix_loss: Whether each patch is standardized before it is predicted. Better features, but
-            reconstructions then need statistics from elsewhere.
+            reconstructions then need statistics from elsewhere. By default as `target` says.
+        target: What to predict for each patch. "pixels", the default; "normalized", another name for
+            `norm_pix_loss=True`; "low_pass" (`keras_mae.targets.LowPass`), which `norm_pix_loss` standardizes too;
+            "hog" (`HOG`); or a function in `keras.ops` of images (batch, height, width, channels), as given to the
+            model, that returns vectors (batch, patches, dim). The decoder is built to fit.
         masks_per_image: Masks drawn for each image in one training step. One decoded image then serves
             several times; the loss is the mean over them.
+        predict_ratio: Share of the removed patches that a training step predicts, in (0, 1]; the loss and its PSNR
+            are over them, and the decoder gets no other mask tokens. They are drawn anew in each step, by the hash.
+            Without `training` every patch is predicted, so that `evaluate` takes the loss over all removed patches.
         seed: Seed for the masks.
 
     Call arguments:
@@ -61,7 +69,8 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
 
     Returns:
         A dict: `reconstruction`, float32 (batch, patches, pixels), the decoder's prediction of the target for
-        every patch, and `mask`, float32 (batch, patches), 1 = removed.
+        every patch, and `mask`, float32 (batch, patches), 1 = removed. Where a training step predicts a share of the
+        removed patches, also `predicted`, of the same form, and the reconstruction of the others is 0.
 
     Raises:
         ValueError: If the parts do not fit one another, or nothing would be removed.
@@ -81,8 +90,10 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         decoder: MAEDecoder | None = None,
         masking: Masking | None = None,
         *,
-        norm_pix_loss: bool = False,
+        norm_pix_loss: bool | None = None,
+        target: Any = None,
         masks_per_image: int = 1,
+        predict_ratio: float = 1.0,
         seed: int = 0,
         **kwargs: Any,
     ):
@@ -94,58 +105,78 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         self.encoder = encoder
         self.decoder = MAEDecoder(dtype=encoder.dtype_policy) if decoder is None else decoder
         self.masking = RandomMasking() if masking is None else masking
-        self.norm_pix_loss = bool(norm_pix_loss)
+        self.target, standardized = settled(target, norm_pix_loss)
         self.masks_per_image = _checks.positive_int("masks_per_image", masks_per_image)
+        self.predict_ratio = _checks.share("predict_ratio", predict_ratio)
         self.seed = _checks.seed_int("seed", seed)
         if self.masking.num_kept(encoder.grid) == encoder.num_patches:
             raise ValueError(
                 "`masking` must remove at least one patch. Received: "
                 f"mask_ratio={self.masking.mask_ratio} for {encoder.num_patches} patches"
             )
-        self.decoder.join(encoder.image_shape, encoder.patch_size, encoder.embed_dim)
+        self._targets = PatchTargets(self.target, standardized, encoder)
+        self.decoder.join(
+            encoder.image_shape,
+            encoder.patch_size,
+            encoder.embed_dim,
+            class_tokens=encoder.class_tokens,
+            output_dim=self._targets.dim,
+        )
 
         self._predicts_from = self.masking.num_kept(encoder.grid)
 
         self.psnr_tracker = keras.metrics.Mean(name="psnr")
-        self._directed = Directed(up=[self.psnr_tracker], down=[self.skipped_tracker])
+        measured = [self.psnr_tracker] if self._targets.is_pixels else []
+        self._directed = Directed(up=measured, down=[self.skipped_tracker])
         self.build((None, *self.encoder.image_shape))  # all parts are; `export` wants to have seen a shape
+
+    @property
+    def norm_pix_loss(self) -> bool:
+        """Whether each patch is standardized before it is predicted."""
+        return self._targets.norm_pix_loss
+
+    @property
+    def predicts_pixels(self) -> bool:
+        """Whether predictions are pixels: `reconstruct` shows them, and the metric `psnr` measures them."""
+        return self._targets.is_pixels
 
     # === The method ===
     def call(self, inputs: Any, training: bool | None = None) -> dict[str, Tensor]:
-        _, mask, prediction = self._predict(inputs, training, removed_only=False)
+        _, mask, predicted, prediction = self._predict(inputs, training, removed_only=False)
         # The decoder saw the patches in shuffled order: only here are they put back.
-        return {"reconstruction": gather_tokens(prediction, mask.ids_restore), "mask": mask.mask}
+        return in_reading_order(prediction, mask, predicted)
 
     def outputs_for_loss(self, x: Any, training: bool) -> dict[str, Tensor]:
-        """Return the prediction of the removed patches, and the pixels it is judged by.
+        """Return the prediction of the removed patches that are predicted, and what it is judged by.
 
         Args:
             x: Images or dict, as given to the model.
             training: Whether to draw the masks of the current training step, and to end that step.
 
         Returns:
-            A dict of float32: `removed_prediction` and `removed_pixels` (batch, removed, pixels), normalized as the
-            encoder sees them; for a normalized target also `guessed_mean` and `guessed_std` (batch, removed, 1),
-            which put the prediction back into pixels.
+            A dict of float32: `removed_prediction` and `removed_pixels` (batch, predicted, pixels), normalized as the
+            encoder sees them, for "low_pass" without their high frequencies; for a normalized target also
+            `guessed_mean` and `guessed_std` (batch, predicted, 1), which put the prediction back into pixels. For a
+            target that is not made of pixels, `removed_target` (batch, predicted, dim) instead of all these. All
+            removed patches are predicted, but for training with a `predict_ratio` below 1.
         """
         # The model is not called, so that what Keras does to arguments is done here.
         x = {key: ops.convert_to_tensor(value) for key, value in named(x).items() if value is not None}
-        images, mask, prediction = self._predict(x, training, removed_only=True)
-        pixels = self.encoder.patch_embedding.pixels
-        outputs = {"removed_prediction": prediction, "removed_pixels": pixels(images, mask.ids_removed)}
-        if self.norm_pix_loss:
-            visible = pixels(images, mask.ids_keep)
-            outputs["guessed_mean"], outputs["guessed_std"] = visible_statistics(visible, *mask, self.encoder.grid)
-        return outputs
+        images, mask, predicted, prediction = self._predict(x, training, removed_only=True)
+        return {"removed_prediction": prediction, **self._targets.outputs(images, mask.ids_keep, predicted)}
 
-    def _predict(self, inputs: Any, training: bool | None, removed_only: bool) -> tuple[Tensor, Mask, Tensor]:
-        """Return the images, their mask, and the float32 prediction in the decoder's order."""
+    def _predict(self, inputs: Any, training: bool | None, removed_only: bool) -> tuple[Tensor, Mask, Tensor, Tensor]:
+        """Return images, mask, patches to predict, and the float32 prediction in the decoder's order."""
         inputs = named(inputs)
         images = inputs["images"]
         mask = self._mask(inputs, training)  # before the encoder is called, which in training ends the step
+        predicted = mask.ids_removed
+        if training and self.predict_ratio < 1:
+            place = self.encoder.step.place(ops.shape(mask.ids_keep)[0])
+            mask, predicted = drawn(mask, self.predict_ratio, self.seed, *place)
         tokens = self.encoder(images, ids_keep=mask.ids_keep, training=training)
-        prediction = self.decoder(tokens, mask.ids_keep, mask.ids_removed, removed_only=removed_only)
-        return images, mask, ops.cast(prediction, "float32")
+        prediction = self.decoder(tokens, mask.ids_keep, predicted, removed_only=removed_only)
+        return images, mask, predicted, ops.cast(prediction, "float32")
 
     def _mask(self, inputs: dict[str, Any], training: bool | None) -> Mask:
         """Return the patches to keep and to remove: as `inputs` says, or as drawn for this step or for evaluation."""
@@ -179,12 +210,12 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
             A float32 scalar.
         """
         if "reconstruction" in y_pred:  # from `call`, which Keras' own training step uses
-            prediction, mask = y_pred["reconstruction"], y_pred["mask"]
-            pixels = self.encoder.patch_embedding.pixels(named(x)["images"])
-            pixels = ops.repeat(pixels, self.masks_per_image if training else 1, axis=0)
+            prediction, mask = y_pred["reconstruction"], y_pred.get("predicted", y_pred["mask"])
+            vectors = self._targets.vectors(named(x)["images"])
+            vectors = ops.repeat(vectors, self.masks_per_image if training else 1, axis=0)
         else:
-            prediction, mask, pixels = y_pred["removed_prediction"], None, y_pred["removed_pixels"]
-        loss = reconstruction_loss(prediction, reconstruction_target(pixels, self.norm_pix_loss), mask)
+            prediction, mask, vectors = y_pred["removed_prediction"], None, self._targets.in_outputs(y_pred)
+        loss = reconstruction_loss(prediction, self._targets.to_predict(vectors), mask)
         if sample_weight is not None:
             weights = ops.reshape(ops.cast(sample_weight, "float32"), (-1, 1))
             loss = ops.reshape(loss, (ops.shape(weights)[0], -1)) * weights
@@ -195,7 +226,11 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
 
         For a normalized target the prediction is put back into pixels with the visible patches' statistics:
         the true ones would leak the answer.
+
+        Raises:
+            ValueError: If the model does not predict pixels.
         """
+        self._targets.check_visible("`removed_psnr`")
         prediction = outputs["removed_prediction"]
         if self.norm_pix_loss:
             prediction = prediction * outputs["guessed_std"] + outputs["guessed_mean"]
@@ -215,40 +250,6 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
             explicit_mask(mask, encoder.grid, self.masking.num_kept(encoder.grid), encoder.patch_size)
         return data
 
-    def _check_first(self, *data: Any) -> None:
-        """Check the first masks of arrays before a compiled step meets them: its error is none of Python's."""
-        for masks in masks_to_check(data):
-            self.check_batch({"mask": masks})
-
-    def compile(self, optimizer: Any = "rmsprop", **kwargs: Any) -> None:
-        """Configure training. Arguments are `keras.Model.compile`'s, without losses and metrics.
-
-        Raises:
-            ValueError: If a loss or metrics are given: the model brings its own.
-        """
-        refused = [
-            key for key in ("loss", "loss_weights", "metrics", "weighted_metrics") if kwargs.get(key) is not None
-        ]
-        if refused:
-            raise ValueError(
-                "A MaskedAutoencoder has its own loss and metrics (loss, psnr, skipped_steps): compile it with "
-                f"an optimizer only. Received: {', '.join(refused)}"
-            )
-        super().compile(optimizer=optimizer, **kwargs)
-
-    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
-        """Train as `keras.Model.fit` does; `y` may be left out, also with sample weights."""
-        held_out = kwargs.get("validation_data")
-        self._check_first(x, held_out)
-        if isinstance(held_out, tuple) and len(held_out) == 3:
-            kwargs["validation_data"] = (held_out[0], _labels(held_out[1], held_out[2]), held_out[2])
-        return super().fit(x, _labels(y, kwargs.get("sample_weight")), *args, **kwargs)
-
-    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate as `keras.Model.evaluate` does; `y` may be left out, also with sample weights."""
-        self._check_first(x)
-        return super().evaluate(x, _labels(y, kwargs.get("sample_weight")), *args, **kwargs)
-
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         return [*([self._loss_tracker] if self.compiled else []), self._directed.together]
@@ -263,12 +264,13 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         """Add one batch to the metrics; a skipped one (`finite` false) to the count of skipped steps only.
 
         Returns:
-            The logs: `loss`, `psnr` (dB over the encoder's `pixel_range`, removed pixels) and, in
-            training, `skipped_steps`.
+            The logs: `loss`, `psnr` (dB over the encoder's `pixel_range`, removed pixels) where the target is made
+            of pixels, and, in training, `skipped_steps`.
         """
-        quality = ops.mean(self.removed_psnr(outputs))
-        rows = ops.shape(outputs["removed_prediction"])[0]
-        self._add_to_means(rows, finite, (self._loss_tracker, loss), (self.psnr_tracker, quality))
+        means = [(self._loss_tracker, loss)]
+        if self.predicts_pixels:
+            means.append((self.psnr_tracker, ops.mean(self.removed_psnr(outputs))))
+        self._add_to_means(ops.shape(outputs["removed_prediction"])[0], finite, *means)
         logs = self.get_metrics_result()
         if finite is None:
             logs.pop(self.skipped_tracker.name)
@@ -299,31 +301,20 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
             batch_size: Number of images at a time.
 
         Returns:
-            A `Reconstruction`: NumPy arrays in the images' own shape, range and dtype.
+            A `Reconstruction`: NumPy arrays in the images' own shape, range and dtype. What a "low_pass" model
+            predicts lacks the high frequencies.
 
         Raises:
-            ValueError: If images, their range or mask do not fit the model, or pixels are not finite.
+            ValueError: If images, their range or mask do not fit the model, pixels are not finite, or the model
+                predicts something else than pixels.
 
         Reference: "Masked Autoencoders Are Scalable Vision Learners", figure 2.
         """
+        self._targets.check_visible("`reconstruct`")
         _checks.one_of("statistics", statistics, ("visible", "true"))
         images = check_images(images, self.encoder.image_shape, self.encoder.pixel_range)
-        grid = self.encoder.grid
-        if mask is None:
-            noise = hash_noise(
-                self.seed if seed is None else _checks.seed_int("seed", seed),
-                EVALUATION_STEP,
-                ops.arange(len(images), dtype="int32"),
-                self.encoder.num_patches,
-            )
-            drawn = self.masking(noise, grid=grid)
-        else:
-            if len(mask) != len(images):
-                raise ValueError(
-                    f"`mask` must have one row an image. Received: {len(mask)} rows for {len(images)} images"
-                )
-            drawn = explicit_mask(ops.convert_to_tensor(mask), grid, patch_size=self.encoder.patch_size)
-        ids_keep, ids_removed = (ops.convert_to_numpy(ids) for ids in drawn)
+        seed = self.seed if seed is None else _checks.seed_int("seed", seed)
+        ids_keep, ids_removed = masks_of(len(images), self.masking, self.encoder, mask=mask, seed=seed)
         if ids_keep.shape[1] != self._predicts_from:
             # TensorFlow would trace again with the number of visible patches unknown; here it is always known.
             self.make_predict_function(force=True)
@@ -336,6 +327,7 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
             prediction, source = undo_normalization(
                 prediction,
                 images,
+                self._targets.vectors(images),
                 ids_keep=ids_keep,
                 ids_removed=ids_removed,
                 statistics=statistics,
@@ -348,7 +340,8 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
 
         Args:
             changes: `image_shape`, with the same channels: the positions of encoder and decoder are resized in two
-                dimensions. `masking`, `masks_per_image`, `seed` (of the masks), `drop_path_rate`, `name`, `dtype`.
+                dimensions. `masking`, `masks_per_image`, `predict_ratio`, `seed` (of the masks), `drop_path_rate`,
+                `name`, `dtype`.
 
         Returns:
             A model of the same class, its step counter at 0.
@@ -365,16 +358,15 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
             "decoder": keras.saving.serialize_keras_object(self.decoder),
             "masking": keras.saving.serialize_keras_object(self.masking),
             "norm_pix_loss": self.norm_pix_loss,
+            # The method's own targets are what `norm_pix_loss` says, as in files from before there were others.
+            "target": None if plain(self.target) else keras.saving.serialize_keras_object(self.target),
             "masks_per_image": self.masks_per_image,
+            "predict_ratio": self.predict_ratio,
             "seed": self.seed,
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> MaskedAutoencoder:
-        parts = {key: keras.saving.deserialize_keras_object(config[key]) for key in ("encoder", "decoder", "masking")}
+        named = ("encoder", "decoder", "masking", "target")
+        parts = {key: keras.saving.deserialize_keras_object(config[key]) for key in named if key in config}
         return cls(**{**config, **parts})
-
-
-def _labels(y: Any, sample_weight: Any) -> Any:
-    """Return labels that nobody reads: without any, Keras drops the sample weights without a word."""
-    return np.zeros(len(sample_weight)) if y is None and sample_weight is not None else y

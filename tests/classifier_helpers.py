@@ -32,7 +32,8 @@ def make_classifier(encoder: Any = None, cls: Any = keras_mae.ViTClassifier, **c
 
 def randomise_head(classifier: Any) -> Any:
     generator = np.random.default_rng(8)
-    for weight in [*([] if classifier.pool_norm is None else classifier.pool_norm.weights), *classifier.head.weights]:
+    pooling = [layer for layer in (classifier.pool_norm, classifier.attentive_pooling) if layer is not None]
+    for weight in [*(weight for layer in pooling for weight in layer.weights), *classifier.head.weights]:
         value = generator.standard_normal(tuple(weight.shape))
         weight.assign(np.abs(value) + 0.5 if weight.path.endswith("variance") else value)
     return classifier

@@ -30,6 +30,7 @@ class Sizes:
     decoder_num_heads: int
     pixel_mean: tuple[float, ...]
     pixel_std: tuple[float, ...]
+    class_tokens: int = 1
 
     @classmethod
     def of(cls, mae: Any) -> Sizes:
@@ -42,6 +43,7 @@ class Sizes:
             mae.decoder.num_heads,
             mae.encoder.pixel_mean,
             mae.encoder.pixel_std,
+            mae.encoder.class_tokens,
         )
 
     @property
@@ -70,8 +72,9 @@ def named_variables(mae: Any) -> dict[str, Any]:
         return found
 
     encoder, decoder = mae.encoder, mae.decoder
+    class_token = {} if encoder.class_token is None else {"encoder.class_token": encoder.class_token}
     return {
-        "encoder.class_token": encoder.class_token,
+        **class_token,
         "encoder.positions": encoder.position_embedding,
         **dense(encoder.patch_embedding.projection, "encoder.patches"),
         **blocks(encoder.blocks, "encoder"),
@@ -176,36 +179,49 @@ def block(x: np.ndarray, w: Weights, name: str, num_heads: int) -> np.ndarray:
 
 
 def blocks_of(images: np.ndarray, w: Weights, sizes: Sizes, mask: np.ndarray | None = None) -> list[np.ndarray]:
-    """What each block gets and, last, what the last one returns: (batch, 1 + kept, dim), class token first."""
+    """What each block gets and, last, what the last one returns: (batch, class tokens + kept, dim)."""
     x = dense(patches_of(normalised(images, sizes), sizes.patch_size), w, "encoder.patches")
     x = x + w["encoder.positions"][1:]
     if mask is not None:
         x = np.stack([tokens[gone == 0] for tokens, gone in zip(x, mask, strict=True)])
-    class_token = (w["encoder.class_token"] + w["encoder.positions"][:1]).reshape(1, 1, -1)
-    tokens = [np.concatenate([np.repeat(class_token, len(x), axis=0), x], axis=1)]
+    for number in reversed(range(sizes.class_tokens)):
+        class_token = w["encoder.class_token"][0, number] + w["encoder.positions"][0]
+        x = np.stack([np.concatenate([class_token[None], tokens]) for tokens in x])
+    tokens = [x]
     for i in range(sizes.depth):
         tokens.append(block(tokens[-1], w, f"encoder.{i}", sizes.num_heads))
     return tokens
 
 
 def encode(images: np.ndarray, w: Weights, sizes: Sizes, mask: np.ndarray | None = None) -> np.ndarray:
-    """(batch, 1 + kept, dim): class token and visible patches, in reading order."""
+    """(batch, class tokens + kept, dim): class tokens and visible patches, in reading order."""
     return layer_norm(blocks_of(images, w, sizes, mask)[-1], w, "encoder.norm")
 
 
-def decode(tokens: np.ndarray, w: Weights, sizes: Sizes, mask: np.ndarray) -> np.ndarray:
-    """(batch, patches, pixels): mask tokens stand where patches were removed; every patch is predicted."""
-    embedded = dense(tokens, w, "decoder.embedding")
-    x = np.zeros((len(tokens), 1 + mask.shape[1], embedded.shape[-1]))
+def decode(
+    tokens: np.ndarray, w: Weights, sizes: Sizes, mask: np.ndarray, predicted: np.ndarray | None = None
+) -> np.ndarray:
+    """(batch, patches, pixels): mask tokens stand where patches were removed; every patch is predicted.
+
+    With `predicted`, the removed patches that are 0 in it have no token, and their prediction is 0.
+    """
+    embedded, first = dense(tokens, w, "decoder.embedding"), sizes.class_tokens
+    x = np.zeros((len(tokens), first + mask.shape[1], embedded.shape[-1]))
     for sample in range(len(x)):
-        x[sample, 0] = embedded[sample, 0]
-        visible = iter(embedded[sample, 1:])
+        x[sample, :first] = embedded[sample, :first] + w["decoder.positions"][0]
+        visible = iter(embedded[sample, first:])
         for patch in range(mask.shape[1]):
-            x[sample, 1 + patch] = w["decoder.mask_token"].reshape(-1) if mask[sample, patch] else next(visible)
-    x = x + w["decoder.positions"]
+            token = w["decoder.mask_token"].reshape(-1) if mask[sample, patch] else next(visible)
+            x[sample, first + patch] = token + w["decoder.positions"][1 + patch]
+    absent = np.zeros(mask.shape) if predicted is None else mask - predicted
+    present = np.concatenate([np.ones((len(x), first)), 1 - absent], axis=1) == 1
+    x = np.stack([tokens[there] for tokens, there in zip(x, present, strict=True)])
     for i in range(sizes.decoder_depth):
         x = block(x, w, f"decoder.{i}", sizes.decoder_num_heads)
-    return dense(layer_norm(x, w, "decoder.norm"), w, "decoder.prediction")[:, 1:]
+    x = dense(layer_norm(x, w, "decoder.norm"), w, "decoder.prediction")
+    out = np.zeros((*present.shape, x.shape[-1]))
+    out[present] = x.reshape(-1, x.shape[-1])
+    return out[:, first:]
 
 
 def target_of(images: np.ndarray, sizes: Sizes, norm_pix_loss: bool) -> np.ndarray:
@@ -268,6 +284,37 @@ def grid_mask(noise: np.ndarray, grid: tuple[int, int], mask_ratio: float) -> np
     return mask.reshape(len(noise), -1)
 
 
+def second_draw(order: list[int], patches: int, number: int) -> int:
+    """Another random number of a sample, unsigned, from its patches by their noise."""
+    key = order[0]
+    for place in (1, 2, 3):
+        key = _mix((key + order[place] * (2 * patches * place + 1)) % 2**32)
+    return _mix((key + number * 0x27D4EB2F) % 2**32)
+
+
+def cell_mask(noise: np.ndarray, grid: tuple[int, int], mask_ratio: float, side: int = 2) -> np.ndarray:
+    """Cells stay by the noise of their upper left patch until enough patches do; the last one only in part."""
+    patches = grid[0] * grid[1]
+    kept = int(round(patches * (1 - mask_ratio), 10))
+    cells: dict[int, list[int]] = {}  # upper left patch -> all patches
+    for row in range(grid[0]):
+        for column in range(grid[1]):
+            corner = row // side * side * grid[1] + column // side * side
+            cells.setdefault(corner, []).append(row * grid[1] + column)
+    bits = 31 - len(cells).bit_length()
+    mask = np.ones((len(noise), patches))
+    for sample, draws in enumerate(noise):
+        order = sorted(range(patches), key=lambda patch: (draws[patch], patch))
+        visible: list[int] = []
+        for corner in sorted(cells, key=lambda corner: (draws[corner], corner)):
+            free, cell = kept - len(visible), cells[corner]
+            if free < len(cell):  # all of it would be too many
+                cell = sorted(cell, key=lambda patch: (second_draw(order, patches, patch) % 2**bits, patch))
+            visible += cell[:free]
+        mask[sample, visible] = 0
+    return mask
+
+
 def block_mask(noise: np.ndarray, grid: tuple[int, int], mask_ratio: float) -> np.ndarray:
     """Rectangles around the patches of least noise, until the count is reached; the rest in reading order."""
     patches = grid[0] * grid[1]
@@ -275,12 +322,9 @@ def block_mask(noise: np.ndarray, grid: tuple[int, int], mask_ratio: float) -> n
     mask = np.zeros((len(noise), patches))
     for sample, draws in enumerate(noise):
         order = sorted(range(patches), key=lambda patch: (draws[patch], patch))
-        key = order[0]
-        for place in (1, 2, 3):
-            key = _mix((key + order[place] * (2 * patches * place + 1)) % 2**32)
         hidden: list[int] = []
         for number, centre in enumerate(order[:32]):
-            size = _mix((key + number * 0x27D4EB2F) % 2**32) % 64
+            size = second_draw(order, patches, number) % 64
             area = (0.08 + 0.32 * (size // 8) / 7) * patches
             aspect = 0.3 * (1 / 0.3 / 0.3) ** (size % 8 / 7)
             height = min(max(round(math.sqrt(area * aspect)), 1), grid[0])

@@ -154,6 +154,7 @@ def test_epochs_are_of_whole_batches(steps_per_epoch):
 
 RECIPES = {
     "pretraining": PretrainRecipe(epochs=3, warmup_epochs=1, batch_size=32, masks_per_image=2, weight_decay=0.5),
+    "partial pretraining": PretrainRecipe(epochs=3, warmup_epochs=1, batch_size=32, predict_ratio=0.4),
     "fine-tuning": FineTuneRecipe(epochs=3, warmup_epochs=1, batch_size=32, weight_decay=0.5),
     "probe": LinearProbeRecipe(epochs=3, warmup_epochs=1, batch_size=32, base_learning_rate=2.0),
 }
@@ -167,13 +168,15 @@ def encoder_of(depth):
     return keras_mae.ViTEncoder((12, 12, 3), 4, embed_dim=16, depth=depth, num_heads=2, mlp_ratio=2)
 
 
-def pretraining():
-    return keras_mae.MaskedAutoencoder(encoder_of(1), keras_mae.MAEDecoder(8, 1, 2), masks_per_image=2, seed=6)
+def pretraining(predict_ratio=1.0):
+    return keras_mae.MaskedAutoencoder(
+        encoder_of(1), keras_mae.MAEDecoder(8, 1, 2), masks_per_image=2, predict_ratio=predict_ratio, seed=6
+    )
 
 
 def model_of(task):
-    if task == "pretraining":
-        return pretraining()
+    if task.endswith("pretraining"):
+        return pretraining(0.4 if task.startswith("partial") else 1.0)
     options = {"drop_path_rate": 0.5} if task == "fine-tuning" else {"pooling": "token", "trainable_blocks": 0}
     return keras_mae.ViTClassifier(encoder_of(2), 5, **options)
 
@@ -186,7 +189,7 @@ def trained(task, steps):
     model = model_of(task)
     arguments = (model,) if task == "fine-tuning" else ()
     model.compile(recipe.optimizer(*arguments, PER_EPOCH * steps))
-    given = (IMAGES,) if task == "pretraining" else (IMAGES, LABELS)
+    given = (IMAGES,) if task.endswith("pretraining") else (IMAGES, LABELS)
     history = model.fit(
         *given,
         batch_size=recipe.step_batch_size,

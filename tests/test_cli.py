@@ -296,7 +296,7 @@ def test_every_help_text_stands_alone(name):
         (keras_mae.cli.converting.Format, keras_mae.convert.FORMATS),
         (keras_mae.cli.converting.Runtime, keras_mae.convert.EXPORT_FORMATS),
         (keras_mae.cli.options.Engine, keras_mae.distribution.ENGINES),
-        (keras_mae.cli.transfer.Pooling, keras_mae.classifier.POOLINGS),
+        (keras_mae.cli.options.PoolingName, keras_mae.pooling.POOLINGS),
     ],
     ids=["formats", "runtimes", "engines", "poolings"],
 )

@@ -12,12 +12,19 @@ from keras_mae.masking import explicit_mask
 from keras_mae.random import hash_noise
 
 GRID = (6, 10)
-ORACLES = {"RandomMasking": oracles.random_mask, "BlockMasking": oracles.block_mask, "GridMasking": oracles.grid_mask}
+ORACLES = {
+    "RandomMasking": oracles.random_mask,
+    "Cells": oracles.cell_mask,
+    "BlockMasking": oracles.block_mask,
+    "GridMasking": oracles.grid_mask,
+}
 
 # Fingerprints of the masks that `oracles` draws for seed 3, step 11, samples 0-12 on 6 x 10 patches.
 GOLDEN = {
     ("RandomMasking", 0.75): "2316984ab29c24bf5414d4913eb2702a",
     ("RandomMasking", 0.6): "dccf348c805edd942e1f33687591bce7",
+    ("Cells", 0.75): "17bfd584dcd3a960a5598dd1c39f5cf8",
+    ("Cells", 0.6): "9a2d099c88f2a02cc69055ea8b3a54f0",
     ("BlockMasking", 0.5): "fa532d93efea4cb4801103e7ad6ae502",
     ("BlockMasking", 0.75): "21bf2fd8b4bb781ce434e8da5f3574d0",
     ("GridMasking", 0.75): "26fa181039b91f6b7ae5a022e2f79226",
@@ -28,8 +35,14 @@ def to_numpy(x):
     return ops.convert_to_numpy(x)
 
 
+def make(kind, ratio, **kwargs):
+    if kind == "Cells":
+        return keras_mae.RandomMasking(ratio, cell=2, **kwargs)
+    return getattr(keras_mae, kind)(ratio, **kwargs)
+
+
 def draw(kind, ratio, batch=13, grid=GRID, seed=3, step=11, **kwargs):
-    masking = getattr(keras_mae, kind)(ratio, **kwargs)
+    masking = make(kind, ratio, **kwargs)
 
     @run_quickly
     def drawn(index):
@@ -46,7 +59,7 @@ def draw(kind, ratio, batch=13, grid=GRID, seed=3, step=11, **kwargs):
 
 @pytest.mark.parametrize(("kind", "ratio"), list(GOLDEN))
 def test_masks_have_the_same_bits_everywhere(compiled, kind, ratio):
-    masking = getattr(keras_mae, kind)(ratio)
+    masking = make(kind, ratio)
 
     @compiled
     def mask(index, step):
@@ -66,7 +79,7 @@ def test_golden_masks_are_the_oracles():
 @pytest.mark.parametrize("grid", [(6, 10), (2, 14), (8, 4)])
 def test_masks_agree_with_the_oracle_on_other_grids(kind, grid):
     noise = oracles.hash_noise(5, 2, range(7), grid[0] * grid[1])
-    masking = getattr(keras_mae, kind)(0.75)
+    masking = make(kind, 0.75)
     drawn = to_numpy(run_quickly(lambda noise: masking(noise, grid=grid).mask)(noise.astype("int32")))
     np.testing.assert_array_equal(drawn, ORACLES[kind](noise, grid, 0.75))
 
@@ -87,7 +100,7 @@ def test_float_noise_is_not_rounded_by_a_bfloat16_policy():
 @pytest.mark.parametrize("kind", list(ORACLES))
 def test_a_mask_depends_on_its_own_sample_alone(kind):
     """Another share of the global batch, in another order: sample 7 keeps its mask wherever it is computed."""
-    masking = getattr(keras_mae, kind)(0.75)
+    masking = make(kind, 0.75)
     index = np.arange(12, -1, -1, dtype="int32") + 5
     drawn = to_numpy(run_quickly(lambda index: masking(hash_noise(3, 11, index, 60), grid=GRID).mask)(index))
     first_share = draw(kind, 0.75)["mask"]
@@ -152,7 +165,7 @@ def test_awkward_ratio_keeps_that_many():
 @pytest.mark.parametrize("ratio", [-0.1, 1, 1.2, float("nan"), "0.75", None])
 def test_ratio_must_be_a_fraction(kind, ratio):
     with pytest.raises(ValueError, match=r"`mask_ratio` must be in \[0, 1\). Received: mask_ratio="):
-        getattr(keras_mae, kind)(ratio)
+        make(kind, ratio)
 
 
 def test_ratio_must_leave_a_patch():
@@ -166,6 +179,52 @@ def test_every_patch_is_kept_equally_often_and_no_mask_comes_twice():
     # 12 of 49 stay; the standard deviation of a rate over 20,000 samples is 0.00304.
     assert np.abs(rate - 12 / 49).max() < 4.5 * 0.00304
     assert len(np.unique(mask, axis=0)) == 20_000
+
+
+# === Cells ===
+@pytest.mark.parametrize(("grid", "cell"), [((7, 7), 2), ((8, 8), 4), ((5, 9), 4), ((2, 14), 3)])
+def test_cells_of_any_size_on_any_grid_keep_the_exact_count(grid, cell):
+    noise = oracles.hash_noise(5, 2, range(40), grid[0] * grid[1])
+    masking = keras_mae.RandomMasking(0.75, cell=cell)
+    mask = to_numpy(run_quickly(lambda noise: masking(noise, grid=grid).mask)(noise.astype("int32")))
+    np.testing.assert_array_equal(mask, oracles.cell_mask(noise, grid, 0.75, cell))
+    assert set((1 - mask).sum(axis=1)) == {keras_mae.RandomMasking(0.75).num_kept(grid)}
+
+
+def test_cells_that_divide_grid_and_count_stay_or_go_whole():
+    mask = draw("Cells", 0.75, 200, (8, 8))["mask"].reshape(200, 4, 2, 4, 2)
+    assert set(np.unique(mask.sum(axis=(2, 4)))) == {0, 4}
+    assert np.abs(mask.mean(axis=(0, 2, 4)) - 0.75).max() < 4.5 * np.sqrt(0.75 * 0.25 / 200)
+
+
+@pytest.mark.parametrize("side", [7, 14])
+def test_a_divided_cell_prefers_no_place(side):
+    """7 x 7 patches cut the last cells, and on both grids the last cell that stays is divided."""
+    kept = 1 - draw("Cells", 0.75, 20_000, (side, side))["mask"].mean(axis=0)
+    share = keras_mae.RandomMasking(0.75).num_kept((side, side)) / side**2
+    # In reading order a cell's first place would be kept in 27.5 % and its last in 21.4 % of the samples.
+    assert np.abs(kept - share).max() < 4.5 * np.sqrt(share * (1 - share) / 20_000)
+
+
+def test_one_patch_a_cell_is_the_method_s_own():
+    noise = oracles.hash_noise(5, 2, range(3), 60).astype("int32")
+    for name in ("ids_keep", "ids_removed"):
+        own, cells = (
+            getattr(masking(noise, grid=GRID), name)
+            for masking in (keras_mae.RandomMasking(0.75), keras_mae.RandomMasking(0.75, cell=1))
+        )
+        np.testing.assert_array_equal(to_numpy(own), to_numpy(cells))
+
+
+@pytest.mark.parametrize("cell", [0, -1, 1.5, True, "2", (2, 2)])
+def test_cell_must_be_a_positive_integer(cell):
+    with pytest.raises(ValueError, match="`cell` must be a positive integer. Received: cell="):
+        keras_mae.RandomMasking(0.75, cell=cell)
+
+
+def test_one_cell_must_not_cover_the_grid():
+    with pytest.raises(ValueError, match="`cell` must be smaller than the grid.*cell=7 for a grid of 7 x 6"):
+        keras_mae.RandomMasking(0.75, cell=7).num_kept((7, 6))
 
 
 def test_masks_of_one_image_in_successive_steps_are_independent():

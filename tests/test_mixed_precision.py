@@ -14,8 +14,8 @@ from keras import ops
 from training_helpers import BACKEND, quick_compile
 
 import keras_mae
-from keras_mae.classifier import pool_tokens
 from keras_mae.ops import add_shared, gradient, linear
+from keras_mae.pooling import pool_tokens
 
 BATCH, IMAGE_SHAPE, CLASSES = 128, (32, 32, 3), 7  # 64 patches, 16 of them visible
 IMAGES = random_images(BATCH, IMAGE_SHAPE)

@@ -49,6 +49,7 @@ FEATURES = {
     "ema": {"optimizer": {"use_ema": True, "ema_momentum": 0.8, "ema_overwrite_frequency": 3}},
     "sample_weight": {"sample_weight": WEIGHTS},
     "masks_per_image": {"masks_per_image": 3, "sample_weight": WEIGHTS},
+    "predict_ratio": {"predict_ratio": 0.4, "masks_per_image": 3, "sample_weight": WEIGHTS},
     "loss_scale": {"scaled": True},
     "mixed_float16": {"dtype": "mixed_float16"},
 }

@@ -381,7 +381,7 @@ def test_images_of_another_size_than_the_encoders_are_refused(how):
     ("arguments", "message"),
     [
         ({"encoder": "vit"}, "`encoder` must be a keras_mae.ViTEncoder, such as mae.encoder"),
-        ({"pooling": "max"}, "`pooling` must be one of 'mean', 'token'"),
+        ({"pooling": "max"}, "`pooling` must be one of 'mean', 'token', 'attentive', 'flatten'"),
         ({"batch_size": 0}, "`batch_size` must be a positive integer"),
         ({"labels": LABELS[:7]}, "`labels` must be one for each image. Received: 7 for 20 images"),
         ({"data": IMAGES[:, :4]}, r"`images` must have shape \(batch, 8, 12, 1\).*\(20, 4, 12, 1\)"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -36,11 +37,16 @@ def changed_recipe(recipe: _Kind, given: dict[str, Any]) -> _Kind:
     from keras_mae import _checks
     from keras_mae.recipes.base import changed
 
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {name: _plain(value) for name, value in given.items() if value is not None}
     if "epochs" in given:
         epochs = _checks.positive_int("epochs", given["epochs"])
         given.setdefault("warmup_epochs", recipe.warmup_epochs * epochs // recipe.epochs)
     return changed(recipe, given)
+
+
+def _plain(value: Any) -> Any:
+    """Return a choice by its name, and everything else as it is."""
+    return value.value if isinstance(value, Enum) else value
 
 
 def resumed_recipe(recipe: _Kind, begun: Recipe | None, given: dict[str, Any], size: str | None) -> _Kind:

@@ -22,6 +22,8 @@ __all__ = [
     "NumLabels",
     "Out",
     "PixelRange",
+    "Pooling",
+    "PoolingName",
     "PretrainSize",
     "Pretrained",
     "RecipeSize",
@@ -45,6 +47,15 @@ class Engine(StrEnum):
     data_parallel = "data_parallel"
     model_parallel = "model_parallel"
     torch_ddp = "torch_ddp"
+
+
+class PoolingName(StrEnum):
+    """What makes one vector of an image's tokens: `keras_mae.pooling.POOLINGS`."""
+
+    mean = "mean"
+    token = "token"
+    attentive = "attentive"
+    flatten = "flatten"
 
 
 class RecipeSize(StrEnum):
@@ -90,6 +101,14 @@ AccumulationSteps = Annotated[
 ]
 BaseLearningRate = Annotated[
     float | None, typer.Option(help="Learning rate for a batch of 256; the recipe's by default.")
+]
+
+Pooling = Annotated[
+    PoolingName | None,
+    typer.Option(
+        help="Vector of an image: its patches' tokens' mean, its class token, its patches' tokens pooled by learned "
+        "queries, or all of them one after another; the recipe's by default."
+    ),
 ]
 
 # === Models and data ===

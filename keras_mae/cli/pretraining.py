@@ -96,6 +96,12 @@ def pretrain(
     masks_per_image: Annotated[
         int | None, typer.Option(help="Masks drawn for each image in each step; the recipe's by default.")
     ] = None,
+    predict_ratio: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the removed patches to predict in each step, drawn at random; the recipe's by default."
+        ),
+    ] = None,
     crop_area: Annotated[
         float | None,
         typer.Option(
@@ -157,6 +163,7 @@ def pretrain(
             "mask_ratio": mask_ratio,
             "norm_pix_loss": norm_pix_loss,
             "masks_per_image": masks_per_image,
+            "predict_ratio": predict_ratio,
             **_crops(crop_area),
             "seed": seed,
         }

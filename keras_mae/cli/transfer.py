@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +20,8 @@ from keras_mae.cli.options import (
     LabeledData,
     NumLabels,
     Out,
+    Pooling,
+    PoolingName,
     Pretrained,
     RecipeSize,
     Resume,
@@ -40,13 +41,6 @@ __all__ = ["evaluate", "finetune", "knn", "probe"]
 HELD_OUT = "images not trained on"
 
 
-class Pooling(StrEnum):
-    """What makes one vector of an image's tokens."""
-
-    token = "token"
-    mean = "mean"
-
-
 def finetune(
     model: Pretrained,
     data: LabeledData = "digits",
@@ -56,6 +50,7 @@ def finetune(
     trainable_blocks: Annotated[
         float | None, typer.Option(help="Number of last blocks to train: 0, 0.5, 1, ...; all by default.")
     ] = None,
+    pooling: Pooling = None,
     size: Size = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
@@ -110,6 +105,7 @@ def finetune(
             "base_learning_rate": base_learning_rate,
             "layer_decay": layer_decay,
             "drop_path_rate": drop_path_rate,
+            "pooling": pooling,
             "seed": seed,
         }
         chosen = str(size or default_size(data, SMALL_IMAGES))
@@ -138,6 +134,7 @@ def probe(
     test: TestFolder = None,
     num_labels: NumLabels = None,
     white_level: WhiteLevel = None,
+    pooling: Pooling = None,
     size: Size = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
@@ -149,9 +146,10 @@ def probe(
     checkpoint_minutes: CheckpointMinutes = 10.0,
     checkpoint_steps: CheckpointSteps = None,
 ) -> None:
-    """Train a linear probe on MODEL's features.
+    """Train a probe on MODEL's frozen features.
 
-    It leaves a run directory with the classifier, its scores and curves; see the help of finetune.
+    A linear one, or, with --pooling attentive, an attentive one. It leaves a run directory with the classifier, its
+    scores and curves; see the help of finetune.
     """
     import keras
 
@@ -167,6 +165,7 @@ def probe(
             "batch_size": batch_size,
             "base_learning_rate": base_learning_rate,
             "clamp_crops": getattr(begun, "clamp_crops", None),  # earlier versions drew crops otherwise
+            "pooling": pooling,
             "seed": seed,
         }
         chosen = str(size or default_size(data, SMALL_IMAGES))
@@ -195,8 +194,12 @@ def knn(
         float, typer.Option(help="Temperature of the votes; the lower, the more the nearest neighbors count.")
     ] = 0.07,
     pooling: Annotated[
-        Pooling, typer.Option(help="Feature vector of an image: its class token, or the mean of its patches' tokens.")
-    ] = Pooling.token,
+        PoolingName,
+        typer.Option(
+            help="Feature vector of an image: its class token, its patches' tokens' mean, all of them one after "
+            "another, or, of a MODEL that is a classifier trained with it, what its learned queries pool."
+        ),
+    ] = PoolingName.token,
     seed: Seed = 0,
     out: Out = None,
 ) -> None:
@@ -204,14 +207,15 @@ def knn(
 
     It leaves a run directory with the scores.
     """
-    from keras_mae import distribution, training
+    from keras_mae import convert, distribution, training
 
     devices = distribution.current()
-    encoder = _encoder(model)
+    loaded = convert.load_model(model)
+    encoder = getattr(loaded, "encoder", loaded)
     images = _open(data, encoder, devices, test=test, num_labels=num_labels, seed=seed, white_level=white_level)
     directory = run_directory(f"knn-{Path(data).name}", out, False, devices)
     training.run_knn(
-        encoder,
+        loaded if _is_attentive(loaded, pooling) else encoder,
         training.evaluation_batches(images.train),
         training.evaluation_batches(images.test),
         directory,
@@ -269,6 +273,11 @@ def _encoder(path: Path) -> Any:
 
     loaded = convert.load_model(path)
     return getattr(loaded, "encoder", loaded)
+
+
+def _is_attentive(loaded: Any, pooling: PoolingName) -> bool:
+    """Return whether attentive pooling is asked for, and is what this model was trained with."""
+    return pooling is PoolingName.attentive and getattr(loaded, "pooling", None) == pooling.value
 
 
 def _open(

@@ -146,7 +146,13 @@ class HuggingFace(Layout):
 
     def refuse(self, model: Any) -> None:
         encoder = getattr(model, "encoder", model)
-        if getattr(model, "pooling", None) == "mean":
+        if (pooling := getattr(model, "pooling", "token")) in ("attentive", "flatten"):
+            raise ValueError(
+                "`transformers` classifies by the class token, and has no place for the weights of another pooling: "
+                "save the classifier in the format 'keras' or 'preset', or its encoder. "
+                f"Received: a classifier with pooling={pooling!r}"
+            )
+        if pooling == "mean":
             raise ValueError(
                 "`transformers` classifies by the class token and has no norm behind the mean of the patch tokens: "
                 "save a classifier with pooling=\"token\", or in the format 'timm'"

@@ -132,8 +132,9 @@ def save(model: Any, path: str | Path, format: str) -> Path:
 def without_batch_norm(model: ViTClassifier) -> ViTClassifier:
     """Return the same classifier with the BatchNorm before its head folded into the head's weights."""
     plain = ViTClassifier(model.encoder, model.num_classes, pooling=model.pooling, class_names=model.class_names)
-    if plain.pool_norm is not None and model.pool_norm is not None:
-        plain.pool_norm.set_weights(model.pool_norm.get_weights())
+    for part in ("pool_norm", "attentive_pooling"):
+        if (layer := getattr(model, part)) is not None:
+            getattr(plain, part).set_weights(layer.get_weights())
     norm, head = model.head.layers
     mean, variance = (ops.convert_to_numpy(value) for value in (norm.moving_mean, norm.moving_variance))
     kernel, bias = (ops.convert_to_numpy(value) for value in (head.kernel, head.bias))

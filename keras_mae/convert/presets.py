@@ -22,8 +22,8 @@ __all__ = ["open_preset", "save_preset"]
 
 _HEADS = ("num_heads", "decoder_num_heads")
 _STATISTICS = ("pixel_mean", "pixel_std")
-_OF_AUTOENCODER = ("masking", "norm_pix_loss", "masks_per_image", "seed", "name", "dtype")
-_OF_COPIES = ("masking", "masks_per_image", "seed", "name")
+_OF_AUTOENCODER = ("masking", "norm_pix_loss", "masks_per_image", "predict_ratio", "seed", "name", "dtype")
+_OF_COPIES = ("masking", "masks_per_image", "predict_ratio", "seed", "name")
 _OF_CLASSIFIER = ("num_classes", "pooling", "trainable_blocks", "batch_norm", "class_names", "name")
 
 
@@ -92,7 +92,8 @@ def _with_weights(
         target = _taken(overrides, ("norm_pix_loss",))
         hints = replace(hints, encoder=encoder, **shape, **heads, **target)
     model = format.load(files, hints).model
-    expected = sizes.encoder | ({} if other_channels else {"image_shape": image_shape})
+    expected = {"class_tokens": overrides.pop("class_tokens", 1)} | sizes.encoder
+    expected |= {} if other_channels else {"image_shape": image_shape}
     _refuse_other_sizes(getattr(model, "encoder", model), expected, preset, weights)
     return model
 

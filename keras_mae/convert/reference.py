@@ -102,6 +102,15 @@ class Reference(Layout):
         counter = "head.0.num_batches_tracked"
         return {counter: "a counter of PyTorch's BatchNorm"} if counter in state.tensors else {}
 
+    def refuse(self, model: Any) -> None:
+        pooling = getattr(model, "pooling", "token")
+        if pooling not in ("mean", "token"):
+            raise ValueError(
+                "The authors' names, which timm shares, are for the class token or the mean of the patch tokens: "
+                "save the classifier in the format 'keras' or 'preset', or its encoder. "
+                f"Received: a classifier with pooling={pooling!r}"
+            )
+
     def write(self, model: Any, path: Path) -> None:
         write = write_torch if path.suffix.lower() in (".pth", ".pt", ".bin") else write_safetensors
         write(path, save_weights(model, self.rules(model)), metadata_of(model))

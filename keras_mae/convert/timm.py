@@ -49,6 +49,7 @@ class Timm(Reference):
         return head if names is None else head | {"class_names": names}
 
     def refuse(self, model: Any) -> None:
+        super().refuse(model)
         if isinstance(model, MaskedAutoencoder):
             raise ValueError("A `timm` ViT has no decoder: save mae.encoder, or in the format 'reference'")
 

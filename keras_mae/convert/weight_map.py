@@ -148,6 +148,9 @@ def named_weights(model: Any) -> dict[str, Any]:
         )
     if model.pool_norm is not None:
         found |= _layer(model.pool_norm, "pool_norm")
+    if model.attentive_pooling is not None:
+        pooling = model.attentive_pooling
+        found |= {"pooling.queries": pooling.queries, "pooling.kernel": pooling.kernel}
     if model.batch_norm:
         statistics = model.head.layers[0]
         found |= {"head.mean": statistics.moving_mean, "head.variance": statistics.moving_variance}
@@ -156,7 +159,7 @@ def named_weights(model: Any) -> dict[str, Any]:
 
 def _vit(part: Any, name: str) -> dict[str, Any]:
     found = {f"{name}.positions": part.position_embedding}
-    if name == "encoder":
+    if getattr(part, "class_token", None) is not None:
         found["encoder.class_token"] = part.class_token
     for index, block in enumerate(part.blocks):
         for layer, title in (

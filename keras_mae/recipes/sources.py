@@ -6,32 +6,34 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
-__all__ = ["OPTIONS", "OWN", "PUBLISHED", "SIZES", "SOURCES", "UNTUNED", "table"]
+__all__ = ["EFFICIENT_PROBING", "OPTIONS", "OWN", "PUBLISHED", "SIZES", "SOURCES", "UNTUNED", "table"]
 
 OWN = "keras_mae"
+EFFICIENT_PROBING = "efficient_probing"
 UNTUNED = "untuned"
 SOURCES = {
     "repository": "the authors' repository",
     "paper": "the paper, appendix A.1",
+    EFFICIENT_PROBING: "efficient probing, arXiv 2506.10178",
     OWN: "keras_mae, tuned on validation images",
     UNTUNED: "keras_mae, for short runs on one machine, not tuned",
 }
 """Names of sources, and what is printed for them."""
 
-PUBLISHED = ("repository", "paper")
+PUBLISHED = ("repository", "paper", EFFICIENT_PROBING)
 """Names of the sources that were published."""
 
 SIZES = ("base", "large", "huge")
 """Sizes of the ViT that the published recipes are for."""
 
 OPTIONS = {
-    "decoder": "CrossMAE, arXiv:2401.14391",
-    "fuse_blocks": "MFF, arXiv:2308.00261",
+    "decoder": "CrossMAE, arXiv 2401.14391",
+    "fuse_blocks": "MFF, arXiv 2308.00261",
     "mask_cell": "Pixio",
-    "masking": "green and other noise: ColorMAE, arXiv:2407.13036",
-    "optimizer_name": "Muon, arXiv:2605.24770",
-    "pooling": "attentive: efficient probing, arXiv:2506.10178",
-    "predict_ratio": "CrossMAE, arXiv:2401.14391",
+    "masking": "green and other noise: ColorMAE, arXiv 2407.13036",
+    "optimizer_name": "Muon, arXiv 2605.24770",
+    "pooling": "attentive: efficient probing, arXiv 2506.10178",
+    "predict_ratio": "CrossMAE, arXiv 2401.14391",
     "target": "low_pass: PixMIM; hog: MaskFeat",
 }
 """Fields that the paper's method has no other value for, and who proposed that."""

@@ -62,7 +62,7 @@ def run_evaluation(
 
 
 def run_knn(
-    encoder: ViTEncoder,
+    encoder: ViTEncoder | ViTClassifier,
     dataset: Any,
     test: Any,
     run_directory: str | Path,
@@ -70,12 +70,13 @@ def run_knn(
     class_names: Sequence[str] | None = None,
     k: int = 20,
     temperature: float = 0.07,
-    pooling: str = "token",
+    pooling: str | None = None,
 ) -> Path:
     """Classify by the vote of the nearest neighbors, and leave `metrics.json` and `confusion.png`.
 
     Args:
-        encoder: `ViTEncoder`, such as `mae.encoder`.
+        encoder: `ViTEncoder`, such as `mae.encoder`, or a trained `ViTClassifier`, whose features are what its head
+            sees.
         dataset: Batches of (images, labels) that vote, not augmented.
         test: Batches of (images, labels) to classify. Its labels are compared by its `class_names`, if it has any.
         run_directory: Folder that does not exist or is empty.
@@ -101,7 +102,8 @@ def run_knn(
             raise ValueError("Neighbors vote, and are scored, on (images, labels). Received: no labels")
         check_labels(labels, len(known))
     predicted = transfer.knn_predict(voters, others.features, k, temperature)
-    settings = {"k": k, "temperature": temperature, "pooling": pooling, "backend": keras.backend.backend()}
+    used = pooling or getattr(encoder, "pooling", "token")
+    settings = {"k": k, "temperature": temperature, "pooling": used, "backend": keras.backend.backend()}
     with directory.opened(free=True):
         leave_scores(directory, predicted, places[others.labels], names, **settings)
     return directory.path

@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_mae import _checks, transfer, visualize
 from keras_mae.pixels import check_images
+from keras_mae.pooling import POOLINGS, check_pooling
 from keras_mae.recipes import LinearProbeRecipe
 
 __all__ = ["OnlineProbe", "Watch"]
@@ -90,20 +91,35 @@ class OnlineProbe(keras.callbacks.Callback):
         train: Pair (images, labels) that votes or is trained on; a few thousand images are enough.
         test: Pair (images, labels) to classify.
         every_epochs: Epochs between scores.
-        recipe: Recipe of a linear probe; by default the 20 nearest neighbors vote instead.
+        recipe: Recipe of a linear or attentive probe; by default the 20 nearest neighbors vote instead.
+        pooling: Pooling of the neighbors' features, as in `transfer.extract_features`; "token" by default. A probe
+            has its recipe's.
 
     Raises:
-        ValueError: If an argument is out of range; in `fit`, if images or labels do not fit.
+        ValueError: If an argument is out of range; in `fit`, if images, labels or pooling do not fit.
     """
 
-    def __init__(self, train: Any, test: Any, every_epochs: int = 10, recipe: LinearProbeRecipe | None = None):
+    def __init__(
+        self,
+        train: Any,
+        test: Any,
+        every_epochs: int = 10,
+        recipe: LinearProbeRecipe | None = None,
+        *,
+        pooling: str | None = None,
+    ):
         super().__init__()
+        if recipe is not None and pooling not in (None, recipe.pooling):
+            raise _checks.argument_error("pooling", f"the recipe's, {recipe.pooling!r}", pooling)
+        bare = [name for name in POOLINGS if name != "attentive"]
+        self.pooling = None if pooling is None or recipe is not None else _checks.one_of("pooling", pooling, bare)
         self.train, self.test, self.recipe = train, test, recipe
         self.every_epochs = _checks.positive_int("every_epochs", every_epochs)
         name = "knn_accuracy" if recipe is None else "probe_accuracy"
         self._last = {name: float("nan"), "probe_seconds": 0.0}
 
     def on_train_begin(self, logs: Any = None) -> None:
+        check_pooling(self.model.encoder, self.recipe.pooling if self.recipe else self.pooling or "token")
         for images, _ in (self.train, self.test):
             self.model.encoder.look(images, together=False)
 
@@ -118,12 +134,14 @@ class OnlineProbe(keras.callbacks.Callback):
     def _neighbors(self) -> float:
         """Return the accuracy of the nearest neighbors' vote."""
         encoder = self.model.encoder
-        voters = transfer.extract_features(encoder, self.train[0], self.train[1], progress=False)
-        others = transfer.extract_features(encoder, self.test[0], self.test[1], progress=False)
+        voters, others = (
+            transfer.extract_features(encoder, images, labels, pooling=self.pooling, progress=False)
+            for images, labels in (self.train, self.test)
+        )
         return transfer.knn_accuracy(voters, others, k=min(20, len(voters.features)))
 
     def _probe(self, recipe: LinearProbeRecipe) -> float:
-        """Return the accuracy of a linear probe."""
+        """Return the accuracy of a probe."""
         classes = int(np.max(self.train[1])) + 1
         probe = transfer.linear_probe(self.model.encoder, self.train, classes, recipe, cache_features=True, verbose=0)
         return float(probe.evaluate(*self.test, verbose=0, return_dict=True)["accuracy"])

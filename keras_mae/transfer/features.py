@@ -11,9 +11,10 @@ import numpy as np
 from numpy.lib import format as npy
 
 from keras_mae import _checks, _class_names, _files, pixels
-from keras_mae.classifier import POOLINGS, pool
+from keras_mae.classifier import ViTClassifier
 from keras_mae.data.reading import numpy_batches
 from keras_mae.encoder import ViTEncoder
+from keras_mae.pooling import POOLINGS, check_pooling, pool
 
 __all__ = ["Features", "extract_features"]
 
@@ -27,7 +28,7 @@ class Features(_Pair):
     """What `extract_features` returns: the pair (features, labels).
 
     Attributes:
-        features: float32 (images, embed_dim).
+        features: float32 (images, width).
         labels: Labels (images,), or `None` where there are none.
         class_names: Names of the classes, in the order of the labels, if the dataset has any; not part of the pair.
     """
@@ -38,21 +39,23 @@ class Features(_Pair):
 class _Extractor(keras.Model):
     """The encoder and the pooling, for Keras to compile."""
 
-    def __init__(self, encoder: ViTEncoder, pooling: str):
+    def __init__(self, model: ViTEncoder | ViTClassifier, pooling: str):
         super().__init__(name="features", autocast=False)  # TensorFlow takes no name that starts with "_"
-        self.encoder, self.pooling = encoder, pooling
+        self.model, self.pooling = model, pooling
         self.built = True
 
     def call(self, images: Any) -> Any:
-        return keras.ops.cast(pool(self.encoder, images, self.pooling), "float32")
+        if isinstance(self.model, ViTClassifier):
+            return self.model.features(images, training=False)
+        return keras.ops.cast(pool(self.model, images, self.pooling), "float32")
 
 
 def extract_features(
-    encoder: ViTEncoder,
+    encoder: ViTEncoder | ViTClassifier,
     data: Any,
     labels: Any = None,
     *,
-    pooling: str = "token",
+    pooling: str | None = None,
     batch_size: int = 256,
     file: str | Path | None = None,
     progress: bool = True,
@@ -60,35 +63,38 @@ def extract_features(
     """Compute one feature vector for each image, with the encoder as it is.
 
     Args:
-        encoder: A `ViTEncoder`. It is not changed.
+        encoder: A `ViTEncoder`; or a trained `ViTClassifier`, whose features are what its head sees, before the
+            BatchNorm if there is one. It is not changed.
         data: Images (images, height, width, channels) in the encoder's `pixel_range`, or a dataset of batches of
             images or of (images, labels), with or without a length. A dataset is read once, in its own order.
         labels: Labels (images,), for images in an array.
-        pooling: "token", the class token after the final norm; or "mean", the mean of the patch tokens before it.
+        pooling: "token", the class token after the final norm or the mean of several, by default; "mean", the mean of
+            the patch tokens before it; or "flatten", all patch tokens after it, one after the other. Of a classifier
+            it is the classifier's own, as "attentive" always is: its queries are learned.
         batch_size: Images at a time, for images in an array.
         file: Path of a .npy file to write the features to. The features returned are then memory-mapped, and may be
             larger than memory. The file appears when it is complete.
         progress: Whether to show a progress bar.
 
     Returns:
-        `Features`: the features, float32 (images, embed_dim), and the labels, (images,) or `None`.
+        `Features`: the features, float32 (images, embed_dim), or (images, patches * embed_dim) for "flatten", and the
+        labels, (images,) or `None`.
 
     Raises:
-        ValueError: If the data are not images of the encoder's shape and range, or there are none.
+        ValueError: If the data are not images of the encoder's shape and range, there are none, or this pooling is
+            not to be had.
     """
-    _checks.one_of("pooling", pooling, POOLINGS)
-    if not isinstance(encoder, ViTEncoder):
-        raise _checks.argument_error("encoder", "a keras_mae.ViTEncoder, such as mae.encoder", encoder)
-    extractor = _Extractor(encoder, pooling)
+    extractor = _Extractor(encoder, _checked_pooling(encoder, pooling))
+    looking = encoder.encoder if isinstance(encoder, ViTClassifier) else encoder
     label_parts: list[np.ndarray] = []
     begun: list[bool] = []
 
     def feature_parts() -> Iterator[np.ndarray]:
         for images, batch_labels in numpy_batches(data, labels, batch_size, progress=progress):
             if not begun:
-                encoder.look(images, together=False)
+                looking.look(images, together=False)
                 begun.append(True)
-            pixels.check_shape(images.shape, encoder.image_shape)
+            pixels.check_shape(images.shape, looking.image_shape)
             if batch_labels is not None:
                 label_parts.append(np.asarray(batch_labels))
             yield np.asarray(extractor.predict_on_batch(images), "float32")
@@ -97,6 +103,27 @@ def extract_features(
     found = Features(features, np.concatenate(label_parts) if label_parts else None)
     found.class_names = _class_names.named(data)
     return found
+
+
+def _checked_pooling(model: Any, pooling: str | None) -> str:
+    """Return the pooling that was asked for, if this model can do it."""
+    if isinstance(model, ViTClassifier):
+        if pooling not in (None, model.pooling):
+            raise _checks.argument_error(
+                "pooling", f"the classifier's own, {model.pooling!r}; its encoder takes others", pooling
+            )
+        return str(model.pooling)
+    _checks.one_of("pooling", pooling or "token", POOLINGS)
+    if not isinstance(model, ViTEncoder):
+        raise _checks.argument_error(
+            "encoder", "a keras_mae.ViTEncoder, such as mae.encoder, or a trained ViTClassifier", model
+        )
+    if pooling == "attentive":
+        raise ValueError(
+            "Attentive pooling has learned queries, and an encoder alone has none: give a ViTClassifier that was "
+            "trained with pooling=\"attentive\". Received: pooling='attentive' for a ViTEncoder"
+        )
+    return check_pooling(model, pooling or "token")
 
 
 def _collect(parts: Iterator[np.ndarray]) -> np.ndarray:

@@ -127,6 +127,7 @@ def compiled_classifier(
     classifier = ViTClassifier(
         encoder,
         num_classes,
+        pooling=recipe.pooling,
         drop_path_rate=recipe.drop_path_rate,
         image_shape=image_shape,
         trainable_blocks=trainable_blocks,

@@ -145,8 +145,7 @@ def patch_maps(model: Any, attention: np.ndarray, query: tuple[int, int] | str |
         model: The model that `attention` was computed with.
         attention: Array (..., tokens, tokens), from `attention` or `attention_rollout`.
         query: The token that takes: "class", the class token; "mean", the patches on average; or the (row, column) of
-            a patch. By default what the model's head sees: "mean" for a classifier on the mean of the patch tokens,
-            else "class".
+            a patch. By default what the model's head sees: "mean" for a classifier on the patch tokens, else "class".
 
     Returns:
         (..., rows, columns). What goes to the class token is left out.
@@ -162,7 +161,7 @@ def patch_maps(model: Any, attention: np.ndarray, query: tuple[int, int] | str |
             f"Received: attention.shape={attention.shape}"
         )
     if query is None:
-        query = "mean" if getattr(model, "pooling", "token") == "mean" else "class"
+        query = "class" if getattr(model, "pooling", "token") == "token" else "mean"
     if query == "mean":
         taken = attention[..., 1:, 1:].mean(axis=-2)
     elif query == "class":
