@@ -10,7 +10,9 @@ from keras_mae import _checks
 from keras_mae.masking import RandomMasking
 from keras_mae.optimizers import LARS, AdamW, fine_tuning_adamw, pretraining_adamw, probing_lars
 from keras_mae.pooling import POOLINGS
-from keras_mae.recipes.base import EFFICIENT_PROBING, OWN, Recipe, changed
+from keras_mae.recipes import own
+from keras_mae.recipes.base import Recipe, changed
+from keras_mae.recipes.sources import EFFICIENT_PROBING, OWN, SIZES, UNTUNED
 
 __all__ = ["FineTuneRecipe", "LinearProbeRecipe", "PretrainRecipe"]
 
@@ -74,21 +76,31 @@ class PretrainRecipe(Recipe):
             )
 
     @classmethod
-    def for_size(cls, size: str = "base", source: str | None = None, **changes: Any) -> PretrainRecipe:
-        """Return the recipe for ImageNet ("base", "large", "huge"), or for images of 8–64 px ("small_images").
+    def for_size(
+        cls, size: str = "base", source: str | None = None, *, images: int | None = None, **changes: Any
+    ) -> PretrainRecipe:
+        """Return the recipe for ImageNet ("base", "large", "huge"), for images of 8–64 px ("small_images"), or for a
+        short run on photos ("photos").
 
         Args:
-            size: Size of the ViT, or "small_images". The published recipe is the same for the three sizes.
+            size: Size of the ViT, "small_images" or "photos". The published recipe is the same for the three sizes.
             source: "repository" (the default) or "paper". They differ in the target: the repository's recipe predicts
                 normalized patches, the paper's default pixels (table 1d).
+            images: Number of small images to train on, by which "small_images" chooses batch and length; by default
+                those for about 60,000.
             changes: Values of fields that differ.
 
         Raises:
             ValueError: If there is no such recipe or field.
         """
-        source = _published(size, source)
-        published = cls(source=source, norm_pix_loss=source == "repository")
-        return changed(_SMALL_PRETRAIN if source == OWN else published, changes)
+        source = _published(size, source, images, ("photos",))
+        if source is not None:
+            recipe = cls(source=source, norm_pix_loss=source == "repository")
+        elif size == "photos":
+            recipe = cls(**own.PHOTOS, source=UNTUNED)
+        else:
+            recipe = cls(**_our_own(own.PRETRAIN, own.PRETRAIN_BY_IMAGES, images))
+        return changed(recipe, changes)
 
     @property
     def model_arguments(self) -> dict[str, Any]:
@@ -169,7 +181,9 @@ class FineTuneRecipe(Recipe):
             _checks.number(name, getattr(self, name), 0, 1 + 1e-9, "in [0, 1]")
 
     @classmethod
-    def for_size(cls, size: str = "base", source: str | None = None, **changes: Any) -> FineTuneRecipe:
+    def for_size(
+        cls, size: str = "base", source: str | None = None, *, images: int | None = None, **changes: Any
+    ) -> FineTuneRecipe:
         """Return the recipe for ImageNet ("base", "large", "huge"), or for images of 28–64 px ("small_images").
 
         Args:
@@ -178,14 +192,16 @@ class FineTuneRecipe(Recipe):
                 layer decay for "base", drop path for "large" and "huge", random erasing, which the paper does not
                 have, for all. What the paper leaves open (crops, evaluation, the last learning rate) is the
                 repository's.
+            images: Number of small images to train on, by which "small_images" chooses batch, learning rate and
+                length; by default it has those it had before it knew such numbers, 40 epochs in batches of 128.
             changes: Values of fields that differ.
 
         Raises:
             ValueError: If there is no such recipe or field.
         """
-        source = _published(size, source)
-        if source == OWN:
-            return changed(_SMALL_FINE_TUNE, changes)
+        source = _published(size, source, images)
+        if source is None:
+            return changed(cls(**_our_own(own.FINE_TUNE, own.FINE_TUNE_BY_IMAGES, images)), changes)
         rate, layer_decay, drop_path_rate, epochs = _FINE_TUNE[source, size]
         recipe = cls(
             epochs=epochs,
@@ -258,7 +274,9 @@ class LinearProbeRecipe(Recipe):
         _checks.one_of("pooling", self.pooling, POOLINGS)
 
     @classmethod
-    def for_size(cls, size: str = "base", source: str | None = None, **changes: Any) -> LinearProbeRecipe:
+    def for_size(
+        cls, size: str = "base", source: str | None = None, *, images: int | None = None, **changes: Any
+    ) -> LinearProbeRecipe:
         """Return the recipe for ImageNet ("base", "large", "huge"), or for images of 28–64 px ("small_images").
 
         Args:
@@ -267,16 +285,20 @@ class LinearProbeRecipe(Recipe):
                 and "huge" for 50, the paper all for 90. What the paper leaves open (how crops are drawn, evaluation)
                 is the repository's. "efficient_probing" is the attentive probe as published: 90 epochs of LARS at a
                 base learning rate of 0.1 for all sizes; what it leaves open is the linear probe's.
+            images: Number of small images to train on, by which "small_images" chooses batch and length; by default
+                those for 6,000 or more.
             changes: Values of fields that differ.
 
         Raises:
             ValueError: If there is no such recipe or field.
         """
-        if source == EFFICIENT_PROBING and size in _SIZES:
+        if source == EFFICIENT_PROBING and size in SIZES and images is None:
             return changed(cls(pooling="attentive", source=source), changes)
-        source = _published(size, source)
+        source = _published(size, source, images)
+        if source is None:
+            return changed(cls(**_our_own(own.PROBE, own.PROBE_BY_IMAGES, images)), changes)
         epochs = 50 if source == "repository" and size != "base" else 90
-        return changed(_SMALL_PROBE if source == OWN else cls(epochs=epochs, source=source), changes)
+        return changed(cls(epochs=epochs, source=source), changes)
 
     @property
     def crop(self) -> dict[str, Any] | None:
@@ -303,42 +325,21 @@ _FINE_TUNE = {  # (source, size): base_learning_rate, layer_decay, drop_path_rat
     ("paper", "huge"): (1e-3, 0.75, 0.2, 50),
 }
 _TARGETS = ("pixels", "normalized", "low_pass", "hog", "teacher", "custom")
-_SIZES = ("base", "large", "huge")
 
 
-_WHOLE: dict[str, Any] = {"crop_area": None}  # small images were tuned without crops
-_SMALL_PRETRAIN = PretrainRecipe(
-    epochs=40, warmup_epochs=2, batch_size=128, base_learning_rate=4e-3, flip=False, source=OWN, **_WHOLE
-)
-_SMALL_FINE_TUNE = FineTuneRecipe(
-    epochs=40,
-    warmup_epochs=2,
-    batch_size=128,
-    base_learning_rate=2e-3,
-    rand_augment=0.0,
-    random_erasing=0.0,
-    mixup=0.0,
-    cutmix=0.0,
-    shift=0.07,  # two pixels of 28
-    evaluation_fraction=1.0,
-    source=OWN,
-    **_WHOLE,
-)
-_SMALL_PROBE = LinearProbeRecipe(
-    epochs=100,
-    warmup_epochs=10,
-    batch_size=256,
-    base_learning_rate=4.0,
-    evaluation_fraction=1.0,
-    clamp_crops=False,
-    source=OWN,
-    **_WHOLE,
-)
+def _our_own(base: Mapping[str, Any], cells: Mapping[int, Mapping[str, Any]], images: int | None) -> dict[str, Any]:
+    """Return the fields of the recipe for small images, if need be for a number of them."""
+    if images is None:
+        return {**base, "source": OWN}
+    return {**own.by_images(base, cells, _checks.positive_int("images", images)), "source": OWN}
 
 
-def _published(size: str, source: str | None) -> str:
-    """Return where the recipe of this size comes from."""
-    _checks.one_of("size", size, (*_SIZES, "small_images"))
-    if size == "small_images":
-        return str(_checks.one_of("source", source or OWN, (OWN,)))
+def _published(size: str, source: str | None, images: int | None, others: tuple[str, ...] = ()) -> str | None:
+    """Return where the recipe of this size comes from, or `None` if it is one of ours."""
+    _checks.one_of("size", size, (*SIZES, "small_images", *others))
+    if images is not None and size != "small_images":
+        raise ValueError(f'`images` goes with the recipe "small_images". Received: images={images} for {size!r}')
+    if size not in SIZES:
+        _checks.one_of("source", source or OWN, (OWN,))
+        return None
     return str(_checks.one_of("source", source or "repository", ("repository", "paper")))
