@@ -65,6 +65,9 @@ def pretrain(
     image_size: Annotated[
         int | None, typer.Option(help="Side of a folder's images, in pixels; the preset's by default.")
     ] = None,
+    class_tokens: Annotated[
+        int, typer.Option(help="Class tokens of the encoder, 0 to 8; their mean is the image's feature vector.")
+    ] = 1,
     epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 40,
     warmup_epochs: Annotated[
         int | None, typer.Option(help="Warm-up epochs; a twentieth of the epochs by default.")
@@ -179,6 +182,7 @@ def pretrain(
             preset,
             image_shape=images.train.image_shape,
             pixel_range=pixel_range,
+            class_tokens=class_tokens,
             **fixed,
             dtype=precision.value,
         )
