@@ -70,6 +70,9 @@ def pretrain(
     image_size: Annotated[
         int | None, typer.Option(help="Side of a folder's images, in pixels; the preset's by default.")
     ] = None,
+    class_tokens: Annotated[
+        int, typer.Option(help="Class tokens of the encoder, 0 to 8; their mean is the image's feature vector.")
+    ] = 1,
     size: Annotated[
         PretrainSize | None,
         typer.Option(
@@ -201,6 +204,7 @@ def pretrain(
             preset,
             image_shape=images.train.image_shape,
             pixel_range=pixel_range,
+            class_tokens=class_tokens,
             **fixed,
             dtype=precision.value,
         )

@@ -85,6 +85,7 @@ def _facts(loaded: Any) -> dict[str, Any]:
         "image": "x".join(map(str, encoder.image_shape)),
         "patch": "x".join(map(str, encoder.patch_size)) + f" ({encoder.num_patches} patches)",
         "encoder": _size(encoder),
+        "class tokens": encoder.class_tokens,
     }
     if isinstance(loaded, keras_mae.MaskedAutoencoder):
         masking = loaded.masking

@@ -134,7 +134,7 @@ class FineTuneRecipe(Recipe):
     Attributes:
         layer_decay: Factor by which the learning rate falls from each layer to the one below.
         drop_path_rate: Drop-path probability of the last block.
-        weight_decay: AdamW weight decay, not applied to biases, norms, positions and class token.
+        weight_decay: AdamW weight decay, not applied to biases, norms, positions and class tokens.
         beta_1: AdamW's decay of the mean of the gradients.
         beta_2: AdamW's decay of the mean of their squares.
         minimum_learning_rate: Learning rate of the head at the end.

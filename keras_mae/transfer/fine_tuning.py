@@ -82,7 +82,7 @@ def partial_fine_tune(
         recipe: As in `fine_tune`.
         trainable_blocks: Number of blocks to train: 0, 0.5, 1, ... up to the encoder's depth. Half a block is a
             block's MLP with its norm. With 0 only the new norm and the head are trained. Even with all blocks,
-            the patch embedding, positions and class token stay as they are.
+            the patch embedding, positions and class tokens stay as they are.
         class_names: As in `fine_tune`.
         validation_data: As in `fine_tune`.
         image_shape: As in `fine_tune`.
