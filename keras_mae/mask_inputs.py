@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+from keras import ops
+
+from keras_mae import _checks
 from keras_mae._types import Tensor
 from keras_mae.masking import Mask, Masking, explicit_mask
+from keras_mae.random import EVALUATION_STEP, hash_noise
 
-__all__ = ["given_mask", "masks_to_check", "named"]
+__all__ = ["given_mask", "mask_of_images", "masks_to_check", "named"]
 
 
 def given_mask(
@@ -57,6 +62,32 @@ def given_mask(
         drawn: Mask = masking(inputs["noise"], grid=grid)
         return drawn
     return None
+
+
+def mask_of_images(
+    images: np.ndarray, mask: Any, masking: Masking, *, encoder: Any, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return `ids_keep` and `ids_removed` for pictures of images.
+
+    Args:
+        images: (batch, height, width, channels).
+        mask: What to remove, one row an image, of any ratio; `None` to draw it.
+        masking: The model's masking.
+        encoder: The model's encoder.
+        seed: Seed for the drawn masks, the same every time.
+
+    Raises:
+        ValueError: If the mask does not fit images or encoder.
+    """
+    if mask is None:
+        index = ops.arange(len(images), dtype="int32")
+        noise = hash_noise(_checks.seed_int("seed", seed), EVALUATION_STEP, index, encoder.num_patches)
+        drawn = masking(noise, grid=encoder.grid)
+    elif len(mask) != len(images):
+        raise ValueError(f"`mask` must have one row an image. Received: {len(mask)} rows for {len(images)} images")
+    else:
+        drawn = explicit_mask(ops.convert_to_tensor(mask), encoder.grid, patch_size=encoder.patch_size)
+    return ops.convert_to_numpy(drawn.ids_keep), ops.convert_to_numpy(drawn.ids_removed)
 
 
 def named(inputs: Any) -> dict[str, Any]:

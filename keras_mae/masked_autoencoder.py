@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -11,11 +12,12 @@ from keras import ops
 from keras_mae import _checks
 from keras_mae._types import Tensor
 from keras_mae.copying import copied_parts
-from keras_mae.decoder import MAEDecoder
+from keras_mae.decoder import Decoder, MAEDecoder
 from keras_mae.encoder import ViTEncoder
 from keras_mae.from_preset import PresetFiles
+from keras_mae.fusion import copy_weights, encoded, fused_blocks, fusion_of
 from keras_mae.loss import psnr, reconstruction_loss, reconstruction_target, visible_statistics
-from keras_mae.mask_inputs import given_mask, masks_to_check, named
+from keras_mae.mask_inputs import given_mask, mask_of_images, masks_to_check, named
 from keras_mae.masking import Mask, Masking, RandomMasking, explicit_mask
 from keras_mae.partial_prediction import drawn, in_reading_order
 from keras_mae.pixels import check_images
@@ -45,8 +47,8 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
 
     Args:
         encoder: A `ViTEncoder`.
-        decoder: An `MAEDecoder`; the paper's (512 wide, 8 blocks, 16 heads) by default. It takes image and
-            patch size from the encoder.
+        decoder: An `MAEDecoder` or a `CrossAttentionDecoder`; the paper's `MAEDecoder` (512 wide, 8 blocks, 16 heads)
+            by default. It takes image and patch size from the encoder.
         masking: A `RandomMasking` (75 % by default), `BlockMasking` or `GridMasking`.
         norm_pix_loss: Whether each patch is standardized before it is predicted. Better features, but
             reconstructions then need statistics from elsewhere.
@@ -55,6 +57,8 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         predict_ratio: Share of the removed patches that a training step predicts, in (0, 1]; the loss and its PSNR
             are over them, and the decoder gets no other mask tokens. They are drawn anew in each step, by the hash.
             Without `training` every patch is predicted, so that `evaluate` takes the loss over all removed patches.
+        fuse_blocks: Indices of two or more blocks of the encoder, the last one among them, whose outputs the decoder
+            reads fused into one; see `fusion.BlockFusion`. By default it reads the last one's.
         seed: Seed for the masks.
 
     Call arguments:
@@ -82,12 +86,13 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
     def __init__(
         self,
         encoder: ViTEncoder,
-        decoder: MAEDecoder | None = None,
+        decoder: Decoder | None = None,
         masking: Masking | None = None,
         *,
         norm_pix_loss: bool = False,
         masks_per_image: int = 1,
         predict_ratio: float = 1.0,
+        fuse_blocks: Sequence[int] | None = None,
         seed: int = 0,
         **kwargs: Any,
     ):
@@ -108,7 +113,10 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
                 "`masking` must remove at least one patch. Received: "
                 f"mask_ratio={self.masking.mask_ratio} for {encoder.num_patches} patches"
             )
-        self.decoder.join(encoder.image_shape, encoder.patch_size, encoder.embed_dim)
+        self.decoder.join(encoder.image_shape, encoder.patch_size, encoder.embed_dim, encoder.depth)
+        self._fused = () if fuse_blocks is None else fused_blocks(fuse_blocks, encoder.depth)
+        self.fuse_blocks = None if fuse_blocks is None else tuple(fuse_blocks)
+        self.fusion = fusion_of(len(self._fused), encoder, self.decoder)
 
         self._predicts_from = self.masking.num_kept(encoder.grid)
 
@@ -155,7 +163,7 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         if training and self.predict_ratio < 1:
             place = self.encoder.step.place(ops.shape(mask.ids_keep)[0])
             mask, predicted = drawn(mask, self.predict_ratio, self.seed, *place)
-        tokens = self.encoder(images, ids_keep=mask.ids_keep, training=training)
+        tokens = encoded(self.encoder, self.decoder, images, mask.ids_keep, training, self.fusion, self._fused)
         prediction = self.decoder(tokens, mask.ids_keep, predicted, removed_only=removed_only)
         return images, mask, predicted, ops.cast(prediction, "float32")
 
@@ -320,22 +328,8 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         """
         _checks.one_of("statistics", statistics, ("visible", "true"))
         images = check_images(images, self.encoder.image_shape, self.encoder.pixel_range)
-        grid = self.encoder.grid
-        if mask is None:
-            noise = hash_noise(
-                self.seed if seed is None else _checks.seed_int("seed", seed),
-                EVALUATION_STEP,
-                ops.arange(len(images), dtype="int32"),
-                self.encoder.num_patches,
-            )
-            drawn = self.masking(noise, grid=grid)
-        else:
-            if len(mask) != len(images):
-                raise ValueError(
-                    f"`mask` must have one row an image. Received: {len(mask)} rows for {len(images)} images"
-                )
-            drawn = explicit_mask(ops.convert_to_tensor(mask), grid, patch_size=self.encoder.patch_size)
-        ids_keep, ids_removed = (ops.convert_to_numpy(ids) for ids in drawn)
+        seed = self.seed if seed is None else seed
+        ids_keep, ids_removed = mask_of_images(images, mask, self.masking, encoder=self.encoder, seed=seed)
         if ids_keep.shape[1] != self._predicts_from:
             # TensorFlow would trace again with the number of visible patches unknown; here it is always known.
             self.make_predict_function(force=True)
@@ -369,7 +363,9 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         Raises:
             ValueError: If another argument is given, or the masking does not fit the new grid.
         """
-        return type(self)(**copied_parts(self, changes))
+        copied = type(self)(**copied_parts(self, changes))
+        copy_weights(self.fusion, copied.fusion)
+        return copied
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -380,6 +376,7 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
             "norm_pix_loss": self.norm_pix_loss,
             "masks_per_image": self.masks_per_image,
             "predict_ratio": self.predict_ratio,
+            "fuse_blocks": self.fuse_blocks,
             "seed": self.seed,
         }
 

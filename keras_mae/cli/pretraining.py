@@ -38,6 +38,13 @@ class MaskingName(StrEnum):
     grid = "grid"
 
 
+class DecoderName(StrEnum):
+    """What the decoder's mask tokens attend to."""
+
+    self_attention = "self_attention"
+    cross_attention = "cross_attention"
+
+
 class Precision(StrEnum):
     """Keras dtype policies."""
 
@@ -77,6 +84,17 @@ def pretrain(
         bool, typer.Option(help="Predict each patch normalized by its own mean and deviation, not its pixels.")
     ] = False,
     masks_per_image: Annotated[int, typer.Option(help="Masks drawn for each image in each step.")] = 1,
+    decoder: Annotated[
+        DecoderName,
+        typer.Option(help="Kind of decoder: the method's own, or one whose tokens attend to the encoder's only."),
+    ] = DecoderName.self_attention,
+    fuse_blocks: Annotated[
+        str | None,
+        typer.Option(
+            help="Blocks of the encoder that the decoder reads fused, such as 0,2,-1; by default its output alone.",
+            metavar="N,N,...",
+        ),
+    ] = None,
     predict_ratio: Annotated[
         float, typer.Option(help="Share of the removed patches to predict in each step, drawn at random.")
     ] = 1.0,
@@ -145,6 +163,8 @@ def pretrain(
             norm_pix_loss=norm_pix_loss,
             masks_per_image=masks_per_image,
             predict_ratio=predict_ratio,
+            decoder=decoder.value,
+            fuse_blocks=_blocks(fuse_blocks),
             crop_area=None if crop_area == 1 else (crop_area, 1.0),
             flip=crop_area < 1,
             seed=seed,
@@ -157,6 +177,7 @@ def pretrain(
             image_shape=images.train.image_shape,
             pixel_range=pixel_range,
             **recipe.model_arguments | {"masking": maskings[masking.value](mask_ratio)},
+            decoder=recipe.decoder,
             dtype=precision.value,
         )
         size, backend = "x".join(map(str, images.train.image_shape)), keras.backend.backend()
@@ -171,6 +192,14 @@ def pretrain(
             saving=training.Saving(resume, checkpoint_steps, checkpoint_minutes),
         )
         say_files(devices, directory)
+
+
+def _blocks(text: str | None) -> tuple[int, ...] | None:
+    """Return indices of blocks as they are written: 0,2,5."""
+    try:
+        return None if text is None else tuple(int(index) for index in text.split(","))
+    except ValueError:
+        raise ValueError(f"`fuse_blocks` must be integers with commas between. Received: {text}") from None
 
 
 def _image_shape(data: str, preset: str, image_size: int | None) -> tuple[int, int, int]:

@@ -128,7 +128,8 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as JSON values, with its `kind`; `Recipe.from_dict` reads it back."""
         plain = {name: getattr(value, "item", lambda value=value: value)() for name, value in asdict(self).items()}
-        return {"kind": self.kind, **plain, "crop_area": None if self.crop_area is None else list(self.crop_area)}
+        lists = {name: list(value) for name, value in plain.items() if isinstance(value, tuple)}
+        return {"kind": self.kind, **plain, **lists}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -27,6 +27,8 @@ class PretrainRecipe(Recipe):
         norm_pix_loss: Whether each patch is standardized before it is predicted.
         masks_per_image: Number of masks drawn for each image in one step.
         predict_ratio: Share of the removed patches to predict in one step.
+        decoder: Kind of decoder: "self_attention", the method's own, or "cross_attention".
+        fuse_blocks: Indices of the encoder's blocks that the decoder reads fused; `None` for its output alone.
         seed: Random seed for weights, masks, crops and data order.
 
     Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, table 8.
@@ -43,15 +45,22 @@ class PretrainRecipe(Recipe):
     norm_pix_loss: bool = True
     masks_per_image: int = 1
     predict_ratio: float = 1.0
+    decoder: str = "self_attention"
+    fuse_blocks: tuple[int, ...] | None = None
     crop_area: tuple[float, float] | None = (0.2, 1.0)
     source: str = "repository"
     _mirrors_crops: ClassVar[bool] = True
-    _added: ClassVar[Mapping[str, Any]] = {"predict_ratio": 1.0}
+    _added: ClassVar[Mapping[str, Any]] = {"predict_ratio": 1.0, "decoder": "self_attention", "fuse_blocks": None}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _checks.positive_int("masks_per_image", self.masks_per_image)
         _checks.share("predict_ratio", self.predict_ratio)
+        _checks.one_of("decoder", self.decoder, ("self_attention", "cross_attention"))
+        if self.fuse_blocks is not None:
+            rule = "indices of blocks, or None"
+            blocks = _checks.indices("fuse_blocks", self.fuse_blocks, -1000, 1000, rule)
+            object.__setattr__(self, "fuse_blocks", tuple(blocks))  # as a file gives it back
         _checks.boolean("norm_pix_loss", self.norm_pix_loss)
         for name in ("beta_1", "beta_2", "mask_ratio"):
             _checks.fraction(name, getattr(self, name))
@@ -88,6 +97,7 @@ class PretrainRecipe(Recipe):
             "norm_pix_loss": self.norm_pix_loss,
             "masks_per_image": self.masks_per_image,
             "predict_ratio": self.predict_ratio,
+            "fuse_blocks": self.fuse_blocks,
             "seed": self.seed,
         }
 

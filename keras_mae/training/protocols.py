@@ -198,6 +198,7 @@ def _check_agreement(model: MaskedAutoencoder, recipe: PretrainRecipe) -> None:
     wanted = dict(recipe.model_arguments)
     del wanted["seed"]
     found = {name: getattr(model, name) for name in wanted}
+    wanted["decoder"], found["decoder"] = recipe.decoder, model.decoder.kind
     masks, own = wanted.pop("masking"), found.pop("masking")
     settings = {name: value for name, value in masks.get_config().items() if name not in _OF_EVERY_LAYER}
     wanted |= settings
