@@ -23,6 +23,7 @@ from keras_mae import (
     presets,
     random,
     recipes,
+    targets,
     transfer,
 )
 from keras_mae.classifier import ViTClassifier
@@ -69,6 +70,7 @@ __all__ = [
     "recipes",
     "resize_positions",
     "sincos_positions",
+    "targets",
     "training",
     "transfer",
     "unpatchify",

@@ -22,6 +22,13 @@ def positive_int(argument: str, value: Any) -> int:
     return int(value)
 
 
+def int_within(argument: str, value: Any, low: int, high: int) -> int:
+    """Return `value` as an `int` in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not low <= int(value) <= high:
+        raise argument_error(argument, f"an integer in [{low}, {high}]", value)
+    return int(value)
+
+
 def seed_int(argument: str, value: Any) -> int:
     """Return `value` as a seed: an `int` in [0, 2**31)."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 0 <= int(value) < 2**31:

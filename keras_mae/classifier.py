@@ -17,7 +17,14 @@ from keras_mae.from_preset import PresetFiles
 from keras_mae.labels import check_labels, check_loss, check_metrics, takes_classes, with_accuracy
 from keras_mae.loss import Accuracy, CrossEntropy
 from keras_mae.ops import Linear
-from keras_mae.pooling import POOLINGS, AttentivePooling, fitting_queries, patch_tokens, pool_tokens, pooled_width
+from keras_mae.pooling import (
+    AttentivePooling,
+    check_pooling,
+    fitting_queries,
+    patch_tokens,
+    pool_tokens,
+    pooled_width,
+)
 from keras_mae.train_step import TrainStep
 
 __all__ = ["ViTClassifier"]
@@ -33,10 +40,10 @@ class ViTClassifier(PresetFiles, TrainStep):
     and is counted in the metric `skipped_steps`.
 
     With `pooling="mean"` the patch tokens' mean goes through a new LayerNorm to the head, and the encoder's final
-    norm is not used: fine-tuning. With "token" it is the class token after that norm: linear probing. "attentive"
-    pools the patch tokens after that norm by learned queries (`AttentivePooling`), and "flatten" puts them one after
-    the other; both go to the head without another norm. If the whole encoder is trained, so are its positions, which
-    are fixed in pre-training.
+    norm is not used: fine-tuning. With "token" it is the class token after that norm, the mean of them if there are
+    several: linear probing. "attentive" pools the patch tokens after that norm by learned queries
+    (`AttentivePooling`), and "flatten" puts them one after the other; both go to the head without another norm. If
+    the whole encoder is trained, so are its positions, which are fixed in pre-training.
 
     Args:
         encoder: A `ViTEncoder`, such as `mae.encoder`.
@@ -101,7 +108,7 @@ class ViTClassifier(PresetFiles, TrainStep):
             raise _checks.argument_error("encoder", "a keras_mae.ViTEncoder, such as mae.encoder", encoder)
         # === Config ===
         self.num_classes = _checks.positive_int("num_classes", num_classes)
-        self.pooling = _checks.one_of("pooling", pooling, POOLINGS)
+        self.pooling = check_pooling(encoder, pooling)
         self.batch_norm = bool(batch_norm)
         self.class_names = class_names
         if pooling != "mean" and not encoder.final_norm:
@@ -175,7 +182,8 @@ class ViTClassifier(PresetFiles, TrainStep):
         if blocks is None:
             return
         encoder.patch_embedding.trainable = False
-        encoder.class_token.trainable = False
+        if encoder.class_token is not None:
+            encoder.class_token.trainable = False
         whole = encoder.depth - int(blocks)  # the first block to be trained whole
         for block in encoder.blocks[:whole]:
             block.trainable = False
@@ -219,7 +227,7 @@ class ViTClassifier(PresetFiles, TrainStep):
     def layer_index(self, variable: Any) -> int:
         """Return the layer of a weight for layer-wise decay.
 
-        That is 0 for class token, positions and patch embedding, i + 1 for block i (from 0), and depth + 1 for the
+        That is 0 for class tokens, positions and patch embedding, i + 1 for block i (from 0), and depth + 1 for the
         norms behind the blocks, the queries' pooling and the head.
 
         Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, table 9.
@@ -234,8 +242,9 @@ class ViTClassifier(PresetFiles, TrainStep):
     @property
     def no_weight_decay(self) -> list[Any]:
         """The weights of two and more dimensions that fine-tuning does not decay."""
+        tokens = [] if self.encoder.class_token is None else [self.encoder.class_token]
         queries = [] if self.attentive_pooling is None else [self.attentive_pooling.queries]
-        return [self.encoder.class_token, self.encoder.position_embedding, *queries]
+        return [*tokens, self.encoder.position_embedding, *queries]
 
     # === Training ===
     def compile(self, optimizer: Any = "rmsprop", loss: Any = None, metrics: Any = None, **kwargs: Any) -> None:

@@ -37,4 +37,6 @@ def copied_parts(mae: Any, changes: dict[str, Any]) -> dict[str, Any]:
     decoder = mae.decoder.copy(**{name: changes[name] for name in _OF_PARTS if name in changes})
     masking = type(mae.masking).from_config(mae.masking.get_config())
     dtype = {"dtype": encoder.dtype_policy} if "dtype" in changes else {}
-    return {**mae.get_config(), "encoder": encoder, "decoder": decoder, "masking": masking, **dtype, **own}
+    # A target has nothing that training changes.
+    parts = {"encoder": encoder, "decoder": decoder, "masking": masking, "target": mae.target}
+    return {**mae.get_config(), **parts, **dtype, **own}

@@ -127,7 +127,7 @@ class CrossAttentionDecoder(Decoder):
         embed_dim: Width of the tokens, a multiple of 4 and of `num_heads`.
         depth: Number of blocks; the paper has 12.
         num_heads: Attention heads.
-        kwargs: `mlp_ratio`, `layer_norm_eps`, `image_shape` and `patch_size`, as of `MAEDecoder`.
+        kwargs: `mlp_ratio`, `layer_norm_eps`, and what `MaskedAutoencoder` fills in, as of `MAEDecoder`.
 
     Call arguments:
         tokens: (encoder blocks, batch, 1 + kept, encoder width), the outputs of all the encoder's blocks.

@@ -29,6 +29,8 @@ class Decoder(keras.Model):
         layer_norm_eps: Constant added to the variance in every norm.
         image_shape: (height, width, channels) to predict. `MaskedAutoencoder` fills it in from its encoder.
         patch_size: Side of a patch in pixels, or (height, width). Filled in likewise.
+        class_tokens: Number of class tokens that the encoder has. Filled in likewise.
+        output_dim: Length of the vector to predict for each patch; its pixels by default. Filled in likewise.
 
     Raises:
         ValueError: If the arguments do not fit one another.
@@ -49,6 +51,8 @@ class Decoder(keras.Model):
         layer_norm_eps: float = 1e-6,
         image_shape: tuple[int, int, int] | None = None,
         patch_size: int | tuple[int, int] | None = None,
+        class_tokens: int | None = None,
+        output_dim: int | None = None,
         **kwargs: Any,
     ):
         kwargs.setdefault("name", "decoder")
@@ -65,6 +69,8 @@ class Decoder(keras.Model):
         self.layer_norm_eps = _checks.positive("layer_norm_eps", layer_norm_eps)
         self.image_shape = None if image_shape is None else _checks.image_shape(image_shape)
         self.patch_size = None if patch_size is None else _checks.pair("patch_size", patch_size)
+        self.class_tokens = None if class_tokens is None else _checks.int_within("class_tokens", class_tokens, 0, 8)
+        self.output_dim = None if output_dim is None else _checks.positive_int("output_dim", output_dim)
 
         # === Layers ===
         self.make_layers()
@@ -88,9 +94,24 @@ class Decoder(keras.Model):
 
     # === What it gets ===
     def join(
-        self, image_shape: tuple[int, int, int], patch_size: tuple[int, int], width: int, depth: int = 1
+        self,
+        image_shape: tuple[int, int, int],
+        patch_size: tuple[int, int],
+        width: int,
+        *,
+        depth: int = 1,
+        class_tokens: int = 1,
+        output_dim: int | None = None,
     ) -> None:
-        """Take image and patch size from the encoder of `width` and `depth` that this decoder follows, and build.
+        """Take from the encoder what this decoder must agree with, and build.
+
+        Args:
+            image_shape: (height, width, channels) of the encoder's images.
+            patch_size: (height, width) of a patch.
+            width: Width of the encoder's tokens.
+            depth: Number of the encoder's blocks.
+            class_tokens: Number of the encoder's class tokens.
+            output_dim: Length of the vector to predict for each patch; the number of its pixel values by default.
 
         Raises:
             ValueError: If this decoder was made for, or joined to, something else.
@@ -101,7 +122,20 @@ class Decoder(keras.Model):
                 f"Received: a decoder for image_shape={self.image_shape}, patch_size={self.patch_size} and "
                 f"an encoder of image_shape={image_shape}, patch_size={patch_size}"
             )
-        self.image_shape, self.patch_size = image_shape, patch_size
+        if self.class_tokens not in (None, class_tokens):
+            raise ValueError(
+                "The decoder must drop as many class tokens as the encoder has. "
+                f"Received: a decoder for class_tokens={self.class_tokens} and an encoder of {class_tokens}"
+            )
+        self.image_shape, self.patch_size, self.class_tokens = image_shape, patch_size, class_tokens
+        pixels = patch_size[0] * patch_size[1] * image_shape[2]
+        wanted, free = output_dim or pixels, self.output_dim is None and not self.built
+        if not free and (self.output_dim or pixels) != wanted:
+            raise ValueError(
+                "The decoder must predict vectors as long as the target's: give a new decoder. "
+                f"Received: a decoder for {self.output_dim or pixels} values a patch and a target of {wanted}"
+            )
+        self.output_dim = None if wanted == pixels else wanted
         shape = self.input_shape_of(width, depth)
         if self.built and self._built_for != shape:
             numbers, built_for = ([size for size in one if size] for one in (shape, self._built_for))
@@ -125,7 +159,8 @@ class Decoder(keras.Model):
                 f"encoder's. Received: image_shape={self.image_shape}, patch_size={self.patch_size}"
             )
         rows, columns = _checks.grid(self.image_shape, self.patch_size)
-        tokens = (None, 1 + rows * columns, self.embed_dim)
+        self.class_tokens = 1 if self.class_tokens is None else self.class_tokens
+        tokens = (None, self.class_tokens + rows * columns, self.embed_dim)
         # The numbers that do not depend on the batch: as `input_shape_of` has them.
         self._built_for = (*input_shape[:-3], None, None, input_shape[-1])
         self.build_input((*input_shape[:2], input_shape[-1]))
@@ -137,15 +172,15 @@ class Decoder(keras.Model):
         )
         self.position_embedding = self.add_weight(
             name="position_embedding",
-            shape=tokens[1:],
+            shape=(1 + rows * columns, self.embed_dim),
             initializer=lambda shape, dtype=None: ops.cast(sincos_positions((rows, columns), self.embed_dim), dtype),
             trainable=False,
             autocast=False,
         )
         self.build_blocks(tokens, self._built_for)
         self.norm.build(tokens)
-        pixels = self.patch_size[0] * self.patch_size[1] * self.image_shape[2]
-        self.prediction = Linear(pixels, name="prediction", dtype=self.dtype_policy)
+        outputs = self.output_dim or self.patch_size[0] * self.patch_size[1] * self.image_shape[2]
+        self.prediction = Linear(outputs, name="prediction", dtype=self.dtype_policy)
         self.prediction.build(tokens)
         if not self.trainable:  # `trainable=False` was given, and the parts do not know
             self.trainable = True
@@ -191,6 +226,8 @@ class Decoder(keras.Model):
             "layer_norm_eps": self.layer_norm_eps,
             "image_shape": self.image_shape,
             "patch_size": self.patch_size,
+            "class_tokens": self.class_tokens,
+            "output_dim": self.output_dim,
         }
 
 
@@ -209,17 +246,21 @@ class MAEDecoder(Decoder):
         layer_norm_eps: Added to the variance in every norm.
         image_shape: (height, width, channels) to predict. `MaskedAutoencoder` fills it in from its encoder.
         patch_size: Side of a patch in pixels, or (height, width). Filled in likewise.
+        class_tokens: Number of class tokens in front of the patches, which pass through the decoder and are dropped.
+            Filled in likewise; 1 for a decoder that is built on its own.
+        output_dim: Length of the vector to predict for each patch; the number of its pixel values by default. Filled
+            in likewise, where the target is not made of pixels.
 
     Call arguments:
-        tokens: (batch, 1 + kept, encoder width), the encoder's output.
+        tokens: (batch, class_tokens + kept, encoder width), the encoder's output.
         ids_keep: int32 (batch, kept), the visible patches in the order of `tokens`.
         ids_removed: int32 (batch, removed), the patches to predict.
         removed_only: Whether to predict the removed patches only: what the loss needs, and the last norm and
             projection then run on those tokens alone.
 
     Returns:
-        Predicted pixels, in the order [visible, removed]: (batch, kept + removed, pixels), or
-        (batch, removed, pixels).
+        Predicted pixels, or other vectors of `output_dim`, in the order [visible, removed]:
+        (batch, kept + removed, pixels), or (batch, removed, pixels).
 
     Raises:
         ValueError: If the arguments do not fit one another.
@@ -245,18 +286,18 @@ class MAEDecoder(Decoder):
             block.build(tokens)
 
     def call(self, tokens: Tensor, ids_keep: Tensor, ids_removed: Tensor, removed_only: bool = False) -> Tensor:
-        visible = self.embedding(tokens)
+        visible, count = self.embedding(tokens), self.class_tokens
         # Float32 until every token has its own, so that gradients are added up over all of them in float32.
         positions = ops.convert_to_tensor(self.position_embedding)
         mask_tokens = self.mask_token + ops.take(positions[1:], ids_removed, axis=0)
         x = ops.concatenate(
             [
-                add_shared(visible[:, :1], positions[0]),
-                visible[:, 1:] + ops.cast(ops.take(positions[1:], ids_keep, axis=0), visible.dtype),
+                *([add_shared(visible[:, :count], positions[0])] if count else []),
+                visible[:, count:] + ops.cast(ops.take(positions[1:], ids_keep, axis=0), visible.dtype),
                 ops.cast(mask_tokens, visible.dtype),
             ],
             axis=1,
         )
         for block in self.blocks:
             x = block(x)
-        return self.prediction(self.norm(x[:, 1 + ids_keep.shape[1] :] if removed_only else x[:, 1:]))
+        return self.prediction(self.norm(x[:, count + ids_keep.shape[1] :] if removed_only else x[:, count:]))

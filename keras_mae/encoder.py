@@ -52,6 +52,9 @@ class ViTEncoder(PresetFiles, ChecksImages, keras.Model):
             every call is checked against it, reconstructions are clipped to it, and PSNR is relative to its length.
             `keras_mae.data.pixel_statistics` measures all three.
         seed: Seed for the drop-path draws.
+        class_tokens: Number of learned class tokens in front of the patches, 0 to 8; the paper has one. They differ
+            in their weights alone: all have the same position, the first row of the table, which stays zero in
+            pre-training and is not used without class tokens.
 
     Call arguments:
         images: (batch, height, width, channels), integers or floats in `pixel_range`.
@@ -59,7 +62,8 @@ class ViTEncoder(PresetFiles, ChecksImages, keras.Model):
         training: Whether drop path acts.
 
     Returns:
-        (batch, 1 + patches, embed_dim) or (k * batch, 1 + kept, embed_dim); the class token comes first.
+        (batch, class_tokens + patches, embed_dim) or (k * batch, class_tokens + kept, embed_dim). The class tokens
+        come first: `tokens[:, encoder.class_tokens :]` are the patches.
 
     Raises:
         ValueError: If the arguments do not fit one another.
@@ -69,7 +73,8 @@ class ViTEncoder(PresetFiles, ChecksImages, keras.Model):
         >>> encoder(np.zeros((5, 32, 48, 3), "uint8")).shape
         (5, 25, 64)
 
-    Reference: "Masked Autoencoders Are Scalable Vision Learners", section 3 and appendix A.1.
+    Reference: "Masked Autoencoders Are Scalable Vision Learners", section 3 and appendix A.1. Several class tokens:
+    "In Pursuit of Pixel Supervision for Visual Pre-training" (Pixio), arXiv 2512.15715.
     """
 
     def __init__(
@@ -88,6 +93,7 @@ class ViTEncoder(PresetFiles, ChecksImages, keras.Model):
         pixel_std: float | Sequence[float] | None = None,
         pixel_range: PixelRange = BYTES,
         seed: int = 0,
+        class_tokens: int = 1,
         **kwargs: Any,
     ):
         kwargs.setdefault("name", "encoder")
@@ -110,6 +116,7 @@ class ViTEncoder(PresetFiles, ChecksImages, keras.Model):
         self.pixel_mean = self._by_channel("pixel_mean", pixel_mean, mean)
         self.pixel_std = self._by_channel("pixel_std", pixel_std, std)
         self.seed = _checks.seed_int("seed", seed)
+        self.class_tokens = _checks.int_within("class_tokens", class_tokens, 0, 8)
 
         # === Layers ===
         policy = self.dtype_policy
@@ -187,16 +194,20 @@ class ViTEncoder(PresetFiles, ChecksImages, keras.Model):
         if self.built:
             return
         self.patch_embedding.build((None, *self.image_shape))
-        tokens = (None, 1 + self.num_patches, self.embed_dim)
-        self.class_token = self.add_weight(
-            name="class_token",
-            shape=(1, 1, self.embed_dim),
-            initializer=keras.initializers.RandomNormal(stddev=0.02),
-            autocast=False,
+        tokens = (None, self.class_tokens + self.num_patches, self.embed_dim)
+        self.class_token = (
+            self.add_weight(
+                name="class_token",
+                shape=(1, self.class_tokens, self.embed_dim),
+                initializer=keras.initializers.RandomNormal(stddev=0.02),
+                autocast=False,
+            )
+            if self.class_tokens
+            else None
         )
         self.position_embedding = self.add_weight(
             name="position_embedding",
-            shape=tokens[1:],
+            shape=(1 + self.num_patches, self.embed_dim),
             initializer=lambda shape, dtype=None: ops.cast(sincos_positions(self.grid, self.embed_dim), dtype),
             trainable=False,
             autocast=False,
@@ -250,7 +261,7 @@ class ViTEncoder(PresetFiles, ChecksImages, keras.Model):
         return x if blocks is None else [outputs[index] for index in wanted]
 
     def embed(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
-        """Return what the first block gets: class token and patches, with their positions."""
+        """Return what the first block gets: class tokens and patches, with their positions."""
         pixels.check_shape(images.shape, self.image_shape)
         x = self.patch_embedding(images, ids_keep)
         # Float32 until every image has its own, so that gradients are added up over the batch in float32.
@@ -259,8 +270,10 @@ class ViTEncoder(PresetFiles, ChecksImages, keras.Model):
             x = add_shared(x, positions[1:])
         else:
             x = x + ops.cast(ops.take(positions[1:], ids_keep, axis=0), x.dtype)
-        class_token = self.class_token + positions[0]
-        class_tokens = ops.broadcast_to(class_token, (ops.shape(x)[0], 1, self.embed_dim))
+        if self.class_token is None:
+            return x
+        class_tokens = self.class_token + positions[0]
+        class_tokens = ops.broadcast_to(class_tokens, (ops.shape(x)[0], self.class_tokens, self.embed_dim))
         return ops.concatenate([ops.cast(class_tokens, x.dtype), x], axis=1)
 
     def copy(self, **changes: Any) -> ViTEncoder:
@@ -346,6 +359,7 @@ class ViTEncoder(PresetFiles, ChecksImages, keras.Model):
             "pixel_std": self.pixel_std,
             "pixel_range": self.pixel_range,
             "seed": self.seed,
+            "class_tokens": self.class_tokens,
         }
 
 

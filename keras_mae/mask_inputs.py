@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_mae import _checks
 from keras_mae._types import Tensor
 from keras_mae.masking import Mask, Masking, explicit_mask
 from keras_mae.random import EVALUATION_STEP, hash_noise
 
-__all__ = ["given_mask", "mask_of_images", "masks_to_check", "named"]
+__all__ = ["given_mask", "masks_of", "masks_to_check", "named"]
 
 
 def given_mask(
@@ -64,32 +63,6 @@ def given_mask(
     return None
 
 
-def mask_of_images(
-    images: np.ndarray, mask: Any, masking: Masking, *, encoder: Any, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return `ids_keep` and `ids_removed` for pictures of images.
-
-    Args:
-        images: (batch, height, width, channels).
-        mask: What to remove, one row an image, of any ratio; `None` to draw it.
-        masking: The model's masking.
-        encoder: The model's encoder.
-        seed: Seed for the drawn masks, the same every time.
-
-    Raises:
-        ValueError: If the mask does not fit images or encoder.
-    """
-    if mask is None:
-        index = ops.arange(len(images), dtype="int32")
-        noise = hash_noise(_checks.seed_int("seed", seed), EVALUATION_STEP, index, encoder.num_patches)
-        drawn = masking(noise, grid=encoder.grid)
-    elif len(mask) != len(images):
-        raise ValueError(f"`mask` must have one row an image. Received: {len(mask)} rows for {len(images)} images")
-    else:
-        drawn = explicit_mask(ops.convert_to_tensor(mask), encoder.grid, patch_size=encoder.patch_size)
-    return ops.convert_to_numpy(drawn.ids_keep), ops.convert_to_numpy(drawn.ids_removed)
-
-
 def named(inputs: Any) -> dict[str, Any]:
     """Return `inputs` as a dict that has images."""
     found: dict[str, Any] = inputs if isinstance(inputs, dict) else {"images": inputs}
@@ -102,3 +75,32 @@ def masks_to_check(data: Iterable[Any], rows: int = 32) -> list[Any]:
     """Return the first masks of each of several arguments of `fit` that are arrays."""
     inputs = [each[0] if isinstance(each, tuple) else each for each in data]
     return [x["mask"][:rows] for x in inputs if isinstance(x, dict) and x.get("mask") is not None]
+
+
+def masks_of(
+    images: int, masking: Masking, encoder: Any, *, mask: Tensor | None, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the patches to keep and to remove of images that are looked at.
+
+    Args:
+        images: Number of images.
+        masking: The model's masking, which draws what is not given.
+        encoder: The model's encoder.
+        mask: What to remove, as `MaskedAutoencoder.reconstruct` takes it; `None` to draw it.
+        seed: Seed for what is drawn.
+
+    Returns:
+        int32 (images, kept) and (images, removed).
+
+    Raises:
+        ValueError: If the mask does not fit the images.
+    """
+    if mask is None:
+        places = ops.arange(images, dtype="int32")
+        drawn = masking(hash_noise(seed, EVALUATION_STEP, places, encoder.num_patches), grid=encoder.grid)
+    else:
+        if len(mask) != images:
+            raise ValueError(f"`mask` must have one row an image. Received: {len(mask)} rows for {images} images")
+        drawn = explicit_mask(ops.convert_to_tensor(mask), encoder.grid, patch_size=encoder.patch_size)
+    ids_keep, ids_removed = (ops.convert_to_numpy(ids) for ids in drawn)
+    return ids_keep, ids_removed

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_mae import _checks
@@ -16,20 +15,22 @@ from keras_mae.decoder import Decoder, MAEDecoder
 from keras_mae.encoder import ViTEncoder
 from keras_mae.from_preset import PresetFiles
 from keras_mae.fusion import copy_weights, encoded, fused_blocks, fusion_of
-from keras_mae.loss import psnr, reconstruction_loss, reconstruction_target, visible_statistics
-from keras_mae.mask_inputs import given_mask, mask_of_images, masks_to_check, named
+from keras_mae.loss import psnr, reconstruction_loss
+from keras_mae.mask_inputs import given_mask, masks_of, named
 from keras_mae.masking import Mask, Masking, RandomMasking, explicit_mask
 from keras_mae.partial_prediction import drawn, in_reading_order
 from keras_mae.pixels import check_images
 from keras_mae.random import EVALUATION_STEP, hash_noise, places
 from keras_mae.reconstruction import Reconstruction, to_pictures, undo_normalization
-from keras_mae.train_step import Directed, TrainStep
+from keras_mae.targets.patch_targets import PatchTargets, plain, settled
+from keras_mae.train_step import Directed
+from keras_mae.unlabeled import Unlabeled
 
 __all__ = ["MaskedAutoencoder"]
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
-class MaskedAutoencoder(PresetFiles, TrainStep):
+class MaskedAutoencoder(PresetFiles, Unlabeled):
     """Hides most of an image's patches, encodes the rest, and learns to predict the hidden pixels.
 
     Give `fit` images: arrays, or any dataset Keras takes of `images`, `(images, labels)` (labels are
@@ -51,7 +52,11 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
             by default. It takes image and patch size from the encoder.
         masking: A `RandomMasking` (75 % by default), `BlockMasking` or `GridMasking`.
         norm_pix_loss: Whether each patch is standardized before it is predicted. Better features, but
-            reconstructions then need statistics from elsewhere.
+            reconstructions then need statistics from elsewhere. By default as `target` says.
+        target: What to predict for each patch. "pixels", the default; "normalized", another name for
+            `norm_pix_loss=True`; "low_pass" (`keras_mae.targets.LowPass`), which `norm_pix_loss` standardizes too;
+            "hog" (`HOG`); a `Teacher`; or a function in `keras.ops` of images (batch, height, width, channels), as
+            given to the model, that returns vectors (batch, patches, dim). The decoder is built to fit.
         masks_per_image: Masks drawn for each image in one training step. One decoded image then serves
             several times; the loss is the mean over them.
         predict_ratio: Share of the removed patches that a training step predicts, in (0, 1]; the loss and its PSNR
@@ -89,7 +94,8 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         decoder: Decoder | None = None,
         masking: Masking | None = None,
         *,
-        norm_pix_loss: bool = False,
+        norm_pix_loss: bool | None = None,
+        target: Any = None,
         masks_per_image: int = 1,
         predict_ratio: float = 1.0,
         fuse_blocks: Sequence[int] | None = None,
@@ -104,7 +110,7 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         self.encoder = encoder
         self.decoder = MAEDecoder(dtype=encoder.dtype_policy) if decoder is None else decoder
         self.masking = RandomMasking() if masking is None else masking
-        self.norm_pix_loss = bool(norm_pix_loss)
+        self.target, standardized = settled(target, norm_pix_loss)
         self.masks_per_image = _checks.positive_int("masks_per_image", masks_per_image)
         self.predict_ratio = _checks.share("predict_ratio", predict_ratio)
         self.seed = _checks.seed_int("seed", seed)
@@ -113,7 +119,15 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
                 "`masking` must remove at least one patch. Received: "
                 f"mask_ratio={self.masking.mask_ratio} for {encoder.num_patches} patches"
             )
-        self.decoder.join(encoder.image_shape, encoder.patch_size, encoder.embed_dim, encoder.depth)
+        self._targets = PatchTargets(self.target, standardized, encoder)
+        self.decoder.join(
+            encoder.image_shape,
+            encoder.patch_size,
+            encoder.embed_dim,
+            depth=encoder.depth,
+            class_tokens=encoder.class_tokens,
+            output_dim=self._targets.dim,
+        )
         self._fused = () if fuse_blocks is None else fused_blocks(fuse_blocks, encoder.depth)
         self.fuse_blocks = None if fuse_blocks is None else tuple(fuse_blocks)
         self.fusion = fusion_of(len(self._fused), encoder, self.decoder)
@@ -121,8 +135,29 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         self._predicts_from = self.masking.num_kept(encoder.grid)
 
         self.psnr_tracker = keras.metrics.Mean(name="psnr")
-        self._directed = Directed(up=[self.psnr_tracker], down=[self.skipped_tracker])
+        measured = [self.psnr_tracker] if self._targets.is_pixels else []
+        self._directed = Directed(up=measured, down=[self.skipped_tracker])
         self.build((None, *self.encoder.image_shape))  # all parts are; `export` wants to have seen a shape
+
+    @property
+    def norm_pix_loss(self) -> bool:
+        """Whether each patch is standardized before it is predicted."""
+        return self._targets.norm_pix_loss
+
+    @property
+    def predicts_pixels(self) -> bool:
+        """Whether predictions are pixels: `reconstruct` shows them, and the metric `psnr` measures them."""
+        return self._targets.is_pixels
+
+    @property
+    def target_name(self) -> str:
+        """The target's name: "pixels", "normalized", "low_pass", "hog", "teacher", or "custom" for any other."""
+        return self.target if isinstance(self.target, str) else self._targets.kind
+
+    @property
+    def target_description(self) -> str:
+        """What is predicted for each patch, in words."""
+        return self._targets.description
 
     # === The method ===
     def call(self, inputs: Any, training: bool | None = None) -> dict[str, Tensor]:
@@ -131,7 +166,7 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         return in_reading_order(prediction, mask, predicted)
 
     def outputs_for_loss(self, x: Any, training: bool) -> dict[str, Tensor]:
-        """Return the prediction of the removed patches that are predicted, and the pixels it is judged by.
+        """Return the prediction of the removed patches that are predicted, and what it is judged by.
 
         Args:
             x: Images or dict, as given to the model.
@@ -139,20 +174,15 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
 
         Returns:
             A dict of float32: `removed_prediction` and `removed_pixels` (batch, predicted, pixels), normalized as the
-            encoder sees them; for a normalized target also `guessed_mean` and `guessed_std` (batch, predicted, 1),
-            which put the prediction back into pixels. All removed patches are predicted, but for training with a
-            `predict_ratio` below 1.
+            encoder sees them, for "low_pass" without their high frequencies; for a normalized target also
+            `guessed_mean` and `guessed_std` (batch, predicted, 1), which put the prediction back into pixels. For a
+            target that is not made of pixels, `removed_target` (batch, predicted, dim) instead of all these. All
+            removed patches are predicted, but for training with a `predict_ratio` below 1.
         """
         # The model is not called, so that what Keras does to arguments is done here.
         x = {key: ops.convert_to_tensor(value) for key, value in named(x).items() if value is not None}
         images, mask, predicted, prediction = self._predict(x, training, removed_only=True)
-        pixels = self.encoder.patch_embedding.pixels
-        outputs = {"removed_prediction": prediction, "removed_pixels": pixels(images, predicted)}
-        if self.norm_pix_loss:
-            visible = pixels(images, mask.ids_keep)
-            guess = visible_statistics(visible, mask.ids_keep, predicted, self.encoder.grid)
-            outputs["guessed_mean"], outputs["guessed_std"] = guess
-        return outputs
+        return {"removed_prediction": prediction, **self._targets.outputs(images, mask.ids_keep, predicted)}
 
     def _predict(self, inputs: Any, training: bool | None, removed_only: bool) -> tuple[Tensor, Mask, Tensor, Tensor]:
         """Return images, mask, patches to predict, and the float32 prediction in the decoder's order."""
@@ -200,11 +230,11 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         """
         if "reconstruction" in y_pred:  # from `call`, which Keras' own training step uses
             prediction, mask = y_pred["reconstruction"], y_pred.get("predicted", y_pred["mask"])
-            pixels = self.encoder.patch_embedding.pixels(named(x)["images"])
-            pixels = ops.repeat(pixels, self.masks_per_image if training else 1, axis=0)
+            vectors = self._targets.vectors(named(x)["images"])
+            vectors = ops.repeat(vectors, self.masks_per_image if training else 1, axis=0)
         else:
-            prediction, mask, pixels = y_pred["removed_prediction"], None, y_pred["removed_pixels"]
-        loss = reconstruction_loss(prediction, reconstruction_target(pixels, self.norm_pix_loss), mask)
+            prediction, mask, vectors = y_pred["removed_prediction"], None, self._targets.in_outputs(y_pred)
+        loss = reconstruction_loss(prediction, self._targets.to_predict(vectors), mask)
         if sample_weight is not None:
             weights = ops.reshape(ops.cast(sample_weight, "float32"), (-1, 1))
             loss = ops.reshape(loss, (ops.shape(weights)[0], -1)) * weights
@@ -215,7 +245,11 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
 
         For a normalized target the prediction is put back into pixels with the visible patches' statistics:
         the true ones would leak the answer.
+
+        Raises:
+            ValueError: If the model does not predict pixels.
         """
+        self._targets.check_visible("`removed_psnr`")
         prediction = outputs["removed_prediction"]
         if self.norm_pix_loss:
             prediction = prediction * outputs["guessed_std"] + outputs["guessed_mean"]
@@ -235,40 +269,6 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
             explicit_mask(mask, encoder.grid, self.masking.num_kept(encoder.grid), encoder.patch_size)
         return data
 
-    def _check_first(self, *data: Any) -> None:
-        """Check the first masks of arrays before a compiled step meets them: its error is none of Python's."""
-        for masks in masks_to_check(data):
-            self.check_batch({"mask": masks})
-
-    def compile(self, optimizer: Any = "rmsprop", **kwargs: Any) -> None:
-        """Configure training. Arguments are `keras.Model.compile`'s, without losses and metrics.
-
-        Raises:
-            ValueError: If a loss or metrics are given: the model brings its own.
-        """
-        refused = [
-            key for key in ("loss", "loss_weights", "metrics", "weighted_metrics") if kwargs.get(key) is not None
-        ]
-        if refused:
-            raise ValueError(
-                "A MaskedAutoencoder has its own loss and metrics (loss, psnr, skipped_steps): compile it with "
-                f"an optimizer only. Received: {', '.join(refused)}"
-            )
-        super().compile(optimizer=optimizer, **kwargs)
-
-    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
-        """Train as `keras.Model.fit` does; `y` may be left out, also with sample weights."""
-        held_out = kwargs.get("validation_data")
-        self._check_first(x, held_out)
-        if isinstance(held_out, tuple) and len(held_out) == 3:
-            kwargs["validation_data"] = (held_out[0], _labels(held_out[1], held_out[2]), held_out[2])
-        return super().fit(x, _labels(y, kwargs.get("sample_weight")), *args, **kwargs)
-
-    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate as `keras.Model.evaluate` does; `y` may be left out, also with sample weights."""
-        self._check_first(x)
-        return super().evaluate(x, _labels(y, kwargs.get("sample_weight")), *args, **kwargs)
-
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         return [*([self._loss_tracker] if self.compiled else []), self._directed.together]
@@ -283,12 +283,13 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
         """Add one batch to the metrics; a skipped one (`finite` false) to the count of skipped steps only.
 
         Returns:
-            The logs: `loss`, `psnr` (dB over the encoder's `pixel_range`, removed pixels) and, in
-            training, `skipped_steps`.
+            The logs: `loss`, `psnr` (dB over the encoder's `pixel_range`, removed pixels) where the target is made
+            of pixels, and, in training, `skipped_steps`.
         """
-        quality = ops.mean(self.removed_psnr(outputs))
-        rows = ops.shape(outputs["removed_prediction"])[0]
-        self._add_to_means(rows, finite, (self._loss_tracker, loss), (self.psnr_tracker, quality))
+        means = [(self._loss_tracker, loss)]
+        if self.predicts_pixels:
+            means.append((self.psnr_tracker, ops.mean(self.removed_psnr(outputs))))
+        self._add_to_means(ops.shape(outputs["removed_prediction"])[0], finite, *means)
         logs = self.get_metrics_result()
         if finite is None:
             logs.pop(self.skipped_tracker.name)
@@ -319,17 +320,20 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
             batch_size: Number of images at a time.
 
         Returns:
-            A `Reconstruction`: NumPy arrays in the images' own shape, range and dtype.
+            A `Reconstruction`: NumPy arrays in the images' own shape, range and dtype. What a "low_pass" model
+            predicts lacks the high frequencies.
 
         Raises:
-            ValueError: If images, their range or mask do not fit the model, or pixels are not finite.
+            ValueError: If images, their range or mask do not fit the model, pixels are not finite, or the model
+                predicts something else than pixels.
 
         Reference: "Masked Autoencoders Are Scalable Vision Learners", figure 2.
         """
+        self._targets.check_visible("`reconstruct`")
         _checks.one_of("statistics", statistics, ("visible", "true"))
         images = check_images(images, self.encoder.image_shape, self.encoder.pixel_range)
-        seed = self.seed if seed is None else seed
-        ids_keep, ids_removed = mask_of_images(images, mask, self.masking, encoder=self.encoder, seed=seed)
+        seed = self.seed if seed is None else _checks.seed_int("seed", seed)
+        ids_keep, ids_removed = masks_of(len(images), self.masking, self.encoder, mask=mask, seed=seed)
         if ids_keep.shape[1] != self._predicts_from:
             # TensorFlow would trace again with the number of visible patches unknown; here it is always known.
             self.make_predict_function(force=True)
@@ -342,6 +346,7 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
             prediction, source = undo_normalization(
                 prediction,
                 images,
+                self._targets.vectors(images),
                 ids_keep=ids_keep,
                 ids_removed=ids_removed,
                 statistics=statistics,
@@ -374,6 +379,8 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
             "decoder": keras.saving.serialize_keras_object(self.decoder),
             "masking": keras.saving.serialize_keras_object(self.masking),
             "norm_pix_loss": self.norm_pix_loss,
+            # The method's own targets are what `norm_pix_loss` says, as in files from before there were others.
+            "target": None if plain(self.target) else keras.saving.serialize_keras_object(self.target),
             "masks_per_image": self.masks_per_image,
             "predict_ratio": self.predict_ratio,
             "fuse_blocks": self.fuse_blocks,
@@ -382,10 +389,6 @@ class MaskedAutoencoder(PresetFiles, TrainStep):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> MaskedAutoencoder:
-        parts = {key: keras.saving.deserialize_keras_object(config[key]) for key in ("encoder", "decoder", "masking")}
+        named = ("encoder", "decoder", "masking", "target")
+        parts = {key: keras.saving.deserialize_keras_object(config[key]) for key in named if key in config}
         return cls(**{**config, **parts})
-
-
-def _labels(y: Any, sample_weight: Any) -> Any:
-    """Return labels that nobody reads: without any, Keras drops the sample weights without a word."""
-    return np.zeros(len(sample_weight)) if y is None and sample_weight is not None else y

@@ -11,7 +11,16 @@ from keras import ops
 from keras_mae import _checks
 from keras_mae._types import Tensor
 
-__all__ = ["POOLINGS", "AttentivePooling", "fitting_queries", "patch_tokens", "pool", "pool_tokens", "pooled_width"]
+__all__ = [
+    "POOLINGS",
+    "AttentivePooling",
+    "check_pooling",
+    "fitting_queries",
+    "patch_tokens",
+    "pool",
+    "pool_tokens",
+    "pooled_width",
+]
 
 POOLINGS = ("mean", "token", "attentive", "flatten")
 """What a classifier takes; all but "attentive" can be had of an encoder alone."""
@@ -32,7 +41,7 @@ class AttentivePooling(keras.layers.Layer):
         num_queries: Number of learned queries; divides the width of the tokens.
 
     Call arguments:
-        patches: (batch, patches, dim), patch tokens after the encoder's final norm, without class token.
+        patches: (batch, patches, dim), patch tokens after the encoder's final norm, without class tokens.
 
     Returns:
         (batch, dim).
@@ -102,7 +111,7 @@ def patch_tokens(encoder: Any, tokens: Tensor) -> Tensor:
         encoder: A `ViTEncoder`.
         tokens: (batch, tokens, embed_dim), what its last block returned.
     """
-    patches = tokens[:, 1:]
+    patches = tokens[:, encoder.class_tokens :]
     return patches if encoder.norm is None else encoder.norm(patches)
 
 
@@ -112,9 +121,9 @@ def pool(encoder: Any, images: Tensor, pooling: str, training: bool | None = Fal
     Args:
         encoder: A `ViTEncoder`.
         images: (batch, height, width, channels) in the encoder's `pixel_range`.
-        pooling: "mean", the mean of the patch tokens, without the class token and without the encoder's final
-            norm; "token", the class token after the final norm; or "flatten", all patch tokens after the final norm,
-            one after the other.
+        pooling: "mean", the mean of the patch tokens, without the class tokens and without the encoder's
+            final norm; "token", the class token after the final norm, or the mean of several; or "flatten", all patch
+            tokens after the final norm, one after the other.
         training: Whether drop path acts.
 
     Returns:
@@ -125,11 +134,28 @@ def pool(encoder: Any, images: Tensor, pooling: str, training: bool | None = Fal
 
 def pool_tokens(encoder: Any, tokens: Tensor, pooling: str) -> Tensor:
     """Return `pool`, from what the encoder's last block returned."""
+    count = encoder.class_tokens
     if pooling == "mean":
-        return ops.mean(tokens[:, 1:], axis=1)
+        return ops.mean(tokens[:, count:], axis=1)
     if pooling == "flatten":
         return ops.reshape(patch_tokens(encoder, tokens), (-1, pooled_width(encoder, pooling)))
-    return (tokens if encoder.norm is None else encoder.norm(tokens))[:, 0]
+    tokens = tokens if encoder.norm is None else encoder.norm(tokens)
+    return tokens[:, 0] if count == 1 else ops.mean(tokens[:, :count], axis=1)
+
+
+def check_pooling(encoder: Any, pooling: str) -> str:
+    """Return `pooling` if an encoder has the tokens for it.
+
+    Raises:
+        ValueError: If there is no such pooling, or the encoder has no class token to take.
+    """
+    _checks.one_of("pooling", pooling, POOLINGS)
+    if pooling == "token" and not encoder.class_tokens:
+        raise ValueError(
+            '`pooling="token"` takes an encoder with class tokens; without them use pooling="mean". '
+            "Received: class_tokens=0"
+        )
+    return pooling
 
 
 def pooled_width(encoder: Any, pooling: str) -> int:

@@ -25,6 +25,7 @@ ENCODER_ARGUMENTS = (
     "pixel_mean",
     "pixel_std",
     "pixel_range",
+    "class_tokens",
 )
 
 

@@ -9,7 +9,6 @@ from keras import ops
 
 from keras_mae.encoder import ViTEncoder
 from keras_mae.loss import patch_statistics, visible_statistics
-from keras_mae.ops import gather_tokens
 from keras_mae.patches import patchify, unpatchify
 from keras_mae.pixels import BYTES, PixelRange
 
@@ -70,18 +69,29 @@ def to_pictures(
 def undo_normalization(
     prediction: np.ndarray,
     images: np.ndarray,
+    pixels: np.ndarray,
     *,
     ids_keep: np.ndarray,
     ids_removed: np.ndarray,
     statistics: str,
     encoder: ViTEncoder,
 ) -> tuple[np.ndarray, str]:
-    """Return predictions of normalized patches as pixels, and where the statistics for it came from."""
-    pixels = encoder.patch_embedding.pixels(images)
+    """Return predictions of normalized patches as pixels, and where the statistics for it came from.
+
+    Args:
+        prediction: float32 (batch, patches, pixels).
+        images: (batch, height, width, channels).
+        pixels: float32 (batch, patches, pixels), what is predicted before it is normalized: those of the images, or
+            of the images without their high frequencies.
+        ids_keep: int32 (batch, kept).
+        ids_removed: int32 (batch, removed).
+        statistics: "visible" or "true".
+        encoder: The model's encoder.
+    """
     mean, std = (np.array(ops.convert_to_numpy(value)) for value in patch_statistics(pixels))
     source = "each patch's own true statistics (they leak the answer)"
     if statistics == "visible":
-        visible = gather_tokens(pixels, ids_keep)
+        visible = encoder.patch_embedding.pixels(images, ids_keep)
         guess = visible_statistics(visible, ids_keep, ids_removed, encoder.grid)
         for own, guessed in zip((mean, std), guess, strict=True):
             np.put_along_axis(own, ids_removed[..., None], ops.convert_to_numpy(guessed), axis=1)

@@ -90,13 +90,22 @@ def encoder(**kwargs: Any) -> keras_mae.ViTEncoder:
         pixel_mean=(10, 20, 30),
         pixel_std=(40, 50, 60),
         seed=17,
+        class_tokens=2,
         **kwargs,
     )
 
 
 def decoder(**kwargs: Any) -> keras_mae.MAEDecoder:
     model = keras_mae.MAEDecoder(
-        8, 1, 2, mlp_ratio=4.05, layer_norm_eps=1e-5, image_shape=(15, 14, 3), patch_size=(3, 2), **kwargs
+        8,
+        1,
+        2,
+        mlp_ratio=4.05,
+        layer_norm_eps=1e-5,
+        image_shape=(15, 14, 3),
+        patch_size=(3, 2),
+        class_tokens=2,
+        **kwargs,
     )
     model.build((None, None, 12))
     return model
@@ -116,6 +125,7 @@ def mae(**kwargs: Any) -> keras_mae.MaskedAutoencoder:
         decoder(**kwargs),
         keras_mae.BlockMasking(0.76),
         norm_pix_loss=True,
+        target=keras_mae.targets.LowPass(0.2),
         masks_per_image=3,
         predict_ratio=0.4,
         fuse_blocks=(-2, 1),
@@ -137,6 +147,10 @@ def classifier(**kwargs: Any) -> keras_mae.ViTClassifier:
     )
 
 
+def teacher(**kwargs: Any) -> keras_mae.targets.Teacher:
+    return keras_mae.targets.Teacher(encoder(**kwargs), **kwargs)
+
+
 def patch_embedding(**kwargs: Any) -> keras_mae.PatchEmbedding:
     return keras_mae.PatchEmbedding((3, 2), 12, pixel_mean=(10, 20, 30), pixel_std=(40, 50, 60), **kwargs)
 
@@ -147,7 +161,7 @@ def block(**kwargs: Any) -> keras_mae.TransformerBlock:
 
 def predict_patches(model: Any) -> Any:
     ids = np.tile(np.random.default_rng(3).permutation(35).astype("int32"), (3, 1))
-    return model(TOKENS, ids[:, :8], ids[:, 8:])
+    return model(TOKENS, ids[:, :7], ids[:, 7:])
 
 
 def predict_from_blocks(model: Any) -> Any:
@@ -195,6 +209,24 @@ def optimizer(kind: type) -> Example:
     return Example(make)
 
 
+def muon(**kwargs: Any) -> keras_mae.optimizers.Muon:
+    schedule = keras_mae.optimizers.warmup_cosine(0.01, 100, 10)
+    return keras_mae.optimizers.Muon(
+        schedule,
+        weight_decay=0.3,
+        momentum=0.8,
+        adam_beta_1=0.7,
+        adam_beta_2=0.6,
+        epsilon=1e-5,
+        adam_lr_ratio=0.5,
+        rms_rate=0.4,
+        ns_steps=4,
+        exclude_layers=["norm"],
+        fused={"both": 2},
+        **kwargs,
+    )
+
+
 def lars(**kwargs: Any) -> keras_mae.optimizers.LARS:
     schedule = keras_mae.optimizers.warmup_cosine(0.01, 100, 10)
     return keras_mae.optimizers.LARS(
@@ -228,6 +260,10 @@ EXAMPLES: dict[str, Example] = {
     "ViTClassifier": Example(classifier, lambda model: model(IMAGES[:, :12]), lambda model: model),
     "optimizers.AdamW": optimizer(keras_mae.optimizers.AdamW),
     "optimizers.LARS": Example(lars),
+    "targets.HOG": Example(lambda: keras_mae.targets.HOG(2, 5)),
+    "targets.LowPass": Example(lambda: keras_mae.targets.LowPass(0.2)),
+    "targets.Teacher": Example(teacher, lambda layer: layer(IMAGES), of_images, last_layer),
+    "optimizers.Muon": Example(muon),
     # A loss and a metric have no weights to lose and are saved in a compiled model: the configuration is all.
     "loss.Accuracy": Example(lambda **kwargs: keras_mae.loss.Accuracy("mine", dtype="float16", **kwargs)),
     "loss.CrossEntropy": Example(

@@ -30,6 +30,7 @@ class Sizes:
     decoder_num_heads: int
     pixel_mean: tuple[float, ...]
     pixel_std: tuple[float, ...]
+    class_tokens: int = 1
 
     @classmethod
     def of(cls, mae: Any) -> Sizes:
@@ -42,6 +43,7 @@ class Sizes:
             mae.decoder.num_heads,
             mae.encoder.pixel_mean,
             mae.encoder.pixel_std,
+            mae.encoder.class_tokens,
         )
 
     @property
@@ -70,8 +72,9 @@ def named_variables(mae: Any) -> dict[str, Any]:
         return found
 
     encoder, decoder = mae.encoder, mae.decoder
+    class_token = {} if encoder.class_token is None else {"encoder.class_token": encoder.class_token}
     return {
-        "encoder.class_token": encoder.class_token,
+        **class_token,
         "encoder.positions": encoder.position_embedding,
         **dense(encoder.patch_embedding.projection, "encoder.patches"),
         **blocks(encoder.blocks, "encoder"),
@@ -176,20 +179,22 @@ def block(x: np.ndarray, w: Weights, name: str, num_heads: int) -> np.ndarray:
 
 
 def blocks_of(images: np.ndarray, w: Weights, sizes: Sizes, mask: np.ndarray | None = None) -> list[np.ndarray]:
-    """What each block gets and, last, what the last one returns: (batch, 1 + kept, dim), class token first."""
+    """What each block gets and, last, what the last one returns: (batch, class tokens + kept, dim)."""
     x = dense(patches_of(normalised(images, sizes), sizes.patch_size), w, "encoder.patches")
     x = x + w["encoder.positions"][1:]
     if mask is not None:
         x = np.stack([tokens[gone == 0] for tokens, gone in zip(x, mask, strict=True)])
-    class_token = (w["encoder.class_token"] + w["encoder.positions"][:1]).reshape(1, 1, -1)
-    tokens = [np.concatenate([np.repeat(class_token, len(x), axis=0), x], axis=1)]
+    for number in reversed(range(sizes.class_tokens)):
+        class_token = w["encoder.class_token"][0, number] + w["encoder.positions"][0]
+        x = np.stack([np.concatenate([class_token[None], tokens]) for tokens in x])
+    tokens = [x]
     for i in range(sizes.depth):
         tokens.append(block(tokens[-1], w, f"encoder.{i}", sizes.num_heads))
     return tokens
 
 
 def encode(images: np.ndarray, w: Weights, sizes: Sizes, mask: np.ndarray | None = None) -> np.ndarray:
-    """(batch, 1 + kept, dim): class token and visible patches, in reading order."""
+    """(batch, class tokens + kept, dim): class tokens and visible patches, in reading order."""
     return layer_norm(blocks_of(images, w, sizes, mask)[-1], w, "encoder.norm")
 
 
@@ -200,23 +205,23 @@ def decode(
 
     With `predicted`, the removed patches that are 0 in it have no token, and their prediction is 0.
     """
-    embedded = dense(tokens, w, "decoder.embedding")
-    x = np.zeros((len(tokens), 1 + mask.shape[1], embedded.shape[-1]))
+    embedded, first = dense(tokens, w, "decoder.embedding"), sizes.class_tokens
+    x = np.zeros((len(tokens), first + mask.shape[1], embedded.shape[-1]))
     for sample in range(len(x)):
-        x[sample, 0] = embedded[sample, 0]
-        visible = iter(embedded[sample, 1:])
+        x[sample, :first] = embedded[sample, :first] + w["decoder.positions"][0]
+        visible = iter(embedded[sample, first:])
         for patch in range(mask.shape[1]):
-            x[sample, 1 + patch] = w["decoder.mask_token"].reshape(-1) if mask[sample, patch] else next(visible)
-    x = x + w["decoder.positions"]
+            token = w["decoder.mask_token"].reshape(-1) if mask[sample, patch] else next(visible)
+            x[sample, first + patch] = token + w["decoder.positions"][1 + patch]
     absent = np.zeros(mask.shape) if predicted is None else mask - predicted
-    present = np.concatenate([np.ones((len(x), 1)), 1 - absent], axis=1) == 1
+    present = np.concatenate([np.ones((len(x), first)), 1 - absent], axis=1) == 1
     x = np.stack([tokens[there] for tokens, there in zip(x, present, strict=True)])
     for i in range(sizes.decoder_depth):
         x = block(x, w, f"decoder.{i}", sizes.decoder_num_heads)
     x = dense(layer_norm(x, w, "decoder.norm"), w, "decoder.prediction")
     out = np.zeros((*present.shape, x.shape[-1]))
     out[present] = x.reshape(-1, x.shape[-1])
-    return out[:, 1:]
+    return out[:, first:]
 
 
 def target_of(images: np.ndarray, sizes: Sizes, norm_pix_loss: bool) -> np.ndarray:

@@ -190,7 +190,8 @@ def test_finetune_goes_on_where_it_was_stopped_and_is_scored_again(keras_mae_com
         ),
         (["knn", "MODEL", "--k", "0"], "`k` must be a positive integer"),
         (["knn", "MODEL", "photos", "--test", "others"], "`k` must not exceed the number of training images"),
-        (["knn", "MODEL", "--pooling", "max"], "'max' is not one of 'token', 'mean'"),
+        (["knn", "MODEL", "--pooling", "max"], "'max' is not one of 'mean', 'token', 'attentive', 'flatten'"),
+        (["knn", "MODEL", "--pooling", "attentive"], "give a ViTClassifier that was trained with pooling"),
     ],
 )
 def test_a_protocols_mistake_is_one_clear_line_and_status_2(

@@ -13,8 +13,8 @@ from keras import ops
 import keras_mae
 
 SERIALISABLE = contracts.serialisable()
-# A base class, and two helpers that only their owners make, save and restore.
-ABSTRACT = {"Masking", "StepCounter", "Linear"}
+# Two base classes, and two helpers that only their owners make, save and restore.
+ABSTRACT = {"Masking", "Target", "StepCounter", "Linear"}
 CONCRETE = [name for name, kind in SERIALISABLE.items() if kind.__name__ not in ABSTRACT]
 CALLABLE = [name for name in CONCRETE if name not in contracts.EXAMPLES or contracts.EXAMPLES[name].call]
 SAVED = [name for name in CONCRETE if name not in contracts.EXAMPLES or contracts.EXAMPLES[name].wrap]

@@ -85,7 +85,8 @@ def visualize_page(monkeypatch):
         folder.mkdir(parents=True)
         (folder / "history.csv").write_text("epoch,loss,val_loss\n1,0.8,0.9\n2,0.5,0.6\n")
     mae = docs_helpers.masked_autoencoder()
-    return {"images": docs_helpers.images(8), "mae": mae, "classifier": keras_mae.ViTClassifier(mae.encoder, 10)}
+    names = {"images": docs_helpers.images(8), "mae": mae, "keras_mae": keras_mae}
+    return names | {"classifier": keras_mae.ViTClassifier(mae.encoder, 10)}
 
 
 def weights_page(monkeypatch):
@@ -118,11 +119,11 @@ def distributed_page(monkeypatch):
 STAND_INS = {
     "README.md": readme,
     "docs/data.md": data_page,
+    "docs/options.md": transfer_page,
     "docs/transfer.md": transfer_page,
     "docs/visualize.md": visualize_page,
     "docs/weights.md": weights_page,
     "docs/distributed.md": distributed_page,
-    "docs/options.md": lambda monkeypatch: {},
 }
 
 
@@ -159,6 +160,7 @@ RUN = {
     "keras-mae info runs/digits-1/model.keras": "",
     "keras-mae finetune runs/digits-1/model.keras": "--epochs 1 --num-labels 64",
     "keras-mae probe runs/digits-1/model.keras": "--epochs 1 --num-labels 64",
+    "keras-mae probe runs/digits-1/model.keras --pooling attentive": "--epochs 1 --num-labels 64",
     "keras-mae knn runs/digits-1/model.keras": "--num-labels 64",
     "keras-mae evaluate runs/finetune-digits-1/classifier.keras": "",
     "keras-mae reconstruct runs/digits-1/model.keras photos/1.png photos/2.png --out picture.png": "",

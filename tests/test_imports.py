@@ -63,15 +63,8 @@ LEAVES = {"_backend", "_checks", "_files", "_optional", "_types", "distribution"
 LEAVES |= {"_class_names", "first_batch", "pixels"}
 FIRST = {"patches", "pooling", "positions", "transformer", "masking", "presets"}
 SECOND = {"cross_attention", "encoder", "decoder", "loss"}
-MODEL = {
-    "copying",
-    "fusion",
-    "mask_inputs",
-    "masked_autoencoder",
-    "partial_prediction",
-    "reconstruction",
-    "train_step",
-}
+MODEL = {"copying", "fusion", "mask_inputs", "masked_autoencoder", "partial_prediction", "reconstruction", "targets"}
+MODEL |= {"train_step", "unlabeled"}
 LEARNING = {"data", "optimizers", "recipes", "classifier"}
 # Part of the package -> parts it may import, at once or late.
 ALLOWED = {
@@ -83,7 +76,9 @@ ALLOWED = {
     "reconstruction": LEAVES | FIRST | SECOND,
     "copying": LEAVES,
     "fusion": LEAVES | {"encoder", "decoder"},
+    "targets": LEAVES | FIRST | SECOND,
     "mask_inputs": LEAVES | FIRST,
+    "unlabeled": LEAVES | {"mask_inputs", "train_step"},
     "partial_prediction": LEAVES | FIRST,
     "masked_autoencoder": LEAVES | FIRST | SECOND | MODEL - {"masked_autoencoder"},
     "labels": LEAVES | {"loss"},
@@ -99,7 +94,7 @@ ALLOWED["training"] = set(ALLOWED) - {"convert"}
 ALLOWED["keras_mae"] = set(ALLOWED)  # the package's own namespace
 ALLOWED["cli"] = set(ALLOWED)
 MAY_NAME_A_BACKEND = ("train_step/", "data/", "distribution.py", "first_batch.py", "ops.py", "convert/")
-MAY_NAME_A_BACKEND += ("optimizers/adamw.py",)
+MAY_NAME_A_BACKEND += ("optimizers/adamw.py", "optimizers/muon.py")
 MAY_LOAD_A_BACKEND_AT_ONCE = ("train_step/", "data/")  # the others import one inside functions only
 IMPORTING = ("import_module", "require", "__import__")  # functions that import what they are given the name of
 

@@ -261,13 +261,13 @@ def fused_calls(monkeypatch):
     """The number of variables of every call of the fused update."""
     from keras_mae.optimizers import adamw
 
-    calls, fused = [], adamw._fused_adamw
+    calls, fused = [], adamw.fused_adamw
 
     def spy(gradients, variables, *args, **kwargs):
         calls.append(len(variables))
         return fused(gradients, variables, *args, **kwargs)
 
-    monkeypatch.setattr(adamw, "_fused_adamw", spy)
+    monkeypatch.setattr(adamw, "fused_adamw", spy)
     return calls
 
 

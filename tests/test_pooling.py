@@ -1,5 +1,7 @@
 """Pooling: attentive pooling against NumPy, and what a classifier, a probe and features make of it."""
 
+import json
+
 import keras
 import numpy as np
 import oracles
@@ -23,7 +25,7 @@ from keras import ops
 from training_helpers import arrays, quick_compile
 
 import keras_mae
-from keras_mae import transfer
+from keras_mae import training, transfer, visualize
 from keras_mae.pooling import fitting_queries
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe
 
@@ -211,6 +213,14 @@ def test_flat_features_are_all_patch_tokens(classifiers):
     np.testing.assert_allclose(found.features, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("class_tokens", [0, 3])
+def test_flat_features_leave_any_class_tokens_out(class_tokens):
+    encoder = make_encoder(class_tokens=class_tokens)
+    found = transfer.extract_features(encoder, IMAGES[:BATCH], pooling="flatten", progress=False)
+    expected = to_numpy(encoder(IMAGES[:BATCH]))[:, class_tokens:]
+    np.testing.assert_allclose(found.features, expected.reshape(BATCH, 6 * WIDTH), atol=1e-5)
+
+
 def test_features_of_a_classifier_are_what_its_head_sees(classifiers):
     classifier = classifiers["attentive"]
     found = transfer.extract_features(classifier, IMAGES, LABELS, progress=False)
@@ -223,6 +233,40 @@ def test_features_that_cannot_be_had_are_refused(classifiers):
         transfer.extract_features(make_encoder(), IMAGES, pooling="attentive")
     with pytest.raises(ValueError, match="`pooling` must be the classifier's own, 'attentive'; .* pooling='mean'"):
         transfer.extract_features(classifiers["attentive"], IMAGES, pooling="mean")
+
+
+# === Pictures ===
+def test_pictures_of_queries_are_their_attention_on_the_grid(classifiers):
+    classifier = classifiers["attentive"]
+    maps = visualize.query_attention(classifier, IMAGES, batch_size=len(IMAGES))
+    queries, _ = values(classifier.attentive_pooling.weights)
+    expected = attention_of(patch_tokens_of(classifier), queries).reshape(20, WIDTH, 2, 3)
+    assert expected.max() > 0.3
+    np.testing.assert_allclose(maps, expected, atol=1e-5)
+
+
+def test_the_default_query_of_a_map_is_what_the_head_sees(classifiers):
+    attention = np.random.default_rng(0).random((7, 7))
+    for classifier in classifiers.values():
+        expected = visualize.patch_maps(classifier, attention, "mean")
+        np.testing.assert_array_equal(visualize.patch_maps(classifier, attention), expected)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda made: visualize.query_attention(made["flatten"], IMAGES), "'attentive': others have no queries"),
+        (lambda made: visualize.query_attention(made["attentive"].encoder, IMAGES), "`classifier` must be a keras_m"),
+        (
+            lambda made: visualize.query_maps(IMAGES[:2], np.ones((2, 2, 3))),
+            r"must have shape \(batch, queries,",
+        ),
+        (lambda made: visualize.query_maps(IMAGES[:2], np.ones((2, 4, 2, 3)), 4), "`queries` must be some of the 4"),
+    ],
+)
+def test_pictures_that_cannot_be_had_are_refused(call, message, classifiers):
+    with pytest.raises(ValueError, match=message):
+        call(classifiers)
 
 
 # === Protocols ===
@@ -268,3 +312,12 @@ def test_fine_tuning_takes_its_recipes_pooling():
     recipe = FineTuneRecipe.for_size("small_images", epochs=1, warmup_epochs=0, batch_size=BATCH, pooling="attentive")
     data = keras_mae.data.from_arrays(IMAGES, LABELS, BATCH, shuffle=False, loader="grain")
     assert transfer.fine_tune(make_encoder(), data, CLASSES, recipe, verbose=0).pooling == "attentive"
+
+
+def test_neighbors_vote_on_what_a_classifiers_head_sees(classifiers, tmp_path):
+    """A run says which pooling it was, also where the classifier brings it."""
+    data = keras_mae.data.from_arrays(IMAGES, LABELS, BATCH, shuffle=False, loader="grain")
+    names = [str(number) for number in range(CLASSES)]
+    directory = training.run_knn(classifiers["attentive"], data, data, tmp_path / "knn", class_names=names, k=1)
+    metrics = json.loads((directory / "metrics.json").read_text())
+    assert (metrics["pooling"], metrics["accuracy"]) == ("attentive", 1.0)

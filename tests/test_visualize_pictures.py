@@ -75,6 +75,12 @@ def overlays():
     return visualize.overlays(images, {"rollout": rollout, "saliency": pixels})
 
 
+def query_maps():
+    images = np.stack([scene(24, 36), scene(24, 36, 3, 2.0)])
+    rows = [[blob(4, 6, row, column) for column in (0, 2, 5)] for row in (0, 3)]
+    return visualize.query_maps(images, np.array(rows), queries=(0, 2))
+
+
 def position_maps():
     rows, columns = np.mgrid[0:4, 0:6]
     distance = np.abs(rows.ravel()[:, None] - rows.ravel()) + 0.5 * np.abs(columns.ravel()[:, None] - columns.ravel())
@@ -128,6 +134,7 @@ DRAWN = [
     reconstructions_in_grey,
     attention_heads,
     overlays,
+    query_maps,
     position_maps,
     feature_maps,
     curves_of_one_run,

@@ -57,6 +57,16 @@ def test_a_linear_probe_is_trained_on_the_way():
     assert 0 <= history["probe_accuracy"][0] <= 1
 
 
+def test_the_neighbors_features_are_those_asked_for():
+    data = (IMAGES[:16], LABELS[:16]), (IMAGES[16:], LABELS[16:])
+    _, history = trained(OnlineProbe(*data, every_epochs=1, pooling="flatten"), epochs=1)
+    assert history["knn_accuracy"] == [1.0]
+    with pytest.raises(ValueError, match="`pooling` must be the recipe's, 'token'. Received: pooling='mean'"):
+        OnlineProbe(*data, recipe=recipes.LinearProbeRecipe(), pooling="mean")
+    with pytest.raises(ValueError, match="`pooling` must be one of 'mean', 'token', 'flatten'"):
+        OnlineProbe(*data, pooling="attentive")
+
+
 @pytest.mark.parametrize("make", [lambda n: Watch(IMAGES, "x", n), lambda n: OnlineProbe(None, None, n)])
 def test_intervals_out_of_range_are_refused(make):
     with pytest.raises(ValueError, match="`every_epochs` must be a positive integer. Received: every_epochs=0"):

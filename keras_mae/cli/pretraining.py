@@ -45,6 +45,15 @@ class DecoderName(StrEnum):
     cross_attention = "cross_attention"
 
 
+class TargetName(StrEnum):
+    """Targets by name."""
+
+    pixels = "pixels"
+    normalized = "normalized"
+    low_pass = "low_pass"
+    hog = "hog"
+
+
 class Precision(StrEnum):
     """Keras dtype policies."""
 
@@ -83,6 +92,15 @@ def pretrain(
     norm_pix_loss: Annotated[
         bool, typer.Option(help="Predict each patch normalized by its own mean and deviation, not its pixels.")
     ] = False,
+    target: Annotated[
+        TargetName | None, typer.Option(help="What to predict for each patch; pixels by default.")
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            help="Model whose features of each patch are predicted: a file or folder of ours or of another library's."
+        ),
+    ] = None,
     masks_per_image: Annotated[int, typer.Option(help="Masks drawn for each image in each step.")] = 1,
     decoder: Annotated[
         DecoderName,
@@ -161,6 +179,7 @@ def pretrain(
             weight_decay=weight_decay,
             mask_ratio=mask_ratio,
             norm_pix_loss=norm_pix_loss,
+            target=_target(target, teacher, norm_pix_loss),
             masks_per_image=masks_per_image,
             predict_ratio=predict_ratio,
             decoder=decoder.value,
@@ -172,11 +191,15 @@ def pretrain(
         feed = images.feed(recipe, crops_per_image=crops_per_image)
         keras.utils.set_random_seed(seed)
         maskings = {"random": keras_mae.RandomMasking, "block": keras_mae.BlockMasking, "grid": keras_mae.GridMasking}
+        fixed = recipe.model_arguments | {"masking": maskings[masking.value](mask_ratio)}
+        if teacher is not None:
+            fixed["target"] = keras_mae.targets.Teacher.from_preset(teacher, dtype=precision.value)
+            feed["metadata"]["teacher"] = Path(teacher).name
         mae = keras_mae.MaskedAutoencoder.from_preset(
             preset,
             image_shape=images.train.image_shape,
             pixel_range=pixel_range,
-            **recipe.model_arguments | {"masking": maskings[masking.value](mask_ratio)},
+            **fixed,
             decoder=recipe.decoder,
             dtype=precision.value,
         )
@@ -184,6 +207,8 @@ def pretrain(
         count = len(images.train)
         say(devices, f"{preset}: {mae.count_params():,} parameters, {count:,} images of {size}, {backend}")
         say_plan(devices, feed["recipe"])
+        if not mae.predicts_pixels:
+            say(devices, f"no pictures: the model predicts {mae.target_description}")
         training.run_pretraining(
             mae,
             **feed,
@@ -211,6 +236,16 @@ def _image_shape(data: str, preset: str, image_size: int | None) -> tuple[int, i
         raise ValueError(f"`image_size` goes with a folder of images. Received: image_size={image_size} for {data}")
     height, width, channels = presets.get(preset).encoder["image_shape"]
     return (height, width, channels) if image_size is None else (image_size, image_size, channels)
+
+
+def _target(target: TargetName | None, teacher: str | None, norm_pix_loss: bool) -> str | None:
+    """Return the target by the name that a recipe has for it, if the options agree."""
+    if target is not None and teacher is not None:
+        raise ValueError(f"A teacher is a target: give one of them. Received: target={target}, teacher={teacher}")
+    name = "teacher" if teacher is not None else target and target.value
+    if norm_pix_loss and name not in (None, "normalized", "low_pass"):
+        raise ValueError(f"`norm_pix_loss` does not go with this target. Received: norm_pix_loss=True, target={name}")
+    return name
 
 
 def _watch(every_epochs: int, examples: Any, directory: Path, devices: Devices) -> Any:

@@ -142,9 +142,10 @@ def probe(
     checkpoint_minutes: CheckpointMinutes = 10.0,
     checkpoint_steps: CheckpointSteps = None,
 ) -> None:
-    """Train a linear probe on MODEL's features; with --pooling attentive, an attentive probe.
+    """Train a probe on MODEL's frozen features.
 
-    It leaves a run directory with the classifier, its scores and curves; see the help of finetune.
+    A linear one, or, with --pooling attentive, an attentive one. It leaves a run directory with the classifier, its
+    scores and curves; see the help of finetune.
     """
     import keras
 

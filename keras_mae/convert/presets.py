@@ -26,6 +26,7 @@ _STATISTICS = ("pixel_mean", "pixel_std")
 _OF_AUTOENCODER = (
     "masking",
     "norm_pix_loss",
+    "target",
     "masks_per_image",
     "predict_ratio",
     "fuse_blocks",
@@ -102,7 +103,8 @@ def _with_weights(
         target = _taken(overrides, ("norm_pix_loss",))
         hints = replace(hints, encoder=encoder, **shape, **heads, **target)
     model = format.load(files, hints).model
-    expected = sizes.encoder | ({} if other_channels else {"image_shape": image_shape})
+    expected = {"class_tokens": overrides.pop("class_tokens", 1)} | sizes.encoder
+    expected |= {} if other_channels else {"image_shape": image_shape}
     _refuse_other_sizes(getattr(model, "encoder", model), expected, preset, weights)
     return model
 

@@ -167,7 +167,7 @@ def named_weights(model: Any) -> dict[str, Any]:
 
 def _vit(part: Any, name: str) -> dict[str, Any]:
     found = {f"{name}.positions": part.position_embedding}
-    if name == "encoder":
+    if getattr(part, "class_token", None) is not None:
         found["encoder.class_token"] = part.class_token
     for index, block in enumerate(part.blocks):
         crossing = isinstance(block, CrossAttentionBlock)

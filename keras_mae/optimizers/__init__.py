@@ -3,14 +3,17 @@
 from keras_mae.optimizers.adamw import AdamW, pretraining_adamw
 from keras_mae.optimizers.lars import LARS, probing_lars
 from keras_mae.optimizers.layer_decay import fine_tuning_adamw, layer_decay_scales
+from keras_mae.optimizers.muon import Muon, pretraining_muon
 from keras_mae.optimizers.schedules import warmup_cosine
 
 __all__ = [
     "LARS",
     "AdamW",
+    "Muon",
     "fine_tuning_adamw",
     "layer_decay_scales",
     "pretraining_adamw",
+    "pretraining_muon",
     "probing_lars",
     "warmup_cosine",
 ]

@@ -109,25 +109,21 @@ class AdamW(CountsUpdates, keras.optimizers.AdamW):
         """Do nothing: `update_step` decays, where the variable's own learning rate is known."""
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        dtype, place = variable.dtype, self._get_variable_index(variable)
-        mean, square = self._momentums[place], self._velocities[place]
-        gradient = ops.cast(ops.convert_to_tensor(gradient), dtype)  # on TensorFlow it may be sparse
-        # In float32 whatever the weights are: in bfloat16 0.999 is 1.
-        rate = ops.cast(learning_rate, "float32") * self._scale(variable)
-        step = ops.cast(self.iterations + 1, "float32")
-        length = ops.cast(rate / (1 - ops.power(self.beta_1, step)), dtype)
-        correction = ops.cast(1 / (1 - ops.power(self.beta_2, step)), dtype)
-        self.assign_add(mean, (gradient - mean) * (1 - self.beta_1))
-        self.assign_add(square, (ops.square(gradient) - square) * (1 - self.beta_2))
-        if self.amsgrad:
-            largest = self._velocity_hats[place]
-            self.assign(largest, ops.maximum(largest, square))
-            square = largest
-        # With the correction moved over to a varying `epsilon`, XLA's code is a third slower on a CPU.
-        change = mean * length / (ops.sqrt(square * correction) + self.epsilon)
-        if self.weight_decay and self._use_weight_decay(variable):
-            change = change + variable * ops.cast(self.weight_decay * rate, dtype)
-        self.assign_sub(variable, change)
+        place = self._get_variable_index(variable)
+        adamw_update(
+            self,
+            gradient,
+            variable,
+            self._momentums[place],
+            self._velocities[place],
+            self._velocity_hats[place] if self.amsgrad else None,
+            # In float32 whatever the weights are: in bfloat16 0.999 is 1.
+            learning_rate=ops.cast(learning_rate, "float32") * self._scale(variable),
+            weight_decay=self.weight_decay if self._use_weight_decay(variable) else 0.0,
+            beta_1=self.beta_1,
+            beta_2=self.beta_2,
+            epsilon=self.epsilon,
+        )
 
     def _backend_update_step(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
         if not self._fused:
@@ -142,7 +138,7 @@ class AdamW(CountsUpdates, keras.optimizers.AdamW):
         for (scale, decays), chosen in groupby(pairs, key=kind):
             gradients, variables = zip(*chosen, strict=True)
             places = [self._get_variable_index(variable) for variable in variables]
-            _fused_adamw(
+            fused_adamw(
                 gradients,
                 variables,
                 [self._momentums[place] for place in places],
@@ -197,7 +193,42 @@ def pretraining_adamw(
     return AdamW(rate, weight_decay, **kwargs)
 
 
-def _fused_adamw(
+def adamw_update(
+    optimizer: Any,
+    gradient: Any,
+    variable: Any,
+    mean: Any,
+    square: Any,
+    largest: Any,
+    *,
+    learning_rate: Any,
+    weight_decay: float,
+    beta_1: float,
+    beta_2: float,
+    epsilon: float,
+) -> None:
+    """Update one variable, and its moments, by one step of AdamW.
+
+    `learning_rate` is a float32 scalar; `largest` is AMSGrad's largest second moment so far, or `None`.
+    """
+    dtype = variable.dtype
+    gradient = ops.cast(ops.convert_to_tensor(gradient), dtype)  # on TensorFlow it may be sparse
+    step = ops.cast(optimizer.iterations + 1, "float32")
+    length = ops.cast(learning_rate / (1 - ops.power(beta_1, step)), dtype)
+    correction = ops.cast(1 / (1 - ops.power(beta_2, step)), dtype)
+    optimizer.assign_add(mean, (gradient - mean) * (1 - beta_1))
+    optimizer.assign_add(square, (ops.square(gradient) - square) * (1 - beta_2))
+    if largest is not None:
+        optimizer.assign(largest, ops.maximum(largest, square))
+        square = largest
+    # With the correction moved over to a varying `epsilon`, XLA's code is a third slower on a CPU.
+    change = mean * length / (ops.sqrt(square * correction) + epsilon)
+    if weight_decay:
+        change = change + variable * ops.cast(weight_decay * learning_rate, dtype)
+    optimizer.assign_sub(variable, change)
+
+
+def fused_adamw(
     gradients: Any,
     variables: Any,
     momentums: Any,

@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_mae import _checks, transfer, visualize
 from keras_mae.pixels import check_images
-from keras_mae.pooling import POOLINGS
+from keras_mae.pooling import POOLINGS, check_pooling
 from keras_mae.recipes import LinearProbeRecipe
 
 __all__ = ["OnlineProbe", "Watch"]
@@ -24,7 +24,7 @@ class Watch(keras.callbacks.Callback):
 
     `directory` gets a picture at each interval, and, where the package `tensorboard` is installed, its event files:
     all logged numbers at every epoch, and the pictures. `tensorboard --logdir DIRECTORY` shows them. A picture costs
-    one forward pass of the images, and about a second of drawing.
+    one forward pass of the images, and about a second of drawing. A model that does not predict pixels gets none.
 
     Args:
         examples: Images (n, height, width, channels) in the encoder's `pixel_range`.
@@ -50,7 +50,7 @@ class Watch(keras.callbacks.Callback):
         summaries: list[dict[str, Any]] = [
             {"tag": name, "simple_value": float(value)} for name, value in (logs or {}).items()
         ]
-        if (epoch + 1) % self.every_epochs == 0:
+        if (epoch + 1) % self.every_epochs == 0 and self.model.predicts_pixels:
             figure = visualize.reconstructions(self.model.reconstruct(self.examples), len(self.examples))
             path = self.directory / f"epoch-{epoch + 1:04d}.png"
             drawn = io.BytesIO()
@@ -96,7 +96,7 @@ class OnlineProbe(keras.callbacks.Callback):
             has its recipe's.
 
     Raises:
-        ValueError: If an argument is out of range; in `fit`, if images or labels do not fit.
+        ValueError: If an argument is out of range; in `fit`, if images, labels or pooling do not fit.
     """
 
     def __init__(
@@ -119,6 +119,7 @@ class OnlineProbe(keras.callbacks.Callback):
         self._last = {name: float("nan"), "probe_seconds": 0.0}
 
     def on_train_begin(self, logs: Any = None) -> None:
+        check_pooling(self.model.encoder, self.recipe.pooling if self.recipe else self.pooling or "token")
         for images, _ in (self.train, self.test):
             self.model.encoder.look(images, together=False)
 

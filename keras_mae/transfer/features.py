@@ -14,7 +14,7 @@ from keras_mae import _checks, _class_names, _files, pixels
 from keras_mae.classifier import ViTClassifier
 from keras_mae.data.reading import numpy_batches
 from keras_mae.encoder import ViTEncoder
-from keras_mae.pooling import POOLINGS, pool
+from keras_mae.pooling import POOLINGS, check_pooling, pool
 
 __all__ = ["Features", "extract_features"]
 
@@ -68,9 +68,9 @@ def extract_features(
         data: Images (images, height, width, channels) in the encoder's `pixel_range`, or a dataset of batches of
             images or of (images, labels), with or without a length. A dataset is read once, in its own order.
         labels: Labels (images,), for images in an array.
-        pooling: "token", the class token after the final norm, by default; "mean", the mean of the patch tokens
-            before it; or "flatten", all patch tokens after it, one after the other. Of a classifier it is the
-            classifier's own, as "attentive" always is: its queries are learned.
+        pooling: "token", the class token after the final norm or the mean of several, by default; "mean", the mean of
+            the patch tokens before it; or "flatten", all patch tokens after it, one after the other. Of a classifier
+            it is the classifier's own, as "attentive" always is: its queries are learned.
         batch_size: Images at a time, for images in an array.
         file: Path of a .npy file to write the features to. The features returned are then memory-mapped, and may be
             larger than memory. The file appears when it is complete.
@@ -123,7 +123,7 @@ def _checked_pooling(model: Any, pooling: str | None) -> str:
             "Attentive pooling has learned queries, and an encoder alone has none: give a ViTClassifier that was "
             "trained with pooling=\"attentive\". Received: pooling='attentive' for a ViTEncoder"
         )
-    return pooling or "token"
+    return check_pooling(model, pooling or "token")
 
 
 def _collect(parts: Iterator[np.ndarray]) -> np.ndarray:

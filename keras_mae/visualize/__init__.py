@@ -24,6 +24,7 @@ from keras_mae.visualize.figures import (
 )
 from keras_mae.visualize.gradients import saliency, smooth_grad
 from keras_mae.visualize.history import curves, read_history
+from keras_mae.visualize.queries import query_attention, query_maps
 
 __all__ = [
     "attention",
@@ -39,6 +40,8 @@ __all__ = [
     "patch_maps",
     "position_maps",
     "position_similarity",
+    "query_attention",
+    "query_maps",
     "read_history",
     "reconstruct_at",
     "reconstructions",
