@@ -43,6 +43,13 @@ class MaskingName(StrEnum):
     grid = "grid"
 
 
+class DecoderName(StrEnum):
+    """What the decoder's mask tokens attend to."""
+
+    self_attention = "self_attention"
+    cross_attention = "cross_attention"
+
+
 class TargetName(StrEnum):
     """Targets by name."""
 
@@ -117,6 +124,20 @@ def pretrain(
     masks_per_image: Annotated[
         int | None, typer.Option(help="Masks drawn for each image in each step; the recipe's by default.")
     ] = None,
+    decoder: Annotated[
+        DecoderName | None,
+        typer.Option(
+            help="Kind of decoder: the method's own, or one whose tokens attend to the encoder's only; the recipe's "
+            "by default."
+        ),
+    ] = None,
+    fuse_blocks: Annotated[
+        str | None,
+        typer.Option(
+            help="Blocks of the encoder that the decoder reads fused, such as 0,2,-1; the recipe's by default.",
+            metavar="N,N,...",
+        ),
+    ] = None,
     predict_ratio: Annotated[
         float | None,
         typer.Option(
@@ -186,6 +207,8 @@ def pretrain(
             "target": _target(target, teacher, norm_pix_loss),
             "masks_per_image": masks_per_image,
             "predict_ratio": predict_ratio,
+            "decoder": decoder and decoder.value,
+            "fuse_blocks": _blocks(fuse_blocks),
             **_crops(crop_area),
             "seed": seed,
         }
@@ -206,6 +229,7 @@ def pretrain(
             pixel_range=pixel_range,
             class_tokens=class_tokens,
             **fixed,
+            decoder=recipe.decoder,
             dtype=precision.value,
         )
         shape, backend = "x".join(map(str, images.train.image_shape)), keras.backend.backend()
@@ -223,6 +247,14 @@ def pretrain(
             saving=training.Saving(resume, checkpoint_steps, checkpoint_minutes),
         )
         say_files(devices, directory)
+
+
+def _blocks(text: str | None) -> tuple[int, ...] | None:
+    """Return indices of blocks as they are written: 0,2,5."""
+    try:
+        return None if text is None else tuple(int(index) for index in text.split(","))
+    except ValueError:
+        raise ValueError(f"`fuse_blocks` must be integers with commas between. Received: {text}") from None
 
 
 def _image_shape(data: str, preset: str, image_size: int | None) -> tuple[int, int, int]:

@@ -90,7 +90,7 @@ def _facts(loaded: Any) -> dict[str, Any]:
     if isinstance(loaded, keras_mae.MaskedAutoencoder):
         masking = loaded.masking
         rows |= {
-            "decoder": _size(loaded.decoder),
+            "decoder": f"{_size(loaded.decoder)}, {loaded.decoder.kind.replace('_', '-')}",
             "parameters": f"{loaded.count_params():,}",
             "masking": f"{type(masking).__name__}, ratio {masking.mask_ratio}, seed {loaded.seed}",
             "target": loaded.target_description,

@@ -129,8 +129,8 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as JSON values, with its `kind`; `Recipe.from_dict` reads it back."""
         plain = {name: getattr(value, "item", lambda value=value: value)() for name, value in asdict(self).items()}
-        crop_area = None if self.crop_area is None else list(self.crop_area)
-        return {"kind": self.kind, **plain, "crop_area": crop_area, "changed": list(self.changed)}
+        lists = {name: list(value) for name, value in plain.items() if isinstance(value, tuple)}
+        return {"kind": self.kind, **plain, **lists}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -32,6 +32,8 @@ class PretrainRecipe(Recipe):
             is given a `keras_mae.targets.Teacher` or a function; `None` for what `norm_pix_loss` says.
         masks_per_image: Number of masks drawn for each image in one step.
         predict_ratio: Share of the removed patches to predict in one step.
+        decoder: Kind of decoder: "self_attention", the method's own, or "cross_attention".
+        fuse_blocks: Indices of the encoder's blocks that the decoder reads fused; `None` for its output alone.
         shift: Fraction of their size by which images are moved at random, up to this much either way, in [0, 0.25]: a
             gentle crop of images that an object fills, for which `crop_area` must be `None`; see
             `keras_mae.data.RandomCrop`.
@@ -53,16 +55,29 @@ class PretrainRecipe(Recipe):
     target: str | None = None
     masks_per_image: int = 1
     predict_ratio: float = 1.0
+    decoder: str = "self_attention"
+    fuse_blocks: tuple[int, ...] | None = None
     crop_area: tuple[float, float] | None = (0.2, 1.0)
     shift: float = 0.0
     source: str = "repository"
     _mirrors_crops: ClassVar[bool] = True
-    _added: ClassVar[Mapping[str, Any]] = {"predict_ratio": 1.0, "shift": 0.0, "target": None}
+    _added: ClassVar[Mapping[str, Any]] = {
+        "predict_ratio": 1.0,
+        "decoder": "self_attention",
+        "fuse_blocks": None,
+        "shift": 0.0,
+        "target": None,
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _checks.positive_int("masks_per_image", self.masks_per_image)
         _checks.share("predict_ratio", self.predict_ratio)
+        _checks.one_of("decoder", self.decoder, ("self_attention", "cross_attention"))
+        if self.fuse_blocks is not None:
+            rule = "indices of blocks, or None"
+            blocks = _checks.indices("fuse_blocks", self.fuse_blocks, -1000, 1000, rule)
+            object.__setattr__(self, "fuse_blocks", tuple(blocks))  # as a file gives it back
         _checks.boolean("norm_pix_loss", self.norm_pix_loss)
         _checks.one_of("target", self.target, (None, *_TARGETS))
         if self.target not in (None, "low_pass"):
@@ -119,6 +134,7 @@ class PretrainRecipe(Recipe):
             "target": self.target,
             "masks_per_image": self.masks_per_image,
             "predict_ratio": self.predict_ratio,
+            "fuse_blocks": self.fuse_blocks,
             "seed": self.seed,
         }
 
