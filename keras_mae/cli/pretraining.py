@@ -13,16 +13,18 @@ from keras_mae.cli.options import (
     CheckpointMinutes,
     CheckpointSteps,
     Distribution,
+    EmaMomentum,
     Engine,
     Out,
     PixelRange,
     Resume,
     WhiteLevel,
 )
-from keras_mae.cli.runs import run_directory, say, say_files, say_plan
+from keras_mae.cli.runs import begun_recipe, run_directory, say, say_files, say_plan
 
 if TYPE_CHECKING:
     from keras_mae.distribution import Devices
+    from keras_mae.recipes import Recipe
 
 __all__ = ["pretrain"]
 
@@ -36,6 +38,20 @@ class MaskingName(StrEnum):
     random = "random"
     block = "block"
     grid = "grid"
+
+
+class OptimizerName(StrEnum):
+    """What moves the weights."""
+
+    adamw = "adamw"
+    muon = "muon"
+
+
+class ScheduleName(StrEnum):
+    """How the learning rate goes after the warm-up."""
+
+    cosine = "cosine"
+    wsd = "wsd"
 
 
 class Precision(StrEnum):
@@ -70,7 +86,16 @@ def pretrain(
             help="Learning rate for a batch of 256; it is scaled with --batch-size. Large batches need 1.5e-4."
         ),
     ] = 8e-3,
-    weight_decay: Annotated[float, typer.Option(help="AdamW weight decay.")] = 0.05,
+    weight_decay: Annotated[float, typer.Option(help="Decoupled weight decay.")] = 0.05,
+    optimizer: Annotated[OptimizerName, typer.Option(help="What moves the weights.")] = OptimizerName.adamw,
+    ema_momentum: EmaMomentum = None,
+    schedule: Annotated[
+        ScheduleName,
+        typer.Option(help="Learning rate after the warm-up: half a cosine, or constant until a decay at the end."),
+    ] = ScheduleName.cosine,
+    decay_epochs: Annotated[
+        int | None, typer.Option(help="Epochs of the decay of --schedule wsd; a fifth of the epochs by default.")
+    ] = None,
     mask_ratio: Annotated[float, typer.Option(help="Fraction of the patches to remove.")] = 0.75,
     masking: Annotated[MaskingName, typer.Option(help="How to choose the patches to remove.")] = MaskingName.random,
     norm_pix_loss: Annotated[
@@ -113,7 +138,8 @@ def pretrain(
       --base-learning-rate 1.5e-4 --norm-pix-loss
 
     With --out DIRECTORY --resume, the same command starts a run, and resumes it if it was killed, with the same
-    result as if it had not been. So give both options from the start.
+    result as if it had not been. So give both options from the start. With --schedule wsd,
+    --resume and more --epochs make a finished run longer: it goes on from where its decay began.
 
     On several devices, each takes a part of every batch: --batch-size is the size of the whole batch. A run of
     several processes, as torchrun starts them, needs --out: a directory that all of them share.
@@ -126,6 +152,7 @@ def pretrain(
 
     with keras_mae.distribution.scope(distribution.value) as devices:
         directory = run_directory(Path(data).name, out, resume, devices)
+        begun = begun_recipe(directory, resume)
         preset = model or DEFAULT_MODELS.get(data, FOLDER_MODEL)
         images = training.open_unlabeled(
             data,
@@ -136,11 +163,15 @@ def pretrain(
         )
         recipe = PretrainRecipe(
             epochs=epochs,
-            warmup_epochs=epochs // 20 if warmup_epochs is None else warmup_epochs,
+            warmup_epochs=_warmup(begun, epochs, schedule) if warmup_epochs is None else warmup_epochs,
             batch_size=batch_size,
             gradient_accumulation_steps=gradient_accumulation_steps,
             base_learning_rate=base_learning_rate,
             weight_decay=weight_decay,
+            optimizer_name=optimizer.value,
+            ema_momentum=ema_momentum,
+            schedule=schedule.value,
+            decay_epochs=decay_epochs,
             mask_ratio=mask_ratio,
             norm_pix_loss=norm_pix_loss,
             masks_per_image=masks_per_image,
@@ -171,6 +202,11 @@ def pretrain(
             saving=training.Saving(resume, checkpoint_steps, checkpoint_minutes),
         )
         say_files(devices, directory)
+
+
+def _warmup(begun: Recipe | None, epochs: int, schedule: ScheduleName) -> int:
+    """Return the epochs of warm-up: of a run that is made longer, those that it began with."""
+    return begun.warmup_epochs if begun and schedule is ScheduleName.wsd else epochs // 20
 
 
 def _image_shape(data: str, preset: str, image_size: int | None) -> tuple[int, int, int]:
