@@ -180,7 +180,7 @@ PARSED = {
     "keras-mae convert mae_": "takes a published checkpoint",
     "keras-mae evaluate classifier.keras val/ --size base": "takes what a published checkpoint becomes",
     "keras-mae export runs/digits-1/model.keras --format onnx": "test_exporting.py does it, where TensorFlow is",
-    "keras-mae pretrain photos/ --epochs 800": "takes many devices",
+    "keras-mae pretrain photos/ --size base": "takes many devices",
 }
 OURS = [command for command in commands(PAGES) if command.words[0] == "keras-mae"]
 OTHERS = [

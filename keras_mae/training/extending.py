@@ -62,7 +62,7 @@ def extend(directory: RunDirectory, metadata: Mapping[str, Any]) -> None:
     if not kept.is_dir() or directory.file(RunFile.CHECKPOINTS).exists() or RunFile.RUN not in directory.files:
         return
     stored, wanted = directory.metadata, json_values(metadata)
-    lengths = ("epochs", "decay_epochs", "source")
+    lengths = ("epochs", "decay_epochs", "source", "changed")
     if _without(stored, lengths) != _without(wanted, lengths):
         return  # another run, which is said elsewhere
     begun, longer = directory.recipe, Recipe.from_dict(wanted[RECIPE])

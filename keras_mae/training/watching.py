@@ -25,8 +25,8 @@ class Watch(keras.callbacks.Callback):
 
     `directory` gets a picture at each interval, and, where the package `tensorboard` is installed, its event files:
     all logged numbers at every epoch, and the pictures. `tensorboard --logdir DIRECTORY` shows them. A picture costs
-    one forward pass of the images, and about a second of drawing. Where the optimizer averages weights, the averages
-    reconstruct.
+    one forward pass of the images, and about a second of drawing; where the optimizer averages weights, the averages
+    reconstruct. A model that does not predict pixels gets none.
 
     Args:
         examples: Images (n, height, width, channels) in the encoder's `pixel_range`.
@@ -52,7 +52,7 @@ class Watch(keras.callbacks.Callback):
         summaries: list[dict[str, Any]] = [
             {"tag": name, "simple_value": float(value)} for name, value in (logs or {}).items()
         ]
-        if (epoch + 1) % self.every_epochs == 0:
+        if (epoch + 1) % self.every_epochs == 0 and self.model.predicts_pixels:
             with averaged_weights(self.model):
                 result = self.model.reconstruct(self.examples)
             figure = visualize.reconstructions(result, len(self.examples))
