@@ -541,3 +541,42 @@ def test_a_subclass_is_read_back_as_itself_and_leaves_the_others_alone():
     assert type(Longer.from_dict(Longer(epochs=900).to_dict())) is Longer
     assert type(recipes.Recipe.from_dict(PretrainRecipe().to_dict())) is PretrainRecipe
     assert Unnamed.__name__ == "Unnamed"
+
+
+# === Muon and schedules with a decay ===
+def test_the_optimizer_goes_by_its_name():
+    changes = {"optimizer_name": "muon", "beta_1": 0.8, "beta_2": 0.7, "weight_decay": 0.3, "ema_momentum": 0.99}
+    optimizer = recipes.PretrainRecipe.for_size(**changes).optimizer(10)
+    assert type(optimizer) is keras_mae.optimizers.Muon
+    assert (optimizer.adam_beta_1, optimizer.adam_beta_2, optimizer.weight_decay) == (0.8, 0.7, 0.3)
+    assert (optimizer.use_ema, optimizer.ema_momentum, optimizer.ema_warmup) == (True, 0.99, True)
+    plain = recipes.PretrainRecipe.for_size().optimizer(10)
+    assert type(plain) is keras_mae.optimizers.AdamW
+    assert (plain.use_ema, plain.ema_warmup) == (False, False)
+
+
+@pytest.mark.parametrize("optimizer_name", ["adamw", "muon"])
+def test_a_schedule_with_a_decay(optimizer_name):
+    """Seven epochs of five batches, three to an update; the decay begins where a longer run's would not."""
+    sizes = {"warmup_epochs": 2, "batch_size": 12, "gradient_accumulation_steps": 3, "schedule": "wsd"}
+    sizes["optimizer_name"] = optimizer_name
+    for epochs, decay_epochs, decay in ((7, 3, 11 - 6), (14, 10, 23 - 6), (7, None, 11 - 10), (14, None, 23 - 20)):
+        recipe = PretrainRecipe(epochs=epochs, decay_epochs=decay_epochs, **sizes)
+        config = recipe.optimizer(5)._learning_rate.get_config()
+        expected = {"total_steps": 35 * epochs // 21, "warmup_steps": 3, "decay_steps": decay, "minimum": 0.0}
+        assert config == {"peak": recipe.learning_rate, **expected}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer_name": "sgd"}, "`optimizer_name` must be "),
+        ({"schedule": "linear"}, "`schedule` must be "),
+        ({"decay_epochs": 2}, '`decay_epochs` must be None, unless schedule="wsd". Received: decay_epochs=2'),
+        ({"schedule": "wsd", "decay_epochs": 0}, "`decay_epochs` must be a positive integer"),
+        ({"schedule": "wsd", "decay_epochs": 761}, "warmup_epochs=40, decay_epochs=761, epochs=800"),
+    ],
+)
+def test_optimizers_and_schedules_that_are_none_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        PretrainRecipe(**changes)

@@ -111,6 +111,11 @@ Pooling = Annotated[
     ),
 ]
 
+EmaMomentum = Annotated[
+    float | None,
+    typer.Option(help="Momentum of an average of the weights to end with, such as 0.999; none by default."),
+]
+
 # === Models and data ===
 SavedModel = Annotated[Path, typer.Argument(help="Saved model, such as runs/digits-1/model.keras.")]
 Pretrained = Annotated[

@@ -16,6 +16,7 @@ from keras_mae.cli.options import (
     CheckpointMinutes,
     CheckpointSteps,
     Distribution,
+    EmaMomentum,
     Engine,
     Epochs,
     Out,
@@ -28,6 +29,7 @@ from keras_mae.cli.runs import begun_recipe, run_directory, say, say_files, say_
 
 if TYPE_CHECKING:
     from keras_mae.distribution import Devices
+    from keras_mae.recipes import Recipe
 
 __all__ = ["pretrain"]
 
@@ -48,6 +50,20 @@ class DecoderName(StrEnum):
 
     self_attention = "self_attention"
     cross_attention = "cross_attention"
+
+
+class OptimizerName(StrEnum):
+    """What moves the weights."""
+
+    adamw = "adamw"
+    muon = "muon"
+
+
+class ScheduleName(StrEnum):
+    """How the learning rate goes after the warm-up."""
+
+    cosine = "cosine"
+    wsd = "wsd"
 
 
 class TargetName(StrEnum):
@@ -100,7 +116,23 @@ def pretrain(
             "of photos need 1.5e-4."
         ),
     ] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="AdamW weight decay; the recipe's by default.")] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(help="Decoupled weight decay; the recipe's by default.")
+    ] = None,
+    optimizer: Annotated[
+        OptimizerName | None, typer.Option(help="What moves the weights; the recipe's by default.")
+    ] = None,
+    ema_momentum: EmaMomentum = None,
+    schedule: Annotated[
+        ScheduleName | None,
+        typer.Option(
+            help="Learning rate after the warm-up: half a cosine, or constant until a decay at the end; the recipe's "
+            "by default."
+        ),
+    ] = None,
+    decay_epochs: Annotated[
+        int | None, typer.Option(help="Epochs of the decay of --schedule wsd; a fifth of the epochs by default.")
+    ] = None,
     mask_ratio: Annotated[
         float | None, typer.Option(help="Fraction of the patches to remove; the recipe's by default.")
     ] = None,
@@ -174,7 +206,8 @@ def pretrain(
     --size base, large or huge is the one for ImageNet in the authors' repository.
 
     With --out DIRECTORY --resume, the same command starts a run, and resumes it if it was killed, with the same
-    result as if it had not been. So give both options from the start.
+    result as if it had not been. So give both options from the start. With --schedule wsd,
+    --resume and more --epochs make a finished run longer: it goes on from where its decay began.
 
     On several devices, each takes a part of every batch: --batch-size is the size of the whole batch. A run of
     several processes, as torchrun starts them, needs --out: a directory that all of them share.
@@ -187,6 +220,7 @@ def pretrain(
 
     with keras_mae.distribution.scope(distribution.value) as devices:
         directory = run_directory(Path(data).name, out, resume, devices)
+        begun = begun_recipe(directory, resume)
         preset = model or DEFAULT_MODELS.get(data, FOLDER_MODEL)
         images = training.open_unlabeled(
             data,
@@ -197,11 +231,15 @@ def pretrain(
         )
         given = {
             "epochs": epochs,
-            "warmup_epochs": warmup_epochs,
+            "warmup_epochs": _warmup(begun, schedule) if warmup_epochs is None else warmup_epochs,
             "batch_size": batch_size,
             "gradient_accumulation_steps": gradient_accumulation_steps,
             "base_learning_rate": base_learning_rate,
             "weight_decay": weight_decay,
+            "optimizer_name": optimizer,
+            "ema_momentum": ema_momentum,
+            "schedule": schedule,
+            "decay_epochs": decay_epochs,
             "mask_ratio": mask_ratio,
             "norm_pix_loss": norm_pix_loss,
             "target": _target(target, teacher, norm_pix_loss),
@@ -214,7 +252,7 @@ def pretrain(
         }
         chosen = str(size or default_size(data, "photos"))
         recipe = sized_recipe(PretrainRecipe, chosen, len(images.train))
-        recipe = resumed_recipe(recipe, begun_recipe(directory, resume), given, size)
+        recipe = resumed_recipe(recipe, begun, given, size)
         recipe = changed_recipe(recipe, given)
         feed = images.feed(recipe, crops_per_image=crops_per_image)
         keras.utils.set_random_seed(seed)
@@ -255,6 +293,11 @@ def _blocks(text: str | None) -> tuple[int, ...] | None:
         return None if text is None else tuple(int(index) for index in text.split(","))
     except ValueError:
         raise ValueError(f"`fuse_blocks` must be integers with commas between. Received: {text}") from None
+
+
+def _warmup(begun: Recipe | None, schedule: ScheduleName | None) -> int | None:
+    """Return the epochs of warm-up with which a run began that may now be made longer."""
+    return begun.warmup_epochs if begun and schedule is ScheduleName.wsd else None
 
 
 def _image_shape(data: str, preset: str, image_size: int | None) -> tuple[int, int, int]:

@@ -15,6 +15,7 @@ from keras_mae.cli.options import (
     CheckpointMinutes,
     CheckpointSteps,
     Distribution,
+    EmaMomentum,
     Engine,
     Epochs,
     LabeledData,
@@ -65,6 +66,7 @@ def finetune(
     drop_path_rate: Annotated[
         float | None, typer.Option(help="Drop path rate of the last block; the recipe's by default.")
     ] = None,
+    ema_momentum: EmaMomentum = None,
     image_size: Annotated[
         int | None, typer.Option(help="Side of a folder's images, in pixels; the model's by default.")
     ] = None,
@@ -105,6 +107,7 @@ def finetune(
             "base_learning_rate": base_learning_rate,
             "layer_decay": layer_decay,
             "drop_path_rate": drop_path_rate,
+            "ema_momentum": ema_momentum,
             "pooling": pooling,
             "seed": seed,
         }

@@ -8,10 +8,19 @@ from typing import Any, ClassVar
 
 from keras_mae import _checks
 from keras_mae.masking import RandomMasking
-from keras_mae.optimizers import LARS, AdamW, fine_tuning_adamw, pretraining_adamw, probing_lars
+from keras_mae.optimizers import (
+    LARS,
+    AdamW,
+    Muon,
+    fine_tuning_adamw,
+    pretraining_adamw,
+    pretraining_muon,
+    probing_lars,
+)
 from keras_mae.pooling import POOLINGS
 from keras_mae.recipes import own
 from keras_mae.recipes.base import Recipe, changed
+from keras_mae.recipes.options import averaging, check_decay, decay_schedule
 from keras_mae.recipes.sources import EFFICIENT_PROBING, OWN, SIZES, UNTUNED
 
 __all__ = ["FineTuneRecipe", "LinearProbeRecipe", "PretrainRecipe"]
@@ -39,6 +48,12 @@ class PretrainRecipe(Recipe):
             `keras_mae.data.RandomCrop`.
         flip: Whether crops of either kind are mirrored at random; images taken whole and in place never are.
         seed: Random seed for weights, masks, crops and data order.
+        optimizer_name: "adamw" or "muon"; see `keras_mae.optimizers.Muon`.
+        ema_momentum: Momentum of an average of the weights that the run ends with, such as 0.999; `None` is none. It
+            begins short: see `ema_warmup` of our optimizers.
+        schedule: Course of the learning rate after the warm-up: "cosine", or "wsd", which holds it until a decay at
+            the end; see `keras_mae.optimizers.warmup_stable_decay`.
+        decay_epochs: Epochs of that decay; `None` is a fifth of all with "wsd".
 
     Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, table 8.
     """
@@ -59,6 +74,10 @@ class PretrainRecipe(Recipe):
     fuse_blocks: tuple[int, ...] | None = None
     crop_area: tuple[float, float] | None = (0.2, 1.0)
     shift: float = 0.0
+    optimizer_name: str = "adamw"
+    ema_momentum: float | None = None
+    schedule: str = "cosine"
+    decay_epochs: int | None = None
     source: str = "repository"
     _mirrors_crops: ClassVar[bool] = True
     _added: ClassVar[Mapping[str, Any]] = {
@@ -67,6 +86,10 @@ class PretrainRecipe(Recipe):
         "fuse_blocks": None,
         "shift": 0.0,
         "target": None,
+        "optimizer_name": "adamw",
+        "ema_momentum": None,
+        "schedule": "cosine",
+        "decay_epochs": None,
     }
 
     def __post_init__(self) -> None:
@@ -89,6 +112,15 @@ class PretrainRecipe(Recipe):
                 "`shift` is a crop of its own: it takes crop_area=None. "
                 f"Received: shift={self.shift}, crop_area={self.crop_area}"
             )
+        _checks.one_of("optimizer_name", self.optimizer_name, ("adamw", "muon"))
+        averaging(self.ema_momentum)
+        check_decay(self)
+
+    @property
+    def stable_epochs(self) -> int:
+        """The number of epochs before the decay of schedule "wsd", warm-up included."""
+        decay = max(1, self.epochs // 5) if self.decay_epochs is None else self.decay_epochs
+        return self.epochs - decay
 
     @classmethod
     def for_size(
@@ -138,9 +170,18 @@ class PretrainRecipe(Recipe):
             "seed": self.seed,
         }
 
-    def optimizer(self, steps_per_epoch: int) -> AdamW:
+    def optimizer(self, steps_per_epoch: int) -> AdamW | Muon:
         """Return the optimizer, its schedule fitted to epochs of `steps_per_epoch` batches."""
-        return pretraining_adamw(beta_1=self.beta_1, beta_2=self.beta_2, **self._schedule(steps_per_epoch))
+        options = self._schedule(steps_per_epoch) | averaging(self.ema_momentum)
+        if self.optimizer_name == "muon":
+            return pretraining_muon(adam_beta_1=self.beta_1, adam_beta_2=self.beta_2, **options)
+        return pretraining_adamw(beta_1=self.beta_1, beta_2=self.beta_2, **options)
+
+    def _schedule(self, steps_per_epoch: int) -> dict[str, Any]:
+        options = super()._schedule(steps_per_epoch)
+        if self.schedule == "wsd":
+            options |= decay_schedule(self, steps_per_epoch, options["total_steps"])
+        return options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +204,8 @@ class FineTuneRecipe(Recipe):
         label_smoothing: Probability mass spread evenly over all classes.
         pooling: What makes one vector of an image's tokens: "mean", "token", "attentive" or "flatten"; see
             `ViTClassifier`.
+        ema_momentum: Momentum of an average of the weights that the run ends with, such as 0.999; `None` is none. It
+            begins short: see `ema_warmup` of our optimizers.
 
     Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, table 9.
     """
@@ -181,7 +224,8 @@ class FineTuneRecipe(Recipe):
     switch_probability: float = 0.5
     label_smoothing: float = 0.1
     pooling: str = "mean"
-    _added: ClassVar[Mapping[str, Any]] = {"pooling": "mean"}
+    ema_momentum: float | None = None
+    _added: ClassVar[Mapping[str, Any]] = {"pooling": "mean", "ema_momentum": None}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -193,6 +237,7 @@ class FineTuneRecipe(Recipe):
         for name in ("minimum_learning_rate", "mixup", "rand_augment"):
             _checks.non_negative(name, getattr(self, name))
         _checks.fraction("shift", self.shift)
+        averaging(self.ema_momentum)
         for name in ("random_erasing", "cutmix", "switch_probability"):
             _checks.number(name, getattr(self, name), 0, 1 + 1e-9, "in [0, 1]")
 
@@ -238,6 +283,7 @@ class FineTuneRecipe(Recipe):
             beta_1=self.beta_1,
             beta_2=self.beta_2,
             **self._schedule(steps_per_epoch),
+            **averaging(self.ema_momentum),
         )
 
     @property
