@@ -53,8 +53,8 @@ class MaskedAutoencoder(PresetFiles, Unlabeled):
             reconstructions then need statistics from elsewhere. By default as `target` says.
         target: What to predict for each patch. "pixels", the default; "normalized", another name for
             `norm_pix_loss=True`; "low_pass" (`keras_mae.targets.LowPass`), which `norm_pix_loss` standardizes too;
-            "hog" (`HOG`); or a function in `keras.ops` of images (batch, height, width, channels), as given to the
-            model, that returns vectors (batch, patches, dim). The decoder is built to fit.
+            "hog" (`HOG`); a `Teacher`; or a function in `keras.ops` of images (batch, height, width, channels), as
+            given to the model, that returns vectors (batch, patches, dim). The decoder is built to fit.
         masks_per_image: Masks drawn for each image in one training step. One decoded image then serves
             several times; the loss is the mean over them.
         predict_ratio: Share of the removed patches that a training step predicts, in (0, 1]; the loss and its PSNR
@@ -139,6 +139,16 @@ class MaskedAutoencoder(PresetFiles, Unlabeled):
     def predicts_pixels(self) -> bool:
         """Whether predictions are pixels: `reconstruct` shows them, and the metric `psnr` measures them."""
         return self._targets.is_pixels
+
+    @property
+    def target_name(self) -> str:
+        """The target's name: "pixels", "normalized", "low_pass", "hog", "teacher", or "custom" for any other."""
+        return self.target if isinstance(self.target, str) else self._targets.kind
+
+    @property
+    def target_description(self) -> str:
+        """What is predicted for each patch, in words."""
+        return self._targets.description
 
     # === The method ===
     def call(self, inputs: Any, training: bool | None = None) -> dict[str, Tensor]:

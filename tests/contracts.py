@@ -138,6 +138,10 @@ def classifier(**kwargs: Any) -> keras_mae.ViTClassifier:
     )
 
 
+def teacher(**kwargs: Any) -> keras_mae.targets.Teacher:
+    return keras_mae.targets.Teacher(encoder(**kwargs), **kwargs)
+
+
 def patch_embedding(**kwargs: Any) -> keras_mae.PatchEmbedding:
     return keras_mae.PatchEmbedding((3, 2), 12, pixel_mean=(10, 20, 30), pixel_std=(40, 50, 60), **kwargs)
 
@@ -238,6 +242,7 @@ EXAMPLES: dict[str, Example] = {
     "optimizers.LARS": Example(lars),
     "targets.HOG": Example(lambda: keras_mae.targets.HOG(2, 5)),
     "targets.LowPass": Example(lambda: keras_mae.targets.LowPass(0.2)),
+    "targets.Teacher": Example(teacher, lambda layer: layer(IMAGES), of_images, last_layer),
     "optimizers.Muon": Example(muon),
     # A loss and a metric have no weights to lose and are saved in a compiled model: the configuration is all.
     "loss.Accuracy": Example(lambda **kwargs: keras_mae.loss.Accuracy("mine", dtype="float16", **kwargs)),

@@ -206,6 +206,32 @@ def test_more_than_the_whole_area_is_refused():
         data.RandomResizedCrop((0.2, 1.1))
 
 
+@pytest.mark.parametrize("value", [-0.1, 0.26, math.nan, True, "0.1", None], ids=repr)
+def test_shifts_that_are_none_are_refused_by_name(value):
+    with pytest.raises(ValueError, match=r"`shift` must be in \[0, 0.25\]"):
+        data.RandomCrop(value)
+
+
+def test_a_shift_of_no_pixel_is_refused():
+    with pytest.raises(ValueError, match="`shift` must be 0, or half a pixel or more of 8 x 8. Received: shift=0.02"):
+        data.RandomCrop(0.02)(8, 8, (8, 8), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(("shape", "free"), [((28, 28), (4, 4)), ((56, 70), (11, 4)), ((31, 28), (4, 7))])
+def test_gentle_crops_lie_everywhere_alike(shape, free):
+    """`free` is by how many pixels of the resized image the result can move down and across."""
+    crop, rng = data.RandomCrop(2 / 28), np.random.default_rng(3)
+    boxes = np.array([crop(*shape, (28, 28), rng) for _ in range(DRAWS)])
+    sides = boxes[0, 2:4] - boxes[0, :2]
+    np.testing.assert_allclose(boxes[:, 2:4] - boxes[:, :2], np.tile(sides, (DRAWS, 1)))
+    left, top = np.rint(boxes[:, :2] / sides * 28).astype(int).T + 2
+    counts = np.zeros((free[0] + 1, free[1] + 1))
+    np.add.at(counts, (top, left), 1)
+    mean = DRAWS / counts.size
+    assert np.abs(counts - mean).max() < 4.5 * math.sqrt(mean)
+    assert abs(boxes[:, 4].mean() - 0.5) < 4.5 * math.sqrt(0.25 / DRAWS)
+
+
 @pytest.mark.parametrize("value", [0, -0.5, 1.01, math.nan, math.inf, True, "0.9", None, (0.9,)], ids=repr)
 def test_fractions_that_are_none_are_refused_by_name(value):
     with pytest.raises(ValueError, match=r"`fraction` must be in \(0, 1\]"):
@@ -222,6 +248,25 @@ def test_pixels_are_those_of_pillows_crop_and_resize(name, box, size):
     image = photo(name)
     expected = image.crop(box).resize(size[::-1], Image.Resampling.BICUBIC)
     assert difference(data.read_image(encoded(image), (*size, 3), fixed(*box)), expected) < 1
+
+
+def reflected_crop(image, size, pad, box):
+    """torchvision's `Resize(size)` and `RandomCrop(size, pad, padding_mode="reflect")`, at the place of a box."""
+    whole = [size * side // min(image.size) for side in image.size]
+    resized = np.asarray(image.resize(whole, Image.Resampling.BICUBIC))
+    padded = np.pad(resized, [(pad, pad), (pad, pad), (0, 0)], mode="reflect")
+    left, top = (round(box[axis] / image.size[axis] * whole[axis]) + pad for axis in (0, 1))
+    cut = padded[top : top + size, left : left + size]
+    return cut[:, ::-1] if box.flip else cut
+
+
+@pytest.mark.parametrize("size", [(640, 427), (149, 211), (64, 64), (31, 40)])
+@pytest.mark.parametrize("seed", range(4))
+def test_gentle_crops_are_cut_from_the_reflected_image(size, seed):
+    image, crop = photo("flower.jpg").resize(size), data.RandomCrop(0.1)
+    box = crop(*size, (64, 64), np.random.default_rng(seed))
+    got = data.read_image(encoded(image), (64, 64, 3), fixed(*box))
+    assert difference(got, reflected_crop(image, 64, 6, box)) < 0.5
 
 
 @pytest.fixture(scope="module")
@@ -333,6 +378,34 @@ def test_channels_do_not_mix(dtype, channels):
         for band in range(channels)
     ]
     np.testing.assert_array_equal(together, np.concatenate(alone, axis=-1))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 7])
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "int64"])
+def test_arrays_are_moved_by_whole_pixels_and_reflected(dtype, channels):
+    arrays, crop = random_arrays(channels, dtype), data.RandomCrop(0.1)
+    images, _ = data.ArraySource(arrays).batch(np.array([2, 0]), crop, two_of_each)
+    assert images.dtype == arrays.dtype
+    expected = []
+    for index in (2, 0):
+        padded = np.pad(arrays[index], [(4, 4), (4, 4), (0, 0)], mode="reflect")
+        for generator in two_of_each(index):
+            left, top, _, _, flip = crop(41, 37, (37, 41), generator)
+            cut = padded[4 + int(top) :, 4 + int(left) :][:37, :41]
+            expected.append(cut[:, ::-1] if flip else cut)
+    np.testing.assert_array_equal(images, expected)
+    assert len({image.tobytes() for image in images}) == 4
+
+
+def test_moved_arrays_are_what_moved_files_are():
+    array, crop = random_arrays(3, "uint8")[0], data.RandomCrop(0.1)
+    for seed in range(5):
+        (moved,), _ = data.ArraySource(array[None]).batch(
+            np.array([0]), crop, lambda index, seed=seed: [np.random.default_rng(seed)]
+        )
+        box = crop(41, 37, (37, 41), np.random.default_rng(seed))
+        read = data.read_image(encoded(Image.fromarray(array)), (37, 41, 3), fixed(*box))
+        np.testing.assert_array_equal(moved, read)
 
 
 def test_the_same_generators_give_the_same_pixels_and_others_do_not():

@@ -211,6 +211,27 @@ def test_images_in_sizes_of_their_own_are_cropped_as_the_recipe_says(monkeypatch
     assert ["flip" in options["augment"] for _, options in seen[2:]] == [False, True, False]
 
 
+@pytest.mark.parametrize("sized", [True, False])
+def test_gentle_crops_are_for_images_of_one_size_and_of_many(sized, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(training.batches, "make_dataset", lambda source, size, **options: seen.update(options))
+    recipe = PretrainRecipe(batch_size=4, crop_area=None, shift=0.1, flip=False)
+    training.training_batches(source_of(sized=sized), recipe)
+    assert seen["crop"] == data.RandomCrop(0.1, flip=False)
+
+
+def test_images_of_one_size_are_moved_and_mirrored_as_the_recipe_says():
+    images = training.open_unlabeled("digits", SHAPE)
+    feed = images.feed(PretrainRecipe.for_size("small_images", shift=1 / 8, flip=True))
+    assert (feed["recipe"].shift, feed["recipe"].flip) == (1 / 8, True)
+    (still,) = {batch.shape for batch in map(np.asarray, images.feed(PretrainRecipe(batch_size=128))["dataset"])}
+    batch = np.asarray(next(iter(feed["dataset"])))
+    assert batch.shape == still
+    known = {image.tobytes() for image in images.train.images}
+    # One place of 3 x 3 and no mirror image: an 18th of the digits is as it was.
+    assert sum(image.tobytes() in known for image in batch) < 30
+
+
 @pytest.mark.parametrize(("recipe", "num_classes"), [(PretrainRecipe(), 3), (SMALL, None)])
 def test_classes_go_with_a_recipe_for_a_classifier_only(recipe, num_classes):
     with pytest.raises(ValueError, match="`num_classes` must be (left out|given) for a (Pretrain|FineTune)Recipe"):

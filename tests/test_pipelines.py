@@ -99,10 +99,24 @@ def test_epochs_crop_otherwise_and_the_seed_brings_them_back(photos, loader):
 
 
 @needs_tensorflow
-def test_both_loaders_give_the_same_pixels(photos):
-    batches = [epoch(data.from_directory(photos, 16, 3, loader=loader, seed=2)) for loader in ("grain", "tf.data")]
+@pytest.mark.parametrize("crop", [None, data.RandomCrop(0.1)], ids=["usual", "gentle"])
+def test_both_loaders_give_the_same_pixels(photos, crop):
+    batches = [
+        epoch(data.from_directory(photos, 16, 3, loader=loader, seed=2, crop=crop)) for loader in ("grain", "tf.data")
+    ]
     for one, other in zip(*batches, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_moved_arrays_are_drawn_by_seed_epoch_and_index(loader):
+    arrays, crop = np.random.default_rng(0).integers(0, 256, (5, 9, 9, 1), "uint8"), data.RandomCrop(0.2)
+    dataset = data.make_dataset(data.ArraySource(arrays), 2, shuffle=False, seed=4, crop=crop, loader=loader)
+    for number in range(2):
+        expected, _ = data.ArraySource(arrays).batch(
+            np.arange(5), crop, lambda index, number=number: [np.random.default_rng((4, number, index, 0))]
+        )
+        np.testing.assert_array_equal(np.concatenate(epoch(dataset)), expected)
 
 
 @pytest.mark.parametrize("loader", LOADERS)

@@ -524,6 +524,13 @@ def test_a_value_of_another_kind_is_refused(field, value, rule):
         PretrainRecipe(**{field: value})
 
 
+def test_a_shift_is_a_crop_of_its_own():
+    with pytest.raises(ValueError, match=r"takes crop_area=None. Received: shift=0.1, crop_area=\(0.2, 1.0\)"):
+        PretrainRecipe(shift=0.1)
+    with pytest.raises(ValueError, match=r"`shift` must be in \[0, 0.25\]"):
+        PretrainRecipe(shift=0.3, crop_area=None)
+
+
 def test_a_subclass_is_read_back_as_itself_and_leaves_the_others_alone():
     class Longer(PretrainRecipe):
         pass

@@ -43,6 +43,15 @@ class MaskingName(StrEnum):
     grid = "grid"
 
 
+class TargetName(StrEnum):
+    """Targets by name."""
+
+    pixels = "pixels"
+    normalized = "normalized"
+    low_pass = "low_pass"
+    hog = "hog"
+
+
 class Precision(StrEnum):
     """Keras dtype policies."""
 
@@ -91,6 +100,15 @@ def pretrain(
         typer.Option(
             help="Predict each patch normalized by its own mean and deviation, not its pixels; the recipe's by "
             "default."
+        ),
+    ] = None,
+    target: Annotated[
+        TargetName | None, typer.Option(help="What to predict for each patch; the recipe's by default.")
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            help="Model whose features of each patch are predicted: a file or folder of ours or of another library's."
         ),
     ] = None,
     masks_per_image: Annotated[
@@ -162,6 +180,7 @@ def pretrain(
             "weight_decay": weight_decay,
             "mask_ratio": mask_ratio,
             "norm_pix_loss": norm_pix_loss,
+            "target": _target(target, teacher, norm_pix_loss),
             "masks_per_image": masks_per_image,
             "predict_ratio": predict_ratio,
             **_crops(crop_area),
@@ -174,11 +193,15 @@ def pretrain(
         feed = images.feed(recipe, crops_per_image=crops_per_image)
         keras.utils.set_random_seed(seed)
         maskings = {"random": keras_mae.RandomMasking, "block": keras_mae.BlockMasking, "grid": keras_mae.GridMasking}
+        fixed = recipe.model_arguments | {"masking": maskings[masking.value](recipe.mask_ratio)}
+        if teacher is not None:
+            fixed["target"] = keras_mae.targets.Teacher.from_preset(teacher, dtype=precision.value)
+            feed["metadata"]["teacher"] = Path(teacher).name
         mae = keras_mae.MaskedAutoencoder.from_preset(
             preset,
             image_shape=images.train.image_shape,
             pixel_range=pixel_range,
-            **recipe.model_arguments | {"masking": maskings[masking.value](recipe.mask_ratio)},
+            **fixed,
             dtype=precision.value,
         )
         shape, backend = "x".join(map(str, images.train.image_shape)), keras.backend.backend()
@@ -186,6 +209,8 @@ def pretrain(
         say(devices, f"{preset}: {mae.count_params():,} parameters, {count:,} images of {shape}, {backend}")
         say(devices, feed["recipe"])
         say_plan(devices, feed["recipe"])
+        if not mae.predicts_pixels:
+            say(devices, f"no pictures: the model predicts {mae.target_description}")
         training.run_pretraining(
             mae,
             **with_metadata(feed, recipe_size=chosen),
@@ -212,6 +237,16 @@ def _crops(smallest: float | None) -> dict[str, Any]:
     if smallest is None:
         return {}
     return {"crop_area": None if smallest == 1 else (smallest, 1.0), "flip": smallest < 1}
+
+
+def _target(target: TargetName | None, teacher: str | None, norm_pix_loss: bool | None) -> str | None:
+    """Return the target by the name that a recipe has for it, if the options agree."""
+    if target is not None and teacher is not None:
+        raise ValueError(f"A teacher is a target: give one of them. Received: target={target}, teacher={teacher}")
+    name = "teacher" if teacher is not None else target and target.value
+    if norm_pix_loss and name not in (None, "normalized", "low_pass"):
+        raise ValueError(f"`norm_pix_loss` does not go with this target. Received: norm_pix_loss=True, target={name}")
+    return name
 
 
 def _watch(every_epochs: int, examples: Any, directory: Path, devices: Devices) -> Any:

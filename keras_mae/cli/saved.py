@@ -92,7 +92,7 @@ def _facts(loaded: Any) -> dict[str, Any]:
             "decoder": _size(loaded.decoder),
             "parameters": f"{loaded.count_params():,}",
             "masking": f"{type(masking).__name__}, ratio {masking.mask_ratio}, seed {loaded.seed}",
-            "target": "normalized pixels" if loaded.norm_pix_loss else "pixels",
+            "target": loaded.target_description,
         }
     if isinstance(loaded, keras_mae.ViTClassifier):
         rows |= {

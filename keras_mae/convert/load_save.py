@@ -118,6 +118,11 @@ def save(model: Any, path: str | Path, format: str) -> Path:
     into = FORMATS[_checks.one_of("format", format, FORMATS)]
     if not isinstance(model, MODELS):
         raise _checks.argument_error("model", "a ViTEncoder, MaskedAutoencoder or ViTClassifier", model)
+    if getattr(model, "target_name", "pixels") not in ("pixels", "normalized") and into.takes_hints:
+        raise ValueError(
+            f"{format!r} has no place for what such a decoder predicts: save mae.encoder, or as 'keras' or 'preset'. "
+            f"Received: a model of target={model.target_name!r}"
+        )
     into.check_path(path)
     if path.exists():
         raise ValueError(f"`path` must not exist, so that nothing is lost. Received: path={str(path)!r}")

@@ -44,7 +44,8 @@ class _Own(Format):
             (paths.get(id(weight), name), name, tuple(weight.shape), "")
             for name, weight in named_weights(model).items()
         ]
-        return Converted(model, Report(_kind(model), getattr(model, "norm_pix_loss", None), rows))
+        named = getattr(model, "target_name", "") in ("pixels", "normalized")
+        return Converted(model, Report(_kind(model), model.norm_pix_loss if named else None, rows))
 
 
 class KerasFile(_Own):
@@ -188,8 +189,9 @@ def _card(model: Any, name: str) -> str:
         f"{encoder.num_heads} heads, {model.count_params():,} parameters.",
     ]
     if isinstance(model, MaskedAutoencoder):
-        target = "normalized pixels" if model.norm_pix_loss else "pixels"
-        lines.append(f"It predicts {target} of patches, {model.masking.mask_ratio:.0%} of which are hidden.")
+        lines.append(
+            f"It predicts {model.target_description} of patches, {model.masking.mask_ratio:.0%} of which are hidden."
+        )
     if isinstance(model, ViTClassifier):
         names = "" if model.class_names is None else f": {_class_names.listed(model.class_names)}"
         lines.append(f"It tells {model.num_classes} classes apart{names}.")

@@ -22,7 +22,7 @@ __all__ = ["open_preset", "save_preset"]
 
 _HEADS = ("num_heads", "decoder_num_heads")
 _STATISTICS = ("pixel_mean", "pixel_std")
-_OF_AUTOENCODER = ("masking", "norm_pix_loss", "masks_per_image", "predict_ratio", "seed", "name", "dtype")
+_OF_AUTOENCODER = ("masking", "norm_pix_loss", "target", "masks_per_image", "predict_ratio", "seed", "name", "dtype")
 _OF_COPIES = ("masking", "masks_per_image", "predict_ratio", "seed", "name")
 _OF_CLASSIFIER = ("num_classes", "pooling", "trainable_blocks", "batch_norm", "class_names", "name")
 

@@ -2,7 +2,7 @@
 
 from keras_mae.data.augment import Augmentation
 from keras_mae.data.builtin import BUILTIN, CLASS_NAMES, digits, fashion_mnist, load_builtin, read_idx
-from keras_mae.data.crops import Box, CenterCrop, RandomResizedCrop
+from keras_mae.data.crops import Box, CenterCrop, RandomCrop, RandomResizedCrop
 from keras_mae.data.datasets import (
     from_arrays,
     from_dataset,
@@ -30,6 +30,7 @@ __all__ = [
     "Examination",
     "FolderSource",
     "PixelStatistics",
+    "RandomCrop",
     "RandomResizedCrop",
     "RecordSource",
     "Stream",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -10,13 +11,16 @@ import numpy as np
 
 from keras_mae import _checks
 
-__all__ = ["Box", "CenterCrop", "Crop", "RandomResizedCrop"]
+__all__ = ["Box", "CenterCrop", "Crop", "RandomCrop", "RandomResizedCrop", "moved"]
 
 _TRIES = 10  # how often a random crop that does not fit is drawn again before the center is taken
 
 
 class Box(NamedTuple):
-    """A part of an image, in pixels from its upper left corner, and whether to mirror it."""
+    """A part of an image, in pixels from its upper left corner, and whether to mirror it.
+
+    What lies beyond the image's borders is reflected from within.
+    """
 
     left: float
     top: float
@@ -27,6 +31,13 @@ class Box(NamedTuple):
     def scaled(self, across: float, down: float) -> Box:
         """Return the same part of the image in another size."""
         return Box(self.left * across, self.top * down, self.right * across, self.bottom * down, self.flip)
+
+    def beyond(self, width: int, height: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Return how many pixels of a result of `size` lie left of, above, right of and below a whole image."""
+        across, down = size[1] / (self.right - self.left), size[0] / (self.bottom - self.top)
+        ends = (-self.left * across, -self.top * down, (self.right - width) * across, (self.bottom - height) * down)
+        left, top, right, bottom = (max(round(end), 0) for end in ends)
+        return left, top, right, bottom
 
 
 class Crop(Protocol):
@@ -92,6 +103,50 @@ class RandomResizedCrop:
 
 
 @dataclass(frozen=True)
+class RandomCrop:
+    """A gentle crop, for images that an object fills: nearly all of the image, mirrored half of the time.
+
+    The short side is resized to that of the result, the image is continued beyond its borders by reflection, and the
+    result is cut out of it at random: torchvision's `Resize(size)` and `RandomCrop(size, padding,
+    padding_mode="reflect")`. Images in the result's own size are only moved, by whole pixels.
+
+    Args:
+        shift: Width of the reflection, as a fraction of the result's height and width, in [0, 0.25]. 4 / 224 is
+            usual for ImageNet, 2 / 28 moves Fashion-MNIST by up to two pixels.
+        flip: Whether to mirror half of the images.
+
+    Raises:
+        ValueError: If `shift` is out of range, or, with the first image, above zero and less than half a pixel.
+
+    Reference: "Improving Pixel-based MIM by Reducing Wasted Modeling Capability" (arXiv 2308.00261).
+    """
+
+    shift: float = 4 / 224
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        _checks.within("shift", self.shift, 0.25)
+        _checks.boolean("flip", self.flip)
+
+    def __call__(self, width: int, height: int, size: tuple[int, int], generator: np.random.Generator) -> Box:
+        down, across = (round(self.shift * side) for side in size)
+        if self.shift and not down and not across:
+            raise ValueError(
+                f"`shift` must be 0, or half a pixel or more of {size[0]} x {size[1]}. Received: shift={self.shift}"
+            )
+        # In whole pixels of the resized image, as if it were resized first and cut then.
+        if width * size[0] >= height * size[1]:
+            whole_height, whole_width = size[0], width * size[0] // height
+        else:
+            whole_height, whole_width = height * size[1] // width, size[1]
+        top = int(generator.integers(-down, whole_height - size[0] + down + 1))
+        left = int(generator.integers(-across, whole_width - size[1] + across + 1))
+        flip = self.flip and bool(generator.random() < 0.5)
+        box = Box(left, top, left + size[1], top + size[0], flip)
+        return box.scaled(width / whole_width, height / whole_height)
+
+
+@dataclass(frozen=True)
 class CenterCrop:
     """The center of the image: the short side is resized to size / fraction, and `size` is cut out of the middle.
 
@@ -125,6 +180,33 @@ class CenterCrop:
         left, top = round((whole[0] - size[1]) / 2), round((whole[1] - size[0]) / 2)
         across, down = width / whole[0], height / whole[1]
         return Box(left * across, top * down, (left + size[1]) * across, (top + size[0]) * down)
+
+
+def moved(images: np.ndarray, indices: Any, boxes: Sequence[Box]) -> np.ndarray:
+    """Return images moved by whole pixels, as `RandomCrop` does with those in the result's own size.
+
+    Args:
+        images: Array (images, height, width, channels).
+        indices: Indices of the images to move, integers (boxes,).
+        boxes: One box for each of them, of the images' own size.
+
+    Returns:
+        (boxes, height, width, channels), in the dtype of the images.
+    """
+    height, width = images.shape[1:3]
+    rows = _reflected(np.asarray([box.top for box in boxes]), height)
+    columns = _reflected(np.asarray([box.left for box in boxes]), width)
+    flip = np.asarray([box.flip for box in boxes])
+    columns[flip] = columns[flip, ::-1]
+    cut: np.ndarray = images[np.asarray(indices)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return cut
+
+
+def _reflected(start: np.ndarray, size: int) -> np.ndarray:
+    """Return integers (starts, size): the places from each start on, those beyond the borders reflected."""
+    places = np.abs(np.rint(start).astype("int64")[:, None] + np.arange(size))
+    reflected: np.ndarray = np.minimum(places, 2 * (size - 1) - places)
+    return reflected
 
 
 def _is_range(value: Any) -> bool:

@@ -259,13 +259,17 @@ def _in_mode(image: Any, mode: str, numbers: Numbers, white_level: int | None = 
 
 def _cut(image: Any, box: Box, size: tuple[int, int]) -> np.ndarray:
     """Cut a box out of a Pillow image, resized bicubically with antialiasing; Pillow clips to 0–255 itself."""
+    width, height = image.size
+    left, top, right, bottom = box.beyond(width, height, size)
     resized = image.resize(
-        size[::-1],
+        (size[1] - left - right, size[0] - top - bottom),
         pillow().Resampling.BICUBIC,
-        box=(box.left, box.top, min(box.right, image.size[0]), min(box.bottom, image.size[1])),
+        box=(max(box.left, 0), max(box.top, 0), min(box.right, width), min(box.bottom, height)),
         reducing_gap=3.0,  # larger images are averaged down to three times the size first: the same to the eye
     )
     pixels = np.asarray(resized)
+    if left or top or right or bottom:
+        pixels = np.pad(pixels, [(top, bottom), (left, right), (0, 0)][: pixels.ndim], mode="reflect")
     return pixels[:, ::-1] if box.flip else pixels
 
 

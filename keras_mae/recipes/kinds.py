@@ -26,9 +26,16 @@ class PretrainRecipe(Recipe):
         beta_1: AdamW's decay of the mean of the gradients.
         beta_2: AdamW's decay of the mean of their squares.
         mask_ratio: Fraction of the patches to remove.
-        norm_pix_loss: Whether each patch is standardized before it is predicted.
+        norm_pix_loss: Whether each patch is standardized before it is predicted. Targets other than "low_pass" say
+            so themselves, and set it.
+        target: What to predict: "pixels", "normalized", "low_pass" or "hog"; "teacher" or "custom" for a model that
+            is given a `keras_mae.targets.Teacher` or a function; `None` for what `norm_pix_loss` says.
         masks_per_image: Number of masks drawn for each image in one step.
         predict_ratio: Share of the removed patches to predict in one step.
+        shift: Fraction of their size by which images are moved at random, up to this much either way, in [0, 0.25]: a
+            gentle crop of images that an object fills, for which `crop_area` must be `None`; see
+            `keras_mae.data.RandomCrop`.
+        flip: Whether crops of either kind are mirrored at random; images taken whole and in place never are.
         seed: Random seed for weights, masks, crops and data order.
 
     Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, table 8.
@@ -43,20 +50,30 @@ class PretrainRecipe(Recipe):
     beta_2: float = 0.95
     mask_ratio: float = 0.75
     norm_pix_loss: bool = True
+    target: str | None = None
     masks_per_image: int = 1
     predict_ratio: float = 1.0
     crop_area: tuple[float, float] | None = (0.2, 1.0)
+    shift: float = 0.0
     source: str = "repository"
     _mirrors_crops: ClassVar[bool] = True
-    _added: ClassVar[Mapping[str, Any]] = {"predict_ratio": 1.0}
+    _added: ClassVar[Mapping[str, Any]] = {"predict_ratio": 1.0, "shift": 0.0, "target": None}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _checks.positive_int("masks_per_image", self.masks_per_image)
         _checks.share("predict_ratio", self.predict_ratio)
         _checks.boolean("norm_pix_loss", self.norm_pix_loss)
+        _checks.one_of("target", self.target, (None, *_TARGETS))
+        if self.target not in (None, "low_pass"):
+            object.__setattr__(self, "norm_pix_loss", self.target == "normalized")
         for name in ("beta_1", "beta_2", "mask_ratio"):
             _checks.fraction(name, getattr(self, name))
+        if _checks.within("shift", self.shift, 0.25) and self.crop_area is not None:
+            raise ValueError(
+                "`shift` is a crop of its own: it takes crop_area=None. "
+                f"Received: shift={self.shift}, crop_area={self.crop_area}"
+            )
 
     @classmethod
     def for_size(
@@ -89,7 +106,8 @@ class PretrainRecipe(Recipe):
     def model_arguments(self) -> dict[str, Any]:
         """The arguments of `MaskedAutoencoder` that the recipe fixes, by name.
 
-        `run_pretraining` compares a model with all of them but the seed.
+        `run_pretraining` compares a model with all of them but the seed. A teacher or a function, which no recipe
+        can hold, is given beside them: `{**recipe.model_arguments, "target": teacher}`.
 
         Example:
             >>> recipe = keras_mae.recipes.PretrainRecipe.for_size("small_images")
@@ -98,6 +116,7 @@ class PretrainRecipe(Recipe):
         return {
             "masking": RandomMasking(self.mask_ratio),
             "norm_pix_loss": self.norm_pix_loss,
+            "target": self.target,
             "masks_per_image": self.masks_per_image,
             "predict_ratio": self.predict_ratio,
             "seed": self.seed,
@@ -305,6 +324,7 @@ _FINE_TUNE = {  # (source, size): base_learning_rate, layer_decay, drop_path_rat
     ("paper", "large"): (1e-3, 0.75, 0.1, 50),
     ("paper", "huge"): (1e-3, 0.75, 0.2, 50),
 }
+_TARGETS = ("pixels", "normalized", "low_pass", "hog", "teacher", "custom")
 
 
 def _our_own(base: Mapping[str, Any], cells: Mapping[int, Mapping[str, Any]], images: int | None) -> dict[str, Any]:

@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from keras_mae import _checks, distribution
-from keras_mae.data import Augmentation, CenterCrop, RandomResizedCrop, Stream, make_dataset
+from keras_mae.data import Augmentation, CenterCrop, RandomCrop, RandomResizedCrop, Stream, make_dataset
 from keras_mae.data.levels import EIGHT_BITS
 from keras_mae.data.sources import Source
-from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, Recipe
+from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, Recipe
 from keras_mae.recipes.base import changed
 
 __all__ = ["evaluation_batches", "fit_recipe", "training_batches", "validation_batches"]
@@ -70,7 +70,9 @@ def training_batches(
     augmentation = dict(recipe.augmentation) if isinstance(recipe, FineTuneRecipe | LinearProbeRecipe) else {}
     augmentation["pixel_range"] = getattr(source, "levels", EIGHT_BITS).pixel_range
     crop: Any = None
-    if not source.sized:
+    if isinstance(recipe, PretrainRecipe) and recipe.shift:
+        crop = RandomCrop(recipe.shift, recipe.flip)
+    elif not source.sized:
         crop = CenterCrop() if recipe.crop is None else RandomResizedCrop(**recipe.crop)
         if classifies and recipe.crop is not None:  # mirrored by the crop: ten times faster than afterwards
             crop = replace(crop, flip=augmentation.pop("flip"))

@@ -92,8 +92,8 @@ class UnlabeledImages:
         """Return the arguments of `run_pretraining` that say what it trains on.
 
         Args:
-            recipe: Recipe for pre-training. The one returned has crops and flips turned off if all images already
-                have one size. The model's masking and target may come from either.
+            recipe: Recipe for pre-training. If all images already have one size, the one returned has crops turned
+                off, and flips too unless it has a `shift`. The model's masking and target may come from either.
             crops_per_image: Crops of each image once it is decoded.
 
         Raises:
@@ -101,7 +101,7 @@ class UnlabeledImages:
         """
         check_recipe(recipe, PretrainRecipe)
         if self.train.sized:
-            recipe = replace(recipe, crop_area=None, flip=False)
+            recipe = replace(recipe, crop_area=None, flip=recipe.flip and recipe.shift > 0)
         dataset = training_batches(self.train, recipe, crops_per_image=crops_per_image)
         return {"dataset": dataset, "recipe": recipe, "examples": self.examples, "metadata": dict(self.metadata)}
 

@@ -24,7 +24,7 @@ class Watch(keras.callbacks.Callback):
 
     `directory` gets a picture at each interval, and, where the package `tensorboard` is installed, its event files:
     all logged numbers at every epoch, and the pictures. `tensorboard --logdir DIRECTORY` shows them. A picture costs
-    one forward pass of the images, and about a second of drawing.
+    one forward pass of the images, and about a second of drawing. A model that does not predict pixels gets none.
 
     Args:
         examples: Images (n, height, width, channels) in the encoder's `pixel_range`.
@@ -50,7 +50,7 @@ class Watch(keras.callbacks.Callback):
         summaries: list[dict[str, Any]] = [
             {"tag": name, "simple_value": float(value)} for name, value in (logs or {}).items()
         ]
-        if (epoch + 1) % self.every_epochs == 0:
+        if (epoch + 1) % self.every_epochs == 0 and self.model.predicts_pixels:
             figure = visualize.reconstructions(self.model.reconstruct(self.examples), len(self.examples))
             path = self.directory / f"epoch-{epoch + 1:04d}.png"
             drawn = io.BytesIO()
