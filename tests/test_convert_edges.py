@@ -150,6 +150,21 @@ def test_a_prefix_of_data_parallelism_is_no_hindrance(timm_file):
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="PyTorch writes these files")
+def test_timms_vit_without_class_token_gives_the_same_logits(tmp_path):
+    import torch
+
+    vit = their_files.timm_vit("avg", class_token=False)
+    torch.save(vit.state_dict(), tmp_path / "vit.pth")
+    model = convert.load(tmp_path / "vit.pth", num_heads=their_files.HEADS).model
+    assert model.encoder.class_tokens == 0
+    with torch.no_grad():
+        expected = vit(their_files.pixels(their_files.IMAGES)).numpy()
+    np.testing.assert_allclose(numpy(model(their_files.IMAGES)), expected, atol=1e-5, rtol=1e-5)
+    again = convert.save(model, tmp_path / "again.pth", "timm")
+    vit.load_state_dict(torch.load(again)["model"])
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="PyTorch writes these files")
 def test_pytorch_files_by_another_name_and_of_parameters(tmp_path):
     import torch
 
