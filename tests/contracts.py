@@ -264,6 +264,9 @@ EXAMPLES: dict[str, Example] = {
     "targets.LowPass": Example(lambda: keras_mae.targets.LowPass(0.2)),
     "targets.Teacher": Example(teacher, lambda layer: layer(IMAGES), of_images, last_layer),
     "optimizers.Muon": Example(muon),
+    "schedules.WarmupStableDecay": Example(
+        lambda: keras_mae.optimizers.warmup_stable_decay(0.01, 100, 10, 20, minimum=0.001)
+    ),
     # A loss and a metric have no weights to lose and are saved in a compiled model: the configuration is all.
     "loss.Accuracy": Example(lambda **kwargs: keras_mae.loss.Accuracy("mine", dtype="float16", **kwargs)),
     "loss.CrossEntropy": Example(

@@ -45,7 +45,7 @@ def finished(short, tmp_path):
 
 
 def test_a_finished_run_goes_on_to_more_epochs(finished, short, long):
-    """Killed on the way, too; and then once more to other lengths."""
+    """Terminated on the way, too."""
     with pytest.raises(Preempted):
         run(finished, Stop(4, terminated), recipe=LONG)
     with pytest.raises(ValueError, match="is another one. Received: epochs=3 and not 5"):
@@ -57,9 +57,7 @@ def test_a_finished_run_goes_on_to_more_epochs(finished, short, long):
     assert (finished / "history.csv").read_text() == long[1]
     assert RunDirectory(finished).recipe == LONG
     assert not (finished / "checkpoints").exists()
-    longer = run(finished, recipe=replace(LONG, epochs=6, decay_epochs=None))
-    assert len(RunDirectory(finished).history["loss"]) == 6
-    assert int(longer.optimizer.iterations) == 6 * 13 // 4
+    assert [path.name for path in (finished / "before_decay").iterdir()] != []
 
 
 def test_the_same_command_leaves_a_finished_run_as_it_is(finished):
@@ -81,8 +79,3 @@ def test_the_same_command_leaves_a_finished_run_as_it_is(finished):
 def test_other_runs_are_refused(changes, message, finished):
     with pytest.raises(ValueError, match=message):
         run(finished, recipe=replace(SHORT, **changes))
-
-
-def test_a_cosine_keeps_nothing(tmp_path):
-    run(tmp_path / "run", recipe=replace(SHORT, epochs=2, schedule="cosine", decay_epochs=None))
-    assert "before_decay" not in RunDirectory(tmp_path / "run").files

@@ -80,6 +80,10 @@ class CountsUpdates(keras.optimizers.Optimizer):
         """Replace the weights by their averages, once there are any: before the first update they are zeros."""
         if self.averages_at_end and int(ops.convert_to_numpy(self.iterations)):
             super().finalize_variable_values(var_list)
+            if self.use_ema and keras.backend.backend() == "jax":
+                # Keras lets both hold one array, whose memory the next step or prediction takes for its results.
+                for variable in var_list:
+                    variable.assign(ops.copy(variable.value))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "ema_warmup": self.ema_warmup}

@@ -34,6 +34,7 @@ OPTIONS = {
     "optimizer_name": "Muon, arXiv 2605.24770",
     "pooling": "attentive: efficient probing, arXiv 2506.10178",
     "predict_ratio": "CrossMAE, arXiv 2401.14391",
+    "schedule": "wsd: MiniCPM, arXiv 2404.06395",
     "target": "low_pass: PixMIM; hog: MaskFeat",
 }
 """Fields that the paper's method has no other value for, and who proposed that."""
