@@ -188,7 +188,7 @@ class CrossAttentionDecoder(Decoder):
         ids = ids_removed if removed_only else ops.concatenate([ids_keep, ids_removed], axis=1)
         positions = ops.convert_to_tensor(self.position_embedding)
         x = ops.cast(self.mask_token + ops.take(positions[1:], ids, axis=0), self.compute_dtype)
-        mixes = ops.stack([ops.convert_to_tensor(mix) for mix in self.mixes])
+        mixes = ops.stack([mix.value for mix in self.mixes])
         # All at once: one pass over the encoder's tokens, and one over their gradients.
         contexts = ops.einsum("dn,nbtw->dbtw", ops.cast(mixes, self.compute_dtype), tokens)
         for block, context in zip(self.blocks, ops.unstack(contexts, self.depth, axis=0), strict=True):

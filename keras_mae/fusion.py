@@ -44,7 +44,6 @@ class BlockFusion(keras.layers.Layer):
 
     def __init__(self, num_blocks: int, **kwargs: Any):
         kwargs.setdefault("name", "fusion")
-        kwargs.setdefault("autocast", False)
         super().__init__(**kwargs)
         self.num_blocks = _checks.positive_int("num_blocks", num_blocks)
         if num_blocks == 1:

@@ -135,6 +135,14 @@ def test_mixes_start_at_random_and_are_vectors():
     assert abs(values.std() - 0.2) < 0.02  # 1 / sqrt(25), of 1,000 draws
 
 
+def test_mixed_precision_stays_close(crossed, masked):
+    low = crossed.copy(dtype="mixed_bfloat16")
+    outputs = run_quickly(lambda x: low.outputs_for_loss(x, training=False))(masked)
+    exact = run_quickly(lambda x: crossed.outputs_for_loss(x, training=False))(masked)
+    losses = [float(to_numpy(crossed.compute_loss(masked, None, one, training=False))) for one in (outputs, exact)]
+    np.testing.assert_allclose(*losses, rtol=0.03)
+
+
 # === Around it ===
 def test_it_is_saved_copied_and_given_to_architectures(crossed, masked, tmp_path):
     result = to_numpy(crossed(masked)["reconstruction"])

@@ -84,6 +84,14 @@ def test_gradients_of_shares_are_added_up_in_float32(make_mae):
     np.testing.assert_allclose(to_numpy(gradient), [64 * 64, -64 * 64], rtol=1e-2)
 
 
+def test_mixed_precision_stays_close(fused, masked):
+    low = fused.copy(dtype="mixed_bfloat16")
+    outputs = run_quickly(lambda x: low.outputs_for_loss(x, training=False))(masked)
+    exact = run_quickly(lambda x: fused.outputs_for_loss(x, training=False))(masked)
+    losses = [float(to_numpy(fused.compute_loss(masked, None, one, training=False))) for one in (outputs, exact)]
+    np.testing.assert_allclose(*losses, rtol=0.03)
+
+
 def test_the_encoder_is_a_plain_one(fused, images, tmp_path):
     w, sizes = oracles.weights_of(fused), oracles.Sizes.of(fused)
     np.testing.assert_allclose(to_numpy(fused.encoder(images)), oracles.encode(images, w, sizes), atol=1e-5)
