@@ -30,7 +30,7 @@ from keras_mae.classifier import ViTClassifier
 from keras_mae.decoder import MAEDecoder
 from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
-from keras_mae.masking import BlockMasking, GridMasking, RandomMasking
+from keras_mae.masking import BlockMasking, GridMasking, NoiseMasking, RandomMasking
 from keras_mae.patches import PatchEmbedding, patchify, unpatchify
 from keras_mae.pooling import AttentivePooling
 from keras_mae.positions import resize_positions, sincos_positions
@@ -46,6 +46,7 @@ __all__ = [
     "GridMasking",
     "MAEDecoder",
     "MaskedAutoencoder",
+    "NoiseMasking",
     "PatchEmbedding",
     "RandomMasking",
     "Reconstruction",

@@ -36,6 +36,10 @@ class MaskingName(StrEnum):
     random = "random"
     block = "block"
     grid = "grid"
+    green = "green"
+    red = "red"
+    blue = "blue"
+    purple = "purple"
 
 
 class Precision(StrEnum):
@@ -72,7 +76,13 @@ def pretrain(
     ] = 8e-3,
     weight_decay: Annotated[float, typer.Option(help="AdamW weight decay.")] = 0.05,
     mask_ratio: Annotated[float, typer.Option(help="Fraction of the patches to remove.")] = 0.75,
-    masking: Annotated[MaskingName, typer.Option(help="How to choose the patches to remove.")] = MaskingName.random,
+    masking: Annotated[
+        MaskingName,
+        typer.Option(help="How to choose the patches to remove; a color is noise of one band of frequencies."),
+    ] = MaskingName.random,
+    mask_cell: Annotated[
+        int, typer.Option(help="Patches along each side of the cells that random masks are drawn for.")
+    ] = 1,
     norm_pix_loss: Annotated[
         bool, typer.Option(help="Predict each patch normalized by its own mean and deviation, not its pixels.")
     ] = False,
@@ -86,6 +96,16 @@ def pretrain(
             help="Smallest share of a folder's image that a random crop keeps; 1 turns crops and flips off."
         ),
     ] = 0.2,
+    shift: Annotated[
+        float,
+        typer.Option(
+            help="Move images at random by up to this fraction of their size, in place of --crop-area: for images "
+            "that an object fills, and for arrays."
+        ),
+    ] = 0.0,
+    flip: Annotated[
+        bool | None, typer.Option("--flip/--no-flip", help="Mirror half of the images that are cropped or moved.")
+    ] = None,
     crops_per_image: Annotated[int, typer.Option(help="Random crops to take from each decoded image.")] = 1,
     allow_damaged: AllowDamaged = 0.0,
     pixel_range: PixelRange = (0.0, 255.0),
@@ -142,21 +162,23 @@ def pretrain(
             base_learning_rate=base_learning_rate,
             weight_decay=weight_decay,
             mask_ratio=mask_ratio,
+            masking=masking.value,
+            mask_cell=mask_cell,
             norm_pix_loss=norm_pix_loss,
             masks_per_image=masks_per_image,
             predict_ratio=predict_ratio,
-            crop_area=None if crop_area == 1 else (crop_area, 1.0),
-            flip=crop_area < 1,
+            crop_area=None if crop_area == 1 or shift else (crop_area, 1.0),
+            shift=shift,
+            flip=crop_area < 1 or shift > 0 if flip is None else flip,
             seed=seed,
         )
         feed = images.feed(recipe, crops_per_image=crops_per_image)
         keras.utils.set_random_seed(seed)
-        maskings = {"random": keras_mae.RandomMasking, "block": keras_mae.BlockMasking, "grid": keras_mae.GridMasking}
         mae = keras_mae.MaskedAutoencoder.from_preset(
             preset,
             image_shape=images.train.image_shape,
             pixel_range=pixel_range,
-            **recipe.model_arguments | {"masking": maskings[masking.value](mask_ratio)},
+            **recipe.model_arguments,
             dtype=precision.value,
         )
         size, backend = "x".join(map(str, images.train.image_shape)), keras.backend.backend()

@@ -91,7 +91,7 @@ def _facts(loaded: Any) -> dict[str, Any]:
         rows |= {
             "decoder": _size(loaded.decoder),
             "parameters": f"{loaded.count_params():,}",
-            "masking": f"{type(masking).__name__}, ratio {masking.mask_ratio}, seed {loaded.seed}",
+            "masking": f"{keras_mae.masking.names.describe(masking)}, ratio {masking.mask_ratio}, seed {loaded.seed}",
             "target": "normalized pixels" if loaded.norm_pix_loss else "pixels",
         }
     if isinstance(loaded, keras_mae.ViTClassifier):

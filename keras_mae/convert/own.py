@@ -16,6 +16,7 @@ from keras_mae.convert.state_dict import Files
 from keras_mae.convert.weight_map import Kind, Report, named_weights
 from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
+from keras_mae.masking.names import describe
 from keras_mae.pixels import range_name
 
 __all__ = ["MODELS", "KerasFile", "PresetFolder", "load_model"]
@@ -189,7 +190,10 @@ def _card(model: Any, name: str) -> str:
     ]
     if isinstance(model, MaskedAutoencoder):
         target = "normalized pixels" if model.norm_pix_loss else "pixels"
-        lines.append(f"It predicts {target} of patches, {model.masking.mask_ratio:.0%} of which are hidden.")
+        lines.append(
+            f"It predicts {target} of patches, {model.masking.mask_ratio:.0%} of which are hidden "
+            f"({describe(model.masking)})."
+        )
     if isinstance(model, ViTClassifier):
         names = "" if model.class_names is None else f": {_class_names.listed(model.class_names)}"
         lines.append(f"It tells {model.num_classes} classes apart{names}.")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from keras_mae import _checks
-from keras_mae.masking import RandomMasking
+from keras_mae.masking import make
+from keras_mae.masking.names import check_name
 from keras_mae.optimizers import LARS, AdamW, fine_tuning_adamw, pretraining_adamw, probing_lars
 from keras_mae.pooling import POOLINGS
 from keras_mae.recipes.base import EFFICIENT_PROBING, OWN, Recipe, changed
@@ -24,6 +25,9 @@ class PretrainRecipe(Recipe):
         beta_1: AdamW's decay of the mean of the gradients.
         beta_2: AdamW's decay of the mean of their squares.
         mask_ratio: Fraction of the patches to remove.
+        masking: How to choose them: "random", "block", "grid", or a color of filtered noise: "green", "red", "blue"
+            or "purple"; see `keras_mae.masking.make`.
+        mask_cell: Number of patches along each side of the cells that "random" draws masks for.
         norm_pix_loss: Whether each patch is standardized before it is predicted.
         masks_per_image: Number of masks drawn for each image in one step.
         predict_ratio: Share of the removed patches to predict in one step.
@@ -44,6 +48,8 @@ class PretrainRecipe(Recipe):
     beta_1: float = 0.9
     beta_2: float = 0.95
     mask_ratio: float = 0.75
+    masking: str = "random"
+    mask_cell: int = 1
     norm_pix_loss: bool = True
     masks_per_image: int = 1
     predict_ratio: float = 1.0
@@ -51,7 +57,7 @@ class PretrainRecipe(Recipe):
     shift: float = 0.0
     source: str = "repository"
     _mirrors_crops: ClassVar[bool] = True
-    _added: ClassVar[Mapping[str, Any]] = {"predict_ratio": 1.0, "shift": 0.0}
+    _added: ClassVar[Mapping[str, Any]] = {"predict_ratio": 1.0, "masking": "random", "mask_cell": 1, "shift": 0.0}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,6 +66,7 @@ class PretrainRecipe(Recipe):
         _checks.boolean("norm_pix_loss", self.norm_pix_loss)
         for name in ("beta_1", "beta_2", "mask_ratio"):
             _checks.fraction(name, getattr(self, name))
+        check_name(self.masking, self.mask_cell)
         if _checks.within("shift", self.shift, 0.25) and self.crop_area is not None:
             raise ValueError(
                 "`shift` is a crop of its own: it takes crop_area=None. "
@@ -94,7 +101,7 @@ class PretrainRecipe(Recipe):
             >>> mae = keras_mae.MaskedAutoencoder(encoder, decoder, **recipe.model_arguments)
         """
         return {
-            "masking": RandomMasking(self.mask_ratio),
+            "masking": make(self.masking, self.mask_ratio, self.mask_cell),
             "norm_pix_loss": self.norm_pix_loss,
             "masks_per_image": self.masks_per_image,
             "predict_ratio": self.predict_ratio,
