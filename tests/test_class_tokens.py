@@ -203,3 +203,55 @@ def test_pooling_class_tokens_that_are_not_there_is_refused(make_images):
         keras_mae.ViTClassifier(encoder, 3, pooling="token")
     with refused:
         keras_mae.transfer.extract_features(encoder, make_images(2, (8, 8, 1)))
+
+
+# === Other libraries ===
+@pytest.mark.parametrize(
+    ("format", "count", "rule"),
+    [
+        ("transformers", 0, "exactly one class token"),
+        ("transformers", 4, "exactly one class token"),
+        ("keras_hub", 0, "exactly one class token"),
+        ("keras_hub", 4, "exactly one class token"),
+        ("reference", 0, "exactly one class token"),
+        ("reference", 4, "exactly one class token"),
+        ("timm", 4, "one class token or none"),
+    ],
+)
+def test_formats_refuse_what_they_have_no_place_for(format, count, rule, tmp_path):
+    encoder = keras_mae.ViTEncoder(**SHAPE, class_tokens=count)
+    with pytest.raises(
+        ValueError, match=f"{rule}.*save this one as 'keras' or 'preset'. Received: class_tokens={count}"
+    ):
+        keras_mae.convert.save(encoder, tmp_path / "model", format)
+
+
+def test_timm_holds_a_vit_without_class_token(tmp_path, randomise, make_images):
+    pytest.importorskip("safetensors")
+    encoder = randomise(keras_mae.ViTEncoder((8, 8, 1), 2, 8, 1, 2, class_tokens=0))
+    classifier = randomise(keras_mae.ViTClassifier(encoder, 3))
+    path = keras_mae.convert.save(classifier, tmp_path / "vit.safetensors", "timm")
+    loaded = keras_mae.convert.load(path).model
+    assert loaded.encoder.class_token is None
+    images = make_images(2, (8, 8, 1))
+    np.testing.assert_array_equal(to_numpy(loaded(images)), to_numpy(classifier(images)))
+
+
+# === Pictures ===
+def test_attention_of_class_tokens_is_their_mean(model, images):
+    count = model.encoder.class_tokens
+    attention = keras_mae.visualize.attention(model, images[:1], layers=1)
+    rollout = keras_mae.visualize.attention_rollout(model, images[:1])
+    assert rollout.shape == (1, count + 35, count + 35)
+    mean = attention[..., count:, count:].mean(axis=-2).reshape(1, 1, 3, 5, 7)
+    np.testing.assert_array_equal(keras_mae.visualize.patch_maps(model, attention, "mean"), mean)
+    patch = attention[..., count + 2 * 7 + 3, count:].reshape(1, 1, 3, 5, 7)
+    np.testing.assert_array_equal(keras_mae.visualize.patch_maps(model, attention, (2, 3)), patch)
+    default = keras_mae.visualize.patch_maps(model, attention)
+    if count:
+        np.testing.assert_allclose(default, attention[..., :count, count:].mean(axis=-2).reshape(default.shape))
+    else:
+        np.testing.assert_array_equal(default, mean)
+        with pytest.raises(ValueError, match="takes an encoder with class tokens"):
+            keras_mae.visualize.patch_maps(model, attention, "class")
+    assert keras_mae.visualize.feature_colors(model, images[:1]).shape == (1, 5, 7, 3)

@@ -116,7 +116,7 @@ def test_a_width_that_is_no_whole_multiple_is_kept(tmp_path):
         ("norm.bias", lambda x: x > 0, r"no floats: norm.bias \(bool\)"),
         ("pos_embed", lambda x: x[0], "positions 3"),
         ("pos_embed", lambda x: None, "there is no 'pos_embed'"),
-        ("cls_token", lambda x: None, "has a class token, and no distillation"),
+        ("cls_token", lambda x: None, "17 patches of 'changed.safetensors' are no square"),
         ("patch_embed.proj.weight", lambda x: x[:, :, 0, 0], "patch kernel must have 4 dimensions"),
     ],
 )
@@ -125,6 +125,21 @@ def test_odd_tensors_are_named(name, change, message, timm_file):
     odd = write(**{name: change(read(path).tensors[name])})
     with pytest.raises(ValueError, match=message):
         convert.load(odd, num_heads=4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reg_token": np.zeros((1, 4, 24), "float32")}, "no distillation or register tokens"),
+        (
+            {"mask_token": np.zeros((1, 1, 8), "float32"), "cls_token": None},
+            "has a class token, and this file has none",
+        ),
+    ],
+)
+def test_other_tokens_are_refused(changes, message, timm_file):
+    with pytest.raises(ValueError, match=message):
+        convert.load(timm_file[2](**changes), num_heads=4)
 
 
 def test_a_prefix_of_data_parallelism_is_no_hindrance(timm_file):

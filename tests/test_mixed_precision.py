@@ -5,6 +5,7 @@ The batch is 128, and all weights but the head's are shared by hundreds of rows:
 
 import functools
 import re
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -134,5 +135,5 @@ def test_a_shared_weight_gets_the_sum_of_its_rows_gradients(what, dtype, compile
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_the_mean_of_the_patch_tokens_is_added_up_in_float32(dtype):
-    tokens = ops.ones((2, 1 + 5000, 3), dtype)
-    np.testing.assert_array_equal(ops.convert_to_numpy(ops.cast(pool_tokens(None, tokens, "mean"), "float32")), 1)
+    encoder, tokens = SimpleNamespace(class_tokens=1), ops.ones((2, 1 + 5000, 3), dtype)
+    np.testing.assert_array_equal(ops.convert_to_numpy(ops.cast(pool_tokens(encoder, tokens, "mean"), "float32")), 1)

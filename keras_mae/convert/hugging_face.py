@@ -145,6 +145,7 @@ class HuggingFace(Layout):
         return left
 
     def refuse(self, model: Any) -> None:
+        super().refuse(model)
         encoder = getattr(model, "encoder", model)
         if (pooling := getattr(model, "pooling", "token")) in ("attentive", "flatten"):
             raise ValueError(

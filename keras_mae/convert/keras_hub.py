@@ -93,6 +93,7 @@ class KerasHub(Layout):
                 'KerasHub\'s ViTImageClassifier has the class token (its "gap" averages that token too, which MAE '
                 f"does not) and no norm behind it. Received: a classifier with {what}"
             )
+        super().refuse(model)
         encoder = model.encoder if isinstance(model, ViTClassifier) else model
         if encoder.norm is None:
             raise ValueError("KerasHub's ViTBackbone has a final norm. Received: an encoder with final_norm=False")

@@ -128,11 +128,27 @@ class Layout(Format):
 
     Its methods say what is in a file; `load` builds the model from what they say, and sets all of its weights or
     none. Everything here gets a `StateDict`, which `read` makes: by default from safetensors and PyTorch files.
+
+    Attributes:
+        class_tokens: Numbers of class tokens for which the library has a place.
+        class_tokens_in_words: What they are, for the error.
     """
+
+    class_tokens: tuple[int, ...] = (1,)
+    class_tokens_in_words = "exactly one class token"
 
     def read(self, files: Files) -> StateDict:
         """Return the tensors of the files, and what is said beside them."""
         return files.state
+
+    def refuse(self, model: Any) -> None:
+        """Raise a `ValueError` for a model that the format cannot hold: here, for the number of its class tokens."""
+        encoder = getattr(model, "encoder", model)
+        if encoder.class_tokens not in self.class_tokens:
+            raise ValueError(
+                f"A ViT in the format {self.name!r} has {self.class_tokens_in_words}: save this one as 'keras' or "
+                f"'preset'. Received: class_tokens={encoder.class_tokens}"
+            )
 
     @abstractmethod
     def kind(self, state: StateDict) -> Kind:

@@ -18,6 +18,7 @@ from keras_mae.convert.own import MODELS, KerasFile, PresetFolder
 from keras_mae.convert.reference import Reference
 from keras_mae.convert.state_dict import Files
 from keras_mae.convert.timm import Timm
+from keras_mae.masked_autoencoder import MaskedAutoencoder
 
 __all__ = ["FORMATS", "format_of", "load", "save"]
 
@@ -119,15 +120,34 @@ def save(model: Any, path: str | Path, format: str) -> Path:
     into = FORMATS[_checks.one_of("format", format, FORMATS)]
     if not isinstance(model, MODELS):
         raise _checks.argument_error("model", "a ViTEncoder, MaskedAutoencoder or ViTClassifier", model)
+    if getattr(model, "target_name", "pixels") not in ("pixels", "normalized") and into.takes_hints:
+        raise ValueError(
+            f"{format!r} has no place for what such a decoder predicts: save mae.encoder, or as 'keras' or 'preset'. "
+            f"Received: a model of target={model.target_name!r}"
+        )
     into.check_path(path)
     if path.exists():
         raise ValueError(f"`path` must not exist, so that nothing is lost. Received: path={str(path)!r}")
     if isinstance(model, ViTClassifier) and model.batch_norm and not into.holds_batch_norm:
         model = without_batch_norm(model)
+    if into.takes_hints:
+        refuse_own_parts(model)
     into.refuse(model)
     with _files.whole(path) as unfinished:
         into.write(model, unfinished)
     return path
+
+
+def refuse_own_parts(model: Any) -> None:
+    """Raise a `ValueError` for a masked autoencoder that no other library can compute."""
+    if isinstance(model, MaskedAutoencoder) and (model.fusion is not None or model.decoder.reads_blocks):
+        own = (
+            f"a {type(model.decoder).__name__}" if model.decoder.reads_blocks else f"fuse_blocks={model.fuse_blocks}"
+        )
+        raise ValueError(
+            "No other library has a decoder that reads several blocks of the encoder: save `mae.encoder`, which is a "
+            f"plain one, or the model in the format 'keras' or 'preset'. Received: {own}"
+        )
 
 
 def without_batch_norm(model: ViTClassifier) -> ViTClassifier:

@@ -45,7 +45,8 @@ class _Own(Format):
             (paths.get(id(weight), name), name, tuple(weight.shape), "")
             for name, weight in named_weights(model).items()
         ]
-        return Converted(model, Report(_kind(model), getattr(model, "norm_pix_loss", None), rows))
+        named = getattr(model, "target_name", "") in ("pixels", "normalized")
+        return Converted(model, Report(_kind(model), model.norm_pix_loss if named else None, rows))
 
 
 class KerasFile(_Own):
@@ -189,9 +190,8 @@ def _card(model: Any, name: str) -> str:
         f"{encoder.num_heads} heads, {model.count_params():,} parameters.",
     ]
     if isinstance(model, MaskedAutoencoder):
-        target = "normalized pixels" if model.norm_pix_loss else "pixels"
         lines.append(
-            f"It predicts {target} of patches, {model.masking.mask_ratio:.0%} of which are hidden "
+            f"It predicts {model.target_description} of patches, {model.masking.mask_ratio:.0%} of which are hidden "
             f"({describe(model.masking)})."
         )
     if isinstance(model, ViTClassifier):

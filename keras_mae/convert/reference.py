@@ -5,15 +5,21 @@ from __future__ import annotations
 from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
+
 from keras_mae.convert.layout import Hints, Layout, Sizes, Stated
 from keras_mae.convert.metadata import KEY, metadata_of
 from keras_mae.convert.state_dict import Files, StateDict, write_safetensors, write_torch
 from keras_mae.convert.unwrap import IN_REFERENCE
-from keras_mae.convert.weight_map import FIRST_ROW, Kind, Rule, dense, norm, patch_kernel, save_weights
+from keras_mae.convert.weight_map import FIRST_ROW, Kind, Rule, Transform, dense, norm, patch_kernel, save_weights
 from keras_mae.positions import sincos_grid
 
 __all__ = ["Reference"]
 
+WITHOUT_CLASS_TOKEN = Transform(
+    lambda arrays: np.concatenate([np.zeros_like(arrays[0][0, :1]), arrays[0][0]]), lambda weight: [weight[None, 1:]]
+)
+"""Positions of the patches alone: timm has no row for a class token that is not there."""
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
 """Attention heads of the published widths; a file does not state them."""
 
@@ -35,18 +41,23 @@ class Reference(Layout):
     def sizes(self, state: StateDict, hints: Hints) -> Sizes:
         tensors, said = state.tensors, state.config.get(KEY, {})
         _check_stem(tensors)
+        first = int("cls_token" in tensors)
         decoders = None if hints.encoder_only else said.get("decoder_num_heads")
         hints.check_heads(state, said.get("num_heads"), decoders)
         width, channels, *patch = tensors["patch_embed.proj.weight"].shape
         positions = tensors["pos_embed"]
-        grid = sincos_grid(positions[0]) if len(positions) else None
+        transform = FIRST_ROW if first else WITHOUT_CLASS_TOKEN
+        grid = sincos_grid(transform.load([positions])) if len(positions) else None
         encoder = _part(tensors, "blocks", width) | {
             "patch_size": tuple(patch),
             "num_heads": said.get("num_heads") or hints.num_heads or _heads(width),
             "final_norm": "norm.weight" in tensors,
+            "class_tokens": first,
         }
         size = None if grid is None else (grid[0] * patch[0], grid[1] * patch[1])
-        return Sizes(encoder, channels, size, patches=positions.shape[1] - 1, decoder=_decoder(tensors, said, hints))
+        return Sizes(
+            encoder, channels, size, patches=positions.shape[1] - first, decoder=_decoder(tensors, said, hints)
+        )
 
     def head(self, state: StateDict) -> dict[str, Any]:
         batch_norm = "head.0.running_mean" in state.tensors
@@ -58,9 +69,10 @@ class Reference(Layout):
 
     def rules(self, model: Any, state: StateDict | None = None) -> list[Rule]:
         encoder = getattr(model, "encoder", model)
+        first = [Rule(("cls_token",), "encoder.class_token")] if encoder.class_tokens else []
         rules = [
-            Rule(("cls_token",), "encoder.class_token"),
-            Rule(("pos_embed",), "encoder.positions", FIRST_ROW),
+            *first,
+            Rule(("pos_embed",), "encoder.positions", FIRST_ROW if first else WITHOUT_CLASS_TOKEN),
             Rule(
                 ("patch_embed.proj.weight",),
                 "encoder.patches.kernel",
@@ -103,6 +115,7 @@ class Reference(Layout):
         return {counter: "a counter of PyTorch's BatchNorm"} if counter in state.tensors else {}
 
     def refuse(self, model: Any) -> None:
+        super().refuse(model)
         pooling = getattr(model, "pooling", "token")
         if pooling not in ("mean", "token"):
             raise ValueError(
@@ -118,8 +131,10 @@ class Reference(Layout):
 
 def _check_stem(tensors: dict[str, Any]) -> None:
     """Raise a `ValueError` unless class token, patch kernel and positions are those of a ViT as it is here."""
-    if "cls_token" not in tensors or any(name in tensors for name in ("dist_token", "reg_token")):
-        raise ValueError("A ViT here has a class token, and no distillation or register tokens")
+    if any(name in tensors for name in ("dist_token", "reg_token")):
+        raise ValueError("A ViT here has class tokens, and no distillation or register tokens")
+    if "cls_token" not in tensors and "mask_token" in tensors:
+        raise ValueError("A masked autoencoder of the authors' has a class token, and this file has none")
     if tensors["patch_embed.proj.weight"].ndim != 4 or tensors["pos_embed"].ndim != 3:
         shapes = tensors["patch_embed.proj.weight"].shape, tensors["pos_embed"].shape
         raise ValueError(

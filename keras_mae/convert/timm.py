@@ -19,6 +19,8 @@ class Timm(Reference):
 
     name = "timm"
     holds_batch_norm = False
+    class_tokens = (0, 1)
+    class_tokens_in_words = "one class token or none (its register tokens are not pooled)"
 
     def matches(self, files: Files) -> bool:
         return super().matches(files) and "config.json" in files.state.config

@@ -3,5 +3,6 @@
 from keras_mae.targets.base import Target
 from keras_mae.targets.hog import HOG
 from keras_mae.targets.low_pass import LowPass
+from keras_mae.targets.teacher import Teacher
 
-__all__ = ["HOG", "LowPass", "Target"]
+__all__ = ["HOG", "LowPass", "Target", "Teacher"]

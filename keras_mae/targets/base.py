@@ -16,10 +16,12 @@ class Target:
     Attributes:
         is_pixels: Whether the vectors are pixels, in the order of `patchify`, normalized as the encoder sees them.
         kind: What `target=` calls it.
+        description: What the vectors are, in words.
     """
 
     is_pixels = False
     kind = "custom"
+    description = "vectors of a function"
 
     def vectors(self, images: Tensor, encoder: ViTEncoder) -> Tensor:
         """Return the vector of every patch, float32 (batch, patches, dim).
@@ -47,6 +49,7 @@ class Pixels(Target):
 
     is_pixels = True
     kind = "pixels"
+    description = "pixels"
 
     def vectors(self, images: Tensor, encoder: ViTEncoder) -> Tensor:
         return encoder.patch_embedding.pixels(images)

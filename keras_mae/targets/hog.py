@@ -38,11 +38,11 @@ class HOG(Target):
     Example:
         >>> mae = keras_mae.MaskedAutoencoder(encoder, decoder, target=keras_mae.targets.HOG(cell=2))
 
-    Reference: "Masked Feature Prediction for Self-Supervised Visual Pre-Training" (MaskFeat), arXiv 2112.09133,
-    section 3.
+    Reference: "Masked Feature Prediction for Self-Supervised Visual Pre-Training" (MaskFeat), arXiv 2112.09133.
     """
 
     kind = "hog"
+    description = "histograms of oriented gradients"
     EPS = 1e-5
     """Added, squared, to a histogram's squared length: a cell without gradients is 0."""
 

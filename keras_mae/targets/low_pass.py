@@ -40,10 +40,11 @@ class LowPass(Pixels):
     Example:
         >>> mae = keras_mae.MaskedAutoencoder(encoder, decoder, target=keras_mae.targets.LowPass(0.25))
 
-    Reference: "PixMIM: Rethinking Pixel Reconstruction in Masked Image Modeling", arXiv 2303.02416, section 3.
+    Reference: "PixMIM: Rethinking Pixel Reconstruction in Masked Image Modeling", arXiv 2303.02416.
     """
 
     kind = "low_pass"
+    description = "pixels without high frequencies"
 
     def __init__(self, cutoff: float = CUTOFF):
         self.cutoff = _checks.positive("cutoff", cutoff)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import keras
 from keras import ops
 
 from keras_mae import _checks
@@ -54,9 +55,16 @@ def settled(target: Any, norm_pix_loss: bool | None) -> tuple[Any, bool]:
     if target is None:
         target = "normalized" if norm_pix_loss else "pixels"
     if isinstance(target, str):
+        if target in ("teacher", "custom"):  # so a recipe calls what it cannot hold
+            raise _checks.argument_error("target", "the teacher or the function itself, not its name", target)
         _checks.one_of("target", target, NAMES)
     elif not isinstance(target, Target) and not callable(target):
         raise _checks.argument_error("target", f"{', '.join(map(repr, NAMES))}, or a function of images", target)
+    elif isinstance(target, keras.layers.Layer) and not isinstance(target, Target):
+        raise ValueError(
+            "`target` may be a `keras_mae.targets.Teacher`, which freezes a model, but no model as it is. "
+            f"Received: target={target}"
+        )
     possible = (True, False) if _made(target).is_pixels and not plain(target) else (target == "normalized",)
     if norm_pix_loss is None:
         return target, possible[-1]
@@ -92,6 +100,8 @@ class PatchTargets:
     Attributes:
         dim: Length of a patch's vector.
         is_pixels: Whether predictions are pixels, and can be looked at.
+        kind: Name of the target.
+        description: What is predicted, in words.
 
     Raises:
         ValueError: If the target does not suit the encoder's patches.
@@ -101,7 +111,8 @@ class PatchTargets:
         self._target, self._encoder = _made(target), encoder
         self.norm_pix_loss = norm_pix_loss
         self.dim = self._target.dim(encoder)
-        self.is_pixels = self._target.is_pixels
+        self.is_pixels, self.kind = self._target.is_pixels, self._target.kind
+        self.description = ("normalized " if norm_pix_loss else "") + self._target.description
 
     def vectors(self, images: Tensor, ids: Tensor | None = None) -> Tensor:
         """Return the vectors of the patches `ids` (all if `None`), not standardized, float32 (rows, patches, dim).
@@ -148,6 +159,6 @@ class PatchTargets:
         """Raise a `ValueError` if predictions are no pixels, for `what` shows them."""
         if not self.is_pixels:
             raise ValueError(
-                f"{what} shows predicted pixels, and this model predicts something else for its patches. "
-                f"Received: a model of target={self._target.kind!r}"
+                f"{what} shows predicted pixels, and this model predicts {self.description}. "
+                f"Received: a model of target={self.kind!r}"
             )

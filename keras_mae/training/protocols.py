@@ -29,6 +29,8 @@ __all__ = ["run_fine_tuning", "run_linear_probe", "run_pretraining"]
 
 _OF_EVERY_LAYER = ("name", "trainable", "dtype")
 """Entries of every layer's config, by which maskings do not differ."""
+_BY_NORM_PIX_LOSS = ("pixels", "normalized")
+"""Targets that `norm_pix_loss` tells apart."""
 
 
 # === Training ===
@@ -45,7 +47,7 @@ def run_pretraining(
     **options: Unpack[RunOptions],
 ) -> Path:
     """Pre-train `model` and leave `model.keras` (with its optimizer), `encoder.keras`, `run.json`, `history.csv`,
-    `loss.png` and, if trained in one process, `reconstructions.png`.
+    `loss.png` and, if trained in one process and predicting pixels, `reconstructions.png`.
 
     Args:
         model: Model to train, not yet compiled, with the masking and target that the recipe asks for.
@@ -69,6 +71,8 @@ def run_pretraining(
     examples = check_images(examples, model.encoder.image_shape, model.encoder.pixel_range)
     steps = length(dataset)
     known = _known(model, recipe, steps) | {"masking": describe(model.masking)}
+    if model.target_name not in _BY_NORM_PIX_LOSS:
+        known["target"] = model.target_description
     identity = merged(known, metadata)
     model.compile(recipe.optimizer(steps), jit_compile=jit_compile)
 
@@ -77,7 +81,8 @@ def run_pretraining(
         directory.write(RunFile.MODEL, model.save)
         directory.write(RunFile.ENCODER, model.encoder.save)
         _leave_record(directory, identity, history, RunFile.LOSS)
-        if distribution.current().processes == 1:  # `predict` is the work of all, and some may be gone
+        # `predict` is the work of all processes, and some may be gone.
+        if model.predicts_pixels and distribution.current().processes == 1:
             result = model.reconstruct(examples)
             directory.write(RunFile.RECONSTRUCTIONS, visualize.reconstructions(result).savefig)
 
@@ -199,6 +204,14 @@ def _check_agreement(model: MaskedAutoencoder, recipe: PretrainRecipe) -> None:
     wanted = dict(recipe.model_arguments)
     del wanted["seed"]
     found = {name: getattr(model, name) for name in wanted}
+    wanted["decoder"], found["decoder"] = recipe.decoder, model.decoder.kind
+    # By name: a recipe holds no function and no teacher, and no other settings of a target.
+    found["target"] = model.target_name
+    wanted["target"] = recipe.target or ("normalized" if recipe.norm_pix_loss else "pixels")
+    if found["target"] in _BY_NORM_PIX_LOSS and wanted["target"] in _BY_NORM_PIX_LOSS:
+        del found["target"], wanted["target"]
+    elif found["target"] != wanted["target"]:
+        del found["norm_pix_loss"], wanted["norm_pix_loss"]
     masks, own = wanted.pop("masking"), found.pop("masking")
     settings = {name: value for name, value in masks.get_config().items() if name not in _OF_EVERY_LAYER}
     wanted |= settings

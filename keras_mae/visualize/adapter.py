@@ -28,16 +28,17 @@ class _Front(keras.layers.Layer):
 
 
 class _Back(keras.layers.Layer):
-    """Class token and patches, as a map, to logits."""
+    """Class tokens and patches, as a map, to logits."""
 
     def __init__(self, classifier: Any, depth: int):
         super().__init__(name="back", autocast=False)
         self.classifier, self.depth = classifier, depth
         self.built = True
 
-    def call(self, class_token: Any, patches: Any) -> Any:
+    def call(self, class_tokens: Any, patches: Any) -> Any:
         encoder = self.classifier.encoder
-        x = ops.concatenate([class_token, ops.reshape(patches, (-1, encoder.num_patches, encoder.embed_dim))], axis=1)
+        patches = ops.reshape(patches, (-1, encoder.num_patches, encoder.embed_dim))
+        x = ops.concatenate([class_tokens, patches], axis=1)
         for block in encoder.blocks[self.depth :]:
             x = block(x)
         return self.classifier.head(self.classifier.features_of(x))
@@ -48,7 +49,7 @@ def keras_vis(classifier: Any) -> keras.Model:
 
     It shares the classifier's weights and returns its logits. Its layer "feature_map" holds the patch tokens as
     (batch, rows, columns, embed_dim): after the last block, or before it with `pooling="token"`, because after
-    it the patches no longer reach the class token. Pass its name to Grad-CAM, Grad-CAM++, Score-CAM and Layer-CAM,
+    it the patches no longer reach the class tokens. Pass its name to Grad-CAM, Grad-CAM++, Score-CAM and Layer-CAM,
     always with `seek_penultimate_conv_layer=False`; saliency and activation maximization take no layer. Images are
     floats in the encoder's `pixel_range`: integers have no gradient. The output is logits already, so no
     `ReplaceToLinear` is needed.
@@ -83,7 +84,7 @@ def keras_vis(classifier: Any) -> keras.Model:
         )
     encoder = classifier_of(classifier).encoder
     depth = encoder.depth - (classifier.pooling == "token")
-    images = keras.Input(encoder.image_shape, name="images")
+    count, images = encoder.class_tokens, keras.Input(encoder.image_shape, name="images")
     tokens = _Front(encoder, depth)(images)
-    patches = keras.layers.Reshape((*encoder.grid, encoder.embed_dim), name="feature_map")(tokens[:, 1:])
-    return keras.Model(images, _Back(classifier, depth)(tokens[:, :1], patches), name="keras_vis")
+    patches = keras.layers.Reshape((*encoder.grid, encoder.embed_dim), name="feature_map")(tokens[:, count:])
+    return keras.Model(images, _Back(classifier, depth)(tokens[:, :count], patches), name="keras_vis")

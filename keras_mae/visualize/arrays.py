@@ -83,8 +83,8 @@ def attention(
         batch_size: Images at a time.
 
     Returns:
-        float32 (batch, layers, heads, tokens, tokens); tokens are the class token and the patches, row by row, and
-        the last axis sums to 1.
+        float32 (batch, layers, heads, tokens, tokens); tokens are the class tokens and the patches, row by row,
+        and the last axis sums to 1.
 
     Raises:
         ValueError: If the model has no encoder, the images do not fit, or there is no such layer.
@@ -127,7 +127,7 @@ def attention_rollout(model: Any, images: Any, batch_size: int = 32) -> np.ndarr
 
     def rolled_out(encoder: ViTEncoder, images: Any) -> Any:
         x = encoder.embed(images)
-        identity = ops.eye(1 + encoder.num_patches, dtype="float32")
+        identity = ops.eye(encoder.class_tokens + encoder.num_patches, dtype="float32")
         arrived = identity
         for block in encoder.blocks:
             taken = ops.mean(block.attention.probabilities(block.norm1(x)), axis=1) + identity
@@ -144,28 +144,33 @@ def patch_maps(model: Any, attention: np.ndarray, query: tuple[int, int] | str |
     Args:
         model: The model that `attention` was computed with.
         attention: Array (..., tokens, tokens), from `attention` or `attention_rollout`.
-        query: The token that takes: "class", the class token; "mean", the patches on average; or the (row, column) of
-            a patch. By default what the model's head sees: "mean" for a classifier on the patch tokens, else "class".
+        query: The token that takes: "class", the class token, or several on average; "mean", the patches on average;
+            or the (row, column) of a patch. By default what the model's head sees: "mean" for a classifier on the
+            patch tokens or an encoder without class tokens, else "class".
 
     Returns:
-        (..., rows, columns). What goes to the class token is left out.
+        (..., rows, columns). What goes to class tokens is left out.
 
     Raises:
         ValueError: If `attention` is not of such a model, or there is no such token.
     """
-    rows, columns = encoder_of(model).grid
-    tokens = 1 + rows * columns
+    encoder = encoder_of(model)
+    rows, columns = encoder.grid
+    first = encoder.class_tokens
+    tokens = first + rows * columns
     if attention.ndim < 2 or attention.shape[-2:] != (tokens, tokens):
         raise ValueError(
             f"`attention` must have shape (..., {tokens}, {tokens}) for a grid of {rows} x {columns} patches. "
             f"Received: attention.shape={attention.shape}"
         )
     if query is None:
-        query = "class" if getattr(model, "pooling", "token") == "token" else "mean"
+        query = "class" if first and getattr(model, "pooling", "token") == "token" else "mean"
     if query == "mean":
-        taken = attention[..., 1:, 1:].mean(axis=-2)
+        taken = attention[..., first:, first:].mean(axis=-2)
     elif query == "class":
-        taken = attention[..., 0, 1:]
+        if not first:
+            raise ValueError('`query="class"` takes an encoder with class tokens. Received: class_tokens=0')
+        taken = attention[..., :first, first:].mean(axis=-2)
     elif (
         isinstance(query, str)
         or len(query) != 2
@@ -175,7 +180,7 @@ def patch_maps(model: Any, attention: np.ndarray, query: tuple[int, int] | str |
             "query", f'"class", "mean" or (row, column) on a grid of {rows} x {columns}', query
         )
     else:
-        taken = attention[..., 1 + query[0] * columns + query[1], 1:]
+        taken = attention[..., first + query[0] * columns + query[1], first:]
     maps: np.ndarray = taken.reshape(*taken.shape[:-1], rows, columns)
     return maps
 
@@ -220,7 +225,8 @@ def feature_colors(model: Any, images: Any, batch_size: int = 32) -> np.ndarray:
     Raises:
         ValueError: If the model has no encoder, or the images do not fit.
     """
-    features = run(model, lambda encoder, images: encoder(images)[:, 1:], images, batch_size).astype("float64")
+    features = run(model, lambda encoder, images: encoder(images)[:, encoder.class_tokens :], images, batch_size)
+    features = features.astype("float64")
     flat = features.reshape(-1, features.shape[-1])
     flat -= flat.mean(axis=0)
     axes = np.linalg.svd(flat.T @ flat)[0][:, :3]
