@@ -31,7 +31,7 @@ from keras_mae.cross_attention import CrossAttentionDecoder
 from keras_mae.decoder import MAEDecoder
 from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
-from keras_mae.masking import BlockMasking, GridMasking, RandomMasking
+from keras_mae.masking import BlockMasking, GridMasking, NoiseMasking, RandomMasking
 from keras_mae.patches import PatchEmbedding, patchify, unpatchify
 from keras_mae.pooling import AttentivePooling
 from keras_mae.positions import resize_positions, sincos_positions
@@ -48,6 +48,7 @@ __all__ = [
     "GridMasking",
     "MAEDecoder",
     "MaskedAutoencoder",
+    "NoiseMasking",
     "PatchEmbedding",
     "RandomMasking",
     "Reconstruction",

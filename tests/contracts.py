@@ -241,6 +241,7 @@ def last_layer(model: keras.Model) -> Any:
 EXAMPLES: dict[str, Example] = {
     "BlockMasking": masking(keras_mae.BlockMasking, 0.6),
     "GridMasking": masking(keras_mae.GridMasking, 0.75),
+    "NoiseMasking": masking(partial(keras_mae.NoiseMasking, color="blue"), 0.6),
     "RandomMasking": masking(partial(keras_mae.RandomMasking, cell=2), 0.6),
     "DropPath": Example(
         lambda **kwargs: keras_mae.DropPath(0.25, **kwargs),

@@ -315,6 +315,39 @@ def cell_mask(noise: np.ndarray, grid: tuple[int, int], mask_ratio: float, side:
     return mask
 
 
+# Passes of (1, 2, 1) along rows and columns -> times what, in each color.
+BANDS = {
+    "red": {4: 1},
+    "green": {1: 16**3, 4: -1},
+    "blue": {0: 16, 1: -1},
+    "purple": {0: 16**4, 1: -2 * 16**3, 4: 2},
+}
+
+
+def color_mask(noise: np.ndarray, grid: tuple[int, int], mask_ratio: float, color: str = "green") -> np.ndarray:
+    """The ranks of the noise are filtered on a torus, one place after another, and the largest values stay."""
+    rows, columns = grid
+    patches = rows * columns
+    kept = int(round(patches * (1 - mask_ratio), 10))
+    mask = np.ones((len(noise), patches))
+    for sample, draws in enumerate(noise):
+        order = sorted(range(patches), key=lambda patch: (draws[patch], patch))
+        rank = {patch: place >> max(patches.bit_length() - 12, 0) for place, patch in enumerate(order)}
+        band = [0] * patches
+        for passes, times in BANDS[color].items():
+            weights = [math.comb(2 * passes, step) for step in range(2 * passes + 1)]
+            for patch in range(patches):
+                for down, vertical in enumerate(weights):
+                    row = (patch // columns + down - passes) % rows
+                    for across, horizontal in enumerate(weights):
+                        column = (patch % columns + across - passes) % columns
+                        band[patch] += times * vertical * horizontal * rank[row * columns + column]
+        place = {patch: place for place, patch in enumerate(order)}
+        strongest = sorted(range(patches), key=lambda patch: (-band[patch], place[patch]))
+        mask[sample, strongest[:kept]] = 0
+    return mask
+
+
 def block_mask(noise: np.ndarray, grid: tuple[int, int], mask_ratio: float) -> np.ndarray:
     """Rectangles around the patches of least noise, until the count is reached; the rest in reading order."""
     patches = grid[0] * grid[1]

@@ -56,6 +56,20 @@ def test_pretrain_reconstruct_info(keras_mae_command, photo, tmp_path):
     assert (status, "must end in one of" in err) == (2, True)
 
 
+def test_pretrain_with_other_masks_and_gentle_crops(keras_mae_command, tmp_path):
+    options = ("--epochs", 1, "--batch-size", 720, "--warmup-epochs", 0)
+    status, _, _ = keras_mae_command("pretrain", *options, "--masking", "green", "--shift", 0.125, "--no-flip")
+    assert status == 0
+    run = tmp_path / "runs" / "digits-1"
+    record = json.loads((run / "run.json").read_text())
+    recipe = record["recipe"]
+    assert (record["masking"], recipe["masking"], recipe["mask_cell"]) == ("NoiseMasking, green", "green", 1)
+    assert (recipe["shift"], recipe["crop_area"], recipe["flip"]) == (0.125, None, False)
+    assert "NoiseMasking, green, ratio 0.75" in keras_mae_command("info", run / "model.keras")[1]
+    status, _, error = keras_mae_command("pretrain", *options, "--masking", "green", "--mask-cell", 2)
+    assert (status, "Cells are for random masking" in error) == (2, True)
+
+
 def test_pretrain_on_a_folder(keras_mae_command, photo, tmp_path):
     folder = photo.parent / "photos"
     folder.mkdir()
@@ -101,7 +115,7 @@ def test_a_folder_that_vanishes_is_one_clear_line_and_nothing_is_lost(
         (["pretrain", "--class-tokens", "9"], "must be an integer in [0, 8]. Received: class_tokens=9"),
         (["pretrain", "--epochs", "many"], "Invalid value for '--epochs'"),
         (["pretrain", "--image-size", "32"], "`image_size` goes with a folder of images"),
-        (["pretrain", "--masking", "spiral"], "'spiral' is not one of 'random', 'block', 'grid'"),
+        (["pretrain", "--masking", "spiral"], "'spiral' is not one of 'random', 'block', 'grid', 'green'"),
         (["pretrain", "empty"], "`directory` must hold images"),
         (["pretrain", "--fast"], "No such option"),
         (["train"], "No such command 'train'"),

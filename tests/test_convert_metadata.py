@@ -31,6 +31,39 @@ def test_every_file_says_what_metadata_of_does(name, tmp_path):
     assert KEY not in state.tensors
 
 
+MASKINGS = [
+    keras_mae.RandomMasking(0.5, cell=2),
+    keras_mae.BlockMasking(0.5),
+    keras_mae.GridMasking(0.75),
+    keras_mae.NoiseMasking(0.5, "blue"),
+]
+
+
+def square(masking):
+    encoder = keras_mae.ViTEncoder((16, 16, 3), 4, 8, 1, 2)
+    return keras_mae.MaskedAutoencoder(encoder, keras_mae.MAEDecoder(8, 1, 2), masking)
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "hf"])
+@pytest.mark.parametrize("masking", MASKINGS, ids=lambda masking: type(masking).__name__)
+def test_a_masking_comes_back_as_it_went(masking, name, tmp_path):
+    again = convert.load(convert.save(square(masking), tmp_path / name, FILES[name])).model.masking
+    assert type(again) is type(masking)
+    assert again.get_config() == {**masking.get_config(), "name": again.name}
+
+
+def test_plain_masking_needs_no_word():
+    assert "masking" not in metadata_of(square(keras_mae.RandomMasking(0.5)))
+
+
+def test_a_masking_of_a_class_of_its_own_is_not_lost_without_a_word(tmp_path):
+    class Own(keras_mae.masking.Masking):
+        pass
+
+    with pytest.warns(UserWarning, match="gets a RandomMasking of the same ratio. Received: a Own"):
+        convert.save(square(Own(0.5)), tmp_path / "x.safetensors", "reference")
+
+
 @pytest.mark.skipif(BACKEND != "torch", reason="PyTorch reads .pth")
 def test_a_pytorch_file_is_still_plain(tmp_path):
     import torch

@@ -106,6 +106,17 @@ def test_a_run_from_before_a_field_was_added_is_the_run_of_what_it_trained_by(fi
         finished.is_finished(3, METADATA)
 
 
+def test_a_run_from_before_recipes_named_a_masking_is_known_by_its_class(finished):
+    recipe = recipes.PretrainRecipe().to_dict()
+    before = {name: value for name, value in recipe.items() if name not in recipes.PretrainRecipe._added}
+    finished.write_json(RunFile.RUN, {**METADATA, "recipe": before, "masking": "BlockMasking"})
+    for named in ("random", "block"):  # the model's own, or the recipe's
+        now = METADATA | {"recipe": {**recipe, "masking": named}, "masking": "BlockMasking"}
+        assert finished.is_finished(3, now)
+    with pytest.raises(ValueError, match="Received: masking=GridMasking and not BlockMasking$"):
+        finished.is_finished(3, now | {"masking": "GridMasking"})
+
+
 def test_the_same_numbers_from_another_source_are_the_same_run(finished):
     assert finished.is_finished(3, METADATA | {"recipe": {**METADATA["recipe"], "source": "repository"}})
 

@@ -524,6 +524,14 @@ def test_a_value_of_another_kind_is_refused(field, value, rule):
         PretrainRecipe(**{field: value})
 
 
+def test_a_recipe_makes_its_masking():
+    made = PretrainRecipe(masking="blue", mask_ratio=0.6).model_arguments["masking"]
+    assert (type(made).__name__, made.color, made.mask_ratio) == ("NoiseMasking", "blue", 0.6)
+    assert PretrainRecipe(mask_cell=2).model_arguments["masking"].cell == 2
+    with pytest.raises(ValueError, match="Cells are for random masking"):
+        PretrainRecipe(masking="block", mask_cell=2)
+
+
 def test_a_shift_is_a_crop_of_its_own():
     with pytest.raises(ValueError, match=r"takes crop_area=None. Received: shift=0.1, crop_area=\(0.2, 1.0\)"):
         PretrainRecipe(shift=0.1)

@@ -183,6 +183,7 @@ def test_an_interrupted_run_keeps_what_was_learned(tmp_path, images):
         ({"norm_pix_loss": True}, "norm_pix_loss=True and False"),
         ({"masking": keras_mae.RandomMasking(0.5)}, "mask_ratio=0.5 and 0.75"),
         ({"masking": keras_mae.BlockMasking(0.5)}, "mask_ratio=0.5 and 0.75"),
+        ({"masking": keras_mae.RandomMasking(0.75, cell=2)}, "cell=2 and 1"),
         ({"masks_per_image": 2}, "masks_per_image=2 and 1"),
     ],
 )

@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import oracles
 import pytest
 from PIL import Image
 
+import keras_mae
 from keras_mae import Reconstruction, visualize
 
 PICTURES = Path(__file__).parent / "pictures"
@@ -127,6 +129,11 @@ def fine_tuning(start, rate):
     return {"loss": loss, "accuracy": 1 - loss, "val_accuracy": 0.95 - loss, "learning_rate": rate / epoch}
 
 
+def maskings():
+    images = np.stack([scene(28, 42, phase=phase) for phase in range(3)])
+    return visualize.maskings(images, patch_size=(4, 6), seed=2)
+
+
 DRAWN = [
     reconstructions_of_colour_images,
     reconstructions_at_three_ratios,
@@ -135,6 +142,7 @@ DRAWN = [
     attention_heads,
     overlays,
     query_maps,
+    maskings,
     position_maps,
     feature_maps,
     curves_of_one_run,
@@ -165,6 +173,35 @@ def test_the_picture_is_the_stored_one(make, tmp_path):
     assert got.shape == expected.shape
     # Mean grey levels. Another matplotlib's fonts move letters; two mirrored panels of eight are above 3.
     assert np.abs(small(got) - small(expected)).mean() < 1.5
+
+
+def test_a_picture_of_maskings_shows_the_masks_themselves():
+    images = np.full((2, 8, 12, 1), 255, "uint8")
+    kinds = [keras_mae.RandomMasking(0.5), keras_mae.NoiseMasking(0.5, "red")]
+    figure = visualize.maskings(images, 2, kinds, seed=5)
+    noise = oracles.hash_noise(5, -1, range(2), 24)
+    expected = [oracles.random_mask(noise, (4, 6), 0.5), oracles.color_mask(noise, (4, 6), 0.5, "red")]
+    panels = [np.asarray(axes.images[0].get_array()) for axes in figure.axes]
+    shown = np.stack(panels).reshape(2, 2, 4, 2, 6, 2)[:, :, :, 0, :, 0].reshape(2, 2, 24)
+    np.testing.assert_array_equal(shown, 1 - 0.5 * np.stack(expected))
+    assert [axes.get_ylabel().split("\n")[:2] for axes in figure.axes[::2]] == [
+        ["RandomMasking", "50% removed"],
+        ["NoiseMasking", "red"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"patch_size": 5}, "`patch_size` must divide"),
+        ({"patch_size": 2, "kinds": []}, "`kinds` must be maskings"),
+        ({"patch_size": 2, "kinds": ["green"]}, "`kinds` must be maskings"),
+        ({"patch_size": 2, "kinds": [keras_mae.GridMasking(0.889)]}, "must divide the grid of patches"),
+    ],
+)
+def test_maskings_that_cannot_be_drawn_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        visualize.maskings(np.zeros((1, 8, 12, 1), "uint8"), **arguments)
 
 
 def test_the_comparison_sees_a_panel_that_is_mirrored(tmp_path):

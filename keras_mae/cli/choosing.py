@@ -37,7 +37,8 @@ def changed_recipe(recipe: _Kind, given: dict[str, Any]) -> _Kind:
     from keras_mae import _checks
     from keras_mae.recipes.base import changed
 
-    given = {name: _plain(value) for name, value in given.items() if value is not None}
+    # A field of the crops is there only if an option says it: to take none is a choice.
+    given = {name: _plain(value) for name, value in given.items() if value is not None or name == "crop_area"}
     if "epochs" in given:
         epochs = _checks.positive_int("epochs", given["epochs"])
         given.setdefault("warmup_epochs", recipe.warmup_epochs * epochs // recipe.epochs)
@@ -69,7 +70,7 @@ def resumed_recipe(recipe: _Kind, begun: Recipe | None, given: dict[str, Any], s
     before_sizes = size is None and begun.kind == "pretrain"
     if recipe.source in PUBLISHED or (begun.source in PUBLISHED and not before_sizes):
         return recipe
-    now = {name for name, value in given.items() if value is not None}
+    now = {name for name, value in given.items() if value is not None or name == "crop_area"}
     if "epochs" in now:
         now.add("warmup_epochs")
     forgotten = {name: getattr(recipe, name) for name in begun.changed if name not in now}

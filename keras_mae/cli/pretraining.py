@@ -43,6 +43,10 @@ class MaskingName(StrEnum):
     random = "random"
     block = "block"
     grid = "grid"
+    green = "green"
+    red = "red"
+    blue = "blue"
+    purple = "purple"
 
 
 class DecoderName(StrEnum):
@@ -136,7 +140,19 @@ def pretrain(
     mask_ratio: Annotated[
         float | None, typer.Option(help="Fraction of the patches to remove; the recipe's by default.")
     ] = None,
-    masking: Annotated[MaskingName, typer.Option(help="How to choose the patches to remove.")] = MaskingName.random,
+    masking: Annotated[
+        MaskingName | None,
+        typer.Option(
+            help="How to choose the patches to remove, the recipe's way by default; a color is noise of one band of "
+            "frequencies."
+        ),
+    ] = None,
+    mask_cell: Annotated[
+        int | None,
+        typer.Option(
+            help="Patches along each side of the cells that random masks are drawn for; the recipe's by default."
+        ),
+    ] = None,
     norm_pix_loss: Annotated[
         bool | None,
         typer.Option(
@@ -181,6 +197,21 @@ def pretrain(
         typer.Option(
             help="Smallest share of a folder's image that a random crop keeps, the recipe's by default; 1 turns "
             "crops and flips off."
+        ),
+    ] = None,
+    shift: Annotated[
+        float | None,
+        typer.Option(
+            help="Move images at random by up to this fraction of their size, in place of --crop-area, the recipe's "
+            "by default: for images that an object fills, and for arrays."
+        ),
+    ] = None,
+    flip: Annotated[
+        bool | None,
+        typer.Option(
+            "--flip/--no-flip",
+            help="Mirror half of the images that are cropped or moved; the recipe's by default.",
+            show_default=False,
         ),
     ] = None,
     crops_per_image: Annotated[int, typer.Option(help="Random crops to take from each decoded image.")] = 1,
@@ -241,13 +272,15 @@ def pretrain(
             "schedule": schedule,
             "decay_epochs": decay_epochs,
             "mask_ratio": mask_ratio,
+            "masking": masking,
+            "mask_cell": mask_cell,
             "norm_pix_loss": norm_pix_loss,
             "target": _target(target, teacher, norm_pix_loss),
             "masks_per_image": masks_per_image,
             "predict_ratio": predict_ratio,
             "decoder": decoder and decoder.value,
             "fuse_blocks": _blocks(fuse_blocks),
-            **_crops(crop_area),
+            **_crops(crop_area, shift, flip),
             "seed": seed,
         }
         chosen = str(size or default_size(data, "photos"))
@@ -256,8 +289,7 @@ def pretrain(
         recipe = changed_recipe(recipe, given)
         feed = images.feed(recipe, crops_per_image=crops_per_image)
         keras.utils.set_random_seed(seed)
-        maskings = {"random": keras_mae.RandomMasking, "block": keras_mae.BlockMasking, "grid": keras_mae.GridMasking}
-        fixed = recipe.model_arguments | {"masking": maskings[masking.value](recipe.mask_ratio)}
+        fixed = dict(recipe.model_arguments)
         if teacher is not None:
             fixed["target"] = keras_mae.targets.Teacher.from_preset(teacher, dtype=precision.value)
             feed["metadata"]["teacher"] = Path(teacher).name
@@ -321,11 +353,15 @@ def _target(target: TargetName | None, teacher: str | None, norm_pix_loss: bool 
     return name
 
 
-def _crops(smallest: float | None) -> dict[str, Any]:
-    """Return the fields of the recipe that --crop-area says."""
-    if smallest is None:
-        return {}
-    return {"crop_area": None if smallest == 1 else (smallest, 1.0), "flip": smallest < 1}
+def _crops(smallest: float | None, shift: float | None, flip: bool | None) -> dict[str, Any]:
+    """Return the fields of the recipe that --crop-area, --shift and --flip say."""
+    fields: dict[str, Any] = {}
+    if smallest is not None:
+        fields = {"crop_area": None if smallest == 1 else (smallest, 1.0), "flip": smallest < 1}
+    if shift is not None:
+        fields |= {"shift": shift, **({"crop_area": None} if shift and smallest in (None, 1) else {})}
+        fields.pop("flip", None)
+    return fields if flip is None else {**fields, "flip": flip}
 
 
 def _watch(every_epochs: int, examples: Any, directory: Path, devices: Devices) -> Any:

@@ -92,7 +92,7 @@ def _facts(loaded: Any) -> dict[str, Any]:
         rows |= {
             "decoder": f"{_size(loaded.decoder)}, {loaded.decoder.kind.replace('_', '-')}",
             "parameters": f"{loaded.count_params():,}",
-            "masking": f"{type(masking).__name__}, ratio {masking.mask_ratio}, seed {loaded.seed}",
+            "masking": f"{keras_mae.masking.names.describe(masking)}, ratio {masking.mask_ratio}, seed {loaded.seed}",
             "target": loaded.target_description,
         }
     if isinstance(loaded, keras_mae.ViTClassifier):

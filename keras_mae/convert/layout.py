@@ -20,7 +20,7 @@ from keras_mae.convert.weight_map import Kind, Report, Rule, load_weights
 from keras_mae.decoder import MAEDecoder
 from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
-from keras_mae.masking import RandomMasking
+from keras_mae.masking import make
 
 __all__ = ["Converted", "Format", "Hints", "Layout", "Sizes", "Stated"]
 
@@ -216,7 +216,8 @@ class Layout(Format):
             model = ViTClassifier(encoder, **_head(self, state), copy=False)
         if kind == "autoencoder":
             decoder = MAEDecoder(**sizes.decoder or {}, dtype=encoder.dtype_policy)
-            masking = RandomMasking(self.mask_ratio(state))
+            said_masking = state.config.get(metadata.KEY, {}).get(metadata.MASKING, {})
+            masking = make(**said_masking | {"mask_ratio": self.mask_ratio(state)})
             model = MaskedAutoencoder(encoder, decoder, masking, norm_pix_loss=normalized)
         left_out = state.left_out | self.left_out(state)
         report = load_weights(model, state, self.rules(model, state), kind, left_out=left_out, old_grid=stored_grid)

@@ -105,9 +105,10 @@ def save(model: Any, path: str | Path, format: str) -> Path:
             PyTorch file with the tensors under the key "model" if it is called `.pth`, `.pt` or `.bin`, or else
             safetensors. What no tensor's shape tells is said beside them, where other libraries pass over it:
             shape of the images, heads, statistics of pixels, `layer_norm_eps`, mask ratio and `norm_pix_loss`.
-            "transformers", a folder for `from_pretrained`; it knows random masking only, and autoencoders of
-            square images. "keras_hub", a folder for `from_preset` of an encoder or a classifier on the
-            class token. "keras", what `model.save` writes, and "preset", what `save_to_preset` writes.
+            The kind of masking is said there too, but for one of a class of your own, of which a warning tells.
+            "transformers", a folder for `from_pretrained`, which itself knows random masking only, and autoencoders
+            of square images. "keras_hub", a folder for `from_preset` of an encoder or a classifier on the class
+            token. "keras", what `model.save` writes, and "preset", what `save_to_preset` writes.
 
     Returns:
         The path.

@@ -7,14 +7,20 @@ PyTorch file, in a KerasHub preset a file of its own. Other libraries pass over 
 from __future__ import annotations
 
 import json
+import warnings
 from typing import Any
 
-__all__ = ["CLASS_NAMES", "KEY", "decoded", "encoded", "encoder_arguments", "metadata_of"]
+from keras_mae.masking import Masking
+from keras_mae.masking.names import arguments_of
+
+__all__ = ["CLASS_NAMES", "KEY", "MASKING", "decoded", "encoded", "encoder_arguments", "metadata_of"]
 
 KEY = "keras_mae"
 """Where `StateDict.config` has what `metadata_of` returned when the file was written."""
 _ENCODER = ("layer_norm_eps", "pixel_mean", "pixel_std", "pixel_range")
 """Attributes of an encoder that no tensor tells: `metadata_of` writes them, and `encoder_arguments` reads them."""
+MASKING = "masking"
+"""Where the metadata say of a masking that is not the plain one what `keras_mae.masking.make` is to make."""
 CLASS_NAMES = "class_names"
 """What a classifier's class names are called, if it has any."""
 
@@ -33,10 +39,24 @@ def metadata_of(model: Any) -> dict[str, Any]:
             "decoder_layer_norm_eps": model.decoder.layer_norm_eps,
             "norm_pix_loss": model.norm_pix_loss,
             "mask_ratio": model.masking.mask_ratio,
+            **_masking(model.masking),
         }
     if getattr(model, CLASS_NAMES, None) is not None:
         said[CLASS_NAMES] = model.class_names
     return said
+
+
+def _masking(masking: Masking) -> dict[str, Any]:
+    """Return what says of a masking which one it is, if it is not the plain one."""
+    arguments = arguments_of(masking)
+    if arguments is None:
+        warnings.warn(
+            "The file has no place for a masking of a class of its own: whoever loads it gets a RandomMasking of the "
+            f"same ratio. Received: a {type(masking).__name__}",
+            stacklevel=5,
+        )
+    plain = arguments is None or (arguments["name"], arguments.get("cell")) == ("random", 1)
+    return {} if plain else {MASKING: arguments}
 
 
 def encoder_arguments(metadata: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from keras_mae.convert.state_dict import Files
 from keras_mae.convert.weight_map import Kind, Report, named_weights
 from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
+from keras_mae.masking.names import describe
 from keras_mae.pixels import range_name
 
 __all__ = ["MODELS", "KerasFile", "PresetFolder", "load_model"]
@@ -190,7 +191,8 @@ def _card(model: Any, name: str) -> str:
     ]
     if isinstance(model, MaskedAutoencoder):
         lines.append(
-            f"It predicts {model.target_description} of patches, {model.masking.mask_ratio:.0%} of which are hidden."
+            f"It predicts {model.target_description} of patches, {model.masking.mask_ratio:.0%} of which are hidden "
+            f"({describe(model.masking)})."
         )
     if isinstance(model, ViTClassifier):
         names = "" if model.class_names is None else f": {_class_names.listed(model.class_names)}"

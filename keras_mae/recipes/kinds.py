@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from keras_mae import _checks
-from keras_mae.masking import RandomMasking
+from keras_mae.masking import make
 from keras_mae.optimizers import (
     LARS,
     AdamW,
@@ -18,9 +18,8 @@ from keras_mae.optimizers import (
     probing_lars,
 )
 from keras_mae.pooling import POOLINGS
-from keras_mae.recipes import own
+from keras_mae.recipes import options, own
 from keras_mae.recipes.base import Recipe, changed
-from keras_mae.recipes.options import averaging, check_decay, decay_schedule
 from keras_mae.recipes.sources import EFFICIENT_PROBING, OWN, SIZES, UNTUNED
 
 __all__ = ["FineTuneRecipe", "LinearProbeRecipe", "PretrainRecipe"]
@@ -35,6 +34,9 @@ class PretrainRecipe(Recipe):
         beta_1: AdamW's decay of the mean of the gradients.
         beta_2: AdamW's decay of the mean of their squares.
         mask_ratio: Fraction of the patches to remove.
+        masking: How to choose them: "random", "block", "grid", or a color of filtered noise: "green", "red", "blue"
+            or "purple"; see `keras_mae.masking.make`.
+        mask_cell: Number of patches along each side of the cells that "random" draws masks for.
         norm_pix_loss: Whether each patch is standardized before it is predicted. Targets other than "low_pass" say
             so themselves, and set it.
         target: What to predict: "pixels", "normalized", "low_pass" or "hog"; "teacher" or "custom" for a model that
@@ -43,9 +45,8 @@ class PretrainRecipe(Recipe):
         predict_ratio: Share of the removed patches to predict in one step.
         decoder: Kind of decoder: "self_attention", the method's own, or "cross_attention".
         fuse_blocks: Indices of the encoder's blocks that the decoder reads fused; `None` for its output alone.
-        shift: Fraction of their size by which images are moved at random, up to this much either way, in [0, 0.25]: a
-            gentle crop of images that an object fills, for which `crop_area` must be `None`; see
-            `keras_mae.data.RandomCrop`.
+        shift: Largest random move of an image either way, as a fraction of its size, in [0, 0.25]: a gentle crop, for
+            which `crop_area` must be `None`; see `keras_mae.data.RandomCrop`.
         flip: Whether crops of either kind are mirrored at random; images taken whole and in place never are.
         seed: Random seed for weights, masks, crops and data order.
         optimizer_name: "adamw" or "muon"; see `keras_mae.optimizers.Muon`.
@@ -66,6 +67,8 @@ class PretrainRecipe(Recipe):
     beta_1: float = 0.9
     beta_2: float = 0.95
     mask_ratio: float = 0.75
+    masking: str = "random"
+    mask_cell: int = 1
     norm_pix_loss: bool = True
     target: str | None = None
     masks_per_image: int = 1
@@ -80,17 +83,7 @@ class PretrainRecipe(Recipe):
     decay_epochs: int | None = None
     source: str = "repository"
     _mirrors_crops: ClassVar[bool] = True
-    _added: ClassVar[Mapping[str, Any]] = {
-        "predict_ratio": 1.0,
-        "decoder": "self_attention",
-        "fuse_blocks": None,
-        "shift": 0.0,
-        "target": None,
-        "optimizer_name": "adamw",
-        "ema_momentum": None,
-        "schedule": "cosine",
-        "decay_epochs": None,
-    }
+    _added: ClassVar[Mapping[str, Any]] = options.ADDED_TO_PRETRAINING
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,14 +100,10 @@ class PretrainRecipe(Recipe):
             object.__setattr__(self, "norm_pix_loss", self.target == "normalized")
         for name in ("beta_1", "beta_2", "mask_ratio"):
             _checks.fraction(name, getattr(self, name))
-        if _checks.within("shift", self.shift, 0.25) and self.crop_area is not None:
-            raise ValueError(
-                "`shift` is a crop of its own: it takes crop_area=None. "
-                f"Received: shift={self.shift}, crop_area={self.crop_area}"
-            )
+        options.check_masks_and_shift(self)
         _checks.one_of("optimizer_name", self.optimizer_name, ("adamw", "muon"))
-        averaging(self.ema_momentum)
-        check_decay(self)
+        options.averaging(self.ema_momentum)
+        options.check_decay(self)
 
     @property
     def stable_epochs(self) -> int:
@@ -161,7 +150,7 @@ class PretrainRecipe(Recipe):
             >>> mae = keras_mae.MaskedAutoencoder(encoder, decoder, **recipe.model_arguments)
         """
         return {
-            "masking": RandomMasking(self.mask_ratio),
+            "masking": make(self.masking, self.mask_ratio, self.mask_cell),
             "norm_pix_loss": self.norm_pix_loss,
             "target": self.target,
             "masks_per_image": self.masks_per_image,
@@ -172,16 +161,16 @@ class PretrainRecipe(Recipe):
 
     def optimizer(self, steps_per_epoch: int) -> AdamW | Muon:
         """Return the optimizer, its schedule fitted to epochs of `steps_per_epoch` batches."""
-        options = self._schedule(steps_per_epoch) | averaging(self.ema_momentum)
+        settings = self._schedule(steps_per_epoch) | options.averaging(self.ema_momentum)
         if self.optimizer_name == "muon":
-            return pretraining_muon(adam_beta_1=self.beta_1, adam_beta_2=self.beta_2, **options)
-        return pretraining_adamw(beta_1=self.beta_1, beta_2=self.beta_2, **options)
+            return pretraining_muon(adam_beta_1=self.beta_1, adam_beta_2=self.beta_2, **settings)
+        return pretraining_adamw(beta_1=self.beta_1, beta_2=self.beta_2, **settings)
 
     def _schedule(self, steps_per_epoch: int) -> dict[str, Any]:
-        options = super()._schedule(steps_per_epoch)
+        settings = super()._schedule(steps_per_epoch)
         if self.schedule == "wsd":
-            options |= decay_schedule(self, steps_per_epoch, options["total_steps"])
-        return options
+            settings |= options.decay_schedule(self, steps_per_epoch, settings["total_steps"])
+        return settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,7 +226,7 @@ class FineTuneRecipe(Recipe):
         for name in ("minimum_learning_rate", "mixup", "rand_augment"):
             _checks.non_negative(name, getattr(self, name))
         _checks.fraction("shift", self.shift)
-        averaging(self.ema_momentum)
+        options.averaging(self.ema_momentum)
         for name in ("random_erasing", "cutmix", "switch_probability"):
             _checks.number(name, getattr(self, name), 0, 1 + 1e-9, "in [0, 1]")
 
@@ -283,7 +272,7 @@ class FineTuneRecipe(Recipe):
             beta_1=self.beta_1,
             beta_2=self.beta_2,
             **self._schedule(steps_per_epoch),
-            **averaging(self.ema_momentum),
+            **options.averaging(self.ema_momentum),
         )
 
     @property

@@ -1,12 +1,38 @@
-"""What recipes' fields for averaged weights and for schedules with a decay mean to an optimizer."""
+"""What recipes' fields for options mean, and which of them may go together."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from keras_mae import _checks
+from keras_mae.masking.names import check_name
 
-__all__ = ["averaging", "check_decay", "decay_schedule"]
+__all__ = ["ADDED_TO_PRETRAINING", "averaging", "check_decay", "check_masks_and_shift", "decay_schedule"]
+
+ADDED_TO_PRETRAINING: dict[str, Any] = {
+    "predict_ratio": 1.0,
+    "masking": "random",
+    "mask_cell": 1,
+    "decoder": "self_attention",
+    "fuse_blocks": None,
+    "shift": 0.0,
+    "target": None,
+    "optimizer_name": "adamw",
+    "ema_momentum": None,
+    "schedule": "cosine",
+    "decay_epochs": None,
+}
+"""Fields that files of earlier versions lack, and the values by which those versions pre-trained."""
+
+
+def check_masks_and_shift(recipe: Any) -> None:
+    """Raise ValueError unless there are a recipe's masking and its gentle crops."""
+    check_name(recipe.masking, recipe.mask_cell)
+    if _checks.within("shift", recipe.shift, 0.25) and recipe.crop_area is not None:
+        raise ValueError(
+            "`shift` is a crop of its own: it takes crop_area=None. "
+            f"Received: shift={recipe.shift}, crop_area={recipe.crop_area}"
+        )
 
 
 def averaging(ema_momentum: float | None) -> dict[str, Any]:

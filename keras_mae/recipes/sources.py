@@ -29,7 +29,7 @@ SIZES = ("base", "large", "huge")
 OPTIONS = {
     "decoder": "CrossMAE, arXiv 2401.14391",
     "fuse_blocks": "MFF, arXiv 2308.00261",
-    "mask_cell": "Pixio",
+    "mask_cell": "Pixio, arXiv 2512.15715",
     "masking": "green and other noise: ColorMAE, arXiv 2407.13036",
     "optimizer_name": "Muon, arXiv 2605.24770",
     "pooling": "attentive: efficient probing, arXiv 2506.10178",

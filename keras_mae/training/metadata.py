@@ -67,7 +67,9 @@ def _differences(metadata: Mapping[str, Any], stored: Mapping[str, Any]) -> Iter
         other = stored.get(name)
         if name == RECIPE and isinstance(value, dict) and isinstance(other, dict):
             # Where the numbers come from is no number: the same ones are the same run.
-            numbers = {field: number for field, number in value.items() if field not in ("source", "changed")}
+            # And earlier recipes had no name for the masking, whose class is recorded beside them.
+            passed_over = {"source", "changed"} | ({"masking"} - other.keys())
+            numbers = {field: number for field, number in value.items() if field not in passed_over}
             yield from _differences(numbers, completed(other))
         elif value != other:
             yield f"{name}={value} and not {other}"
@@ -89,5 +91,6 @@ def from_flat(facts: Mapping[str, Any]) -> dict[str, Any]:
     # Under the old names, too: a caller may have chosen one, and gives it again.
     values = {**facts, **{new: facts[old] for old, new in _RENAMED.items() if old in facts}}
     kind = _PROTOCOLS.get(values.get("protocol"), PretrainRecipe)
-    recipe = {field.name: values.pop(field.name) for field in fields(kind) if field.name in values}
+    names = [field.name for field in fields(kind) if field.name != "masking"]  # which was the class of the model's
+    recipe = {name: values.pop(name) for name in names if name in values}
     return {RECIPE: {"kind": kind.kind, **recipe}, **values} if recipe else values

@@ -15,6 +15,7 @@ from keras_mae.data.reading import length
 from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
 from keras_mae.masking import RandomMasking
+from keras_mae.masking.names import describe
 from keras_mae.pixels import check_images
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, Recipe, check_recipe
 from keras_mae.training.directory import RunDirectory, RunFile
@@ -69,7 +70,7 @@ def run_pretraining(
     _check_agreement(model, recipe)
     examples = check_images(examples, model.encoder.image_shape, model.encoder.pixel_range)
     steps = length(dataset)
-    known = _known(model, recipe, steps) | {"masking": type(model.masking).__name__}
+    known = _known(model, recipe, steps) | {"masking": describe(model.masking)}
     if model.target_name not in _BY_NORM_PIX_LOSS:
         known["target"] = model.target_description
     identity = merged(known, metadata)

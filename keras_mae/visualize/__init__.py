@@ -24,6 +24,7 @@ from keras_mae.visualize.figures import (
 )
 from keras_mae.visualize.gradients import saliency, smooth_grad
 from keras_mae.visualize.history import curves, read_history
+from keras_mae.visualize.masks import maskings
 from keras_mae.visualize.queries import query_attention, query_maps
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "feature_colors",
     "feature_maps",
     "keras_vis",
+    "maskings",
     "overlays",
     "patch_maps",
     "position_maps",

@@ -14,14 +14,18 @@ from keras_mae.pixels import BYTES, PixelRange, checked_range
 from keras_mae.reconstruction import Reconstruction
 
 __all__ = [
+    "as_shown",
     "attention_heads",
     "check_savable",
     "confusion",
     "feature_maps",
+    "four_dimensions",
     "new_figure",
     "overlays",
+    "panel_grid",
     "position_maps",
     "reconstructions",
+    "show_panel",
 ]
 
 _Bands = int | Sequence[int] | None
@@ -45,7 +49,7 @@ def _png(figure: Any) -> bytes:
     return file.getvalue()
 
 
-def _shown(images: np.ndarray, bands: _Bands, pixel_range: PixelRange) -> np.ndarray:
+def as_shown(images: np.ndarray, bands: _Bands, pixel_range: PixelRange) -> np.ndarray:
     """Return images as matplotlib takes them: float32 in [0, 1], one channel or three.
 
     By default one channel is gray and three are color; two show their first, and more their first three.
@@ -61,7 +65,7 @@ def _shown(images: np.ndarray, bands: _Bands, pixel_range: PixelRange) -> np.nda
     return np.clip((images[..., wanted].astype("float32") - low) / (high - low), 0, 1)
 
 
-def _panel(axes: Any, image: np.ndarray, **style: Any) -> Any:
+def show_panel(axes: Any, image: np.ndarray, **style: Any) -> Any:
     """Show a picture or a map, without ticks or a frame."""
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
@@ -70,13 +74,14 @@ def _panel(axes: Any, image: np.ndarray, **style: Any) -> Any:
     return axes.imshow(image, interpolation="nearest", **style)
 
 
-def _panels(rows: int, columns: int, aspect: float, side: float = 1.5, extra: float = 0.5) -> tuple[Any, Any]:
+def panel_grid(rows: int, columns: int, aspect: float, side: float = 1.5, extra: float = 0.5) -> tuple[Any, Any]:
     """Return a figure with a grid of panels of `side` inches whose height is `aspect` times that."""
     figure = new_figure(side * columns, side * aspect * rows + extra)
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _four_dimensions(argument: str, images: Any) -> np.ndarray:
+def four_dimensions(argument: str, images: Any) -> np.ndarray:
+    """Return `images` as an array; raise ValueError unless it is (batch, height, width, channels), and not empty."""
     array: np.ndarray = np.asarray(images)
     if array.ndim != 4 or not len(array):
         raise ValueError(
@@ -117,10 +122,10 @@ def reconstructions(
         "original": "original",
     }
     height, width = results[0].original.shape[1:3]
-    figure, grid = _panels(len(rows), len(titles), height / width)
+    figure, grid = panel_grid(len(rows), len(titles), height / width)
     for axes, (one, index) in zip(grid, rows, strict=True):
         for panel, name in zip(axes, titles, strict=True):
-            _panel(panel, _shown(getattr(one, name)[index], bands, one.pixel_range))
+            show_panel(panel, as_shown(getattr(one, name)[index], bands, one.pixel_range))
         if len(results) > 1:
             axes[0].set_ylabel(f"{one.mask[index].mean():.0%}", fontsize=8)
     for panel, title in zip(grid[0], titles.values(), strict=True):
@@ -148,7 +153,7 @@ def overlays(images: Any, maps: Any, bands: _Bands = None, *, pixel_range: Pixel
         ImportError: If matplotlib is missing.
         ValueError: If images and maps do not fit one another, or there is no such channel.
     """
-    images = _four_dimensions("images", images)
+    images = four_dimensions("images", images)
     by_title = {title: np.asarray(one) for title, one in (maps if isinstance(maps, Mapping) else {"": maps}).items()}
     for title, one in by_title.items():
         if one.ndim != 3 or len(one) != len(images):
@@ -157,14 +162,14 @@ def overlays(images: Any, maps: Any, bands: _Bands = None, *, pixel_range: Pixel
                 f"Received: {title or 'maps'}.shape={one.shape}"
             )
     height, width = images.shape[1:3]
-    shown = _shown(images, bands, pixel_range)
-    figure, grid = _panels(len(images), 1 + len(by_title), height / width, extra=0.3 if any(by_title) else 0)
+    shown = as_shown(images, bands, pixel_range)
+    figure, grid = panel_grid(len(images), 1 + len(by_title), height / width, extra=0.3 if any(by_title) else 0)
     everywhere = (-0.5, width - 0.5, height - 0.5, -0.5)
     for row, axes in enumerate(grid):
-        _panel(axes[0], shown[row])
+        show_panel(axes[0], shown[row])
         for panel, one in zip(axes[1:], by_title.values(), strict=True):
-            _panel(panel, shown[row].mean(axis=-1, keepdims=True))
-            _panel(panel, one[row], cmap="inferno", alpha=0.65, extent=everywhere)
+            show_panel(panel, shown[row].mean(axis=-1, keepdims=True))
+            show_panel(panel, one[row], cmap="inferno", alpha=0.65, extent=everywhere)
     for panel, title in zip(grid[0, 1:], by_title, strict=True):
         panel.set_title(title, fontsize=8)
     return figure
@@ -204,12 +209,12 @@ def attention_heads(
     numbers = list(range(len(maps)) if layers is None else layers)
     if len(numbers) != len(maps):
         raise _checks.argument_error("layers", f"one number for each of the {len(maps)} layers of `maps`", layers)
-    figure, grid = _panels(len(maps), 1 + maps.shape[1], image.shape[0] / image.shape[1], side=1.0)
-    _panel(grid[0, 0], _shown(image, bands, pixel_range))
+    figure, grid = panel_grid(len(maps), 1 + maps.shape[1], image.shape[0] / image.shape[1], side=1.0)
+    show_panel(grid[0, 0], as_shown(image, bands, pixel_range))
     for axes in grid[1:, 0]:
         axes.axis("off")
     for layer, head in np.ndindex(*maps.shape[:2]):
-        _panel(grid[layer, 1 + head], maps[layer, head], vmin=0, extent=(0, image.shape[1], image.shape[0], 0))
+        show_panel(grid[layer, 1 + head], maps[layer, head], vmin=0, extent=(0, image.shape[1], image.shape[0], 0))
         if not layer:
             grid[0, 1 + head].set_title(f"head {head}", fontsize=7)
         if not head:
@@ -245,7 +250,7 @@ def position_maps(similarity: Any) -> Any:
     whole = tiles.reshape(rows * (rows + gap), columns * (columns + gap))[:-gap, :-gap]
     figure = new_figure(5, 5 * whole.shape[0] / whole.shape[1] * 0.87)
     axes = figure.subplots()
-    picture = _panel(axes, whole, vmin=similarity.min(), vmax=1)
+    picture = show_panel(axes, whole, vmin=similarity.min(), vmax=1)
     places = [(size * (np.arange(size) * (1 + gap / size) + 0.5) - 0.5, range(size)) for size in (rows, columns)]
     axes.set_yticks(*places[0], fontsize=7)
     axes.set_xticks(*places[1], fontsize=7)
@@ -274,17 +279,19 @@ def feature_maps(images: Any, colors: Any, bands: _Bands = None, *, pixel_range:
         ImportError: If matplotlib is missing.
         ValueError: If images and colors do not fit one another, or there is no such channel.
     """
-    images, colors = _four_dimensions("images", images), _four_dimensions("colors", colors)
+    images, colors = four_dimensions("images", images), four_dimensions("colors", colors)
     if len(colors) != len(images) or colors.shape[3] != 3:
         raise ValueError(
             f"`colors` must have shape (batch, rows, columns, 3), one for each of the {len(images)} images. "
             f"Received: colors.shape={colors.shape}"
         )
     height, width = images.shape[1:3]
-    figure, grid = _panels(len(images), 2, height / width, extra=0.3)
-    for axes, image, tiles in zip(grid, _shown(images, bands, pixel_range), _shown(colors, None, BYTES), strict=True):
-        _panel(axes[0], image)
-        _panel(axes[1], tiles, extent=(0, width, height, 0))
+    figure, grid = panel_grid(len(images), 2, height / width, extra=0.3)
+    for axes, image, tiles in zip(
+        grid, as_shown(images, bands, pixel_range), as_shown(colors, None, BYTES), strict=True
+    ):
+        show_panel(axes[0], image)
+        show_panel(axes[1], tiles, extent=(0, width, height, 0))
     for panel, title in zip(grid[0], ("image", "features"), strict=True):
         panel.set_title(title, fontsize=8)
     return figure
