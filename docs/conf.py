@@ -82,13 +82,15 @@ def copy_guides(app: Any) -> None:
     shutil.copytree(PROJECT / "guides", target, ignore=shutil.ignore_patterns("make_notebooks.py", "__pycache__"))
 
 
-def write_options(app: Any) -> None:
-    """Write the help text of every command, which docs/cli.md includes."""
-    from command_options import as_markdown
+def write_generated(app: Any) -> None:
+    """Write the help text of every command and the values of every recipe, which pages include."""
+    import command_options
+    import recipe_tables
 
-    page = DOCS / "generated" / "options.md"
-    page.parent.mkdir(exist_ok=True)
-    page.write_text(as_markdown(), encoding="utf-8")
+    folder = DOCS / "generated"
+    folder.mkdir(exist_ok=True)
+    for name, module in (("options.md", command_options), ("recipes.md", recipe_tables)):
+        (folder / name).write_text(module.as_markdown(), encoding="utf-8")
 
 
 def fill_in(app: Any, docname: str, source: list[str]) -> None:
@@ -180,7 +182,7 @@ def linkcode_resolve(domain: str, info: dict[str, str]) -> str | None:
 def setup(app: Any) -> None:
     """Connect the functions above to Sphinx."""
     app.connect("builder-inited", copy_guides)
-    app.connect("builder-inited", write_options)
+    app.connect("builder-inited", write_generated)
     app.connect("source-read", fill_in)
     app.connect("missing-reference", public_name)
     app.connect("autodoc-process-docstring", describe_constant, priority=300)

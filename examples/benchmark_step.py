@@ -9,7 +9,11 @@ alike. Medians, and ratios to `transformers`, are printed.
     python examples/benchmark_step.py --sizes small base --rounds 7
     python examples/benchmark_step.py --python jax=.tox/jax/bin/python --python torch=.tox/torch/bin/python
 
-A backend that is not in this environment takes `--python BACKEND=INTERPRETER`.
+    python examples/benchmark_step.py --contestants decoders --dtypes float32   # MAEDecoder and CrossAttentionDecoder
+
+A backend that is not in this environment takes `--python BACKEND=INTERPRETER`. `decoders` is short for self-75,
+self-50, self-25 and cross-75, cross-50, cross-25: a step in which 75, 50 or 25 % of all patches are predicted, by an
+`MAEDecoder` or a `CrossAttentionDecoder` of the same width and depth, on the backend that `--decoder-backend` names.
 
 Seen on a quiet CPU core (median seconds; ViT-B in float32 on another processor than the rest, see docs):
                                             ViT-S, batch 8         ViT-B, batch 4
@@ -39,11 +43,12 @@ SIZES = {  # encoder and decoder: embed_dim, depth, num_heads
     "base": ((768, 12, 12), (512, 8, 16)),
 }
 CONTESTANTS = ("torch", "tensorflow", "jax", "transformers", "transformers-fused", "mask-tokens")
+DECODERS = {f"{kind}-{share}": (kind, share) for kind in ("self", "cross") for share in (75, 50, 25)}  # % of all
 LEARNING_RATE, WEIGHT_DECAY, BETAS = 1.5e-4, 0.05, (0.9, 0.95)
 
 
 # === In a contestant's process ===
-def keras_step(size: str, dtype: str, batch: int, mask_tokens: bool):
+def keras_step(size: str, dtype: str, batch: int, contestant: str):
     """Return a function that runs one training step of keras_mae on this process' backend."""
     import keras
     from keras import ops
@@ -74,8 +79,10 @@ def keras_step(size: str, dtype: str, batch: int, mask_tokens: bool):
     keras.config.set_dtype_policy("mixed_bfloat16" if dtype == "bfloat16" else "float32")
     keys = ("embed_dim", "depth", "num_heads")
     encoder, decoder = (dict(zip(keys, values, strict=True)) for values in SIZES[size])
-    model = (MaskTokensInEncoder if mask_tokens else keras_mae.MaskedAutoencoder)(
-        keras_mae.ViTEncoder((224, 224, 3), 16, **encoder), keras_mae.MAEDecoder(**decoder)
+    kind, share = DECODERS.get(contestant, ("self", 75))
+    decoder_class = keras_mae.CrossAttentionDecoder if kind == "cross" else keras_mae.MAEDecoder
+    model = (MaskTokensInEncoder if contestant == "mask-tokens" else keras_mae.MaskedAutoencoder)(
+        keras_mae.ViTEncoder((224, 224, 3), 16, **encoder), decoder_class(**decoder), predict_ratio=share / 75
     )
     # TensorFlow compiles with XLA only if asked to, on a CPU; JAX always does; PyTorch is faster without.
     jit = keras.backend.backend() != "torch"
@@ -126,7 +133,7 @@ def work(contestant: str, size: str, dtype: str, batch: int) -> None:
     if contestant.startswith("transformers"):
         step = transformers_step(size, dtype, batch, fused=contestant.endswith("fused"))
     else:
-        step = keras_step(size, dtype, batch, mask_tokens=contestant == "mask-tokens")
+        step = keras_step(size, dtype, batch, contestant)
     for _ in range(2):  # compile, and let the allocators settle
         step()
     print("ready", flush=True)
@@ -143,9 +150,10 @@ class Contestant:
     """A contestant's process."""
 
     def __init__(self, name: str, python: str, options: argparse.Namespace, size: str, dtype: str):
-        backend = (
-            options.mask_tokens if name == "mask-tokens" else name.split("-")[0].replace("transformers", "torch")
+        backend = {"mask-tokens": options.mask_tokens, "transformers-fused": "torch", "transformers": "torch"}.get(
+            name
         )
+        backend = backend or (options.decoder_backend if name in DECODERS else name)
         environment = {
             **os.environ,
             "KERAS_BACKEND": backend,
@@ -195,6 +203,7 @@ def compare(options: argparse.Namespace, size: str, dtype: str) -> None:
     pythons = interpreters(options.python)
     pythons["transformers-fused"] = pythons.get("transformers")
     pythons["mask-tokens"] = pythons.get(options.mask_tokens)
+    pythons |= dict.fromkeys(DECODERS, pythons.get(options.decoder_backend))
     running = []
     for name in options.contestants:
         if pythons.get(name):
@@ -209,14 +218,21 @@ def compare(options: argparse.Namespace, size: str, dtype: str) -> None:
     print(f"{'':34}median s     min     max   speed against transformers")
     for contestant in running:
         name, seconds = contestant.name, contestant.seconds
-        label = {"mask-tokens": f"keras_mae {options.mask_tokens}, mask tokens in encoder"}.get(
-            name, name if name.startswith("transformers") else f"keras_mae {name}"
-        )
+        label = name if name.startswith("transformers") else f"keras_mae {name}"
+        if name == "mask-tokens":
+            label = f"keras_mae {options.mask_tokens}, mask tokens in encoder"
+        if name in DECODERS:
+            kind, share = DECODERS[name]
+            label = f"{options.decoder_backend}, {kind}-attention, {share} % predicted"
         ratio = f"{reference / medians[name]:8.2f}×" if reference else ""
         print(f"{label:42}{medians[name]:6.2f}  {min(seconds):6.2f}  {max(seconds):6.2f}   {ratio}")
     if "mask-tokens" in medians and options.mask_tokens in medians:
         saved = medians["mask-tokens"] / medians[options.mask_tokens]
         print(f"without mask tokens in the encoder a step is {saved:.2f}× faster (keras_mae, {options.mask_tokens})")
+    for name in DECODERS:
+        if name in medians and "self-75" in medians:
+            ratio = medians[name] / medians["self-75"]
+            print(f"{name}: {ratio:.2f} of the step of MAEDecoder that predicts all removed patches")
     for contestant in running:
         contestant.process.stdin.close()
         contestant.process.wait()
@@ -227,7 +243,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=["small"])
     parser.add_argument("--dtypes", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
-    parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
+    parser.add_argument(
+        "--contestants", nargs="+", choices=[*CONTESTANTS, *DECODERS, "decoders"], default=list(CONTESTANTS)
+    )
+    parser.add_argument("--decoder-backend", choices=["torch", "tensorflow", "jax"], default="torch")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--core", type=int, default=0, help="the core all are pinned to")
@@ -235,6 +254,8 @@ def main() -> None:
     parser.add_argument("--python", action="append", default=[], metavar="BACKEND=INTERPRETER")
     parser.add_argument("--verbose", action="store_true", help="show what the contestants say")
     options = parser.parse_args()
+    if "decoders" in options.contestants:
+        options.contestants = [name for name in options.contestants if name != "decoders"] + list(DECODERS)
     for size in options.sizes:
         for dtype in options.dtypes:
             compare(options, size, dtype)

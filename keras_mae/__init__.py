@@ -27,6 +27,7 @@ from keras_mae import (
     transfer,
 )
 from keras_mae.classifier import ViTClassifier
+from keras_mae.cross_attention import CrossAttentionDecoder
 from keras_mae.decoder import MAEDecoder
 from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
@@ -42,6 +43,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AttentivePooling",
     "BlockMasking",
+    "CrossAttentionDecoder",
     "DropPath",
     "GridMasking",
     "MAEDecoder",

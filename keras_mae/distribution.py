@@ -347,8 +347,8 @@ def layout_map(mesh: Any) -> Any:
     Reference: "Megatron-LM: Training Multi-Billion Parameter Language Models Using Model Parallelism", section 3.
     """
     layouts = keras.distribution.LayoutMap(mesh)
-    layouts[".*(qkv|fc1)/kernel"] = (None, "model")
-    layouts[".*(qkv|fc1)/bias"] = ("model",)
+    layouts[".*(qkv|query|key_value|fc1)/kernel"] = (None, "model")
+    layouts[".*(qkv|query|key_value|fc1)/bias"] = ("model",)
     layouts[".*(attention/projection|fc2)/kernel"] = ("model", None)
     return layouts
 

@@ -225,17 +225,40 @@ class ViTEncoder(PresetFiles, ChecksImages, keras.Model):
         tokens = self.encode(images, ids_keep, training)
         return tokens if self.norm is None else self.norm(tokens)
 
-    def encode(self, images: Tensor, ids_keep: Tensor | None = None, training: bool | None = None) -> Tensor:
-        """Return what `call` does, before the final norm. In training this ends the step that `step` counts."""
+    def encode(
+        self,
+        images: Tensor,
+        ids_keep: Tensor | None = None,
+        training: bool | None = None,
+        blocks: Sequence[int] | None = None,
+    ) -> Any:
+        """Return what `call` does, before the final norm. In training this ends the step that `step` counts.
+
+        Args:
+            images: As for `call`.
+            ids_keep: As for `call`.
+            training: As for `call`.
+            blocks: Indices of blocks whose outputs are wanted, negative ones from the end: a list of them, in this
+                order, is returned. Blocks above the highest are not run. `None` for the last block's output.
+
+        Raises:
+            ValueError: If there is no such block.
+        """
+        rule = f"indices of blocks, from {-self.depth} to {self.depth - 1}"
+        wanted = [-1] if blocks is None else _checks.indices("blocks", blocks, -self.depth, self.depth, rule)
+        wanted = [index % self.depth for index in wanted]
+        outputs = {}
         x = self.embed(images, ids_keep)
         drop_path = None
         if training:
             drop_path = self._drop_path_noise(ops.shape(x)[0])
             self.step.advance()
-        for index, block in enumerate(self.blocks):
+        for index, block in enumerate(self.blocks[: max(wanted) + 1]):
             # A frozen block is a fixed function: it drops nothing.
             x = block(x, drop_path_noise=None if drop_path is None or not block.trainable else drop_path[:, index])
-        return x
+            if index in wanted:
+                outputs[index] = x
+        return x if blocks is None else [outputs[index] for index in wanted]
 
     def embed(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
         """Return what the first block gets: class tokens and patches, with their positions."""

@@ -53,10 +53,11 @@ class PresetFiles:
             weights: File as above for an architecture, or the name of a published checkpoint, such as
                 "mae_pretrain_vit_base" (`keras_mae.convert.PUBLISHED` lists them), which is downloaded
                 on first use. Published checkpoints are under CC-BY-NC 4.0. Random without it.
-            overrides: Arguments of the model, or of its encoder, that differ; and for another library's file what it
-                may not say, as in `keras_mae.convert.load`: `num_heads`, `decoder_num_heads`, `norm_pix_loss`,
-                `checkpoint_key`. Another `num_classes` or other `class_names` take a new head; names alone are given
-                to a head that has none.
+            overrides: Arguments of the model, or of its encoder, that differ; for an autoencoder by the name of its
+                architecture also `decoder`, "self_attention" or "cross_attention"; and for another library's file
+                what it may not say, as in `keras_mae.convert.load`: `num_heads`, `decoder_num_heads`,
+                `norm_pix_loss`, `checkpoint_key`. Another `num_classes` or other `class_names` take a new head; names
+                alone are given to a head that has none.
 
         Returns:
             The model.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -10,9 +11,10 @@ from keras import ops
 from keras_mae import _checks
 from keras_mae._types import Tensor
 from keras_mae.copying import copied_parts
-from keras_mae.decoder import MAEDecoder
+from keras_mae.decoder import Decoder, MAEDecoder
 from keras_mae.encoder import ViTEncoder
 from keras_mae.from_preset import PresetFiles
+from keras_mae.fusion import copy_weights, encoded, fused_blocks, fusion_of
 from keras_mae.loss import psnr, reconstruction_loss
 from keras_mae.mask_inputs import given_mask, masks_of, named
 from keras_mae.masking import Mask, Masking, RandomMasking, explicit_mask
@@ -46,8 +48,8 @@ class MaskedAutoencoder(PresetFiles, Unlabeled):
 
     Args:
         encoder: A `ViTEncoder`.
-        decoder: An `MAEDecoder`; the paper's (512 wide, 8 blocks, 16 heads) by default. It takes image and
-            patch size from the encoder.
+        decoder: An `MAEDecoder` or a `CrossAttentionDecoder`; the paper's `MAEDecoder` (512 wide, 8 blocks, 16 heads)
+            by default. It takes image and patch size from the encoder.
         masking: A `RandomMasking` (75 % by default), `BlockMasking` or `GridMasking`.
         norm_pix_loss: Whether each patch is standardized before it is predicted. Better features, but
             reconstructions then need statistics from elsewhere. By default as `target` says.
@@ -60,6 +62,8 @@ class MaskedAutoencoder(PresetFiles, Unlabeled):
         predict_ratio: Share of the removed patches that a training step predicts, in (0, 1]; the loss and its PSNR
             are over them, and the decoder gets no other mask tokens. They are drawn anew in each step, by the hash.
             Without `training` every patch is predicted, so that `evaluate` takes the loss over all removed patches.
+        fuse_blocks: Indices of two or more blocks of the encoder, the last one among them, whose outputs the decoder
+            reads fused into one; see `fusion.BlockFusion`. By default it reads the last one's.
         seed: Seed for the masks.
 
     Call arguments:
@@ -87,13 +91,14 @@ class MaskedAutoencoder(PresetFiles, Unlabeled):
     def __init__(
         self,
         encoder: ViTEncoder,
-        decoder: MAEDecoder | None = None,
+        decoder: Decoder | None = None,
         masking: Masking | None = None,
         *,
         norm_pix_loss: bool | None = None,
         target: Any = None,
         masks_per_image: int = 1,
         predict_ratio: float = 1.0,
+        fuse_blocks: Sequence[int] | None = None,
         seed: int = 0,
         **kwargs: Any,
     ):
@@ -119,9 +124,13 @@ class MaskedAutoencoder(PresetFiles, Unlabeled):
             encoder.image_shape,
             encoder.patch_size,
             encoder.embed_dim,
+            depth=encoder.depth,
             class_tokens=encoder.class_tokens,
             output_dim=self._targets.dim,
         )
+        self._fused = () if fuse_blocks is None else fused_blocks(fuse_blocks, encoder.depth)
+        self.fuse_blocks = None if fuse_blocks is None else tuple(fuse_blocks)
+        self.fusion = fusion_of(len(self._fused), encoder, self.decoder)
 
         self._predicts_from = self.masking.num_kept(encoder.grid)
 
@@ -184,7 +193,7 @@ class MaskedAutoencoder(PresetFiles, Unlabeled):
         if training and self.predict_ratio < 1:
             place = self.encoder.step.place(ops.shape(mask.ids_keep)[0])
             mask, predicted = drawn(mask, self.predict_ratio, self.seed, *place)
-        tokens = self.encoder(images, ids_keep=mask.ids_keep, training=training)
+        tokens = encoded(self.encoder, self.decoder, images, mask.ids_keep, training, self.fusion, self._fused)
         prediction = self.decoder(tokens, mask.ids_keep, predicted, removed_only=removed_only)
         return images, mask, predicted, ops.cast(prediction, "float32")
 
@@ -359,7 +368,9 @@ class MaskedAutoencoder(PresetFiles, Unlabeled):
         Raises:
             ValueError: If another argument is given, or the masking does not fit the new grid.
         """
-        return type(self)(**copied_parts(self, changes))
+        copied = type(self)(**copied_parts(self, changes))
+        copy_weights(self.fusion, copied.fusion)
+        return copied
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -372,6 +383,7 @@ class MaskedAutoencoder(PresetFiles, Unlabeled):
             "target": None if plain(self.target) else keras.saving.serialize_keras_object(self.target),
             "masks_per_image": self.masks_per_image,
             "predict_ratio": self.predict_ratio,
+            "fuse_blocks": self.fuse_blocks,
             "seed": self.seed,
         }
 

@@ -111,6 +111,14 @@ def decoder(**kwargs: Any) -> keras_mae.MAEDecoder:
     return model
 
 
+def cross_decoder(**kwargs: Any) -> keras_mae.CrossAttentionDecoder:
+    model = keras_mae.CrossAttentionDecoder(
+        8, 1, 2, mlp_ratio=4.05, layer_norm_eps=1e-5, image_shape=(15, 14, 3), patch_size=(3, 2), **kwargs
+    )
+    model.build((2, None, None, 12))
+    return model
+
+
 def mae(**kwargs: Any) -> keras_mae.MaskedAutoencoder:
     return keras_mae.MaskedAutoencoder(
         encoder(**kwargs),
@@ -120,6 +128,7 @@ def mae(**kwargs: Any) -> keras_mae.MaskedAutoencoder:
         target=keras_mae.targets.LowPass(0.2),
         masks_per_image=3,
         predict_ratio=0.4,
+        fuse_blocks=(-2, 1),
         seed=23,
         **kwargs,
     )
@@ -153,6 +162,16 @@ def block(**kwargs: Any) -> keras_mae.TransformerBlock:
 def predict_patches(model: Any) -> Any:
     ids = np.tile(np.random.default_rng(3).permutation(35).astype("int32"), (3, 1))
     return model(TOKENS, ids[:, :7], ids[:, 7:])
+
+
+def predict_from_blocks(model: Any) -> Any:
+    ids = np.tile(np.random.default_rng(3).permutation(35).astype("int32"), (3, 1))
+    return model(np.stack([TOKENS, TOKENS[::-1]]), ids[:, :8], ids[:, 8:])
+
+
+def of_two(layer: keras.layers.Layer) -> keras.Model:
+    x, context = keras.Input((9, 12)), keras.Input((9, 12))
+    return keras.Model([x, context], layer(x, context))
 
 
 def sequential(layer: keras.layers.Layer) -> keras.Model:
@@ -236,6 +255,7 @@ EXAMPLES: dict[str, Example] = {
     "TransformerBlock": Example(block, lambda layer: layer(TOKENS), sequential, last_layer),
     "ViTEncoder": Example(encoder, lambda model: model(IMAGES), lambda model: model),
     "MAEDecoder": Example(decoder, predict_patches, lambda model: model),
+    "CrossAttentionDecoder": Example(cross_decoder, predict_from_blocks, lambda model: model),
     "MaskedAutoencoder": Example(mae, lambda model: model(IMAGES)["reconstruction"], lambda model: model),
     "ViTClassifier": Example(classifier, lambda model: model(IMAGES[:, :12]), lambda model: model),
     "optimizers.AdamW": optimizer(keras_mae.optimizers.AdamW),
@@ -244,10 +264,33 @@ EXAMPLES: dict[str, Example] = {
     "targets.LowPass": Example(lambda: keras_mae.targets.LowPass(0.2)),
     "targets.Teacher": Example(teacher, lambda layer: layer(IMAGES), of_images, last_layer),
     "optimizers.Muon": Example(muon),
+    "schedules.WarmupStableDecay": Example(
+        lambda: keras_mae.optimizers.warmup_stable_decay(0.01, 100, 10, 20, minimum=0.001)
+    ),
     # A loss and a metric have no weights to lose and are saved in a compiled model: the configuration is all.
     "loss.Accuracy": Example(lambda **kwargs: keras_mae.loss.Accuracy("mine", dtype="float16", **kwargs)),
     "loss.CrossEntropy": Example(
         lambda **kwargs: keras_mae.loss.CrossEntropy(name="mine", reduction="sum", dtype="float16", **kwargs)
+    ),
+    "cross_attention.CrossAttention": Example(
+        lambda **kwargs: keras_mae.cross_attention.CrossAttention(3, **kwargs),
+        lambda layer: layer(TOKENS, TOKENS[::-1]),
+        of_two,
+        last_layer,
+    ),
+    "cross_attention.CrossAttentionBlock": Example(
+        lambda **kwargs: keras_mae.cross_attention.CrossAttentionBlock(
+            3, mlp_ratio=4.05, layer_norm_eps=1e-5, **kwargs
+        ),
+        lambda layer: layer(TOKENS, TOKENS[::-1]),
+        of_two,
+        last_layer,
+    ),
+    "fusion.BlockFusion": Example(
+        lambda **kwargs: keras_mae.fusion.BlockFusion(2, **kwargs),
+        lambda layer: layer([TOKENS, TOKENS[::-1]]),
+        lambda layer: keras.Model(inputs := [keras.Input((9, 12)), keras.Input((9, 12))], layer(inputs)),
+        last_layer,
     ),
     "transformer.Attention": Example(
         lambda **kwargs: keras_mae.transformer.Attention(3, **kwargs),

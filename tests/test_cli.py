@@ -24,13 +24,14 @@ def photo(tmp_path):
 def test_pretrain_reconstruct_info(keras_mae_command, photo, tmp_path):
     """The three commands in a row, on the default data."""
     options = ("--epochs", 1, "--batch-size", 360, "--norm-pix-loss", "--masking", "block", "--seed", 3, "--watch", 1)
-    status, out, _ = keras_mae_command("pretrain", *options)
+    status, out, _ = keras_mae_command("pretrain", *options, "--class-tokens", 2)
     assert status == 0
     assert "1,437 images of 8x8x1" in out
     run = tmp_path / "runs" / "digits-1"
     assert f"{run.relative_to(tmp_path)}: encoder.keras, history.csv" in out
     assert json.loads((run / "run.json").read_text())["recipe"]["seed"] == 3
     assert (run / "watch" / "epoch-0001.png").is_file()
+    assert keras_mae.ViTEncoder.from_preset(run / "encoder.keras").class_tokens == 2
 
     status, out, _ = keras_mae_command("info", run / "model.keras")
     assert status == 0
@@ -97,6 +98,7 @@ def test_a_folder_that_vanishes_is_one_clear_line_and_nothing_is_lost(
         (["pretrain", "nowhere"], "`data` must be digits, fashion_mnist or an existing folder"),
         (["pretrain", "--mask-ratio", "1.5"], "`mask_ratio` must be in [0, 1). Received: mask_ratio=1.5"),
         (["pretrain", "--model", "mae_vit_giant"], "`preset` must be one of 'mae_vit_micro_patch2_8'"),
+        (["pretrain", "--class-tokens", "9"], "must be an integer in [0, 8]. Received: class_tokens=9"),
         (["pretrain", "--epochs", "many"], "Invalid value for '--epochs'"),
         (["pretrain", "--image-size", "32"], "`image_size` goes with a folder of images"),
         (["pretrain", "--masking", "spiral"], "'spiral' is not one of 'random', 'block', 'grid'"),

@@ -116,8 +116,7 @@ def test_a_width_that_is_no_whole_multiple_is_kept(tmp_path):
         ("norm.bias", lambda x: x > 0, r"no floats: norm.bias \(bool\)"),
         ("pos_embed", lambda x: x[0], "positions 3"),
         ("pos_embed", lambda x: None, "there is no 'pos_embed'"),
-        ("cls_token", lambda x: None, "says 4 x 4 patches, and it has positions of 17"),
-        ("dist_token", lambda x: np.zeros((1, 1, 24), "float32"), "no distillation or register tokens"),
+        ("cls_token", lambda x: None, "17 patches of 'changed.safetensors' are no square"),
         ("patch_embed.proj.weight", lambda x: x[:, :, 0, 0], "patch kernel must have 4 dimensions"),
     ],
 )
@@ -128,11 +127,41 @@ def test_odd_tensors_are_named(name, change, message, timm_file):
         convert.load(odd, num_heads=4)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reg_token": np.zeros((1, 4, 24), "float32")}, "no distillation or register tokens"),
+        (
+            {"mask_token": np.zeros((1, 1, 8), "float32"), "cls_token": None},
+            "has a class token, and this file has none",
+        ),
+    ],
+)
+def test_other_tokens_are_refused(changes, message, timm_file):
+    with pytest.raises(ValueError, match=message):
+        convert.load(timm_file[2](**changes), num_heads=4)
+
+
 def test_a_prefix_of_data_parallelism_is_no_hindrance(timm_file):
     encoder, path, _ = timm_file
     write_safetensors(path, {f"module.{name}": value for name, value in read(path).tensors.items()})
     again = convert.load(path, num_heads=4).model
     assert all(np.array_equal(numpy(a), numpy(b)) for a, b in zip(encoder.weights, again.weights, strict=True))
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="PyTorch writes these files")
+def test_timms_vit_without_class_token_gives_the_same_logits(tmp_path):
+    import torch
+
+    vit = their_files.timm_vit("avg", class_token=False)
+    torch.save(vit.state_dict(), tmp_path / "vit.pth")
+    model = convert.load(tmp_path / "vit.pth", num_heads=their_files.HEADS).model
+    assert model.encoder.class_tokens == 0
+    with torch.no_grad():
+        expected = vit(their_files.pixels(their_files.IMAGES)).numpy()
+    np.testing.assert_allclose(numpy(model(their_files.IMAGES)), expected, atol=1e-5, rtol=1e-5)
+    again = convert.save(model, tmp_path / "again.pth", "timm")
+    vit.load_state_dict(torch.load(again)["model"])
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="PyTorch writes these files")

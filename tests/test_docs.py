@@ -164,16 +164,23 @@ RUN = {
     "keras-mae knn runs/digits-1/model.keras": "--num-labels 64",
     "keras-mae evaluate runs/finetune-digits-1/classifier.keras": "",
     "keras-mae reconstruct runs/digits-1/model.keras photos/1.png photos/2.png --out picture.png": "",
+    "keras-mae pretrain digits --schedule wsd --epochs 40 --out runs/open --resume": "--epochs 2 --batch-size 479 "
+    "--optimizer muon --ema-momentum 0.9",
+    "keras-mae pretrain digits --schedule wsd --epochs 80 --out runs/open --resume": "--epochs 3 --batch-size 479 "
+    "--optimizer muon --ema-momentum 0.9",
     "keras-mae prepare photos/ --check": "",
     "keras-mae prepare photos/ shards/ --short-side 256": "",
     "keras-mae pretrain shards/": "--epochs 1 --model mae_vit_micro_patch4_32",
 }
 # The beginning of a command that is only parsed, and why.
 PARSED = {
+    "keras-mae pretrain digits --optimizer muon": "runs/open is trained with it",
+    "keras-mae pretrain digits --ema-momentum 0.999": "runs/open is trained with it",
+    "keras-mae finetune runs/digits-1/model.keras --ema-momentum 0.999": "test_averages.py does it",
     "keras-mae convert mae_": "takes a published checkpoint",
     "keras-mae evaluate classifier.keras val/ --size base": "takes what a published checkpoint becomes",
     "keras-mae export runs/digits-1/model.keras --format onnx": "test_exporting.py does it, where TensorFlow is",
-    "keras-mae pretrain photos/ --epochs 800": "takes many devices",
+    "keras-mae pretrain photos/ --size base": "takes many devices",
 }
 OURS = [command for command in commands(PAGES) if command.words[0] == "keras-mae"]
 OTHERS = [

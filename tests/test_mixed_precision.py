@@ -5,7 +5,6 @@ The batch is 128, and all weights but the head's are shared by hundreds of rows:
 
 import functools
 import re
-
 from types import SimpleNamespace
 
 import keras

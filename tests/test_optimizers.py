@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 import keras_mae
-from keras_mae.optimizers import AdamW, pretraining_adamw, warmup_cosine
+from keras_mae.optimizers import AdamW, pretraining_adamw, warmup_cosine, warmup_stable_decay
 
 BACKEND = keras.backend.backend()
 SHAPES = {"kernel": (3, 5), "bias": (5,), "class_token": (1, 1, 7)}
@@ -375,6 +375,41 @@ def test_warmup_cosine_without_warmup_has_a_minimum_too(step, expected):
 def test_bad_schedules_are_refused(arguments, named):
     with pytest.raises(ValueError, match=named):
         warmup_cosine(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [(0, 0.0), (3, 0.15), (10, 0.5), (46, 0.5), (50, 0.3), (55, 0.2), (62, 0.1), (70, 0.1)],
+    ids=["start", "warming up", "peak", "decay begins", "a quarter", "nine sixteenths", "end", "after the end"],
+)
+def test_warmup_stable_decay(step, expected):
+    """minimum + (peak - minimum) * (1 - sqrt(s)): from 0.5 to 0.1, half the way in a quarter of it."""
+    schedule = warmup_stable_decay(0.5, 62, 10, 16, minimum=0.1)
+    again = keras.optimizers.schedules.deserialize(keras.optimizers.schedules.serialize(schedule))
+    for one in (schedule, again):
+        np.testing.assert_allclose(float(one(step)), expected, atol=1e-7, equal_nan=False)
+
+
+def test_a_longer_run_has_the_same_rates_up_to_the_decay():
+    """Also where float32 cannot tell neighboring steps apart; and the decay is as smooth there."""
+    short, long = (warmup_stable_decay(0.3, total, 3, 10) for total in (40, 90))
+    assert [float(short(step)) for step in range(31)] == [float(long(step)) for step in range(31)]
+    late = warmup_stable_decay(0.3, 2**24 + 10, 3, 10)
+    assert [float(late(2**24 + step)) for step in range(10)] == [float(short(30 + step)) for step in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ((0.1, 10, 4, 7), "warmup_steps=4, decay_steps=7, total_steps=10"),
+        ((0.1, 10, 4, 0), "`decay_steps` must be a positive integer"),
+        ((0.1, 10, 10, 1), "warmup_steps=10, total_steps=10"),
+        ((0.0, 10, 1, 1), "peak"),
+    ],
+)
+def test_bad_schedules_with_a_decay_are_refused(arguments, named):
+    with pytest.raises(ValueError, match=named):
+        warmup_stable_decay(*arguments)
 
 
 # === The pre-training optimizer ===

@@ -213,6 +213,14 @@ def test_flat_features_are_all_patch_tokens(classifiers):
     np.testing.assert_allclose(found.features, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("class_tokens", [0, 3])
+def test_flat_features_leave_any_class_tokens_out(class_tokens):
+    encoder = make_encoder(class_tokens=class_tokens)
+    found = transfer.extract_features(encoder, IMAGES[:BATCH], pooling="flatten", progress=False)
+    expected = to_numpy(encoder(IMAGES[:BATCH]))[:, class_tokens:]
+    np.testing.assert_allclose(found.features, expected.reshape(BATCH, 6 * WIDTH), atol=1e-5)
+
+
 def test_features_of_a_classifier_are_what_its_head_sees(classifiers):
     classifier = classifiers["attentive"]
     found = transfer.extract_features(classifier, IMAGES, LABELS, progress=False)

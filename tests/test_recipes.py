@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import keras
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 import keras_mae
 from keras_mae import data, recipes
-from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe
+from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, own
 
 FUNCTIONS = {
     "pretrain": PretrainRecipe.for_size,
@@ -17,6 +18,11 @@ FUNCTIONS = {
     "linear_probe": LinearProbeRecipe.for_size,
 }
 SIZES, SOURCES = ("base", "large", "huge"), ("repository", "paper")
+CELLS = {
+    PretrainRecipe: own.PRETRAIN_BY_IMAGES,
+    FineTuneRecipe: own.FINE_TUNE_BY_IMAGES,
+    LinearProbeRecipe: own.PROBE_BY_IMAGES,
+}
 each_function = pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
 each_size = pytest.mark.parametrize("size", SIZES)
 each_source = pytest.mark.parametrize("source", SOURCES)
@@ -322,6 +328,76 @@ def test_no_layer_decay_is_allowed():
     assert FineTuneRecipe(layer_decay=1).layer_decay == 1
 
 
+@each_function
+def test_fields_that_were_changed_are_named(function):
+    recipe = function("small_images", seed=5, epochs=61, batch_size=function("small_images").batch_size)
+    assert recipe.changed == ("epochs", "seed")  # in the order of the fields; the batch is as it was
+    assert recipe == dataclasses.replace(recipe, changed=())
+    back = recipes.Recipe.from_dict(json.loads(json.dumps(recipe.to_dict())))
+    assert back.changed == ("epochs", "seed")
+    with pytest.raises(ValueError, match="`changed` must be names of fields. Received: changed=\\['colour'\\]"):
+        dataclasses.replace(recipe, changed=["colour"])
+
+
+# === Small images, by their number ===
+def updates(recipe, images):
+    return recipe.epochs * images / recipe.batch_size
+
+
+@each_function
+def test_small_images_by_number_keep_their_updates(function):
+    def by(count):
+        return function("small_images", images=count)
+
+    cells = CELLS[function.__self__]
+    for count, cell in cells.items():
+        assert_has(by(count), source="keras_mae", **{"epochs": function("small_images").epochs, **cell})
+    fewest, most = min(cells), max(cells)
+    assert dataclasses.replace(by(10 * most), seed=1) == dataclasses.replace(by(most), seed=1)
+    half, tiny = by(fewest // 2), by(7)
+    assert updates(half, fewest // 2) == pytest.approx(updates(by(fewest), fewest), rel=0.01)
+    assert tiny.epochs == 2 * by(fewest).epochs
+    low, high = sorted(cells)[:2]
+    middle = round((low * high) ** 0.5)
+    expected = (updates(by(low), low) * updates(by(high), high)) ** 0.5
+    assert updates(by(middle), middle) == pytest.approx(expected, rel=0.02)
+    for count in (1, 30, 1000, 20_000):
+        assert 0 < by(count).warmup_epochs < by(count).epochs
+
+
+@each_function
+def test_a_number_of_images_goes_with_small_ones(function):
+    with pytest.raises(
+        ValueError, match="`images` goes with the recipe \"small_images\". Received: images=600 for 'large'"
+    ):
+        function("large", images=600)
+    with pytest.raises(ValueError, match="`images` must be a positive integer"):
+        function("small_images", images=0)
+    assert function("small_images", images=600, epochs=3, warmup_epochs=0).changed == ("epochs", "warmup_epochs")
+
+
+def test_small_images_without_a_number_are_as_ever():
+    assert_has(
+        PretrainRecipe.for_size("small_images"), epochs=40, warmup_epochs=2, batch_size=128, base_learning_rate=4e-3
+    )
+    assert_has(
+        FineTuneRecipe.for_size("small_images"), epochs=40, warmup_epochs=2, batch_size=128, base_learning_rate=2e-3
+    )
+    assert_has(
+        LinearProbeRecipe.for_size("small_images"),
+        epochs=100,
+        warmup_epochs=10,
+        batch_size=256,
+        base_learning_rate=4.0,
+    )
+
+
+def test_photos_are_pre_trained_on_and_not_tuned_for():
+    assert_has(PretrainRecipe.for_size("photos"), batch_size=32, crop_area=(0.2, 1.0), flip=True, source="untuned")
+    with pytest.raises(ValueError, match="`size` must be one of 'base', .*Received: size='photos'"):
+        FineTuneRecipe.for_size("photos")
+
+
 # === What is shown and kept ===
 @each_function
 def test_small_images_have_recipes_of_our_own_and_say_so(function):
@@ -330,20 +406,56 @@ def test_small_images_have_recipes_of_our_own_and_say_so(function):
     assert str(recipe).splitlines()[0] == f"{type(recipe).__name__}, from keras_mae, tuned on validation images"
 
 
+def rows_of(recipe):
+    """(name, value, note) of every row of the table; columns are two blanks or more apart."""
+    return [(*re.split(r"\s{2,}", row), "")[:3] for row in str(recipe).splitlines()[1:]]
+
+
 @each_source
 @each_function
 def test_a_recipe_prints_every_field_its_rate_and_where_it_comes_from(function, source):
     recipe = function("large", source, seed=17)
-    title, *rows = str(recipe).splitlines()
     where = {"repository": "the authors' repository", "paper": "the paper, appendix A.1"}[source]
-    assert title == f"{type(recipe).__name__}, from {where}"
-    # Names and values in two columns; the last row's name has blanks in it.
-    shown = dict(row.split(maxsplit=1) for row in rows[:-1])
-    fields = {field.name for field in dataclasses.fields(recipe)} - {"source"}
-    assert shown == {name: str(getattr(recipe, name)) for name in fields}
-    name, _, value = rows[-1].rpartition(" ")
-    assert name.strip() == "learning_rate (base × batch / 256)"
+    assert str(recipe).splitlines()[0] == f"{type(recipe).__name__}, from {where}"
+    *rows, (name, value, _) = rows_of(recipe)
+    fields = {field.name for field in dataclasses.fields(recipe)} - {"source", "changed"}
+    assert {name: value for name, value, _ in rows} == {name: str(getattr(recipe, name)) for name in fields}
+    assert name == "learning_rate (base × batch / 256)"
     assert float(value) == pytest.approx(recipe.learning_rate, rel=1e-3)
+
+
+def notes_of(recipe):
+    return {name: note for name, _, note in rows_of(recipe) if note}
+
+
+def test_a_value_that_is_not_the_papers_says_whose_it_is():
+    repository = "the authors' repository; the paper: "
+    assert notes_of(PretrainRecipe(seed=3)) == {"norm_pix_loss": repository + "False"}
+    # Like the paper's for its own size, and for no other.
+    assert notes_of(FineTuneRecipe.for_size("huge")) == {
+        "drop_path_rate": repository + "0.2",
+        "random_erasing": repository + "0.0",
+    }
+    assert notes_of(LinearProbeRecipe.for_size("huge")) == {"epochs": repository + "90"}
+    ours = notes_of(FineTuneRecipe.for_size("small_images", drop_path_rate=0.5))
+    assert ours["mixup"] == "keras_mae; the paper: 0.8"
+    assert ours["drop_path_rate"] == "changed; the paper: 0.1"
+    assert notes_of(PretrainRecipe.for_size("photos"))["batch_size"] == "keras_mae; the paper: 4096"
+
+
+@each_source
+@each_function
+def test_a_value_that_is_nobodys_was_changed(function, source):
+    """Also by `dataclasses.replace`, of which no recipe knows."""
+    recipe = dataclasses.replace(function("base", source), batch_size=333)
+    assert notes_of(recipe)["batch_size"].startswith("changed; the paper: ")
+    assert not any(note.startswith("changed") for note in notes_of(function("base", source)).values())
+
+
+def test_options_name_who_proposed_them(monkeypatch):
+    monkeypatch.setitem(keras_mae.recipes.sources.OPTIONS, "masks_per_image", "someone, arXiv:1234.5")
+    note = notes_of(PretrainRecipe.for_size(masks_per_image=2))["masks_per_image"]
+    assert note == "changed (someone, arXiv:1234.5); the paper: 1"
 
 
 # === Written and read back ===
@@ -429,3 +541,42 @@ def test_a_subclass_is_read_back_as_itself_and_leaves_the_others_alone():
     assert type(Longer.from_dict(Longer(epochs=900).to_dict())) is Longer
     assert type(recipes.Recipe.from_dict(PretrainRecipe().to_dict())) is PretrainRecipe
     assert Unnamed.__name__ == "Unnamed"
+
+
+# === Muon and schedules with a decay ===
+def test_the_optimizer_goes_by_its_name():
+    changes = {"optimizer_name": "muon", "beta_1": 0.8, "beta_2": 0.7, "weight_decay": 0.3, "ema_momentum": 0.99}
+    optimizer = recipes.PretrainRecipe.for_size(**changes).optimizer(10)
+    assert type(optimizer) is keras_mae.optimizers.Muon
+    assert (optimizer.adam_beta_1, optimizer.adam_beta_2, optimizer.weight_decay) == (0.8, 0.7, 0.3)
+    assert (optimizer.use_ema, optimizer.ema_momentum, optimizer.ema_warmup) == (True, 0.99, True)
+    plain = recipes.PretrainRecipe.for_size().optimizer(10)
+    assert type(plain) is keras_mae.optimizers.AdamW
+    assert (plain.use_ema, plain.ema_warmup) == (False, False)
+
+
+@pytest.mark.parametrize("optimizer_name", ["adamw", "muon"])
+def test_a_schedule_with_a_decay(optimizer_name):
+    """Seven epochs of five batches, three to an update; the decay begins where a longer run's would not."""
+    sizes = {"warmup_epochs": 2, "batch_size": 12, "gradient_accumulation_steps": 3, "schedule": "wsd"}
+    sizes["optimizer_name"] = optimizer_name
+    for epochs, decay_epochs, decay in ((7, 3, 11 - 6), (14, 10, 23 - 6), (7, None, 11 - 10), (14, None, 23 - 20)):
+        recipe = PretrainRecipe(epochs=epochs, decay_epochs=decay_epochs, **sizes)
+        config = recipe.optimizer(5)._learning_rate.get_config()
+        expected = {"total_steps": 35 * epochs // 21, "warmup_steps": 3, "decay_steps": decay, "minimum": 0.0}
+        assert config == {"peak": recipe.learning_rate, **expected}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer_name": "sgd"}, "`optimizer_name` must be "),
+        ({"schedule": "linear"}, "`schedule` must be "),
+        ({"decay_epochs": 2}, '`decay_epochs` must be None, unless schedule="wsd". Received: decay_epochs=2'),
+        ({"schedule": "wsd", "decay_epochs": 0}, "`decay_epochs` must be a positive integer"),
+        ({"schedule": "wsd", "decay_epochs": 761}, "warmup_epochs=40, decay_epochs=761, epochs=800"),
+    ],
+)
+def test_optimizers_and_schedules_that_are_none_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        PretrainRecipe(**changes)

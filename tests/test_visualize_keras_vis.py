@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from classifier_helpers import GRID, IMAGE_SHAPE, IMAGES, LABELS, WIDTH, make_classifier
+from classifier_helpers import GRID, IMAGE_SHAPE, IMAGES, LABELS, WIDTH, make_classifier, make_encoder
 
 import keras_mae
 from keras_mae import visualize
@@ -36,6 +36,14 @@ def test_the_logits_are_the_classifiers(changes):
     got, expected = (keras.ops.convert_to_numpy(one(FLOATS)) for one in (model, classifier))
     np.testing.assert_array_equal(got, expected)
     assert model.get_layer("feature_map").output.shape == (None, *GRID, WIDTH)
+
+
+@only_tensorflow
+@pytest.mark.parametrize(("count", "pooling"), [(0, "mean"), (3, "token")])
+def test_any_number_of_class_tokens(count, pooling):
+    classifier = make_classifier(make_encoder(class_tokens=count), pooling=pooling)
+    got, expected = (keras.ops.convert_to_numpy(one(FLOATS)) for one in (visualize.keras_vis(classifier), classifier))
+    np.testing.assert_array_equal(got, expected)
 
 
 @only_tensorflow

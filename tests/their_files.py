@@ -77,11 +77,11 @@ def randomise(model: Any, spread: float = 0.2) -> Any:
 
 
 # === The authors' and timm's ===
-def timm_vit(pool: str, classes: int = CLASSES) -> Any:
+def timm_vit(pool: str, classes: int = CLASSES, class_token: bool = True) -> Any:
     """timm's ViT, whose module the authors' classifiers are too."""
     return randomise(
         import_timm().models.vision_transformer.VisionTransformer(
-            SIDE, PATCH, 3, classes, pool, WIDTH, DEPTH, HEADS, class_token=True
+            SIDE, PATCH, 3, classes, pool, WIDTH, DEPTH, HEADS, class_token=class_token
         )
     )
 

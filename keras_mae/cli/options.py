@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 __all__ = [
+    "AccumulationSteps",
     "AllowDamaged",
     "BaseLearningRate",
     "BatchSize",
@@ -23,6 +24,7 @@ __all__ = [
     "PixelRange",
     "Pooling",
     "PoolingName",
+    "PretrainSize",
     "Pretrained",
     "RecipeSize",
     "Resume",
@@ -65,6 +67,16 @@ class RecipeSize(StrEnum):
     huge = "huge"
 
 
+class PretrainSize(StrEnum):
+    """Recipes of `keras_mae.recipes.PretrainRecipe`."""
+
+    small_images = "small_images"
+    photos = "photos"
+    base = "base"
+    large = "large"
+    huge = "huge"
+
+
 # === Runs ===
 Out = Annotated[Path | None, typer.Option(help="Run directory; by default the next free one in runs/.")]
 Distribution = Annotated[
@@ -78,10 +90,15 @@ CheckpointSteps = Annotated[int | None, typer.Option(help="Also write a checkpoi
 
 # === Recipes ===
 Size = Annotated[
-    RecipeSize, typer.Option(help="Recipe: small_images, or the one for ImageNet and a ViT of this size.")
+    RecipeSize | None,
+    typer.Option(help="Recipe: small_images, by default, or the one for ImageNet and a ViT of this size."),
 ]
 Epochs = Annotated[int | None, typer.Option(help="Passes over the data; the recipe's by default.")]
 BatchSize = Annotated[int | None, typer.Option(help="Images behind each update; the recipe's by default.")]
+AccumulationSteps = Annotated[
+    int | None,
+    typer.Option(help="Batches whose gradients are averaged for each update; the recipe's by default."),
+]
 BaseLearningRate = Annotated[
     float | None, typer.Option(help="Learning rate for a batch of 256; the recipe's by default.")
 ]
@@ -92,6 +109,11 @@ Pooling = Annotated[
         help="Vector of an image: its patches' tokens' mean, its class token, its patches' tokens pooled by learned "
         "queries, or all of them one after another; the recipe's by default."
     ),
+]
+
+EmaMomentum = Annotated[
+    float | None,
+    typer.Option(help="Momentum of an average of the weights to end with, such as 0.999; none by default."),
 ]
 
 # === Models and data ===

@@ -8,21 +8,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from keras_mae.cli.choosing import changed_recipe, default_size, resumed_recipe, sized_recipe
 from keras_mae.cli.options import (
+    AccumulationSteps,
     AllowDamaged,
+    BatchSize,
     CheckpointMinutes,
     CheckpointSteps,
     Distribution,
+    EmaMomentum,
     Engine,
+    Epochs,
     Out,
     PixelRange,
+    PretrainSize,
     Resume,
     WhiteLevel,
 )
-from keras_mae.cli.runs import run_directory, say, say_files, say_plan
+from keras_mae.cli.runs import begun_recipe, run_directory, say, say_files, say_plan, with_metadata
 
 if TYPE_CHECKING:
     from keras_mae.distribution import Devices
+    from keras_mae.recipes import Recipe
 
 __all__ = ["pretrain"]
 
@@ -36,6 +43,27 @@ class MaskingName(StrEnum):
     random = "random"
     block = "block"
     grid = "grid"
+
+
+class DecoderName(StrEnum):
+    """What the decoder's mask tokens attend to."""
+
+    self_attention = "self_attention"
+    cross_attention = "cross_attention"
+
+
+class OptimizerName(StrEnum):
+    """What moves the weights."""
+
+    adamw = "adamw"
+    muon = "muon"
+
+
+class ScheduleName(StrEnum):
+    """How the learning rate goes after the warm-up."""
+
+    cosine = "cosine"
+    wsd = "wsd"
 
 
 class TargetName(StrEnum):
@@ -65,28 +93,59 @@ def pretrain(
     image_size: Annotated[
         int | None, typer.Option(help="Side of a folder's images, in pixels; the preset's by default.")
     ] = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 40,
-    warmup_epochs: Annotated[
-        int | None, typer.Option(help="Warm-up epochs; a twentieth of the epochs by default.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(help="Images behind each update.")] = 32,
-    gradient_accumulation_steps: Annotated[
-        int, typer.Option(help="Batches whose gradients are averaged for each update.")
+    class_tokens: Annotated[
+        int, typer.Option(help="Class tokens of the encoder, 0 to 8; their mean is the image's feature vector.")
     ] = 1,
-    base_learning_rate: Annotated[
-        float,
+    size: Annotated[
+        PretrainSize | None,
         typer.Option(
-            help="Learning rate for a batch of 256; it is scaled with --batch-size. Large batches need 1.5e-4."
+            help="Recipe: small_images, by default for digits and fashion_mnist; photos, by default for a folder; or "
+            "the one for ImageNet and a ViT of this size."
         ),
-    ] = 8e-3,
-    weight_decay: Annotated[float, typer.Option(help="AdamW weight decay.")] = 0.05,
-    mask_ratio: Annotated[float, typer.Option(help="Fraction of the patches to remove.")] = 0.75,
+    ] = None,
+    epochs: Epochs = None,
+    warmup_epochs: Annotated[
+        int | None, typer.Option(help="Warm-up epochs; as large a share of the epochs as the recipe's by default.")
+    ] = None,
+    batch_size: BatchSize = None,
+    gradient_accumulation_steps: AccumulationSteps = None,
+    base_learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Learning rate for a batch of 256, scaled with the batch; the recipe's by default. Large batches "
+            "of photos need 1.5e-4."
+        ),
+    ] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(help="Decoupled weight decay; the recipe's by default.")
+    ] = None,
+    optimizer: Annotated[
+        OptimizerName | None, typer.Option(help="What moves the weights; the recipe's by default.")
+    ] = None,
+    ema_momentum: EmaMomentum = None,
+    schedule: Annotated[
+        ScheduleName | None,
+        typer.Option(
+            help="Learning rate after the warm-up: half a cosine, or constant until a decay at the end; the recipe's "
+            "by default."
+        ),
+    ] = None,
+    decay_epochs: Annotated[
+        int | None, typer.Option(help="Epochs of the decay of --schedule wsd; a fifth of the epochs by default.")
+    ] = None,
+    mask_ratio: Annotated[
+        float | None, typer.Option(help="Fraction of the patches to remove; the recipe's by default.")
+    ] = None,
     masking: Annotated[MaskingName, typer.Option(help="How to choose the patches to remove.")] = MaskingName.random,
     norm_pix_loss: Annotated[
-        bool, typer.Option(help="Predict each patch normalized by its own mean and deviation, not its pixels.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            help="Predict each patch normalized by its own mean and deviation, not its pixels; the recipe's by "
+            "default."
+        ),
+    ] = None,
     target: Annotated[
-        TargetName | None, typer.Option(help="What to predict for each patch; pixels by default.")
+        TargetName | None, typer.Option(help="What to predict for each patch; the recipe's by default.")
     ] = None,
     teacher: Annotated[
         str | None,
@@ -94,16 +153,36 @@ def pretrain(
             help="Model whose features of each patch are predicted: a file or folder of ours or of another library's."
         ),
     ] = None,
-    masks_per_image: Annotated[int, typer.Option(help="Masks drawn for each image in each step.")] = 1,
-    predict_ratio: Annotated[
-        float, typer.Option(help="Share of the removed patches to predict in each step, drawn at random.")
-    ] = 1.0,
-    crop_area: Annotated[
-        float,
+    masks_per_image: Annotated[
+        int | None, typer.Option(help="Masks drawn for each image in each step; the recipe's by default.")
+    ] = None,
+    decoder: Annotated[
+        DecoderName | None,
         typer.Option(
-            help="Smallest share of a folder's image that a random crop keeps; 1 turns crops and flips off."
+            help="Kind of decoder: the method's own, or one whose tokens attend to the encoder's only; the recipe's "
+            "by default."
         ),
-    ] = 0.2,
+    ] = None,
+    fuse_blocks: Annotated[
+        str | None,
+        typer.Option(
+            help="Blocks of the encoder that the decoder reads fused, such as 0,2,-1; the recipe's by default.",
+            metavar="N,N,...",
+        ),
+    ] = None,
+    predict_ratio: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the removed patches to predict in each step, drawn at random; the recipe's by default."
+        ),
+    ] = None,
+    crop_area: Annotated[
+        float | None,
+        typer.Option(
+            help="Smallest share of a folder's image that a random crop keeps, the recipe's by default; 1 turns "
+            "crops and flips off."
+        ),
+    ] = None,
     crops_per_image: Annotated[int, typer.Option(help="Random crops to take from each decoded image.")] = 1,
     allow_damaged: AllowDamaged = 0.0,
     pixel_range: PixelRange = (0.0, 255.0),
@@ -123,15 +202,12 @@ def pretrain(
     """Pre-train a masked autoencoder.
 
     It leaves a run directory with the model, its encoder, losses and pictures. Without arguments: 1,437 digits, a
-    micro ViT, a minute or two on a laptop. The defaults are for small images and data sets; the recipe
-    for ImageNet in the authors' repository is:
-
-    \b
-      --epochs 800 --warmup-epochs 40 --batch-size 4096
-      --base-learning-rate 1.5e-4 --norm-pix-loss
+    micro ViT, a minute or two on a laptop. What no option says is the recipe's, which is printed and fits the data;
+    --size base, large or huge is the one for ImageNet in the authors' repository.
 
     With --out DIRECTORY --resume, the same command starts a run, and resumes it if it was killed, with the same
-    result as if it had not been. So give both options from the start.
+    result as if it had not been. So give both options from the start. With --schedule wsd,
+    --resume and more --epochs make a finished run longer: it goes on from where its decay began.
 
     On several devices, each takes a part of every batch: --batch-size is the size of the whole batch. A run of
     several processes, as torchrun starts them, needs --out: a directory that all of them share.
@@ -144,6 +220,7 @@ def pretrain(
 
     with keras_mae.distribution.scope(distribution.value) as devices:
         directory = run_directory(Path(data).name, out, resume, devices)
+        begun = begun_recipe(directory, resume)
         preset = model or DEFAULT_MODELS.get(data, FOLDER_MODEL)
         images = training.open_unlabeled(
             data,
@@ -152,26 +229,35 @@ def pretrain(
             pixel_range=pixel_range,
             white_level=white_level,
         )
-        recipe = PretrainRecipe(
-            epochs=epochs,
-            warmup_epochs=epochs // 20 if warmup_epochs is None else warmup_epochs,
-            batch_size=batch_size,
-            gradient_accumulation_steps=gradient_accumulation_steps,
-            base_learning_rate=base_learning_rate,
-            weight_decay=weight_decay,
-            mask_ratio=mask_ratio,
-            norm_pix_loss=norm_pix_loss,
-            target=_target(target, teacher, norm_pix_loss),
-            masks_per_image=masks_per_image,
-            predict_ratio=predict_ratio,
-            crop_area=None if crop_area == 1 else (crop_area, 1.0),
-            flip=crop_area < 1,
-            seed=seed,
-        )
+        given = {
+            "epochs": epochs,
+            "warmup_epochs": _warmup(begun, schedule) if warmup_epochs is None else warmup_epochs,
+            "batch_size": batch_size,
+            "gradient_accumulation_steps": gradient_accumulation_steps,
+            "base_learning_rate": base_learning_rate,
+            "weight_decay": weight_decay,
+            "optimizer_name": optimizer,
+            "ema_momentum": ema_momentum,
+            "schedule": schedule,
+            "decay_epochs": decay_epochs,
+            "mask_ratio": mask_ratio,
+            "norm_pix_loss": norm_pix_loss,
+            "target": _target(target, teacher, norm_pix_loss),
+            "masks_per_image": masks_per_image,
+            "predict_ratio": predict_ratio,
+            "decoder": decoder and decoder.value,
+            "fuse_blocks": _blocks(fuse_blocks),
+            **_crops(crop_area),
+            "seed": seed,
+        }
+        chosen = str(size or default_size(data, "photos"))
+        recipe = sized_recipe(PretrainRecipe, chosen, len(images.train))
+        recipe = resumed_recipe(recipe, begun, given, size)
+        recipe = changed_recipe(recipe, given)
         feed = images.feed(recipe, crops_per_image=crops_per_image)
         keras.utils.set_random_seed(seed)
         maskings = {"random": keras_mae.RandomMasking, "block": keras_mae.BlockMasking, "grid": keras_mae.GridMasking}
-        fixed = recipe.model_arguments | {"masking": maskings[masking.value](mask_ratio)}
+        fixed = recipe.model_arguments | {"masking": maskings[masking.value](recipe.mask_ratio)}
         if teacher is not None:
             fixed["target"] = keras_mae.targets.Teacher.from_preset(teacher, dtype=precision.value)
             feed["metadata"]["teacher"] = Path(teacher).name
@@ -179,23 +265,39 @@ def pretrain(
             preset,
             image_shape=images.train.image_shape,
             pixel_range=pixel_range,
+            class_tokens=class_tokens,
             **fixed,
+            decoder=recipe.decoder,
             dtype=precision.value,
         )
-        size, backend = "x".join(map(str, images.train.image_shape)), keras.backend.backend()
+        shape, backend = "x".join(map(str, images.train.image_shape)), keras.backend.backend()
         count = len(images.train)
-        say(devices, f"{preset}: {mae.count_params():,} parameters, {count:,} images of {size}, {backend}")
+        say(devices, f"{preset}: {mae.count_params():,} parameters, {count:,} images of {shape}, {backend}")
+        say(devices, feed["recipe"])
         say_plan(devices, feed["recipe"])
         if not mae.predicts_pixels:
             say(devices, f"no pictures: the model predicts {mae.target_description}")
         training.run_pretraining(
             mae,
-            **feed,
+            **with_metadata(feed, recipe_size=chosen),
             run_directory=directory,
             callbacks=[] if watch is None else [_watch(watch, images.examples, directory, devices)],
             saving=training.Saving(resume, checkpoint_steps, checkpoint_minutes),
         )
         say_files(devices, directory)
+
+
+def _blocks(text: str | None) -> tuple[int, ...] | None:
+    """Return indices of blocks as they are written: 0,2,5."""
+    try:
+        return None if text is None else tuple(int(index) for index in text.split(","))
+    except ValueError:
+        raise ValueError(f"`fuse_blocks` must be integers with commas between. Received: {text}") from None
+
+
+def _warmup(begun: Recipe | None, schedule: ScheduleName | None) -> int | None:
+    """Return the epochs of warm-up with which a run began that may now be made longer."""
+    return begun.warmup_epochs if begun and schedule is ScheduleName.wsd else None
 
 
 def _image_shape(data: str, preset: str, image_size: int | None) -> tuple[int, int, int]:
@@ -209,7 +311,7 @@ def _image_shape(data: str, preset: str, image_size: int | None) -> tuple[int, i
     return (height, width, channels) if image_size is None else (image_size, image_size, channels)
 
 
-def _target(target: TargetName | None, teacher: str | None, norm_pix_loss: bool) -> str | None:
+def _target(target: TargetName | None, teacher: str | None, norm_pix_loss: bool | None) -> str | None:
     """Return the target by the name that a recipe has for it, if the options agree."""
     if target is not None and teacher is not None:
         raise ValueError(f"A teacher is a target: give one of them. Received: target={target}, teacher={teacher}")
@@ -217,6 +319,13 @@ def _target(target: TargetName | None, teacher: str | None, norm_pix_loss: bool)
     if norm_pix_loss and name not in (None, "normalized", "low_pass"):
         raise ValueError(f"`norm_pix_loss` does not go with this target. Received: norm_pix_loss=True, target={name}")
     return name
+
+
+def _crops(smallest: float | None) -> dict[str, Any]:
+    """Return the fields of the recipe that --crop-area says."""
+    if smallest is None:
+        return {}
+    return {"crop_area": None if smallest == 1 else (smallest, 1.0), "flip": smallest < 1}
 
 
 def _watch(every_epochs: int, examples: Any, directory: Path, devices: Devices) -> Any:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from keras_mae.distribution import Devices
     from keras_mae.recipes import Recipe
 
-__all__ = ["begun_recipe", "run_directory", "say", "say_files", "say_plan", "say_scores"]
+__all__ = ["begun_recipe", "run_directory", "say", "say_files", "say_plan", "say_scores", "with_metadata"]
 
 
 def run_directory(name: str, out: Path | None, resume: bool, devices: Devices) -> Path:
@@ -36,6 +36,11 @@ def begun_recipe(directory: Path, resume: bool) -> Recipe | None:
     if newest is not None:
         return recipes.Recipe.from_dict(newest[1]["metadata"]["recipe"])
     return run.recipe if training.RunFile.RUN in run.files else None
+
+
+def with_metadata(feed: Any, **metadata: Any) -> dict[str, Any]:
+    """Return a feed with more values that identify its run."""
+    return {**feed, "metadata": {**metadata, **feed["metadata"]}}
 
 
 # === What is said of a run ===

@@ -85,11 +85,12 @@ def _facts(loaded: Any) -> dict[str, Any]:
         "image": "x".join(map(str, encoder.image_shape)),
         "patch": "x".join(map(str, encoder.patch_size)) + f" ({encoder.num_patches} patches)",
         "encoder": _size(encoder),
+        "class tokens": encoder.class_tokens,
     }
     if isinstance(loaded, keras_mae.MaskedAutoencoder):
         masking = loaded.masking
         rows |= {
-            "decoder": _size(loaded.decoder),
+            "decoder": f"{_size(loaded.decoder)}, {loaded.decoder.kind.replace('_', '-')}",
             "parameters": f"{loaded.count_params():,}",
             "masking": f"{type(masking).__name__}, ratio {masking.mask_ratio}, seed {loaded.seed}",
             "target": loaded.target_description,

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from keras_mae.cli.choosing import SMALL_IMAGES, changed_recipe, default_size, resumed_recipe, sized_recipe
 from keras_mae.cli.options import (
+    AccumulationSteps,
     BaseLearningRate,
     BatchSize,
     CheckpointMinutes,
     CheckpointSteps,
     Distribution,
+    EmaMomentum,
     Engine,
     Epochs,
     LabeledData,
@@ -28,7 +31,7 @@ from keras_mae.cli.options import (
     TestFolder,
     WhiteLevel,
 )
-from keras_mae.cli.runs import begun_recipe, run_directory, say, say_plan, say_scores
+from keras_mae.cli.runs import begun_recipe, run_directory, say, say_plan, say_scores, with_metadata
 
 if TYPE_CHECKING:
     from keras_mae.distribution import Devices
@@ -49,13 +52,10 @@ def finetune(
         float | None, typer.Option(help="Number of last blocks to train: 0, 0.5, 1, ...; all by default.")
     ] = None,
     pooling: Pooling = None,
-    size: Size = RecipeSize.small_images,
+    size: Size = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
-    gradient_accumulation_steps: Annotated[
-        int | None,
-        typer.Option(help="Batches whose gradients are averaged for each update; the recipe's by default."),
-    ] = None,
+    gradient_accumulation_steps: AccumulationSteps = None,
     base_learning_rate: BaseLearningRate = None,
     layer_decay: Annotated[
         float | None,
@@ -66,6 +66,7 @@ def finetune(
     drop_path_rate: Annotated[
         float | None, typer.Option(help="Drop path rate of the last block; the recipe's by default.")
     ] = None,
+    ema_momentum: EmaMomentum = None,
     image_size: Annotated[
         int | None, typer.Option(help="Side of a folder's images, in pixels; the model's by default.")
     ] = None,
@@ -99,23 +100,29 @@ def finetune(
             seed=seed,
             white_level=white_level,
         )
-        feed = images.feed(
-            keras_mae.recipes.FineTuneRecipe.for_size(size.value),
-            epochs=epochs,
-            batch_size=batch_size,
-            gradient_accumulation_steps=gradient_accumulation_steps,
-            base_learning_rate=base_learning_rate,
-            layer_decay=layer_decay,
-            drop_path_rate=drop_path_rate,
-            pooling=None if pooling is None else pooling.value,
-            seed=seed,
-        )
+        given = {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "gradient_accumulation_steps": gradient_accumulation_steps,
+            "base_learning_rate": base_learning_rate,
+            "layer_decay": layer_decay,
+            "drop_path_rate": drop_path_rate,
+            "ema_momentum": ema_momentum,
+            "pooling": pooling,
+            "seed": seed,
+        }
+        chosen = str(size or default_size(data, SMALL_IMAGES))
+        # How many labels need how many epochs was measured on the built-in images.
+        count = len(images.train) if data in keras_mae.data.BUILTIN else None
+        recipe = sized_recipe(keras_mae.recipes.FineTuneRecipe, chosen, count)
+        recipe = resumed_recipe(recipe, begun_recipe(directory, resume), given, size)
+        feed = images.feed(changed_recipe(recipe, given))
         say(devices, feed["recipe"])
         say_plan(devices, feed["recipe"])
         keras.utils.set_random_seed(seed)
         keras_mae.training.run_fine_tuning(
             encoder,
-            **_identified(feed, model),
+            **_identified(feed, model, chosen),
             run_directory=directory,
             trainable_blocks=trainable_blocks,
             image_shape=shape,
@@ -131,7 +138,7 @@ def probe(
     num_labels: NumLabels = None,
     white_level: WhiteLevel = None,
     pooling: Pooling = None,
-    size: Size = RecipeSize.small_images,
+    size: Size = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     base_learning_rate: BaseLearningRate = None,
@@ -156,21 +163,23 @@ def probe(
         begun = begun_recipe(directory, resume)
         encoder = _encoder(model)
         images = _open(data, encoder, devices, test=test, num_labels=num_labels, seed=seed, white_level=white_level)
-        feed = images.feed(
-            keras_mae.recipes.LinearProbeRecipe.for_size(size.value),
-            epochs=epochs,
-            batch_size=batch_size,
-            base_learning_rate=base_learning_rate,
-            clamp_crops=getattr(begun, "clamp_crops", None),  # earlier versions drew crops otherwise
-            pooling=getattr(begun, "pooling", None) if pooling is None else pooling.value,
-            seed=seed,
-        )
+        given = {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "base_learning_rate": base_learning_rate,
+            "clamp_crops": getattr(begun, "clamp_crops", None),  # earlier versions drew crops otherwise
+            "pooling": pooling,
+            "seed": seed,
+        }
+        chosen = str(size or default_size(data, SMALL_IMAGES))
+        recipe = sized_recipe(keras_mae.recipes.LinearProbeRecipe, chosen, len(images.train))
+        feed = images.feed(changed_recipe(resumed_recipe(recipe, begun, given, size), given))
         say(devices, feed["recipe"])
         say_plan(devices, feed["recipe"])
         keras.utils.set_random_seed(seed)
         keras_mae.training.run_linear_probe(
             encoder,
-            **_identified(feed, model),
+            **_identified(feed, model, chosen),
             run_directory=directory,
             saving=keras_mae.training.Saving(resume, checkpoint_steps, checkpoint_minutes),
         )
@@ -287,11 +296,11 @@ def _open(
     return images
 
 
-def _identified(feed: Any, model: Path) -> dict[str, Any]:
-    """Return a feed whose metadata tell its model's file from another one, too."""
+def _identified(feed: Any, model: Path, size: str) -> dict[str, Any]:
+    """Return a feed whose metadata tell its model's file from another one, too, and name its recipe."""
     from keras_mae import _files
 
-    return {**feed, "metadata": {"model": _files.sha256(model)[:16], **feed["metadata"]}}
+    return with_metadata(feed, model=_files.sha256(model)[:16], recipe_size=size)
 
 
 def _say_end(devices: Devices, directory: Path) -> None:

@@ -18,6 +18,7 @@ from keras_mae.convert.own import MODELS, KerasFile, PresetFolder
 from keras_mae.convert.reference import Reference
 from keras_mae.convert.state_dict import Files
 from keras_mae.convert.timm import Timm
+from keras_mae.masked_autoencoder import MaskedAutoencoder
 
 __all__ = ["FORMATS", "format_of", "load", "save"]
 
@@ -128,10 +129,24 @@ def save(model: Any, path: str | Path, format: str) -> Path:
         raise ValueError(f"`path` must not exist, so that nothing is lost. Received: path={str(path)!r}")
     if isinstance(model, ViTClassifier) and model.batch_norm and not into.holds_batch_norm:
         model = without_batch_norm(model)
+    if into.takes_hints:
+        refuse_own_parts(model)
     into.refuse(model)
     with _files.whole(path) as unfinished:
         into.write(model, unfinished)
     return path
+
+
+def refuse_own_parts(model: Any) -> None:
+    """Raise a `ValueError` for a masked autoencoder that no other library can compute."""
+    if isinstance(model, MaskedAutoencoder) and (model.fusion is not None or model.decoder.reads_blocks):
+        own = (
+            f"a {type(model.decoder).__name__}" if model.decoder.reads_blocks else f"fuse_blocks={model.fuse_blocks}"
+        )
+        raise ValueError(
+            "No other library has a decoder that reads several blocks of the encoder: save `mae.encoder`, which is a "
+            f"plain one, or the model in the format 'keras' or 'preset'. Received: {own}"
+        )
 
 
 def without_batch_norm(model: ViTClassifier) -> ViTClassifier:

@@ -13,6 +13,7 @@ from keras_mae.convert.layout import Hints
 from keras_mae.convert.load_save import format_of, save
 from keras_mae.convert.locate import located
 from keras_mae.convert.state_dict import Files
+from keras_mae.cross_attention import DECODERS
 from keras_mae.decoder import MAEDecoder
 from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
@@ -22,7 +23,17 @@ __all__ = ["open_preset", "save_preset"]
 
 _HEADS = ("num_heads", "decoder_num_heads")
 _STATISTICS = ("pixel_mean", "pixel_std")
-_OF_AUTOENCODER = ("masking", "norm_pix_loss", "target", "masks_per_image", "predict_ratio", "seed", "name", "dtype")
+_OF_AUTOENCODER = (
+    "masking",
+    "norm_pix_loss",
+    "target",
+    "masks_per_image",
+    "predict_ratio",
+    "fuse_blocks",
+    "seed",
+    "name",
+    "dtype",
+)
 _OF_COPIES = ("masking", "masks_per_image", "predict_ratio", "seed", "name")
 _OF_CLASSIFIER = ("num_classes", "pooling", "trainable_blocks", "batch_norm", "class_names", "name")
 
@@ -132,10 +143,11 @@ def _encoder_from_model(cls: type[Any], model: Any, overrides: dict[str, Any]) -
 
 def _autoencoder_from_sizes(cls: type[Any], sizes: Preset, overrides: dict[str, Any]) -> Any:
     own = _taken(overrides, _OF_AUTOENCODER)
-    _refuse_unknown(overrides, (*presets.ENCODER_ARGUMENTS, *_OF_AUTOENCODER))
+    decoder = DECODERS[_checks.one_of("decoder", overrides.pop("decoder", MAEDecoder.kind), DECODERS)]
+    _refuse_unknown(overrides, (*presets.ENCODER_ARGUMENTS, *_OF_AUTOENCODER, "decoder"))
     dtype = {"dtype": own["dtype"]} if "dtype" in own else {}
     encoder = ViTEncoder(**{**sizes.encoder, **overrides, **dtype})
-    return cls(encoder, MAEDecoder(**sizes.decoder, **dtype), **own)
+    return cls(encoder, decoder(**sizes.decoder, **dtype), **own)
 
 
 def _autoencoder_from_model(cls: type[Any], model: Any, overrides: dict[str, Any]) -> Any:

@@ -115,6 +115,7 @@ class Reference(Layout):
         return {counter: "a counter of PyTorch's BatchNorm"} if counter in state.tensors else {}
 
     def refuse(self, model: Any) -> None:
+        super().refuse(model)
         pooling = getattr(model, "pooling", "token")
         if pooling not in ("mean", "token"):
             raise ValueError(

@@ -54,7 +54,6 @@ class Timm(Reference):
         super().refuse(model)
         if isinstance(model, MaskedAutoencoder):
             raise ValueError("A `timm` ViT has no decoder: save mae.encoder, or in the format 'reference'")
-        super().refuse(model)
 
 
 def _size(config: dict[str, Any], sizes: Sizes) -> tuple[int, int] | None:

@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_mae.convert.state_dict import StateDict
+from keras_mae.cross_attention import CrossAttentionBlock
 from keras_mae.positions import resize_positions
 
 __all__ = [
@@ -143,6 +144,13 @@ def named_weights(model: Any) -> dict[str, Any]:
     if hasattr(model, "decoder"):
         decoder = model.decoder
         found |= _vit(decoder, "decoder") | {"decoder.mask_token": decoder.mask_token}
+        if decoder.reads_blocks:
+            found |= {f"decoder.mix.{index}": mix for index, mix in enumerate(decoder.mixes)}
+            return found | _layer(decoder.prediction, "decoder.prediction")
+        if model.fusion is not None:
+            found["fusion.mix"] = model.fusion.mix
+            for index, projection in enumerate(model.fusion.projections):
+                found |= _layer(projection, f"fusion.{index}")
         return (
             found | _layer(decoder.embedding, "decoder.embedding") | _layer(decoder.prediction, "decoder.prediction")
         )
@@ -162,9 +170,12 @@ def _vit(part: Any, name: str) -> dict[str, Any]:
     if getattr(part, "class_token", None) is not None:
         found["encoder.class_token"] = part.class_token
     for index, block in enumerate(part.blocks):
+        crossing = isinstance(block, CrossAttentionBlock)
         for layer, title in (
+            *([(block.context_norm, "context_norm")] if crossing else []),
             (block.norm1, "norm1"),
-            (block.attention.qkv, "qkv"),
+            *([] if crossing else [(block.attention.qkv, "qkv")]),
+            *([(block.attention.query, "query"), (block.attention.key_value, "key_value")] if crossing else []),
             (block.attention.projection, "projection"),
             (block.norm2, "norm2"),
             (block.mlp.fc1, "fc1"),

@@ -10,7 +10,7 @@ import keras
 from keras import ops
 
 from keras_mae import _checks
-from keras_mae.optimizers.schedules import warmup_cosine
+from keras_mae.optimizers.schedules import pretraining_rate
 from keras_mae.optimizers.updates import CountsUpdates
 
 __all__ = ["AdamW", "pretraining_adamw"]
@@ -166,6 +166,7 @@ def pretraining_adamw(
     *,
     total_steps: int | None = None,
     warmup_steps: int = 0,
+    decay_steps: int | None = None,
     weight_decay: float = 0.05,
     **kwargs: Any,
 ) -> AdamW:
@@ -176,6 +177,8 @@ def pretraining_adamw(
         batch_size: Number of images behind one update: batch × accumulation steps × replicas.
         total_steps: Number of updates of the whole run. `None` keeps the learning rate constant.
         warmup_steps: Number of updates of the warm-up from 0.
+        decay_steps: Number of updates of a decay at the end, up to which the learning rate holds, as in
+            `warmup_stable_decay`; by default it falls along half a cosine.
         weight_decay: Decoupled weight decay, not applied to biases and norms.
         kwargs: `AdamW`'s other arguments.
 
@@ -187,9 +190,7 @@ def pretraining_adamw(
 
     Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, table 8.
     """
-    _checks.positive("base_learning_rate", base_learning_rate)
-    peak = base_learning_rate * _checks.positive_int("batch_size", batch_size) / 256
-    rate = peak if total_steps is None else warmup_cosine(peak, total_steps, warmup_steps)
+    rate = pretraining_rate(base_learning_rate, batch_size, total_steps, warmup_steps, decay_steps)
     return AdamW(rate, weight_decay, **kwargs)
 
 

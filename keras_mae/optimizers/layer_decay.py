@@ -56,7 +56,7 @@ def fine_tuning_adamw(
         total_steps: Number of updates of the whole run. `None` keeps the learning rate constant.
         warmup_steps: Number of updates of the warm-up from 0.
         layer_decay: Factor from one layer to the one below. It scales the minimum, too.
-        weight_decay: Decoupled weight decay, not applied to biases, norms, positions and class token.
+        weight_decay: Decoupled weight decay, not applied to biases, norms, positions and class tokens.
         minimum_learning_rate: Learning rate of the head at the end of the cosine.
         beta_2: Decay of the mean of the squared gradients.
         kwargs: `AdamW`'s other arguments.

@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_mae import _checks
 from keras_mae.optimizers.adamw import adamw_update, fused_adamw
-from keras_mae.optimizers.schedules import warmup_cosine
+from keras_mae.optimizers.schedules import pretraining_rate
 from keras_mae.optimizers.updates import CountsUpdates
 
 __all__ = ["Muon", "pretraining_muon"]
@@ -261,6 +261,7 @@ def pretraining_muon(
     *,
     total_steps: int | None = None,
     warmup_steps: int = 0,
+    decay_steps: int | None = None,
     weight_decay: float = 0.05,
     **kwargs: Any,
 ) -> Muon:
@@ -271,6 +272,8 @@ def pretraining_muon(
         batch_size: Number of images behind one update: batch × accumulation steps × replicas.
         total_steps: Number of updates of the whole run. `None` keeps the learning rate constant.
         warmup_steps: Number of updates of the warm-up from 0.
+        decay_steps: Number of updates of a decay at the end, up to which the learning rate holds, as in
+            `warmup_stable_decay`; by default it falls along half a cosine.
         weight_decay: Decoupled weight decay, not applied to biases and norms.
         kwargs: `Muon`'s other arguments.
 
@@ -280,8 +283,5 @@ def pretraining_muon(
     Raises:
         ValueError: If a number is out of range or the warm-up is not shorter than the run.
     """
-    _checks.positive("base_learning_rate", base_learning_rate)
-    peak = base_learning_rate * _checks.positive_int("batch_size", batch_size) / 256
-    return Muon(
-        peak if total_steps is None else warmup_cosine(peak, total_steps, warmup_steps), weight_decay, **kwargs
-    )
+    rate = pretraining_rate(base_learning_rate, batch_size, total_steps, warmup_steps, decay_steps)
+    return Muon(rate, weight_decay, **kwargs)

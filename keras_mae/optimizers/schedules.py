@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
+from keras import ops
 
 from keras_mae import _checks
 
-__all__ = ["warmup_cosine"]
+__all__ = ["WarmupStableDecay", "warmup_cosine", "warmup_stable_decay"]
 
 
 def warmup_cosine(
@@ -28,6 +31,86 @@ def warmup_cosine(
 
     Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, tables 8 to 10.
     """
+    _check_run(peak, total_steps, warmup_steps, minimum)
+    if not warmup_steps:
+        return keras.optimizers.schedules.CosineDecay(peak, total_steps, alpha=minimum / peak)
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, total_steps - warmup_steps, alpha=minimum / peak, warmup_target=peak, warmup_steps=warmup_steps
+    )
+
+
+@keras.saving.register_keras_serializable(package="keras_mae")
+class WarmupStableDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """What `warmup_stable_decay` returns; its arguments are those of that function."""
+
+    def __init__(self, peak: float, total_steps: int, warmup_steps: int, decay_steps: int, *, minimum: float = 0.0):
+        super().__init__()
+        _check_run(peak, total_steps, warmup_steps, minimum)
+        if _checks.positive_int("decay_steps", decay_steps) > total_steps - warmup_steps:
+            raise ValueError(
+                "`warmup_steps` and `decay_steps` must fit into `total_steps`. Received: "
+                f"warmup_steps={warmup_steps}, decay_steps={decay_steps}, total_steps={total_steps}"
+            )
+        self.peak, self.minimum = float(peak), float(minimum)
+        self.total_steps, self.warmup_steps, self.decay_steps = total_steps, warmup_steps, decay_steps
+
+    def __call__(self, step: Any) -> Any:
+        # Differences of whole numbers first: far into a run float32 cannot tell neighboring steps apart.
+        step = ops.cast(ops.minimum(step, self.total_steps), "int32")
+        rising = ops.cast(step, "float32") / max(self.warmup_steps, 1)
+        left = ops.cast(self.total_steps - step, "float32") / self.decay_steps
+        gone = ops.clip(1.0 - left, 0.0, 1.0)
+        rate = self.peak + (self.minimum - self.peak) * ops.sqrt(gone)
+        return ops.where(step < self.warmup_steps, self.peak * rising, rate)
+
+    def get_config(self) -> dict[str, Any]:
+        names = ("peak", "total_steps", "warmup_steps", "decay_steps", "minimum")
+        return {name: getattr(self, name) for name in names}
+
+
+def warmup_stable_decay(
+    peak: float, total_steps: int, warmup_steps: int, decay_steps: int, *, minimum: float = 0.0
+) -> WarmupStableDecay:
+    """Return a linear warm-up from 0 to `peak`, which then holds until a short decay to `minimum` at the end.
+
+    Up to the decay the schedule does not depend on the length of the run: a run can be made longer from there. The
+    decay is minimum + (peak - minimum) * (1 - sqrt(s)), s from 0 to 1, which was found to be the best form.
+
+    Args:
+        peak: The highest learning rate.
+        total_steps: Number of updates of the whole run, warm-up and decay included.
+        warmup_steps: Number of updates of the warm-up.
+        decay_steps: Number of updates of the decay; a tenth to a fifth of the run is usual.
+        minimum: The learning rate at the end.
+
+    Returns:
+        A Keras schedule.
+
+    Raises:
+        ValueError: If warm-up and decay do not fit into the run, or the minimum is above the peak.
+
+    Reference: "MiniCPM: Unveiling the Potential of Small Language Models with Scalable Training Strategies" (arXiv
+    2404.06395), section 4, where the schedule is from; "Scaling Laws and Compute-Optimal Training Beyond Fixed
+    Training Durations" (arXiv 2405.18392), section 3, where the forms of the decay are compared.
+    """
+    return WarmupStableDecay(peak, total_steps, warmup_steps, decay_steps, minimum=minimum)
+
+
+def pretraining_rate(
+    base_learning_rate: float, batch_size: int, total_steps: int | None, warmup_steps: int, decay_steps: int | None
+) -> Any:
+    """Return the learning rate of a pre-training run, a number or a schedule; see `pretraining_adamw`."""
+    _checks.positive("base_learning_rate", base_learning_rate)
+    peak = base_learning_rate * _checks.positive_int("batch_size", batch_size) / 256
+    if total_steps is None:
+        return peak
+    if decay_steps is None:
+        return warmup_cosine(peak, total_steps, warmup_steps)
+    return warmup_stable_decay(peak, total_steps, warmup_steps, decay_steps)
+
+
+def _check_run(peak: float, total_steps: int, warmup_steps: int, minimum: float) -> None:
+    """Raise ValueError unless the numbers make a schedule."""
     _checks.positive("peak", peak)
     _checks.positive_int("total_steps", total_steps)
     if warmup_steps < 0 or warmup_steps >= total_steps:
@@ -37,8 +120,3 @@ def warmup_cosine(
         )
     if _checks.non_negative("minimum", minimum) > peak:
         raise ValueError(f"`minimum` must not exceed `peak`. Received: minimum={minimum}, peak={peak}")
-    if not warmup_steps:
-        return keras.optimizers.schedules.CosineDecay(peak, total_steps, alpha=minimum / peak)
-    return keras.optimizers.schedules.CosineDecay(
-        0.0, total_steps - warmup_steps, alpha=minimum / peak, warmup_target=peak, warmup_steps=warmup_steps
-    )

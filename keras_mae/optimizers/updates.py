@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from keras_mae import _checks
+from keras_mae.optimizers.averages import move_averages
 
 __all__ = ["CountsUpdates"]
 
@@ -25,13 +26,19 @@ class CountsUpdates(keras.optimizers.Optimizer):
 
     Args:
         learning_rate: A number, or a schedule of updates.
+        ema_warmup: Whether averages begin short, as those of a recipe's `ema_momentum` do: after t updates the
+            momentum is at most (1 + t) / (10 + t), so that a run of any length ends with the average of no more than
+            its last ninth or so. Keras' own weigh the first updates of a short run most.
         kwargs: `keras.optimizers.Optimizer`'s other arguments.
 
     Raises:
         ValueError: If a number is out of range.
     """
 
-    def __init__(self, learning_rate: Any, **kwargs: Any):
+    averages_at_end: bool = True
+    """Whether `fit` ends by putting averages in the weights' place: not where another `fit` goes on. Not saved."""
+
+    def __init__(self, learning_rate: Any, *, ema_warmup: bool = False, **kwargs: Any):
         if isinstance(learning_rate, numbers.Real):
             learning_rate = _checks.non_negative("learning_rate", learning_rate)
         elif not callable(learning_rate):
@@ -41,6 +48,7 @@ class CountsUpdates(keras.optimizers.Optimizer):
             if kwargs.get(name) is not None:
                 kwargs[name] = check(name, kwargs[name])
         super().__init__(learning_rate=learning_rate, **kwargs)
+        self.ema_warmup = _checks.boolean("ema_warmup", ema_warmup)
 
     def _get_current_learning_rate(self) -> Any:
         if isinstance(self._learning_rate, keras.optimizers.schedules.LearningRateSchedule):
@@ -60,7 +68,22 @@ class CountsUpdates(keras.optimizers.Optimizer):
         for variable, value in zip(kept, before, strict=True):
             variable.assign(ops.where(updates, ops.convert_to_tensor(variable), value))
 
+    def _update_model_variables_moving_average(self, trainable_variables: Any) -> None:
+        if not (self.use_ema and self.ema_warmup):
+            super()._update_model_variables_moving_average(trainable_variables)
+            return
+        done = ops.cast(self.iterations, "float32")
+        momentum = ops.where(done > 0, ops.minimum(self.ema_momentum, (1 + done) / (10 + done)), 0.0)
+        move_averages(self._model_variables_moving_average, trainable_variables, 1 - momentum)
+
     def finalize_variable_values(self, var_list: Any) -> None:
         """Replace the weights by their averages, once there are any: before the first update they are zeros."""
-        if int(ops.convert_to_numpy(self.iterations)):
+        if self.averages_at_end and int(ops.convert_to_numpy(self.iterations)):
             super().finalize_variable_values(var_list)
+            if self.use_ema and keras.backend.backend() == "jax":
+                # Keras lets both hold one array, whose memory the next step or prediction takes for its results.
+                for variable in var_list:
+                    variable.assign(ops.copy(variable.value))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "ema_warmup": self.ema_warmup}

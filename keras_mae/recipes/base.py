@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar, Self, TypeVar
 
 from keras_mae import _checks
+from keras_mae.recipes.sources import SOURCES, table
 
 __all__ = ["Recipe"]
-
-OWN = "keras_mae"
-EFFICIENT_PROBING = "efficient_probing"
-SOURCES = {
-    "repository": "the authors' repository",
-    "paper": "the paper, appendix A.1",
-    EFFICIENT_PROBING: "efficient probing, arXiv 2506.10178",
-    OWN: "keras_mae, tuned on validation images",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +30,10 @@ class Recipe:
         evaluation_fraction: Share of an image's short side that evaluation keeps, up to 224 pixels; above, it keeps
             all of it.
         seed: Random seed for weights, crops and data order.
-        source: Origin of the numbers.
+        source: Origin of the numbers: "repository" or "paper" for published ones, "keras_mae" for ours, "untuned" for
+            ours where nothing was compared. `print` shows it, and which values are not the paper's.
+        changed: Names of the fields that were given other values than the source's, by `for_size` or on the command
+            line. They make no difference between recipes.
     """
 
     epochs: int = 100
@@ -52,12 +47,14 @@ class Recipe:
     evaluation_fraction: float = 224 / 256
     seed: int = 0
     source: str = "paper"
+    changed: tuple[str, ...] = field(default=(), compare=False)
     kind: ClassVar[str]
     """What the recipe is for; it tells recipes apart in files."""
     _mirrors_crops: ClassVar[bool] = False
     """Whether `flip` belongs to the crops, and not to the augmentation."""
-    _added: ClassVar[Mapping[str, Any]] = {}
-    """Fields that files of earlier versions lack, and the values by which those versions trained."""
+    _added: ClassVar[Mapping[str, Any]] = {"changed": ()}
+    """Fields that files of earlier versions lack, and the values by which those versions trained; a kind of recipe
+    lists its own."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "gradient_accumulation_steps"):
@@ -80,6 +77,10 @@ class Recipe:
         _checks.boolean("flip", self.flip)
         if not isinstance(self.evaluation_fraction, int | float) or not 0 < self.evaluation_fraction <= 1:
             raise _checks.argument_error("evaluation_fraction", "in (0, 1]", self.evaluation_fraction)
+        names = [field.name for field in fields(self)]
+        if not isinstance(self.changed, tuple | list) or any(name not in names for name in self.changed):
+            raise _checks.argument_error("changed", "names of fields", self.changed)
+        object.__setattr__(self, "changed", tuple(self.changed))
         if self.batch_size % self.gradient_accumulation_steps:
             raise ValueError(
                 "`gradient_accumulation_steps` must divide `batch_size`. "
@@ -128,7 +129,8 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as JSON values, with its `kind`; `Recipe.from_dict` reads it back."""
         plain = {name: getattr(value, "item", lambda value=value: value)() for name, value in asdict(self).items()}
-        return {"kind": self.kind, **plain, "crop_area": None if self.crop_area is None else list(self.crop_area)}
+        lists = {name: list(value) for name, value in plain.items() if isinstance(value, tuple)}
+        return {"kind": self.kind, **plain, **lists}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -157,19 +159,19 @@ class Recipe:
         return chosen(**values)
 
     def __str__(self) -> str:
-        """Return the recipe as a table."""
-        rows = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "source"}
-        rows |= {"learning_rate (base × batch / 256)": f"{self.learning_rate:.4g}"}
-        width = max(map(len, rows))
-        lines = [f"{name:{width}}  {value}" for name, value in rows.items()]
+        """Return the recipe as a table: of values that are not the paper's it says where they come from."""
+        rows = [*table(self), ("learning_rate (base × batch / 256)", f"{self.learning_rate:.4g}", "")]
+        names, values = (max(len(row[column]) for row in rows) for column in (0, 1))
+        lines = [f"{name:{names}}  {value:{values}}  {note}".rstrip() for name, value, note in rows]
         return "\n".join([f"{type(self).__name__}, from {SOURCES[self.source]}", *lines])
 
 
 def completed(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `to_dict` returned, in an earlier version too, with the fields that were added since."""
     kind = next((one for one in Recipe.__subclasses__() if vars(one).get("kind") == values.get("kind")), Recipe)
+    added = {**Recipe._added, **kind._added}
     lacking = {field.name for field in fields(kind)} - values.keys()
-    return {**kind._added, **values} if lacking <= kind._added.keys() else dict(values)
+    return {**added, **values} if lacking <= added.keys() else dict(values)
 
 
 def check_recipe(recipe: Any, kind: type[Recipe]) -> None:
@@ -182,9 +184,11 @@ _Kind = TypeVar("_Kind", bound=Recipe)
 
 
 def changed(recipe: _Kind, changes: dict[str, Any]) -> _Kind:
-    """Return the recipe with other values."""
+    """Return the recipe with other values, which it then names in `changed`."""
     refuse_unknown(type(recipe), changes)
-    return replace(recipe, **changes)
+    made = replace(recipe, **changes)
+    names = {name for name in changes if getattr(made, name) != getattr(recipe, name)} | {*made.changed}
+    return replace(made, changed=tuple(field.name for field in fields(made) if field.name in names))
 
 
 def refuse_unknown(kind: type[Recipe], values: Mapping[str, Any]) -> None:

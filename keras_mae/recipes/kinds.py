@@ -8,9 +8,20 @@ from typing import Any, ClassVar
 
 from keras_mae import _checks
 from keras_mae.masking import RandomMasking
-from keras_mae.optimizers import LARS, AdamW, fine_tuning_adamw, pretraining_adamw, probing_lars
+from keras_mae.optimizers import (
+    LARS,
+    AdamW,
+    Muon,
+    fine_tuning_adamw,
+    pretraining_adamw,
+    pretraining_muon,
+    probing_lars,
+)
 from keras_mae.pooling import POOLINGS
-from keras_mae.recipes.base import EFFICIENT_PROBING, OWN, Recipe, changed
+from keras_mae.recipes import own
+from keras_mae.recipes.base import Recipe, changed
+from keras_mae.recipes.options import averaging, check_decay, decay_schedule
+from keras_mae.recipes.sources import EFFICIENT_PROBING, OWN, SIZES, UNTUNED
 
 __all__ = ["FineTuneRecipe", "LinearProbeRecipe", "PretrainRecipe"]
 
@@ -30,11 +41,19 @@ class PretrainRecipe(Recipe):
             is given a `keras_mae.targets.Teacher` or a function; `None` for what `norm_pix_loss` says.
         masks_per_image: Number of masks drawn for each image in one step.
         predict_ratio: Share of the removed patches to predict in one step.
+        decoder: Kind of decoder: "self_attention", the method's own, or "cross_attention".
+        fuse_blocks: Indices of the encoder's blocks that the decoder reads fused; `None` for its output alone.
         shift: Fraction of their size by which images are moved at random, up to this much either way, in [0, 0.25]: a
             gentle crop of images that an object fills, for which `crop_area` must be `None`; see
             `keras_mae.data.RandomCrop`.
         flip: Whether crops of either kind are mirrored at random; images taken whole and in place never are.
         seed: Random seed for weights, masks, crops and data order.
+        optimizer_name: "adamw" or "muon"; see `keras_mae.optimizers.Muon`.
+        ema_momentum: Momentum of an average of the weights that the run ends with, such as 0.999; `None` is none. It
+            begins short: see `ema_warmup` of our optimizers.
+        schedule: Course of the learning rate after the warm-up: "cosine", or "wsd", which holds it until a decay at
+            the end; see `keras_mae.optimizers.warmup_stable_decay`.
+        decay_epochs: Epochs of that decay; `None` is a fifth of all with "wsd".
 
     Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, table 8.
     """
@@ -51,16 +70,37 @@ class PretrainRecipe(Recipe):
     target: str | None = None
     masks_per_image: int = 1
     predict_ratio: float = 1.0
+    decoder: str = "self_attention"
+    fuse_blocks: tuple[int, ...] | None = None
     crop_area: tuple[float, float] | None = (0.2, 1.0)
     shift: float = 0.0
+    optimizer_name: str = "adamw"
+    ema_momentum: float | None = None
+    schedule: str = "cosine"
+    decay_epochs: int | None = None
     source: str = "repository"
     _mirrors_crops: ClassVar[bool] = True
-    _added: ClassVar[Mapping[str, Any]] = {"predict_ratio": 1.0, "shift": 0.0, "target": None}
+    _added: ClassVar[Mapping[str, Any]] = {
+        "predict_ratio": 1.0,
+        "decoder": "self_attention",
+        "fuse_blocks": None,
+        "shift": 0.0,
+        "target": None,
+        "optimizer_name": "adamw",
+        "ema_momentum": None,
+        "schedule": "cosine",
+        "decay_epochs": None,
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _checks.positive_int("masks_per_image", self.masks_per_image)
         _checks.share("predict_ratio", self.predict_ratio)
+        _checks.one_of("decoder", self.decoder, ("self_attention", "cross_attention"))
+        if self.fuse_blocks is not None:
+            rule = "indices of blocks, or None"
+            blocks = _checks.indices("fuse_blocks", self.fuse_blocks, -1000, 1000, rule)
+            object.__setattr__(self, "fuse_blocks", tuple(blocks))  # as a file gives it back
         _checks.boolean("norm_pix_loss", self.norm_pix_loss)
         _checks.one_of("target", self.target, (None, *_TARGETS))
         if self.target not in (None, "low_pass"):
@@ -72,23 +112,42 @@ class PretrainRecipe(Recipe):
                 "`shift` is a crop of its own: it takes crop_area=None. "
                 f"Received: shift={self.shift}, crop_area={self.crop_area}"
             )
+        _checks.one_of("optimizer_name", self.optimizer_name, ("adamw", "muon"))
+        averaging(self.ema_momentum)
+        check_decay(self)
+
+    @property
+    def stable_epochs(self) -> int:
+        """The number of epochs before the decay of schedule "wsd", warm-up included."""
+        decay = max(1, self.epochs // 5) if self.decay_epochs is None else self.decay_epochs
+        return self.epochs - decay
 
     @classmethod
-    def for_size(cls, size: str = "base", source: str | None = None, **changes: Any) -> PretrainRecipe:
-        """Return the recipe for ImageNet ("base", "large", "huge"), or for images of 8–64 px ("small_images").
+    def for_size(
+        cls, size: str = "base", source: str | None = None, *, images: int | None = None, **changes: Any
+    ) -> PretrainRecipe:
+        """Return the recipe for ImageNet ("base", "large", "huge"), for images of 8–64 px ("small_images"), or for a
+        short run on photos ("photos").
 
         Args:
-            size: Size of the ViT, or "small_images". The published recipe is the same for the three sizes.
+            size: Size of the ViT, "small_images" or "photos". The published recipe is the same for the three sizes.
             source: "repository" (the default) or "paper". They differ in the target: the repository's recipe predicts
                 normalized patches, the paper's default pixels (table 1d).
+            images: Number of small images to train on, by which "small_images" chooses batch and length; by default
+                those for about 60,000.
             changes: Values of fields that differ.
 
         Raises:
             ValueError: If there is no such recipe or field.
         """
-        source = _published(size, source)
-        published = cls(source=source, norm_pix_loss=source == "repository")
-        return changed(_SMALL_PRETRAIN if source == OWN else published, changes)
+        source = _published(size, source, images, ("photos",))
+        if source is not None:
+            recipe = cls(source=source, norm_pix_loss=source == "repository")
+        elif size == "photos":
+            recipe = cls(**own.PHOTOS, source=UNTUNED)
+        else:
+            recipe = cls(**_our_own(own.PRETRAIN, own.PRETRAIN_BY_IMAGES, images))
+        return changed(recipe, changes)
 
     @property
     def model_arguments(self) -> dict[str, Any]:
@@ -107,12 +166,22 @@ class PretrainRecipe(Recipe):
             "target": self.target,
             "masks_per_image": self.masks_per_image,
             "predict_ratio": self.predict_ratio,
+            "fuse_blocks": self.fuse_blocks,
             "seed": self.seed,
         }
 
-    def optimizer(self, steps_per_epoch: int) -> AdamW:
+    def optimizer(self, steps_per_epoch: int) -> AdamW | Muon:
         """Return the optimizer, its schedule fitted to epochs of `steps_per_epoch` batches."""
-        return pretraining_adamw(beta_1=self.beta_1, beta_2=self.beta_2, **self._schedule(steps_per_epoch))
+        options = self._schedule(steps_per_epoch) | averaging(self.ema_momentum)
+        if self.optimizer_name == "muon":
+            return pretraining_muon(adam_beta_1=self.beta_1, adam_beta_2=self.beta_2, **options)
+        return pretraining_adamw(beta_1=self.beta_1, beta_2=self.beta_2, **options)
+
+    def _schedule(self, steps_per_epoch: int) -> dict[str, Any]:
+        options = super()._schedule(steps_per_epoch)
+        if self.schedule == "wsd":
+            options |= decay_schedule(self, steps_per_epoch, options["total_steps"])
+        return options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +191,7 @@ class FineTuneRecipe(Recipe):
     Attributes:
         layer_decay: Factor by which the learning rate falls from each layer to the one below.
         drop_path_rate: Drop-path probability of the last block.
-        weight_decay: AdamW weight decay, not applied to biases, norms, positions and class token.
+        weight_decay: AdamW weight decay, not applied to biases, norms, positions and class tokens.
         beta_1: AdamW's decay of the mean of the gradients.
         beta_2: AdamW's decay of the mean of their squares.
         minimum_learning_rate: Learning rate of the head at the end.
@@ -135,6 +204,8 @@ class FineTuneRecipe(Recipe):
         label_smoothing: Probability mass spread evenly over all classes.
         pooling: What makes one vector of an image's tokens: "mean", "token", "attentive" or "flatten"; see
             `ViTClassifier`.
+        ema_momentum: Momentum of an average of the weights that the run ends with, such as 0.999; `None` is none. It
+            begins short: see `ema_warmup` of our optimizers.
 
     Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, table 9.
     """
@@ -153,7 +224,8 @@ class FineTuneRecipe(Recipe):
     switch_probability: float = 0.5
     label_smoothing: float = 0.1
     pooling: str = "mean"
-    _added: ClassVar[Mapping[str, Any]] = {"pooling": "mean"}
+    ema_momentum: float | None = None
+    _added: ClassVar[Mapping[str, Any]] = {"pooling": "mean", "ema_momentum": None}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -165,11 +237,14 @@ class FineTuneRecipe(Recipe):
         for name in ("minimum_learning_rate", "mixup", "rand_augment"):
             _checks.non_negative(name, getattr(self, name))
         _checks.fraction("shift", self.shift)
+        averaging(self.ema_momentum)
         for name in ("random_erasing", "cutmix", "switch_probability"):
             _checks.number(name, getattr(self, name), 0, 1 + 1e-9, "in [0, 1]")
 
     @classmethod
-    def for_size(cls, size: str = "base", source: str | None = None, **changes: Any) -> FineTuneRecipe:
+    def for_size(
+        cls, size: str = "base", source: str | None = None, *, images: int | None = None, **changes: Any
+    ) -> FineTuneRecipe:
         """Return the recipe for ImageNet ("base", "large", "huge"), or for images of 28–64 px ("small_images").
 
         Args:
@@ -178,14 +253,16 @@ class FineTuneRecipe(Recipe):
                 layer decay for "base", drop path for "large" and "huge", random erasing, which the paper does not
                 have, for all. What the paper leaves open (crops, evaluation, the last learning rate) is the
                 repository's.
+            images: Number of small images to train on, by which "small_images" chooses batch, learning rate and
+                length; by default it has those it had before it knew such numbers, 40 epochs in batches of 128.
             changes: Values of fields that differ.
 
         Raises:
             ValueError: If there is no such recipe or field.
         """
-        source = _published(size, source)
-        if source == OWN:
-            return changed(_SMALL_FINE_TUNE, changes)
+        source = _published(size, source, images)
+        if source is None:
+            return changed(cls(**_our_own(own.FINE_TUNE, own.FINE_TUNE_BY_IMAGES, images)), changes)
         rate, layer_decay, drop_path_rate, epochs = _FINE_TUNE[source, size]
         recipe = cls(
             epochs=epochs,
@@ -206,6 +283,7 @@ class FineTuneRecipe(Recipe):
             beta_1=self.beta_1,
             beta_2=self.beta_2,
             **self._schedule(steps_per_epoch),
+            **averaging(self.ema_momentum),
         )
 
     @property
@@ -258,7 +336,9 @@ class LinearProbeRecipe(Recipe):
         _checks.one_of("pooling", self.pooling, POOLINGS)
 
     @classmethod
-    def for_size(cls, size: str = "base", source: str | None = None, **changes: Any) -> LinearProbeRecipe:
+    def for_size(
+        cls, size: str = "base", source: str | None = None, *, images: int | None = None, **changes: Any
+    ) -> LinearProbeRecipe:
         """Return the recipe for ImageNet ("base", "large", "huge"), or for images of 28–64 px ("small_images").
 
         Args:
@@ -267,16 +347,20 @@ class LinearProbeRecipe(Recipe):
                 and "huge" for 50, the paper all for 90. What the paper leaves open (how crops are drawn, evaluation)
                 is the repository's. "efficient_probing" is the attentive probe as published: 90 epochs of LARS at a
                 base learning rate of 0.1 for all sizes; what it leaves open is the linear probe's.
+            images: Number of small images to train on, by which "small_images" chooses batch and length; by default
+                those for 6,000 or more.
             changes: Values of fields that differ.
 
         Raises:
             ValueError: If there is no such recipe or field.
         """
-        if source == EFFICIENT_PROBING and size in _SIZES:
+        if source == EFFICIENT_PROBING and size in SIZES and images is None:
             return changed(cls(pooling="attentive", source=source), changes)
-        source = _published(size, source)
+        source = _published(size, source, images)
+        if source is None:
+            return changed(cls(**_our_own(own.PROBE, own.PROBE_BY_IMAGES, images)), changes)
         epochs = 50 if source == "repository" and size != "base" else 90
-        return changed(_SMALL_PROBE if source == OWN else cls(epochs=epochs, source=source), changes)
+        return changed(cls(epochs=epochs, source=source), changes)
 
     @property
     def crop(self) -> dict[str, Any] | None:
@@ -303,42 +387,21 @@ _FINE_TUNE = {  # (source, size): base_learning_rate, layer_decay, drop_path_rat
     ("paper", "huge"): (1e-3, 0.75, 0.2, 50),
 }
 _TARGETS = ("pixels", "normalized", "low_pass", "hog", "teacher", "custom")
-_SIZES = ("base", "large", "huge")
 
 
-_WHOLE: dict[str, Any] = {"crop_area": None}  # small images were tuned without crops
-_SMALL_PRETRAIN = PretrainRecipe(
-    epochs=40, warmup_epochs=2, batch_size=128, base_learning_rate=4e-3, flip=False, source=OWN, **_WHOLE
-)
-_SMALL_FINE_TUNE = FineTuneRecipe(
-    epochs=40,
-    warmup_epochs=2,
-    batch_size=128,
-    base_learning_rate=2e-3,
-    rand_augment=0.0,
-    random_erasing=0.0,
-    mixup=0.0,
-    cutmix=0.0,
-    shift=0.07,  # two pixels of 28
-    evaluation_fraction=1.0,
-    source=OWN,
-    **_WHOLE,
-)
-_SMALL_PROBE = LinearProbeRecipe(
-    epochs=100,
-    warmup_epochs=10,
-    batch_size=256,
-    base_learning_rate=4.0,
-    evaluation_fraction=1.0,
-    clamp_crops=False,
-    source=OWN,
-    **_WHOLE,
-)
+def _our_own(base: Mapping[str, Any], cells: Mapping[int, Mapping[str, Any]], images: int | None) -> dict[str, Any]:
+    """Return the fields of the recipe for small images, if need be for a number of them."""
+    if images is None:
+        return {**base, "source": OWN}
+    return {**own.by_images(base, cells, _checks.positive_int("images", images)), "source": OWN}
 
 
-def _published(size: str, source: str | None) -> str:
-    """Return where the recipe of this size comes from."""
-    _checks.one_of("size", size, (*_SIZES, "small_images"))
-    if size == "small_images":
-        return str(_checks.one_of("source", source or OWN, (OWN,)))
+def _published(size: str, source: str | None, images: int | None, others: tuple[str, ...] = ()) -> str | None:
+    """Return where the recipe of this size comes from, or `None` if it is one of ours."""
+    _checks.one_of("size", size, (*SIZES, "small_images", *others))
+    if images is not None and size != "small_images":
+        raise ValueError(f'`images` goes with the recipe "small_images". Received: images={images} for {size!r}')
+    if size not in SIZES:
+        _checks.one_of("source", source or OWN, (OWN,))
+        return None
     return str(_checks.one_of("source", source or "repository", ("repository", "paper")))

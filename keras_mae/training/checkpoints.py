@@ -236,7 +236,7 @@ class Checkpoints(keras.callbacks.Callback):
                 "position": vars(self.position),
                 "sha256": {name: _files.sha256(unfinished / name) for name in (_WEIGHTS, _METRICS)},
             }
-            (unfinished / _STATE).write_text(json.dumps({**state, "checksum": _checksum(state)}) + "\n")
+            (unfinished / _STATE).write_text(checksummed(state))
             shutil.rmtree(path, ignore_errors=True)  # a damaged one that was skipped
         for old in self._paths()[: -self.keep]:
             shutil.rmtree(old)
@@ -251,6 +251,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._offset = self.position.batch
+        self._end_with_averages(not self._offset)  # another `fit` goes on from the weights
         if self._metrics is not None and self._offset:  # Keras has just reset them
             for variable, value in zip(self.model.metrics_variables, self._metrics, strict=True):
                 variable.assign(value)
@@ -287,7 +288,12 @@ class Checkpoints(keras.callbacks.Callback):
             self.save()
 
     def on_train_end(self, logs: Any = None) -> None:
+        self._end_with_averages(True)
         self.close()
+
+    def _end_with_averages(self, ends: bool) -> None:
+        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        optimizer.averages_at_end = ends
 
     def close(self) -> None:
         """Restore the former handler of SIGTERM; after an interrupt Keras calls no callback that would."""
@@ -334,6 +340,12 @@ def _whole_state(path: Path) -> dict[str, Any]:
     if "facts" in state:  # from before run.json
         state["metadata"] = from_flat(state.pop("facts"))
     return state
+
+
+def checksummed(state: dict[str, Any]) -> str:
+    """Return the text of a checkpoint's state, with its checksum, a former one replaced."""
+    state = {name: value for name, value in state.items() if name != "checksum"}
+    return json.dumps({**state, "checksum": _checksum(state)}) + "\n"
 
 
 def _checksum(state: dict[str, Any]) -> str:

@@ -47,6 +47,8 @@ class RunFile(StrEnum):
     """Confusion matrix on the test images."""
     WATCH = "watch"
     """Folder of pictures drawn during training; see `Watch`."""
+    BEFORE_DECAY = "before_decay"
+    """Folder of the checkpoint from which a run with schedule "wsd" can be made longer."""
     CHECKPOINTS = "checkpoints"
     """Folder of what it takes to resume, until the run is finished; see `Checkpoints`."""
 

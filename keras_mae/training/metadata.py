@@ -17,7 +17,7 @@ __all__ = ["RECIPE", "check_same_run", "from_flat", "json_values", "merged"]
 RECIPE = "recipe"
 """Name under which the metadata of a run hold its recipe, as `Recipe.to_dict` returns it."""
 
-_RECORDED_LATER = ("class_names",)
+_RECORDED_LATER = ("class_names", "recipe_size")
 """Names of values that runs did not record at first: a run without one is taken to have had the same."""
 
 
@@ -67,7 +67,7 @@ def _differences(metadata: Mapping[str, Any], stored: Mapping[str, Any]) -> Iter
         other = stored.get(name)
         if name == RECIPE and isinstance(value, dict) and isinstance(other, dict):
             # Where the numbers come from is no number: the same ones are the same run.
-            numbers = {field: number for field, number in value.items() if field != "source"}
+            numbers = {field: number for field, number in value.items() if field not in ("source", "changed")}
             yield from _differences(numbers, completed(other))
         elif value != other:
             yield f"{name}={value} and not {other}"

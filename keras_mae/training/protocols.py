@@ -203,6 +203,7 @@ def _check_agreement(model: MaskedAutoencoder, recipe: PretrainRecipe) -> None:
     wanted = dict(recipe.model_arguments)
     del wanted["seed"]
     found = {name: getattr(model, name) for name in wanted}
+    wanted["decoder"], found["decoder"] = recipe.decoder, model.decoder.kind
     # By name: a recipe holds no function and no teacher, and no other settings of a target.
     found["target"] = model.target_name
     wanted["target"] = recipe.target or ("normalized" if recipe.norm_pix_loss else "pixels")

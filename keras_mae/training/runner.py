@@ -11,10 +11,12 @@ from rich.console import Console
 
 from keras_mae import _checks, distribution
 from keras_mae.data.reading import length
+from keras_mae.optimizers import ValidateAverages
 from keras_mae.recipes import Recipe
 from keras_mae.training.callbacks import Interruptible, LogLearningRate, Progress, StopOnNonFinite
 from keras_mae.training.checkpoints import Checkpoints, Preempted, Saving, check_room_for, seek
 from keras_mae.training.directory import RunDirectory, RunFile
+from keras_mae.training.extending import KeepBeforeDecay, extend
 
 __all__ = ["RunOptions", "run"]
 
@@ -51,8 +53,13 @@ def run(
     If training stops early, by Ctrl-C or an error, what has been learned so far is still written; a run that stops
     before the end of its first epoch leaves no results, at most checkpoints.
 
+    Where the recipe averages weights (`ema_momentum`), `val_` metrics, pictures and results are the averages'.
+
     During training, `checkpoints/` holds all that is needed to continue after the process is killed: with
     `Saving(resume=True)` the run ends with the same weights, bit for bit on one machine, as without the interruption.
+    A finished run with schedule "wsd" is made longer by resuming it with more epochs: it goes on from
+    `before_decay/`, and ends as if it had been begun with them.
+
     On SIGTERM, which a preempted machine receives, a checkpoint is written and the process exits with status 143.
 
     Inside a `keras_mae.distribution.scope` of several processes all of them call this, with the same arguments, and
@@ -91,6 +98,9 @@ def run(
         every_steps=saving.every_steps,
         every_minutes=saving.every_minutes,
     )
+    if saving.resume and distribution.current().is_main:
+        extend(directory, checkpoints.metadata)
+    distribution.gather(0)  # the others see what it left
     if saving.resume and directory.is_finished(recipe.epochs, checkpoints.metadata):
         directory.remove_checkpoints()  # of which a kill may have left a part
         _console(console).print(f"{directory.path}: this run is finished, nothing is left to do", highlight=False)
@@ -103,7 +113,7 @@ def run(
             recipe,
             checkpoints,
             validation_data=validation_data,
-            callbacks=callbacks,
+            callbacks=[*callbacks, checkpoints, KeepBeforeDecay(checkpoints, directory, recipe)],
             console=_console(console),
         )
 
@@ -111,6 +121,8 @@ def run(
         if history := checkpoints.position.history:
             if distribution.current().is_main:
                 check_room_for(model, directory.path)
+            # `fit` does so only where it comes to its end, and not in an epoch that was begun before.
+            model.optimizer.finalize_variable_values(model.trainable_variables)
             leave(directory, history)
 
     with directory.opened(free=not saving.resume):
@@ -156,7 +168,7 @@ def _fit(
     progress = Progress(steps * recipe.step_batch_size, console, recipe.epochs)
     options: dict[str, Any] = {
         "validation_data": validation_data,
-        "callbacks": [interruptible, LogLearningRate(), stop, progress, *callbacks, checkpoints],
+        "callbacks": [interruptible, LogLearningRate(), stop, progress, ValidateAverages(), *callbacks],
         "shuffle": False,  # the dataset shuffles itself
         "verbose": 0,
     }

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_mae import _checks, transfer, visualize
+from keras_mae.optimizers import averaged_weights
 from keras_mae.pixels import check_images
 from keras_mae.pooling import POOLINGS, check_pooling
 from keras_mae.recipes import LinearProbeRecipe
@@ -24,7 +25,8 @@ class Watch(keras.callbacks.Callback):
 
     `directory` gets a picture at each interval, and, where the package `tensorboard` is installed, its event files:
     all logged numbers at every epoch, and the pictures. `tensorboard --logdir DIRECTORY` shows them. A picture costs
-    one forward pass of the images, and about a second of drawing. A model that does not predict pixels gets none.
+    one forward pass of the images, and about a second of drawing; where the optimizer averages weights, the averages
+    reconstruct. A model that does not predict pixels gets none.
 
     Args:
         examples: Images (n, height, width, channels) in the encoder's `pixel_range`.
@@ -51,7 +53,9 @@ class Watch(keras.callbacks.Callback):
             {"tag": name, "simple_value": float(value)} for name, value in (logs or {}).items()
         ]
         if (epoch + 1) % self.every_epochs == 0 and self.model.predicts_pixels:
-            figure = visualize.reconstructions(self.model.reconstruct(self.examples), len(self.examples))
+            with averaged_weights(self.model):
+                result = self.model.reconstruct(self.examples)
+            figure = visualize.reconstructions(result, len(self.examples))
             path = self.directory / f"epoch-{epoch + 1:04d}.png"
             drawn = io.BytesIO()
             figure.savefig(drawn, format="png")
@@ -84,7 +88,8 @@ class OnlineProbe(keras.callbacks.Callback):
 
     Adds `knn_accuracy` (or `probe_accuracy`) and its cost, `probe_seconds`, to the logs of every epoch; between two
     scores they repeat the last one. Place it before the callbacks that write logs or compare, such as
-    `EarlyStopping`, which need `mode="max"` for it. The encoder is not changed. The cost is a forward pass of the
+    `EarlyStopping`, which need `mode="max"` for it. The encoder is not changed; where the optimizer averages
+    weights, the averages are scored. The cost is a forward pass of the
     unmasked images, four times a masked one, and the neighbors' vote or the probe's training on the features.
 
     Args:
@@ -126,7 +131,8 @@ class OnlineProbe(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if (epoch + 1) % self.every_epochs == 0:
             began = time.perf_counter()
-            accuracy = self._neighbors() if self.recipe is None else self._probe(self.recipe)
+            with averaged_weights(self.model):
+                accuracy = self._neighbors() if self.recipe is None else self._probe(self.recipe)
             self._last = dict(zip(self._last, (accuracy, time.perf_counter() - began), strict=True))
         if logs is not None:
             logs.update(self._last)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import keras
+
 from keras_mae import _class_names
 from keras_mae.classifier import ViTClassifier
 from keras_mae.data.reading import length
 from keras_mae.encoder import ViTEncoder
+from keras_mae.optimizers import ValidateAverages
 from keras_mae.recipes import FineTuneRecipe, check_recipe
 
 __all__ = ["compiled_classifier", "fine_tune", "fit_classifier", "partial_fine_tune"]
@@ -41,7 +44,8 @@ def fine_tune(
         fit_options: Other options of `keras.Model.fit`: `verbose`, `callbacks` and the like.
 
     Returns:
-        The trained `ViTClassifier`; its `history` is `fit`'s.
+        The trained `ViTClassifier`; its `history` is `fit`'s. Where the recipe averages weights (`ema_momentum`), it
+        has the averages, of which `val_` metrics are, too.
 
     Raises:
         ValueError: If the dataset has no length or no labels, or anything does not fit.
@@ -82,7 +86,7 @@ def partial_fine_tune(
         recipe: As in `fine_tune`.
         trainable_blocks: Number of blocks to train: 0, 0.5, 1, ... up to the encoder's depth. Half a block is a
             block's MLP with its norm. With 0 only the new norm and the head are trained. Even with all blocks,
-            the patch embedding, positions and class token stay as they are.
+            the patch embedding, positions and class tokens stay as they are.
         class_names: As in `fine_tune`.
         validation_data: As in `fine_tune`.
         image_shape: As in `fine_tune`.
@@ -141,5 +145,7 @@ def fit_classifier(
     classifier: ViTClassifier, dataset: Any, epochs: int, *, validation_data: Any = None, **fit_options: Any
 ) -> ViTClassifier:
     """Train a compiled classifier on a dataset that shuffles itself, and return it."""
+    if classifier.optimizer.use_ema:
+        fit_options["callbacks"] = [ValidateAverages(), *keras.tree.flatten(fit_options.get("callbacks") or [])]
     classifier.fit(dataset, epochs=epochs, validation_data=validation_data, shuffle=False, **fit_options)
     return classifier

@@ -1,0 +1,113 @@
+"""The numbers that are our own: for images of 8 to 64 pixels, and for photos.
+
+For small images, a base says what is the same for any number of them. What goes by that number is given for a few
+numbers, and `by_images` says what is between them. All of it was chosen on validation images; that for photos is not
+tuned.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "FINE_TUNE",
+    "FINE_TUNE_BY_IMAGES",
+    "PHOTOS",
+    "PRETRAIN",
+    "PRETRAIN_BY_IMAGES",
+    "PROBE",
+    "PROBE_BY_IMAGES",
+    "by_images",
+]
+
+# === Small images ===
+PRETRAIN: dict[str, Any] = {
+    "epochs": 40,
+    "warmup_epochs": 2,
+    "batch_size": 128,
+    "base_learning_rate": 4e-3,
+    "crop_area": None,
+    "flip": False,
+}
+PRETRAIN_BY_IMAGES: dict[int, dict[str, Any]] = {
+    1_437: {"batch_size": 32, "base_learning_rate": 8e-3, "norm_pix_loss": False},  # digits
+    60_000: {},  # Fashion-MNIST
+}
+
+FINE_TUNE: dict[str, Any] = {
+    "epochs": 40,
+    "warmup_epochs": 2,
+    "batch_size": 128,
+    "base_learning_rate": 2e-3,
+    "rand_augment": 0.0,
+    "random_erasing": 0.0,
+    "mixup": 0.0,
+    "cutmix": 0.0,
+    "shift": 0.07,  # two pixels of 28
+    "crop_area": None,
+    "evaluation_fraction": 1.0,
+}
+FINE_TUNE_BY_IMAGES: dict[int, dict[str, Any]] = {  # Fashion-MNIST: examples/transfer_fashion_mnist.py
+    600: {"epochs": 50, "warmup_epochs": 1, "batch_size": 32, "base_learning_rate": 8e-3},
+    6_000: {"epochs": 15, "warmup_epochs": 1, "batch_size": 64, "base_learning_rate": 4e-3},
+    60_000: {"epochs": 3, "warmup_epochs": 1, "batch_size": 128, "base_learning_rate": 2e-3},
+}
+
+PROBE: dict[str, Any] = {
+    "epochs": 100,
+    "warmup_epochs": 10,
+    "batch_size": 256,
+    "base_learning_rate": 4.0,
+    "crop_area": None,
+    "evaluation_fraction": 1.0,
+    "clamp_crops": False,
+}
+PROBE_BY_IMAGES: dict[int, dict[str, Any]] = {600: {"batch_size": 150}, 6_000: {}, 60_000: {}}
+
+_MOST_EPOCHS = 2
+"""Times the epochs for the fewest images, for fewer still: each epoch ends with an evaluation."""
+
+
+def by_images(base: Mapping[str, Any], cells: Mapping[int, Mapping[str, Any]], images: int) -> dict[str, Any]:
+    """Return the fields of a recipe for a number of images.
+
+    They are those of the nearest number in `cells`, on a logarithmic scale, except for the length: the number of
+    updates is interpolated on that scale. Fewer images than any in `cells` are trained on for as many updates, within
+    twice as many epochs; more of them for as many epochs.
+
+    Args:
+        base: Fields that any number of images has.
+        cells: Fields by number of images.
+        images: Number of images to train on.
+
+    Example:
+        >>> by_images(FINE_TUNE, FINE_TUNE_BY_IMAGES, 600)["epochs"]
+        50
+    """
+    known = {count: {**base, **cells[count]} for count in sorted(cells)}
+    chosen = dict(known[min(known, key=lambda count: abs(math.log(count / images)))])
+    length = chosen["epochs"]
+    if images < max(known):
+        updates = [count * fields["epochs"] / fields["batch_size"] for count, fields in known.items()]
+        wanted = np.exp(np.interp(math.log(images), np.log(list(known)), np.log(updates)))
+        epochs = max(round(float(wanted) * chosen["batch_size"] / images), 1)
+        chosen["epochs"] = min(epochs, _MOST_EPOCHS * length) if images < min(known) else epochs
+    if chosen["warmup_epochs"]:
+        warmup = max(round(chosen["warmup_epochs"] * chosen["epochs"] / length), 1)
+        chosen["warmup_epochs"] = min(warmup, chosen["epochs"] - 1)
+    return chosen
+
+
+# === Photos ===
+PHOTOS: dict[str, Any] = {
+    "epochs": 40,
+    "warmup_epochs": 2,
+    "batch_size": 32,
+    "base_learning_rate": 8e-3,
+    "norm_pix_loss": False,
+}
+"""Pre-training on a folder, on one machine: 1e-3 at this batch. Batches of hundreds need the published 1.5e-4."""

@@ -1,0 +1,70 @@
+"""Where the numbers of a recipe come from, and how that is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+__all__ = ["EFFICIENT_PROBING", "OPTIONS", "OWN", "PUBLISHED", "SIZES", "SOURCES", "UNTUNED", "table"]
+
+OWN = "keras_mae"
+EFFICIENT_PROBING = "efficient_probing"
+UNTUNED = "untuned"
+SOURCES = {
+    "repository": "the authors' repository",
+    "paper": "the paper, appendix A.1",
+    EFFICIENT_PROBING: "efficient probing, arXiv 2506.10178",
+    OWN: "keras_mae, tuned on validation images",
+    UNTUNED: "keras_mae, for short runs on one machine, not tuned",
+}
+"""Names of sources, and what is printed for them."""
+
+PUBLISHED = ("repository", "paper", EFFICIENT_PROBING)
+"""Names of the sources that were published."""
+
+SIZES = ("base", "large", "huge")
+"""Sizes of the ViT that the published recipes are for."""
+
+OPTIONS = {
+    "decoder": "CrossMAE, arXiv 2401.14391",
+    "fuse_blocks": "MFF, arXiv 2308.00261",
+    "mask_cell": "Pixio",
+    "masking": "green and other noise: ColorMAE, arXiv 2407.13036",
+    "optimizer_name": "Muon, arXiv 2605.24770",
+    "pooling": "attentive: efficient probing, arXiv 2506.10178",
+    "predict_ratio": "CrossMAE, arXiv 2401.14391",
+    "schedule": "wsd: MiniCPM, arXiv 2404.06395",
+    "target": "low_pass: PixMIM; hog: MaskFeat",
+}
+"""Fields that the paper's method has no other value for, and who proposed that."""
+
+
+def table(recipe: Any) -> list[tuple[str, str, str]]:
+    """Return a recipe's fields as rows of (name, value, note).
+
+    The note of a value that is not the paper's says whose it is, and what the paper's is. A published recipe does not
+    know its size: the size counts whose recipe is most like it. A recipe of our own is compared with "base".
+    """
+    rows = {field.name: getattr(recipe, field.name) for field in fields(recipe)}
+    for name in ("source", "changed"):
+        del rows[name]
+    notes = dict(_notes(recipe, rows)) if hasattr(recipe, "for_size") else {}
+    return [(name, str(value), notes.get(name, "")) for name, value in rows.items()]
+
+
+def _notes(recipe: Any, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    origin, size = recipe, SIZES[0]
+    if recipe.source in PUBLISHED:
+        origins = {size: recipe.for_size(size, recipe.source) for size in SIZES}
+        size = min(SIZES, key=lambda size: sum(getattr(origins[size], name) != values[name] for name in values))
+        origin = origins[size]
+    paper = recipe.for_size(size, "paper")
+    for name, value in values.items():
+        theirs = getattr(paper, name)
+        if name == "seed" or value == theirs:
+            continue
+        changed = name in recipe.changed or getattr(origin, name) != value
+        whose = "changed" if changed else SOURCES[recipe.source].partition(",")[0]
+        after = f" ({OPTIONS[name]})" if name in OPTIONS else ""
+        yield name, f"{whose}{after}; the paper: {theirs}"

@@ -1,0 +1,100 @@
+"""Which recipe a command trains by."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from keras_mae.cli import choosing
+from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, own
+
+SMALL = FineTuneRecipe.for_size("small_images")
+
+
+@pytest.mark.parametrize(
+    ("data", "size"), [("digits", "small_images"), ("fashion_mnist", "small_images"), ("photos/", "photos")]
+)
+def test_the_recipe_fits_the_data(data, size):
+    assert choosing.default_size(data, "photos") == size
+
+
+def test_only_the_recipe_for_small_images_goes_by_their_number():
+    assert choosing.sized_recipe(FineTuneRecipe, "base", 600) == FineTuneRecipe.for_size("base")
+    assert choosing.sized_recipe(FineTuneRecipe, "small_images", None) == SMALL
+    assert choosing.sized_recipe(FineTuneRecipe, "small_images", 600).batch_size == 32
+
+
+@pytest.mark.parametrize(
+    ("given", "warmup"),
+    [
+        ({}, 2),
+        ({"epochs": None, "batch_size": 3}, 2),
+        ({"epochs": 60}, 3),
+        ({"epochs": 12}, 0),
+        ({"epochs": 12, "warmup_epochs": 1}, 1),
+    ],
+)
+def test_a_warmup_keeps_its_share_unless_it_is_given(given, warmup):
+    recipe = choosing.changed_recipe(SMALL, given)
+    assert recipe.warmup_epochs == warmup
+    assert recipe == replace(SMALL, **{"warmup_epochs": warmup, **{k: v for k, v in given.items() if v is not None}})
+
+
+# === Runs that are resumed ===
+def resumed(begun, given, size=None, recipe=SMALL):
+    return choosing.changed_recipe(choosing.resumed_recipe(recipe, begun, given, size), given)
+
+
+def test_a_run_goes_on_by_the_numbers_it_began_with():
+    """Those of another version, say; nobody typed them."""
+    begun = choosing.changed_recipe(replace(SMALL, epochs=30, warmup_epochs=3, mixup=0.5), {"batch_size": 64})
+    assert resumed(begun, {"batch_size": 64}) == begun
+    assert resumed(begun, {"batch_size": 64}).changed == ("batch_size",)
+    shorter = choosing.changed_recipe(begun, {"epochs": 20})
+    assert (shorter.warmup_epochs, resumed(shorter, {"batch_size": 64, "epochs": 20})) == (2, shorter)
+    before_names = replace(begun, changed=())
+    assert resumed(before_names, {"batch_size": 64}) == begun
+
+
+def test_an_option_that_is_forgotten_or_new_makes_another_run():
+    begun = choosing.changed_recipe(SMALL, {"batch_size": 64, "epochs": 20, "seed": 0})
+    assert resumed(begun, {"epochs": 20}).batch_size == SMALL.batch_size
+    assert resumed(begun, {"batch_size": 64}).epochs == SMALL.epochs
+    assert resumed(begun, {"batch_size": 64, "epochs": 20, "seed": 1}).seed == 1
+
+
+def test_a_run_of_another_recipe_is_not_followed():
+    base = FineTuneRecipe.for_size("base")
+    assert resumed(base, {}) == SMALL
+    assert resumed(SMALL, {}, "base", base) == base
+    assert resumed(LinearProbeRecipe.for_size("small_images"), {}) == SMALL
+    assert resumed(None, {}) == SMALL
+
+
+def test_a_pre_training_from_before_sizes_goes_on_by_its_numbers():
+    digits = PretrainRecipe.for_size("small_images", images=1437)
+    begun = PretrainRecipe(epochs=9, warmup_epochs=0, batch_size=16, norm_pix_loss=False)  # "from the repository"
+    assert resumed(begun, {"seed": 0}, None, digits) == begun
+    assert resumed(begun, {"seed": 0}, "small_images", digits) == digits
+
+
+# === As a user types it ===
+def test_a_command_names_its_recipe_and_resumes_by_it(keras_mae_command, tmp_path, monkeypatch):
+    options = ("pretrain", "digits", "--epochs", 1, "--batch-size", 479, "--out", "run", "--resume")
+    status, out, _ = keras_mae_command(*options)
+    assert (status, "from keras_mae, tuned on validation images" in out) == (0, True)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["recipe_size"] == "small_images"
+    assert record["recipe"]["changed"] == ["epochs", "warmup_epochs", "batch_size"]
+    assert record["recipe"]["base_learning_rate"] == own.PRETRAIN_BY_IMAGES[1_437]["base_learning_rate"]
+    monkeypatch.setitem(own.PRETRAIN_BY_IMAGES[1_437], "base_learning_rate", 0.5)  # in another version
+    status, out, _ = keras_mae_command(*options)
+    assert (status, "this run is finished" in out) == (0, True)
+    for other in ((*options[:4], *options[6:]), (*options, "--size", "photos"), (*options, "--seed", 1)):
+        status, _, err = keras_mae_command(*other)
+        assert (status, "The run in 'run' is another one" in err) == (2, True)
+    del record["recipe_size"], record["recipe"]["changed"]  # as an earlier version wrote it
+    (tmp_path / "run" / "run.json").write_text(
+        json.dumps({**record, "recipe": {**record["recipe"], "source": "repository"}})
+    )
+    assert keras_mae_command(*options)[0] == 0
