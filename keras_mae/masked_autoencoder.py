@@ -22,7 +22,7 @@ from keras_mae.partial_prediction import drawn, in_reading_order
 from keras_mae.pixels import check_images
 from keras_mae.random import EVALUATION_STEP, hash_noise, places
 from keras_mae.reconstruction import Reconstruction, to_pictures, undo_normalization
-from keras_mae.targets.patch_targets import PatchTargets, plain, settled
+from keras_mae.targets.patch_targets import PatchTargets, plain, restored, settled
 from keras_mae.train_step import Directed
 from keras_mae.unlabeled import Unlabeled
 
@@ -389,6 +389,5 @@ class MaskedAutoencoder(PresetFiles, Unlabeled):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> MaskedAutoencoder:
-        named = ("encoder", "decoder", "masking", "target")
-        parts = {key: keras.saving.deserialize_keras_object(config[key]) for key in named if key in config}
-        return cls(**{**config, **parts})
+        parts = {key: keras.saving.deserialize_keras_object(config[key]) for key in ("encoder", "decoder", "masking")}
+        return cls(**{**config, **parts, "target": restored(config.get("target"))})

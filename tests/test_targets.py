@@ -9,6 +9,7 @@ from keras import ops
 
 import keras_mae
 from keras_mae.targets import HOG, LowPass
+from keras_mae.targets.matrices import resized
 from keras_mae.targets.patch_targets import PatchTargets, settled
 
 
@@ -134,6 +135,16 @@ def test_images_of_one_row_have_gradients_along_it_only():
     np.testing.assert_array_equal(vectors.reshape(2, 8, 9)[..., 1:], 0)
 
 
+def test_compiled_forms_give_the_same(compiled):
+    encoder, images = encoder_of((8, 12, 3), 4), random_images(2, (8, 12, 3))
+    low_pass, hog = (PatchTargets(*settled(target, None), encoder) for target in ("low_pass", "hog"))
+    both = compiled(lambda x: (low_pass.vectors(x), hog.vectors(x), resized(ops.cast(x, "float32"), (5, 19))))
+    found = [to_numpy(value) for value in both(ops.convert_to_tensor(images))]
+    np.testing.assert_allclose(found[0], low_pass_by_fft(images, encoder, 40 / 224), atol=2e-6)
+    np.testing.assert_allclose(found[1], hog_by_loops(images, encoder, 4, 9), atol=2e-6)
+    assert found[2].shape == (2, 5, 19, 3)
+
+
 # === In the model ===
 def means(images):
     """A target of somebody's own: mean and largest value of each patch and channel, (batch, patches, 6)."""
@@ -189,7 +200,7 @@ def test_the_loss_is_the_mean_square_over_the_vectors_of_removed_patches(name, m
     by_removed = run_quickly(
         lambda x: mae.compute_loss(x, y_pred=mae.outputs_for_loss(x, training=False), training=False)
     )(images)
-    np.testing.assert_allclose([float(by_call), float(by_removed)], expected, rtol=1e-4)
+    np.testing.assert_allclose([float(to_numpy(by_call)), float(to_numpy(by_removed))], expected, rtol=1e-4)
 
 
 @each_target
@@ -199,6 +210,17 @@ def test_masks_of_one_image_share_its_vectors(name, models, images):
     whole = to_numpy(targets.vectors(images))
     several = to_numpy(targets.vectors(images, ops.convert_to_tensor(ids)))
     np.testing.assert_array_equal(several, np.stack([whole[row // 2, ids[row]] for row in range(6)]))
+
+
+def test_vectors_are_those_of_the_patches_that_are_predicted(models, images):
+    """A share of the removed patches, under two masks an image."""
+    mae = build_mae(target="hog", masks_per_image=2, predict_ratio=0.3)
+    outputs = run_quickly(lambda x: mae.outputs_for_loss(x, training=True))(images)
+    whole, given = to_numpy(models["hog"]._targets.vectors(images)), to_numpy(outputs["removed_target"])
+    assert given.shape == (6, 8, 162)  # 8 of 27 removed ones
+    apart = abs(given[:, :, None] - whole.repeat(2, axis=0)[:, None]).max(-1)
+    assert apart.min(-1).max() < 1e-6
+    assert len({tuple(row.argmin(-1)) for row in apart}) == 6
 
 
 @pytest.mark.parametrize("name", ["low_pass, normalized", "hog", "function"])
@@ -258,6 +280,18 @@ def test_reconstructions_of_a_low_pass_model_are_its_pixels(name, models, images
         prediction = prediction * std + target.mean(-1, keepdims=True)
     pixels = prediction * np.tile(mae.encoder.pixel_std, 6) + np.tile(mae.encoder.pixel_mean, 6)
     np.testing.assert_allclose(oracles.patches_of(result.predicted, PATCH_SIZE), pixels, rtol=1e-3, atol=1e-2)
+
+
+def unregistered(images):
+    return means(images)
+
+
+def test_a_function_that_is_not_registered_takes_custom_objects(tmp_path):
+    build_mae(target=unregistered).save(tmp_path / "mae.keras")
+    with pytest.raises(ValueError, match="a function that is not known here: register it .* target='unregistered'"):
+        keras.saving.load_model(tmp_path / "mae.keras")
+    loaded = keras.saving.load_model(tmp_path / "mae.keras", custom_objects={"unregistered": unregistered})
+    assert loaded.target is unregistered
 
 
 # === What is refused, and what is the same by another name ===

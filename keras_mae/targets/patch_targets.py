@@ -17,7 +17,7 @@ from keras_mae.targets.base import Pixels, Target
 from keras_mae.targets.hog import HOG
 from keras_mae.targets.low_pass import LowPass
 
-__all__ = ["NAMES", "PatchTargets", "plain", "settled"]
+__all__ = ["NAMES", "PatchTargets", "plain", "restored", "settled"]
 
 NAMES = ("pixels", "normalized", "low_pass", "hog")
 """The targets that have a name."""
@@ -79,6 +79,23 @@ def settled(target: Any, norm_pix_loss: bool | None) -> tuple[Any, bool]:
 def plain(target: Any) -> bool:
     """Return whether a target is one of the method's own, which `norm_pix_loss` tells apart."""
     return isinstance(target, str) and target in ("pixels", "normalized")
+
+
+def restored(config: Any) -> Any:
+    """Return the target that a model's configuration has.
+
+    Raises:
+        ValueError: If it is a function that Keras does not know.
+    """
+    try:
+        return keras.saving.deserialize_keras_object(config)
+    except TypeError as error:
+        name = config.get("config") if isinstance(config, dict) else config
+        raise ValueError(
+            "The model's target is a function that is not known here: register it with "
+            "`keras.saving.register_keras_serializable`, or give it in `custom_objects`. "
+            f"Received: target={name!r}"
+        ) from error
 
 
 def _made(target: Any) -> Target:
