@@ -20,7 +20,7 @@ from keras_mae.optimizers import (
 from keras_mae.pooling import POOLINGS
 from keras_mae.recipes import options, own
 from keras_mae.recipes.base import Recipe, changed
-from keras_mae.recipes.sources import EFFICIENT_PROBING, OWN, SIZES, UNTUNED
+from keras_mae.recipes.sources import EFFICIENT_PROBING, FINE_TUNE, OWN, SIZES, UNTUNED
 
 __all__ = ["FineTuneRecipe", "LinearProbeRecipe", "PretrainRecipe"]
 
@@ -252,7 +252,7 @@ class FineTuneRecipe(Recipe):
         source = _published(size, source, images)
         if source is None:
             return changed(cls(**_our_own(own.FINE_TUNE, own.FINE_TUNE_BY_IMAGES, images)), changes)
-        rate, layer_decay, drop_path_rate, epochs = _FINE_TUNE[source, size]
+        rate, layer_decay, drop_path_rate, epochs = FINE_TUNE[source, size]
         recipe = cls(
             epochs=epochs,
             base_learning_rate=rate,
@@ -367,14 +367,6 @@ class LinearProbeRecipe(Recipe):
         return {"flip": self.flip, "seed": self.seed}
 
 
-_FINE_TUNE = {  # (source, size): base_learning_rate, layer_decay, drop_path_rate, epochs
-    ("repository", "base"): (5e-4, 0.65, 0.1, 100),
-    ("repository", "large"): (1e-3, 0.75, 0.2, 50),
-    ("repository", "huge"): (1e-3, 0.75, 0.3, 50),
-    ("paper", "base"): (1e-3, 0.75, 0.1, 100),
-    ("paper", "large"): (1e-3, 0.75, 0.1, 50),
-    ("paper", "huge"): (1e-3, 0.75, 0.2, 50),
-}
 _TARGETS = ("pixels", "normalized", "low_pass", "hog", "teacher", "custom")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
-__all__ = ["EFFICIENT_PROBING", "OPTIONS", "OWN", "PUBLISHED", "SIZES", "SOURCES", "UNTUNED", "table"]
+__all__ = ["EFFICIENT_PROBING", "FINE_TUNE", "OPTIONS", "OWN", "PUBLISHED", "SIZES", "SOURCES", "UNTUNED", "table"]
 
 OWN = "keras_mae"
 EFFICIENT_PROBING = "efficient_probing"
@@ -25,6 +25,16 @@ PUBLISHED = ("repository", "paper", EFFICIENT_PROBING)
 
 SIZES = ("base", "large", "huge")
 """Sizes of the ViT that the published recipes are for."""
+
+FINE_TUNE = {  # (source, size): base_learning_rate, layer_decay, drop_path_rate, epochs
+    ("repository", "base"): (5e-4, 0.65, 0.1, 100),
+    ("repository", "large"): (1e-3, 0.75, 0.2, 50),
+    ("repository", "huge"): (1e-3, 0.75, 0.3, 50),
+    ("paper", "base"): (1e-3, 0.75, 0.1, 100),
+    ("paper", "large"): (1e-3, 0.75, 0.1, 50),
+    ("paper", "huge"): (1e-3, 0.75, 0.2, 50),
+}
+"""The numbers in which the published recipes for fine-tuning differ."""
 
 OPTIONS = {
     "decoder": "CrossMAE, arXiv 2401.14391",
