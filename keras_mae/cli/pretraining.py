@@ -124,7 +124,7 @@ def pretrain(
         float | None, typer.Option(help="Decoupled weight decay; the recipe's by default.")
     ] = None,
     optimizer: Annotated[
-        OptimizerName | None, typer.Option(help="What moves the weights; the recipe's by default.")
+        OptimizerName | None, typer.Option(help="Optimizer that moves the weights; the recipe's by default.")
     ] = None,
     ema_momentum: EmaMomentum = None,
     schedule: Annotated[
@@ -161,7 +161,7 @@ def pretrain(
         ),
     ] = None,
     target: Annotated[
-        TargetName | None, typer.Option(help="What to predict for each patch; the recipe's by default.")
+        TargetName | None, typer.Option(help="Target to predict for each patch; the recipe's by default.")
     ] = None,
     teacher: Annotated[
         str | None,
