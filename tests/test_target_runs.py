@@ -21,7 +21,7 @@ from keras_mae.training import RunDirectory, run_pretraining
         ({"target": "low_pass"}, True),  # as published
         ({"target": "low_pass", "norm_pix_loss": False}, False),
         ({"target": "pixels"}, False),
-        ({"target": "normalized", "norm_pix_loss": False}, True),
+        ({"target": "normalized"}, True),
         ({"target": "hog"}, False),
     ],
 )
@@ -37,6 +37,12 @@ def test_a_recipes_target_says_what_its_model_predicts(changes, norm_pix_loss):
 def test_a_recipe_refuses_another_target():
     with pytest.raises(ValueError, match="`target` must be one of None, 'pixels', .* Received: target='hogs'"):
         PretrainRecipe(target="hogs")
+
+
+def test_a_recipe_refuses_changes_that_contradict():
+    for target, norm_pix_loss in (("normalized", False), ("pixels", True), ("hog", True)):
+        with pytest.raises(ValueError, match=f"norm_pix_loss={norm_pix_loss}, target={target}"):
+            PretrainRecipe.for_size("base", target=target, norm_pix_loss=norm_pix_loss)
 
 
 def test_recipes_from_before_there_were_targets_predict_what_they_did():
@@ -122,6 +128,7 @@ def test_pretrain_with_a_teacher(keras_mae_command, digits_model, tmp_path):
     [
         (["--target", "hog", "--teacher", "x.keras"], "A teacher is a target: give one of them"),
         (["--target", "hog", "--norm-pix-loss"], "`norm_pix_loss` does not go with this target"),
+        (["--target", "normalized", "--no-norm-pix-loss"], "`norm_pix_loss` does not go with this target"),
         (["--target", "hogs"], "'hogs' is not one of 'pixels', 'normalized', 'low_pass', 'hog'"),
         (["--teacher", "mae_vit_base_patch16_224"], "A teacher takes weights"),
     ],
