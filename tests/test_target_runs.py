@@ -104,6 +104,26 @@ def test_a_run_with_a_teacher_leaves_no_picture_and_says_what_it_predicted(tmp_p
     assert keras.saving.load_model(tmp_path / "run" / "model.keras").target_name == "teacher"
 
 
+@pytest.mark.parametrize(("name", "make"), [("teacher", build_teacher), ("low_pass", lambda: LowPass(0.3))])
+def test_a_run_is_not_resumed_with_another_target(name, make, tmp_path):
+    recipe = dataclasses.replace(RECIPE, target=name)
+    other = LowPass(0.2) if name == "low_pass" else build_teacher()
+
+    def train(target):
+        images = random_images(4, (8, 8, 1))
+        saving = keras_mae.training.Saving(resume=True)
+        dataset = keras_mae.data.from_arrays(images, batch_size=4, seed=0)
+        run_pretraining(
+            build_student(target=target), dataset, recipe, tmp_path / "run", examples=images, saving=saving
+        )
+
+    first = make()
+    train(first)
+    train(first)  # which says that nothing is left to do
+    with pytest.raises(ValueError, match="is another one"):
+        train(other)
+
+
 # === The command line ===
 SHORT = ("--epochs", 1, "--batch-size", 720)
 
