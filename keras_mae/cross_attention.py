@@ -130,7 +130,7 @@ class CrossAttentionDecoder(Decoder):
         kwargs: `mlp_ratio`, `layer_norm_eps`, and what `MaskedAutoencoder` fills in, as of `MAEDecoder`.
 
     Call arguments:
-        tokens: (encoder blocks, batch, 1 + kept, encoder width), the outputs of all the encoder's blocks.
+        tokens: (encoder blocks, batch, class tokens + kept, encoder width), the outputs of all the encoder's blocks.
         ids_keep: int32 (batch, kept), the visible patches.
         ids_removed: int32 (batch, removed), the patches to predict.
         removed_only: Whether to predict the removed patches only.

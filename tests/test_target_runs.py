@@ -21,7 +21,7 @@ from keras_mae.training import RunDirectory, run_pretraining
         ({"target": "low_pass"}, True),  # as published
         ({"target": "low_pass", "norm_pix_loss": False}, False),
         ({"target": "pixels"}, False),
-        ({"target": "normalized", "norm_pix_loss": False}, True),
+        ({"target": "normalized"}, True),
         ({"target": "hog"}, False),
     ],
 )
@@ -37,6 +37,12 @@ def test_a_recipes_target_says_what_its_model_predicts(changes, norm_pix_loss):
 def test_a_recipe_refuses_another_target():
     with pytest.raises(ValueError, match="`target` must be one of None, 'pixels', .* Received: target='hogs'"):
         PretrainRecipe(target="hogs")
+
+
+def test_a_recipe_refuses_changes_that_contradict():
+    for target, norm_pix_loss in (("normalized", False), ("pixels", True), ("hog", True)):
+        with pytest.raises(ValueError, match=f"norm_pix_loss={norm_pix_loss}, target={target}"):
+            PretrainRecipe.for_size("base", target=target, norm_pix_loss=norm_pix_loss)
 
 
 def test_recipes_from_before_there_were_targets_predict_what_they_did():
@@ -98,6 +104,26 @@ def test_a_run_with_a_teacher_leaves_no_picture_and_says_what_it_predicted(tmp_p
     assert keras.saving.load_model(tmp_path / "run" / "model.keras").target_name == "teacher"
 
 
+@pytest.mark.parametrize(("name", "make"), [("teacher", build_teacher), ("low_pass", lambda: LowPass(0.3))])
+def test_a_run_is_not_resumed_with_another_target(name, make, tmp_path):
+    recipe = dataclasses.replace(RECIPE, target=name)
+    other = LowPass(0.2) if name == "low_pass" else build_teacher()
+
+    def train(target):
+        images = random_images(4, (8, 8, 1))
+        saving = keras_mae.training.Saving(resume=True)
+        dataset = keras_mae.data.from_arrays(images, batch_size=4, seed=0)
+        run_pretraining(
+            build_student(target=target), dataset, recipe, tmp_path / "run", examples=images, saving=saving
+        )
+
+    first = make()
+    train(first)
+    train(first)  # which says that nothing is left to do
+    with pytest.raises(ValueError, match="is another one"):
+        train(other)
+
+
 # === The command line ===
 SHORT = ("--epochs", 1, "--batch-size", 720)
 
@@ -122,6 +148,7 @@ def test_pretrain_with_a_teacher(keras_mae_command, digits_model, tmp_path):
     [
         (["--target", "hog", "--teacher", "x.keras"], "A teacher is a target: give one of them"),
         (["--target", "hog", "--norm-pix-loss"], "`norm_pix_loss` does not go with this target"),
+        (["--target", "normalized", "--no-norm-pix-loss"], "`norm_pix_loss` does not go with this target"),
         (["--target", "hogs"], "'hogs' is not one of 'pixels', 'normalized', 'low_pass', 'hog'"),
         (["--teacher", "mae_vit_base_patch16_224"], "A teacher takes weights"),
     ],

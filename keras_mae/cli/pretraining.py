@@ -345,11 +345,12 @@ def _image_shape(data: str, preset: str, image_size: int | None) -> tuple[int, i
 
 def _target(target: TargetName | None, teacher: str | None, norm_pix_loss: bool | None) -> str | None:
     """Return the target by the name that a recipe has for it, if the options agree."""
+    from keras_mae.recipes.options import check_target_and_norm
+
     if target is not None and teacher is not None:
         raise ValueError(f"A teacher is a target: give one of them. Received: target={target}, teacher={teacher}")
     name = "teacher" if teacher is not None else target and target.value
-    if norm_pix_loss and name not in (None, "normalized", "low_pass"):
-        raise ValueError(f"`norm_pix_loss` does not go with this target. Received: norm_pix_loss=True, target={name}")
+    check_target_and_norm(name, norm_pix_loss)
     return name
 
 

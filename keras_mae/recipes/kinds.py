@@ -127,8 +127,9 @@ class PretrainRecipe(Recipe):
             changes: Values of fields that differ.
 
         Raises:
-            ValueError: If there is no such recipe or field.
+            ValueError: If there is no such recipe or field, or `norm_pix_loss` contradicts `target`.
         """
+        options.check_target_and_norm(changes.get("target"), changes.get("norm_pix_loss"))
         source = _published(size, source, images, ("photos",))
         if source is not None:
             recipe = cls(source=source, norm_pix_loss=source == "repository")

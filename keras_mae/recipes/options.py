@@ -7,7 +7,14 @@ from typing import Any
 from keras_mae import _checks
 from keras_mae.masking.names import check_name
 
-__all__ = ["ADDED_TO_PRETRAINING", "averaging", "check_decay", "check_masks_and_shift", "decay_schedule"]
+__all__ = [
+    "ADDED_TO_PRETRAINING",
+    "averaging",
+    "check_decay",
+    "check_masks_and_shift",
+    "check_target_and_norm",
+    "decay_schedule",
+]
 
 ADDED_TO_PRETRAINING: dict[str, Any] = {
     "predict_ratio": 1.0,
@@ -33,6 +40,20 @@ def check_masks_and_shift(recipe: Any) -> None:
             "`shift` is a crop of its own: it takes crop_area=None. "
             f"Received: shift={recipe.shift}, crop_area={recipe.crop_area}"
         )
+
+
+def check_target_and_norm(target: str | None, norm_pix_loss: bool | None) -> None:
+    """Raise ValueError if a target and whether patches are standardized were both asked for, and contradict.
+
+    Args:
+        target: Name of the target that was asked for; `None` if none was.
+        norm_pix_loss: Whether patches were asked to be standardized; `None` if nobody said.
+    """
+    if target in (None, "low_pass") or norm_pix_loss is None or norm_pix_loss == (target == "normalized"):
+        return
+    raise ValueError(
+        f"`norm_pix_loss` does not go with this target. Received: norm_pix_loss={norm_pix_loss}, target={target}"
+    )
 
 
 def averaging(ema_momentum: float | None) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from keras_mae.training.directory import RunDirectory, RunFile
 from keras_mae.training.metadata import merged
 from keras_mae.training.runner import RunOptions, run
 from keras_mae.training.scoring import leave_scores, predicted_and_true, trained_names
+from keras_mae.training.targets import identified
 from keras_mae.transfer.fine_tuning import compiled_classifier
 from keras_mae.transfer.probing import compiled_probe
 
@@ -72,7 +73,7 @@ def run_pretraining(
     steps = length(dataset)
     known = _known(model, recipe, steps) | {"masking": describe(model.masking)}
     if model.target_name not in _BY_NORM_PIX_LOSS:
-        known["target"] = model.target_description
+        known |= identified(model)
     identity = merged(known, metadata)
     model.compile(recipe.optimizer(steps), jit_compile=jit_compile)
 
