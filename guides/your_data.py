@@ -295,7 +295,8 @@ Mask 75 %; warm up for a tenth of a short run, a twentieth of a long one; weight
 `norm_pix_loss=True` for features, `False` for pictures. `recipes.PretrainRecipe.for_size("small_images")` and
 `recipes.PretrainRecipe.for_size("base")` hold these numbers with their sources. (For a folder, the command line
 takes `for_size("photos")`: 8e-3 with batches of 32, which nothing was tuned on.) The 4e-3 was tuned on Fashion-MNIST
-with the micro model: for your data it is a start. [Options](../docs/options.md) lists what can be tried beyond the paper.
+with the micro model: for your data it is a start. [Options](../docs/options.md) lists what can be tried beyond the
+paper.
 
 Next: [what the encoder is then worth](transfer.ipynb).
 """

@@ -39,9 +39,9 @@ MASKINGS = [
 ]
 
 
-def square(masking):
+def square(masking=None, **settings):
     encoder = keras_mae.ViTEncoder((16, 16, 3), 4, 8, 1, 2)
-    return keras_mae.MaskedAutoencoder(encoder, keras_mae.MAEDecoder(8, 1, 2), masking)
+    return keras_mae.MaskedAutoencoder(encoder, keras_mae.MAEDecoder(8, 1, 2), masking, **settings)
 
 
 @pytest.mark.parametrize("name", ["x.safetensors", "hf"])
@@ -50,6 +50,13 @@ def test_a_masking_comes_back_as_it_went(masking, name, tmp_path):
     again = convert.load(convert.save(square(masking), tmp_path / name, FILES[name])).model.masking
     assert type(again) is type(masking)
     assert again.get_config() == {**masking.get_config(), "name": again.name}
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "hf"])
+def test_what_matters_in_training_comes_back(name, tmp_path):
+    settings = {"masks_per_image": 2, "predict_ratio": 0.5, "seed": 7}
+    again = convert.load(convert.save(square(**settings), tmp_path / name, FILES[name])).model
+    assert {setting: getattr(again, setting) for setting in settings} == settings
 
 
 def test_plain_masking_needs_no_word():

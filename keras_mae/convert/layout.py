@@ -216,9 +216,10 @@ class Layout(Format):
             model = ViTClassifier(encoder, **_head(self, state), copy=False)
         if kind == "autoencoder":
             decoder = MAEDecoder(**sizes.decoder or {}, dtype=encoder.dtype_policy)
-            said_masking = state.config.get(metadata.KEY, {}).get(metadata.MASKING, {})
-            masking = make(**said_masking | {"mask_ratio": self.mask_ratio(state)})
-            model = MaskedAutoencoder(encoder, decoder, masking, norm_pix_loss=normalized)
+            own = state.config.get(metadata.KEY, {})
+            masking = make(**own.get(metadata.MASKING, {}) | {"mask_ratio": self.mask_ratio(state)})
+            training = metadata.training_arguments(own)
+            model = MaskedAutoencoder(encoder, decoder, masking, norm_pix_loss=normalized, **training)
         left_out = state.left_out | self.left_out(state)
         report = load_weights(model, state, self.rules(model, state), kind, left_out=left_out, old_grid=stored_grid)
         report.notes += state.notes

@@ -13,12 +13,23 @@ from typing import Any
 from keras_mae.masking import Masking
 from keras_mae.masking.names import arguments_of
 
-__all__ = ["CLASS_NAMES", "KEY", "MASKING", "decoded", "encoded", "encoder_arguments", "metadata_of"]
+__all__ = [
+    "CLASS_NAMES",
+    "KEY",
+    "MASKING",
+    "decoded",
+    "encoded",
+    "encoder_arguments",
+    "metadata_of",
+    "training_arguments",
+]
 
 KEY = "keras_mae"
 """Where `StateDict.config` has what `metadata_of` returned when the file was written."""
 _ENCODER = ("layer_norm_eps", "pixel_mean", "pixel_std", "pixel_range")
 """Attributes of an encoder that no tensor tells: `metadata_of` writes them, and `encoder_arguments` reads them."""
+_TRAINING = {"masks_per_image": 1, "predict_ratio": 1.0, "seed": 0}
+"""Attributes of a masked autoencoder that matter when it is trained on, and what is not written."""
 MASKING = "masking"
 """Where the metadata say of a masking that is not the plain one what `keras_mae.masking.make` is to make."""
 CLASS_NAMES = "class_names"
@@ -39,6 +50,7 @@ def metadata_of(model: Any) -> dict[str, Any]:
             "decoder_layer_norm_eps": model.decoder.layer_norm_eps,
             "norm_pix_loss": model.norm_pix_loss,
             "mask_ratio": model.masking.mask_ratio,
+            **{name: getattr(model, name) for name, usual in _TRAINING.items() if getattr(model, name) != usual},
             **_masking(model.masking),
         }
     if getattr(model, CLASS_NAMES, None) is not None:
@@ -62,6 +74,11 @@ def _masking(masking: Masking) -> dict[str, Any]:
 def encoder_arguments(metadata: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of `ViTEncoder` that metadata says, apart from its grid and its heads."""
     return {name: metadata[name] for name in _ENCODER if name in metadata}
+
+
+def training_arguments(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `MaskedAutoencoder` that metadata says, apart from its parts and its target."""
+    return {name: metadata[name] for name in _TRAINING if name in metadata}
 
 
 def encoded(metadata: dict[str, Any]) -> str:

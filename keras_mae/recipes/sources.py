@@ -41,7 +41,7 @@ OPTIONS = {
     "fuse_blocks": "MFF, arXiv 2308.00261",
     "mask_cell": "Pixio, arXiv 2512.15715",
     "masking": "green and other noise: ColorMAE, arXiv 2407.13036",
-    "optimizer_name": "Muon, arXiv 2605.24770",
+    "optimizer_name": "Muon, arXiv 2502.16982",
     "pooling": "attentive: efficient probing, arXiv 2506.10178",
     "predict_ratio": "CrossMAE, arXiv 2401.14391",
     "schedule": "wsd: MiniCPM, arXiv 2404.06395",
