@@ -164,10 +164,8 @@ RUN = {
     "keras-mae knn runs/digits-1/model.keras": "--num-labels 64",
     "keras-mae evaluate runs/finetune-digits-1/classifier.keras": "",
     "keras-mae reconstruct runs/digits-1/model.keras photos/1.png photos/2.png --out picture.png": "",
-    "keras-mae pretrain digits --schedule wsd --epochs 40 --out runs/open --resume": "--epochs 2 --batch-size 479 "
-    "--optimizer muon --ema-momentum 0.9",
-    "keras-mae pretrain digits --schedule wsd --epochs 80 --out runs/open --resume": "--epochs 3 --batch-size 479 "
-    "--optimizer muon --ema-momentum 0.9",
+    "keras-mae pretrain digits --schedule wsd --epochs 40 --out runs/open --resume": "--epochs 2 --batch-size 479",
+    "keras-mae pretrain digits --schedule wsd --epochs 80 --out runs/open --resume": "--epochs 3 --batch-size 479",
     "keras-mae prepare photos/ --check": "",
     "keras-mae prepare photos/ shards/ --short-side 256": "",
     "keras-mae pretrain shards/": "--epochs 1 --model mae_vit_micro_patch4_32",
