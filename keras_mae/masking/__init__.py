@@ -7,11 +7,10 @@ noise given by the caller may be integer or float. 1 = removed, 0 = kept, everyw
 from keras_mae.masking.base import Mask, Masking
 from keras_mae.masking.explicit import explicit_mask
 from keras_mae.masking.layers import BlockMasking, GridMasking, RandomMasking
-from keras_mae.masking.names import NAMES, make
+from keras_mae.masking.names import make
 from keras_mae.masking.noise import NoiseMasking
 
 __all__ = [
-    "NAMES",
     "BlockMasking",
     "GridMasking",
     "Mask",
