@@ -309,7 +309,7 @@ def test_color_must_be_one_of_four(color):
 
 
 # === Names ===
-@pytest.mark.parametrize("name", keras_mae.masking.NAMES)
+@pytest.mark.parametrize("name", keras_mae.masking.names.NAMES)
 def test_every_name_makes_a_masking_and_is_found_again(name):
     masking = keras_mae.masking.make(name, 0.75, cell=2 if name == "random" else 1)
     again = keras_mae.masking.make(**names.arguments_of(masking))
@@ -321,7 +321,7 @@ def test_every_name_makes_a_masking_and_is_found_again(name):
 
 
 def test_names_say_which_masking_it_is():
-    described = [names.describe(keras_mae.masking.make(name)) for name in keras_mae.masking.NAMES]
+    described = [names.describe(keras_mae.masking.make(name)) for name in keras_mae.masking.names.NAMES]
     assert described[:4] == ["RandomMasking", "BlockMasking", "GridMasking", "NoiseMasking, green"]
     assert names.describe(keras_mae.RandomMasking(0.75, cell=3)) == "RandomMasking, cells of 3 x 3"
 
