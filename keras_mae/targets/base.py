@@ -30,11 +30,11 @@ class Target:
             images: (batch, height, width, channels), any dtype, as given to the model.
             encoder: The encoder to be trained, which says the patches, and how pixels are normalized.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must implement `vectors`.")
 
     def dim(self, encoder: ViTEncoder) -> int:
         """Return the length of the vectors, or raise a `ValueError` if they do not suit the encoder's patches."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must implement `dim`.")
 
     def get_config(self) -> dict[str, Any]:
         return {}
