@@ -8,8 +8,10 @@ computed again. Not a script.
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -27,6 +29,7 @@ def parser(description: str, name: str) -> argparse.ArgumentParser:
     made.add_argument("--jobs", type=int, default=2, help="cells side by side")
     made.add_argument("--data", type=Path, help="folder of Fashion-MNIST's IDX files")
     made.add_argument("--out", type=Path, help=f"run directory; runs/{name} by default, with -quick behind it")
+    made.add_argument("--only", default="*", help="pattern of the cells to compute; '' for the report alone")
     made.add_argument("--cell", help="compute this cell only, here")
     made.set_defaults(name=name)
     return made
@@ -39,20 +42,28 @@ def add_tuning(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace, stages: list[list[str]], compute: Callable[[str], Any]) -> None:
-    """Compute what is missing: a stage needs what the one before it left."""
+    """Compute what is missing: a stage needs what the one before it left. Cells "cost-..." run one at a time."""
     ending = ("-validation" if getattr(options, "validate", False) else "") + ("-quick" if options.quick else "")
     options.out = options.out or Path("runs") / (options.name + ending)
     options.out.mkdir(parents=True, exist_ok=True)
     if options.cell:
         began = time.perf_counter()
-        cell = {"result": compute(options.cell), "minutes": (time.perf_counter() - began) / 60}
+        result = compute(options.cell)
+        cell = {
+            "result": result,
+            "minutes": (time.perf_counter() - began) / 60,
+            "core_seconds": time.process_time(),
+            "processor": processor(),
+        }
         unfinished = options.out / f".{options.cell}.json"
         unfinished.write_text(json.dumps(cell) + "\n")
         unfinished.replace(options.out / f"{options.cell}.json")
         sys.exit()
     for stage in stages:
-        with ThreadPoolExecutor(options.jobs) as pool:
-            list(pool.map(lambda name: _run(name, options), stage))
+        chosen = [name for name in stage if fnmatch.fnmatch(name, options.only)]
+        timed = all(name.startswith("cost-") for name in stage)
+        with ThreadPoolExecutor(1 if timed else options.jobs) as pool:
+            list(pool.map(lambda name: _run(name, options), chosen))
 
 
 def _run(name: str, options: argparse.Namespace) -> None:
@@ -129,14 +140,56 @@ def fine_tune(encoder: Any, train: Any, test: Any, recipe: Any) -> float:
     return classifier.evaluate(*test, batch_size=500, verbose=0, return_dict=True)["accuracy"]
 
 
-def probe(encoder: Any, train: Any, test: Any, seed: int) -> float:
-    """Accuracy on `test` of a linear probe on cached features of `train`."""
+def probe(encoder: Any, train: Any, test: Any, seed: int, pooling: str = "token") -> float:
+    """Accuracy on `test` of a probe on cached features of `train`."""
     import keras
 
     from keras_mae import recipes, transfer
 
-    batch = min(256, len(train[0]) // 4)
-    recipe = recipes.LinearProbeRecipe.for_size("small_images", seed=seed, batch_size=batch)
+    recipe = recipes.LinearProbeRecipe.for_size("small_images", images=len(train[0]), pooling=pooling, seed=seed)
     keras.utils.set_random_seed(seed)
     classifier = transfer.linear_probe(encoder, train, 10, recipe, cache_features=True, verbose=0)
     return classifier.evaluate(*test, batch_size=500, verbose=0, return_dict=True)["accuracy"]
+
+
+# === Budgets ===
+def processor() -> str:
+    """Name of the processor."""
+    known = Path("/proc/cpuinfo")
+    lines = known.read_text().splitlines() if known.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def cost(fit: Callable[[int], Any]) -> float:
+    """Core-seconds of a step: the median of five times twenty; `fit(count)` takes `count` steps."""
+    fit(10)
+    spent = []
+    for _ in range(5):
+        began = time.process_time()
+        fit(20)
+        spent.append((time.process_time() - began) / 20)
+    return sorted(spent)[2]
+
+
+def first(dataset: Any, count: int) -> Any:
+    """Return the first `count` batches of every epoch of a dataset, which goes on to shuffle as it does."""
+    import keras
+
+    if hasattr(dataset, "take"):  # tf.data's
+        return dataset.take(count)
+
+    class First(keras.utils.PyDataset):
+        def __len__(self) -> int:
+            return min(count, len(dataset))
+
+        def __getitem__(self, index: int) -> Any:
+            return dataset[index]
+
+        def on_epoch_begin(self) -> None:
+            dataset.on_epoch_begin()
+
+        def on_epoch_end(self) -> None:
+            dataset.on_epoch_end()
+
+    return First()

@@ -149,3 +149,27 @@ def test_a_study_computes_the_cells_that_are_missing_and_no_others(
     assert 0 <= json.loads((out / f"{computed}.json").read_text())["result"] <= 1
     assert (out / f"{kept}.json").read_text() == known
     assert (out / f"pretrain-{encoder}" / "encoder.keras").exists()
+
+
+@on_one_backend
+def test_the_options_study_trains_for_its_budget_and_reads_out(run_here, squares, tmp_path):
+    options = ("--quick", "--data", squares, "--out", tmp_path, "--seeds", 0, "--budget", 8)
+    module = import_module("options_study")
+    given = argparse.Namespace(quick=True, validate=False, seeds=[0])
+    scores = {"600": dict.fromkeys((*module.PROBES, "20 nearest neighbors"), 0.123)}
+    known = {"cost": 1.0, "pretrain": {"core_seconds": 8.0, "epochs": 4.0}, "features": scores, "curve": [0.1] * 4}
+    known |= {"pixels": {"600": {"SVM": 0.456}}, "finetune": {"accuracy": 0.789, "core_seconds": 1.0}}
+    for name in (name for stage in module.stages(given) for name in stage):
+        if name not in ("pretrain-best-0", "features-best-0"):
+            cell = {"result": known[name.split("-")[0]], "minutes": 0.0}
+            (tmp_path / f"{name}.json").write_text(json.dumps(cell))
+    table = run_here("options_study.py", *options)
+    assert "12.3" in table
+    assert "45.6" in table
+    assert "78.9" in table
+    trained = json.loads((tmp_path / "pretrain-best-0.json").read_text())["result"]
+    assert trained["steps"] == 8
+    assert all((tmp_path / "pretrain-best-0" / f"encoder-{part}.keras").exists() for part in module.PARTS)
+    read = json.loads((tmp_path / "features-best-0.json").read_text())["result"]["600"]
+    assert all(0 <= score <= 1 for score in read.values())
+    assert (tmp_path / "options.png").exists()

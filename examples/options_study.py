@@ -1,0 +1,306 @@
+"""Which options pay: Fashion-MNIST, every option at the same cost, counted in core-seconds.
+
+    KERAS_BACKEND=torch python examples/options_study.py --validate          # every option against the plain recipe
+    KERAS_BACKEND=torch python examples/options_study.py                     # the winners, and their rivals
+    KERAS_BACKEND=torch python examples/options_study.py --only 'pixels-*'   # some cells; '' for the tables alone
+
+Each option is one change to the plain recipe: the paper's model, loss and optimizer. The first cells measure what a
+step of each costs, one after the other on a machine that should be quiet; the others train for as many steps as the
+budget pays for: an option that makes a step cheaper takes more of them. Options are compared on 10,000 training
+images kept apart (`--validate`). The winners are trained once more on all 60,000 images and scored on the 10,000 test
+images, which nothing was chosen by.
+
+Beside them: classifiers on raw pixels; a small convolutional network and the same ViT, both trained from random
+weights with the same augmentation for the same core-seconds, pre-training included; and the ViTMAE of `transformers`,
+trained by the settings of its own example. All features are read out by the same code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from typing import Any
+
+import peers
+import study
+
+PRESET = "mae_vit_micro_patch4_28"
+LABELS = (600, 6_000, 60_000)
+OPTION_BUDGET = 300  # core-seconds of pre-training to compare options by
+FINAL_BUDGET = 1_800  # and for the winners
+PLAIN: dict[str, Any] = {"batch_size": 128, "base_learning_rate": 4e-3, "norm_pix_loss": True, "flip": False}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "batch_256": {"batch_size": 256, "base_learning_rate": 2e-3},
+    "pixels": {"norm_pix_loss": False},
+    "low_pass": {"target": "low_pass"},
+    "hog": {"target": "hog"},
+    "cells": {"mask_cell": 2},
+    "green": {"masking": "green"},
+    "red": {"masking": "red"},
+    "blue": {"masking": "blue"},
+    "purple": {"masking": "purple"},
+    "no_class_token": {"class_tokens": 0},
+    "4_class_tokens": {"class_tokens": 4},
+    "third": {"predict_ratio": 1 / 3},
+    "cross": {"decoder": "cross_attention"},
+    "cross_third": {"decoder": "cross_attention", "predict_ratio": 1 / 3},
+    "fused": {"fuse_blocks": (0, 1, 3)},
+    "gentle": {"shift": 2 / 28, "flip": True},
+    "muon": {"optimizer_name": "muon"},
+    "muon_256": {"optimizer_name": "muon", "batch_size": 256, "base_learning_rate": 2e-3},
+    "ema": {"ema_momentum": 0.999},
+    "wsd": {"schedule": "wsd"},
+}
+BEST: dict[str, Any] = {"optimizer_name": "muon", "batch_size": 256, "base_learning_rate": 2e-3}
+FINALS = ("plain", "best", "transformers")
+CURVE = 6_000  # labels of the probes along the way
+PARTS = (8, 4, 2, 1)  # of the way: an eighth, a quarter, ...
+PROBES = {  # name in the tables: pooling
+    "linear, class token": "token",
+    "linear, all patches": "flatten",
+    "attentive": "attentive",
+}
+
+
+def stages(options: argparse.Namespace) -> list[list[str]]:
+    """All cells' names: a stage needs what the one before it left."""
+    names = tuple(OPTIONS) if options.validate else FINALS
+    trained = [f"{name}-{seed}" for seed in options.seeds for name in names]
+    costs = [f"cost-{name}" for name in names]
+    pretrained = [[f"pretrain-{name}" for name in trained], [f"features-{name}" for name in trained]]
+    if options.validate:
+        return [costs, *pretrained]
+    counts = labels(options)
+    costs += [f"cost-{kind}-{count}" for kind in ("vit", "cnn") for count in counts]
+    tuned, rivals = (
+        [f"finetune-{start}-{seed}-{count}" for seed in options.seeds for start in starts for count in counts]
+        for starts in (("plain", "best"), ("vit", "cnn"))
+    )
+    others = [f"pixels-{seed}" for seed in options.seeds] + [f"curve-{name}" for name in trained]
+    return [costs, *pretrained, [*tuned, *rivals, *others]]
+
+
+# === In a cell's process ===
+def compute(name: str, options: argparse.Namespace) -> Any:
+    """One cell."""
+    train, test = study.images(options)
+    kind, start, *rest = name.split("-")
+    if kind == "cost":
+        return cost(start, train, int(rest[0]) if rest else None)
+    if kind == "pixels":
+        seed = int(start)
+        return {count: peers.on_pixels(study.labeled(train, count, seed), test, seed) for count in labels(options)}
+    seed = int(rest[0])
+    if kind == "pretrain":
+        return pretrain(start, seed, train[0], options)
+    if kind == "features":
+        return features(encoder_of(start, seed, options), train, test, seed, options)
+    if kind == "curve":
+        part = study.labeled(train, CURVE, seed)
+        return [study.probe(encoder_of(start, seed, options, n), part, test, seed, "flatten") for n in PARTS]
+    return fine_tune(start, seed, study.labeled(train, int(rest[1]), seed), test, options)
+
+
+def cost(name: str, train: Any, count: int | None) -> float:
+    """Core-seconds of a step: of pre-training, or of training on `count` labeled images."""
+    from keras_mae import data, training
+
+    if name == "transformers":
+        return study.cost(peers.TransformersMAE(train[0], PRESET, seed=0).fit)
+    if count is None:
+        recipe, tokens = recipe_of(name, 0)
+        dataset = training.training_batches(data.ArraySource(train[0]), recipe)
+        model = autoencoder(recipe, tokens, len(dataset))
+    else:
+        recipe = fine_tuning(count, 0)
+        dataset = training.training_batches(data.ArraySource(*study.labeled(train, count, 0)), recipe, num_classes=10)
+        model = peers.classifier(name, PRESET, recipe, len(dataset))
+    return study.cost(lambda steps: peers.fit(model, dataset, steps))
+
+
+def pretrain(name: str, seed: int, images: Any, options: argparse.Namespace) -> dict[str, Any]:
+    """Pre-train for the budget; the encoders of an eighth, a quarter and half of it are kept for the curves."""
+    import keras
+
+    from keras_mae import data, training
+
+    directory = options.out / f"pretrain-{name}-{seed}"
+    directory.mkdir(exist_ok=True)
+    steps = max(max(PARTS), int(budget(options) / study.read(options, f"cost-{name}")))
+    began = time.process_time()
+    if name == "transformers":
+        epochs = peers.TransformersMAE(images, PRESET, seed).train(steps, PARTS, directory)
+        return {"core_seconds": time.process_time() - began, "steps": steps, "epochs": epochs}
+    recipe, tokens = recipe_of(name, seed)
+    dataset = training.training_batches(data.ArraySource(images), recipe)
+    epochs = max(max(PARTS), -(-steps // len(dataset)))
+    recipe = dataclasses.replace(recipe, epochs=epochs, warmup_epochs=1)
+    mae = autoencoder(recipe, tokens, steps // epochs)
+
+    def keep(epoch: int, logs: Any = None) -> None:
+        for part in PARTS:
+            if epoch + 1 == epochs // part:
+                mae.encoder.save(directory / f"encoder-{part}.keras")
+
+    callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=keep)]
+    mae.fit(study.first(dataset, steps // epochs), epochs=epochs, callbacks=callbacks, verbose=0)
+    seconds = time.process_time() - began
+    mae.encoder.save(directory / "encoder-1.keras")  # with averaged weights, where there are any
+    return {"core_seconds": seconds, "steps": steps, "epochs": steps / len(dataset)}
+
+
+def recipe_of(name: str, seed: int) -> tuple[Any, int]:
+    """Return the recipe of an option, and its number of class tokens."""
+    from keras_mae import recipes
+
+    changes = {**PLAIN, **(BEST if name == "best" else OPTIONS[name])}
+    tokens = changes.pop("class_tokens", 1)
+    return recipes.PretrainRecipe(epochs=12, warmup_epochs=1, crop_area=None, seed=seed, **changes), tokens
+
+
+def autoencoder(recipe: Any, tokens: int, steps_per_epoch: int) -> Any:
+    """Return the compiled model of a recipe."""
+    import keras
+
+    import keras_mae
+
+    keras.utils.set_random_seed(recipe.seed)
+    mae = keras_mae.MaskedAutoencoder.from_preset(
+        PRESET, decoder=recipe.decoder, class_tokens=tokens, **recipe.model_arguments
+    )
+    mae.compile(recipe.optimizer(steps_per_epoch))
+    return mae
+
+
+def encoder_of(name: str, seed: int, options: argparse.Namespace, part: int = 1) -> Any:
+    """Return the encoder that a cell of pre-training left, at a part of its way."""
+    import keras
+
+    from keras_mae import convert
+
+    directory = options.out / f"pretrain-{name}-{seed}"
+    if name == "transformers":
+        return convert.load(directory / f"model-{part}").encoder
+    return keras.saving.load_model(directory / f"encoder-{part}.keras")
+
+
+def features(encoder: Any, train: Any, test: Any, seed: int, options: Any) -> dict[str, dict[str, float]]:
+    """Score every read-out for every number of labels, on the features of the frozen encoder."""
+    from keras_mae import transfer
+
+    scores: dict[str, dict[str, float]] = {}
+    far = transfer.extract_features(encoder, *test, pooling="mean", progress=False)
+    for count in labels(options):
+        part = study.labeled(train, count, seed)
+        near = transfer.extract_features(encoder, *part, pooling="mean", progress=False)
+        scores[str(count)] = {"20 nearest neighbors": transfer.knn_accuracy(near, far, k=20)} | {
+            name: study.probe(encoder, part, test, seed, pooling=pooling) for name, pooling in PROBES.items()
+        }
+    return scores
+
+
+def fine_tuning(count: int, seed: int) -> Any:
+    """Return the recipe for fine-tuning on `count` labeled images."""
+    from keras_mae import recipes
+
+    return recipes.FineTuneRecipe.for_size("small_images", images=count, seed=seed)
+
+
+def fine_tune(start: str, seed: int, train: Any, test: Any, options: argparse.Namespace) -> dict[str, float]:
+    """Accuracy after fine-tuning, or after training from random weights for as many core-seconds in all."""
+    import keras
+
+    count = len(train[0])
+    recipe = fine_tuning(count, seed)
+    keras.utils.set_random_seed(seed)
+    began = time.process_time()
+    if start in ("vit", "cnn"):
+        steps = recipe.epochs * (count // recipe.batch_size)
+        spent = budget(options) + steps * study.read(options, f"cost-vit-{count}")
+        steps = int(spent / study.read(options, f"cost-{start}-{count}"))
+        accuracy = peers.supervised(start, PRESET, train, test, recipe, steps)
+    else:
+        accuracy = study.fine_tune(encoder_of(start, seed, options), train, test, recipe)
+    return {"accuracy": accuracy, "core_seconds": time.process_time() - began}
+
+
+# === In the parent ===
+def report(options: argparse.Namespace) -> None:
+    """Print the tables of what is there."""
+    for count in (str(count) for count in labels(options)):
+        print(f"\n{int(count):,} labels: accuracy in %, mean ± standard deviation over seeds")
+        columns = [*PROBES, "20 nearest neighbors"]
+        print(f"{'':22}{'core-s':>8}{'epochs':>8}" + "".join(f"{column:>22}" for column in columns))
+        for name in OPTIONS if options.validate else FINALS:
+            trained = known(options, f"pretrain-{name}-{{}}")
+            if not trained:
+                continue
+            spent = sum(cell["core_seconds"] for cell in trained) / len(trained)
+            epochs = sum(cell["epochs"] for cell in trained) / len(trained)
+            scores = [cell[count] for cell in known(options, f"features-{name}-{{}}")]
+            row = "".join(f"{study.shown([score[column] for score in scores]):>22}" for column in columns)
+            print(f"{name:22}{spent:8.0f}{epochs:8.1f}{row}")
+        for name in () if options.validate else ("plain", "best", "vit", "cnn"):
+            tuned = known(options, f"finetune-{name}-{{}}-{count}")
+            print(f"{'fine-tuned, ' + name:38}{study.shown([cell['accuracy'] for cell in tuned]):>22}")
+        for name in peers.ON_PIXELS if not options.validate else ():
+            scores = [cell[count][name] for cell in known(options, "pixels-{}") if name in cell[count]]
+            print(f"{name + ' on pixels':38}{study.shown(scores):>22}")
+
+
+def draw(options: argparse.Namespace) -> None:
+    """Draw the probe's accuracy over core-seconds, with the classifiers on pixels as lines."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((6, 4), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    for name, style in zip(FINALS, ("o--", "s-", "^:"), strict=True):
+        curves = known(options, f"curve-{name}-{{}}")
+        if not curves:
+            continue
+        means, spreads = zip(*(study.mean_and_spread(list(at)) for at in zip(*curves, strict=True)), strict=True)
+        seconds = [budget(options) / part for part in PARTS]
+        axes.errorbar(seconds, [100 * x for x in means], [100 * x for x in spreads], fmt=style, capsize=3, label=name)
+    for line, name in zip(("-", "--", "-.", ":"), peers.ON_PIXELS, strict=True):
+        scores = [cell[str(CURVE)][name] for cell in known(options, "pixels-{}") if str(CURVE) in cell]
+        if scores:
+            height = 100 * sum(scores) / len(scores)
+            axes.axhline(height, color="gray", linestyle=line, label=f"{name}, pixels")
+    axes.set(xscale="log", xlabel="core-seconds of pre-training", ylabel=f"linear probe (%), {CURVE:,} labels")
+    axes.legend(fontsize="small")
+    figure.savefig(options.out / "options.png")
+
+
+def known(options: argparse.Namespace, name: str) -> list[Any]:
+    """Results of a cell that were computed, one for each seed; `name` has a place for the seed."""
+    found = [study.read(options, name.format(seed)) for seed in options.seeds]
+    return [result for result in found if result is not None]
+
+
+def labels(options: argparse.Namespace) -> tuple[int, ...]:
+    """Numbers of labels."""
+    return LABELS[:1] if options.quick else LABELS[:2] if options.validate else LABELS
+
+
+def budget(options: argparse.Namespace) -> float:
+    """Core-seconds of pre-training."""
+    return options.budget or (OPTION_BUDGET if options.validate else FINAL_BUDGET)
+
+
+def main() -> None:
+    """Compute the cells that are missing, print the tables, draw the picture."""
+    parser = study.parser(__doc__.split("\n\n")[0], "options_study")
+    parser.add_argument("--validate", action="store_true", help="compare the options, on training images kept apart")
+    parser.add_argument("--budget", type=float, help="core-seconds of pre-training; 300 with --validate, else 1,800")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds to compute")
+    options = parser.parse_args()
+    study.main(options, stages(options), lambda name: compute(name, options))
+    report(options)
+    if not options.validate:
+        draw(options)
+
+
+if __name__ == "__main__":
+    main()
