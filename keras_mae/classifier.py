@@ -104,21 +104,21 @@ class ViTClassifier(PresetFiles, TrainStep):
     ):
         kwargs.setdefault("autocast", False)  # pixels keep full precision; the encoder casts itself
         super().__init__(**kwargs)
-        if not isinstance(encoder, ViTEncoder):
-            raise _checks.argument_error("encoder", "a keras_mae.ViTEncoder, such as mae.encoder", encoder)
+        _checks.instance("encoder", encoder, ViTEncoder, "a keras_mae.ViTEncoder, such as mae.encoder")
         # === Config ===
         self.num_classes = _checks.positive_int("num_classes", num_classes)
         self.pooling = check_pooling(encoder, pooling)
-        self.batch_norm = bool(batch_norm)
+        self.batch_norm = _checks.boolean("batch_norm", batch_norm)
         self.class_names = class_names
         if pooling != "mean" and not encoder.final_norm:
             raise ValueError(f'`pooling="{pooling}"` takes an encoder with a final norm. Received: final_norm=False')
         own = {"drop_path_rate": encoder.drop_path_rate, "image_shape": encoder.image_shape}
-        asked = {"drop_path_rate": drop_path_rate, "image_shape": image_shape and tuple(image_shape)}
+        shape = None if image_shape is None else _checks.image_shape(image_shape)
+        asked = {"drop_path_rate": drop_path_rate, "image_shape": shape}
         changes = {key: value for key, value in asked.items() if value is not None and value != own[key]}
 
         # === Layers ===
-        if copy:
+        if _checks.boolean("copy", copy):
             self.encoder = encoder.copy(**changes, **({"final_norm": False} if pooling == "mean" else {}))
         elif changes:
             raise ValueError(f"With `copy=False` the encoder stays as it is. Received: {changes}")

@@ -14,7 +14,7 @@ from keras_mae._types import Tensor
 from keras_mae.first_batch import ChecksImages
 from keras_mae.from_preset import PresetFiles
 from keras_mae.ops import add_shared
-from keras_mae.patches import PatchEmbedding, mix_channels
+from keras_mae.patches import PatchEmbedding, check_ids_keep, mix_channels
 from keras_mae.pixels import BYTES, PixelRange
 from keras_mae.positions import resize_positions, sincos_positions
 from keras_mae.random import DROP_PATH, StepCounter, hash_noise
@@ -110,7 +110,7 @@ class ViTEncoder(PresetFiles, ChecksImages, keras.Model):
         self.mlp_ratio = mlp_ratio
         self.drop_path_rate = _checks.fraction("drop_path_rate", drop_path_rate)
         self.layer_norm_eps = _checks.positive("layer_norm_eps", layer_norm_eps)
-        self.final_norm = bool(final_norm)
+        self.final_norm = _checks.boolean("final_norm", final_norm)
         self.pixel_range = pixels.checked_range(pixel_range)
         mean, std = _rescaled(*_default_statistics(self.image_shape[2]), BYTES, self.pixel_range)
         self.pixel_mean = self._by_channel("pixel_mean", pixel_mean, mean)
@@ -153,12 +153,11 @@ class ViTEncoder(PresetFiles, ChecksImages, keras.Model):
         channels = self.image_shape[2]
         if value is None:
             return default
-        values = np.ravel(value).astype(float).tolist()
-        if len(values) not in (1, channels) or not np.isfinite(values).all():
-            raise _checks.argument_error(
-                argument, f"a finite number or one for each of the {channels} channels", value
-            )
-        return tuple(values * channels if len(values) == 1 else values)
+        rule = f"a finite number or one for each of the {channels} channels"
+        values = _checks.finite_numbers(argument, value, rule)
+        if len(values) not in (1, channels):
+            raise _checks.argument_error(argument, rule, value)
+        return values * channels if len(values) == 1 else values
 
     @property
     def num_patches(self) -> int:
@@ -220,6 +219,10 @@ class ViTEncoder(PresetFiles, ChecksImages, keras.Model):
             self.trainable = True
             self.trainable = False
         self.built = True
+
+    def check_inputs(self, x: Any, ids_keep: Any = None, *args: Any, **kwargs: Any) -> None:
+        """Raise a `ValueError` unless the patches to keep are some of each image's."""
+        check_ids_keep(ids_keep, len(x), self.num_patches)
 
     def call(self, images: Tensor, ids_keep: Tensor | None = None, training: bool | None = None) -> Tensor:
         tokens = self.encode(images, ids_keep, training)

@@ -13,8 +13,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_mae import pixels
+from keras_mae import distribution, pixels
 from keras_mae._types import Tensor
+from keras_mae.fit_arguments import PREDICT, check_data, check_fitting
 from keras_mae.ops import concrete
 
 __all__ = ["ChecksImages", "IteratorStep", "ListStep", "Places", "Step", "images_of", "is_stale", "looking"]
@@ -45,9 +46,28 @@ class ChecksImages:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         images = images_of(args[:1]) if args else None
-        if isinstance(images, np.ndarray):  # a user's: steps and other models pass tensors
+        # A user's: steps and other models pass tensors.
+        if args and (args[0] is None or isinstance(images, np.ndarray | list | str | int | float)):
+            check_data(args[0])
             self.look((images,), together=False)
+            self.check_inputs(*args, **kwargs)
         return super().__call__(*args, **kwargs)  # type: ignore[misc]
+
+    def check_inputs(self, x: Any, *args: Any, **kwargs: Any) -> None:
+        """Raise a `ValueError` unless the other arguments of a call with arrays fit the images."""
+
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Predict as `keras.Model.predict` does."""
+        check_fitting(PREDICT, args, kwargs)
+        check_data(x)
+        self.look_at_bytes(x)
+        return super().predict(x, *args, **kwargs)  # type: ignore[misc]
+
+    def look_at_bytes(self, x: Any) -> None:
+        """Raise a `ValueError` for an array of bytes that cannot be images, at which compiled steps do not look."""
+        images = images_of((x,))
+        if isinstance(images, np.ndarray) and images.dtype == np.uint8:
+            self.look((images,), together=False)
 
     def look(self, data: Any, *, together: bool) -> None:
         """Raise a `ValueError` unless the images of a batch are what the encoder takes.
@@ -68,10 +88,13 @@ class ChecksImages:
             pixels.check_shape(part.shape, image_shape)
             pixels.check_dtype(pixels.dtype_name(part), pixel_range)
         dtype = pixels.dtype_name(parts[0])
-        if pixels.needs_no_look(dtype, pixel_range):
-            return
         known = [_values(part) for part in parts]
         if any(part is None for part in known):
+            return
+        if pixels.needs_no_look(dtype, pixel_range):
+            # Several processes would have to agree, for which bytes are too seldom wrong.
+            if len(known) == 1 and not (together and distribution.current().processes > 1):
+                pixels.check_bytes(known[0], pixel_range)
             return
         lows, highs = zip(*map(pixels.extremes, known), strict=True)
         low, high = min(lows), max(highs)

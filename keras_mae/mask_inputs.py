@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from keras_mae import _checks
 from keras_mae._types import Tensor
 from keras_mae.masking import Mask, Masking, explicit_mask
 from keras_mae.random import EVALUATION_STEP, hash_noise
 
-__all__ = ["given_mask", "masks_of", "masks_to_check", "named"]
+__all__ = ["check_names", "given_mask", "masks_of", "masks_to_check", "named"]
 
 
 def given_mask(
@@ -71,6 +72,25 @@ def named(inputs: Any) -> dict[str, Any]:
     return found
 
 
+def check_names(inputs: Any) -> None:
+    """Raise ValueError if a dict of inputs has a name that is none of ours and looks as if it were meant to be.
+
+    Raises:
+        ValueError: If it does, or lacks its other half.
+    """
+    if not isinstance(inputs, dict):
+        return
+    known = ("images", "mask", "noise", "ids_keep", "ids_removed")
+    words = ("mask", "noise", "ids")
+    for name in map(str, inputs):
+        if name not in known and any(word in name.lower() for word in words):
+            raise ValueError(f"A dict of inputs may have {', '.join(map(repr, known))}. Received: {name!r}")
+    halves = [name for name in known[3:] if inputs.get(name) is not None]
+    if len(halves) == 1:
+        raise ValueError(f"`ids_keep` and `ids_removed` go together. Received: {halves[0]} alone")
+    named(inputs)
+
+
 def masks_to_check(data: Iterable[Any], rows: int = 32) -> list[Any]:
     """Return the first masks of each of several arguments of `fit` that are arrays."""
     inputs = [each[0] if isinstance(each, tuple) else each for each in data]
@@ -99,6 +119,7 @@ def masks_of(
         places = ops.arange(images, dtype="int32")
         drawn = masking(hash_noise(seed, EVALUATION_STEP, places, encoder.num_patches), grid=encoder.grid)
     else:
+        _checks.has("mask", mask, ("shape", "dtype"), "an array or a tensor of 0 and 1")
         if len(mask) != images:
             raise ValueError(f"`mask` must have one row an image. Received: {len(mask)} rows for {images} images")
         drawn = explicit_mask(ops.convert_to_tensor(mask), encoder.grid, patch_size=encoder.patch_size)

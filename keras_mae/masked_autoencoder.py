@@ -105,11 +105,11 @@ class MaskedAutoencoder(PresetFiles, Unlabeled):
         # Mixed precision must round neither the noise nor the targets; encoder and decoder cast themselves.
         kwargs.setdefault("autocast", False)
         super().__init__(**kwargs)
-        if not isinstance(encoder, ViTEncoder):
-            raise _checks.argument_error("encoder", "a keras_mae.ViTEncoder", encoder)
-        self.encoder = encoder
-        self.decoder = MAEDecoder(dtype=encoder.dtype_policy) if decoder is None else decoder
-        self.masking = RandomMasking() if masking is None else masking
+        self.encoder = _checks.instance("encoder", encoder, ViTEncoder)
+        decoder = MAEDecoder(dtype=encoder.dtype_policy) if decoder is None else decoder
+        self.decoder = _checks.instance("decoder", decoder, Decoder, "a keras_mae.MAEDecoder or another Decoder")
+        masking = RandomMasking() if masking is None else masking
+        self.masking = _checks.instance("masking", masking, Masking, "a Masking, such as RandomMasking(0.75)")
         self.target, standardized = settled(target, norm_pix_loss)
         self.masks_per_image = _checks.positive_int("masks_per_image", masks_per_image)
         self.predict_ratio = _checks.share("predict_ratio", predict_ratio)
@@ -338,9 +338,8 @@ class MaskedAutoencoder(PresetFiles, Unlabeled):
             # TensorFlow would trace again with the number of visible patches unknown; here it is always known.
             self.make_predict_function(force=True)
             self._predicts_from = ids_keep.shape[1]
-        outputs = self.predict(
-            {"images": images, "ids_keep": ids_keep, "ids_removed": ids_removed}, batch_size=batch_size, verbose=0
-        )
+        masked = {"images": images, "ids_keep": ids_keep, "ids_removed": ids_removed}
+        outputs = self.predict(masked, batch_size=_checks.positive_int("batch_size", batch_size), verbose=0)
         prediction, source = outputs["reconstruction"], "none needed: the model predicts pixels"
         if self.norm_pix_loss:
             prediction, source = undo_normalization(

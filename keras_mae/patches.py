@@ -30,7 +30,10 @@ def patchify(images: Tensor, patch_size: int | tuple[int, int]) -> Tensor:
     Raises:
         ValueError: If the patch does not divide the image.
     """
-    shape = _checks.image_shape(tuple(images.shape[1:]))
+    sizes = tuple(getattr(images, "shape", ()))
+    if len(sizes) != 4:
+        raise _checks.argument_error("images", "an array or a tensor (batch, height, width, channels)", images)
+    shape = _checks.image_shape(sizes[1:])
     patch = _checks.pair("patch_size", patch_size)
     rows, columns = _checks.grid(shape, patch)
     x = ops.reshape(images, (-1, rows, patch[0], columns, patch[1], shape[2]))
@@ -52,10 +55,11 @@ def unpatchify(patches: Tensor, patch_size: int | tuple[int, int], image_shape: 
     Raises:
         ValueError: If patch, image and `patches` do not fit one another.
     """
-    shape = _checks.image_shape(tuple(image_shape))
+    shape = _checks.image_shape(image_shape)
     patch = _checks.pair("patch_size", patch_size)
     rows, columns = _checks.grid(shape, patch)
     expected = (rows * columns, patch[0] * patch[1] * shape[2])
+    _checks.has("patches", patches, ("shape",), "an array or a tensor (batch, patches, pixels)")
     if tuple(patches.shape[1:]) != expected:
         raise ValueError(
             f"`patches` must have shape (batch, {expected[0]}, {expected[1]}) for patch_size={patch} and "
@@ -64,6 +68,27 @@ def unpatchify(patches: Tensor, patch_size: int | tuple[int, int], image_shape: 
     x = ops.reshape(patches, (-1, rows, columns, patch[0], patch[1], shape[2]))
     x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
     return ops.reshape(x, (-1, *shape))
+
+
+def check_ids_keep(ids_keep: Any, images: int, patches: int) -> None:
+    """Raise ValueError unless these are patches to encode, of images that a caller gives in an array.
+
+    Args:
+        ids_keep: Argument of an encoder.
+        images: Number of images.
+        patches: Number of patches in an image.
+    """
+    if ids_keep is None:
+        return
+    rule = f"integers (k * {images}, kept) in [0, {patches})"
+    known = ids_keep if hasattr(ids_keep, "shape") else _checks.array("ids_keep", ids_keep, rule)
+    whole = str(known.dtype).rpartition(".")[2].startswith(("int", "uint"))
+    if not whole or len(known.shape) != 2 or not all(known.shape) or known.shape[0] % images:
+        raise ValueError(
+            f"`ids_keep` must be {rule}. Received: ids_keep.shape={tuple(known.shape)}, ids_keep.dtype={known.dtype}"
+        )
+    if isinstance(known, np.ndarray) and (known.min() < 0 or known.max() >= patches):
+        raise ValueError(f"`ids_keep` must be {rule}. Received: patches from {known.min()} to {known.max()}")
 
 
 def mix_channels(old: int, new: int) -> np.ndarray:
@@ -125,8 +150,11 @@ class PatchEmbedding(keras.layers.Layer):
         super().__init__(**kwargs)
         self.patch_size = _checks.pair("patch_size", patch_size)
         self.embed_dim = _checks.positive_int("embed_dim", embed_dim)
-        self.pixel_mean = tuple(float(value) for value in pixel_mean)
-        self.pixel_std = tuple(_checks.positive("pixel_std", float(value)) for value in pixel_std)
+        rule = "finite numbers, one a channel"
+        self.pixel_mean = _checks.finite_numbers("pixel_mean", pixel_mean, rule)
+        self.pixel_std = _checks.finite_numbers("pixel_std", pixel_std, rule)
+        for value in self.pixel_std:
+            _checks.positive("pixel_std", value)
         if len(self.pixel_mean) != len(self.pixel_std):
             raise ValueError(
                 "`pixel_mean` and `pixel_std` must have one value a channel each. "

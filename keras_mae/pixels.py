@@ -19,6 +19,7 @@ from keras_mae import _checks
 __all__ = [
     "BYTES",
     "PixelRange",
+    "check_bytes",
     "check_channels_last",
     "check_dtype",
     "check_extremes",
@@ -43,7 +44,7 @@ _NARROW = 100.0
 def checked_range(value: Any) -> PixelRange:
     """Return `value` as the argument `pixel_range`: two finite numbers, the smaller one first."""
     ends = tuple(value) if isinstance(value, Sequence | np.ndarray) else ()
-    known = all(isinstance(end, numbers.Real) and math.isfinite(end) for end in ends)
+    known = all(isinstance(end, numbers.Real) and not isinstance(end, bool) and math.isfinite(end) for end in ends)
     if len(ends) != 2 or not known or not ends[0] < ends[1]:
         raise _checks.argument_error("pixel_range", "(low, high), two finite numbers with low < high", value)
     return float(ends[0]), float(ends[1])
@@ -188,6 +189,21 @@ def check_extremes(low: float, high: float, dtype: str, pixel_range: PixelRange)
     )
 
 
+def check_bytes(images: Any, pixel_range: PixelRange) -> None:
+    """Raise a `ValueError` for bytes that are 0 and 1 only where the range is much longer; see `fits`.
+
+    Nearly always the first image tells that they are not.
+
+    Args:
+        images: Array, or tensor whose values are known, (batch, height, width, channels).
+        pixel_range: Range of the images.
+    """
+    if dtype_name(images) == "bool" or pixel_range[1] - pixel_range[0] < _NARROW or not all(images.shape):
+        return
+    if extremes(images[:1])[1] <= 1:
+        check_extremes(*extremes(images), dtype_name(images), pixel_range)
+
+
 def _make(pixel_range: PixelRange, own: PixelRange, change: str) -> str:
     """Return what to do with images of the range `own`."""
     other = f"make the encoder with pixel_range=({own[0]:g}, {own[1]:g})"
@@ -201,7 +217,13 @@ def check_images(images: Any, image_shape: tuple[int, int, int], pixel_range: Pi
     Raises:
         ValueError: If shape, dtype or range do not fit, there is none, or pixels are not finite.
     """
-    array: np.ndarray = images if isinstance(images, np.ndarray) else ops.convert_to_numpy(images)
+    rule = "an array or a tensor of images (batch, height, width, channels)"
+    if images is None or isinstance(images, str | bytes | type):
+        raise _checks.argument_error("images", rule, images)
+    try:
+        array: np.ndarray = images if isinstance(images, np.ndarray) else ops.convert_to_numpy(images)
+    except (TypeError, ValueError):
+        raise _checks.argument_error("images", rule, type(images).__name__) from None
     check_shape(array.shape, image_shape)
     if not len(array):
         raise ValueError(f"`images` must have at least one image. Received: images.shape={array.shape}")
@@ -213,6 +235,8 @@ def check_images(images: Any, image_shape: tuple[int, int, int], pixel_range: Pi
             f"`images` must be finite. Received: NaN or infinite pixels in {len(bad)} of {len(array)} images, "
             f"the first at index {bad[0]}"
         )
-    if not needs_no_look(dtype, pixel_range):
+    if needs_no_look(dtype, pixel_range):
+        check_bytes(array, pixel_range)
+    else:
         check_extremes(*extremes(array), dtype, pixel_range)
     return array

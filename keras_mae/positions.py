@@ -78,6 +78,7 @@ def resize_positions(table: np.ndarray, old_grid: tuple[int, int], new_grid: tup
     Raises:
         ValueError: If `table` does not have the old grid's number of rows.
     """
+    table = _checks.array("table", table, "an array of numbers (1 + rows * columns, embed_dim)")
     table = np.asarray(table, "float32")
     old, new = _checks.pair("old_grid", old_grid), _checks.pair("new_grid", new_grid)
     if table.ndim != 2 or len(table) != 1 + old[0] * old[1]:

@@ -7,7 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_mae.mask_inputs import masks_to_check
+from keras_mae.fit_arguments import check_data
+from keras_mae.mask_inputs import check_names, masks_to_check
 from keras_mae.train_step import TrainStep
 
 __all__ = ["Unlabeled"]
@@ -34,6 +35,7 @@ class Unlabeled(TrainStep):
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Train as `keras.Model.fit` does; `y` may be left out, also with sample weights."""
+        check_data(x, y, kwargs.get("sample_weight"))
         held_out = kwargs.get("validation_data")
         self._check_first(x, held_out)
         if isinstance(held_out, tuple) and len(held_out) == 3:
@@ -42,11 +44,14 @@ class Unlabeled(TrainStep):
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Evaluate as `keras.Model.evaluate` does; `y` may be left out, also with sample weights."""
+        check_data(x, y, kwargs.get("sample_weight"))
         self._check_first(x)
         return super().evaluate(x, _labels(y, kwargs.get("sample_weight")), *args, **kwargs)
 
     def _check_first(self, *data: Any) -> None:
         """Check the first masks of arrays before a compiled step meets them: its error is none of Python's."""
+        for inputs in data:
+            check_names(inputs[0] if isinstance(inputs, tuple) and inputs else inputs)
         for masks in masks_to_check(data):
             self.check_batch({"mask": masks})
 

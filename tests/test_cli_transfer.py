@@ -178,10 +178,13 @@ def test_finetune_goes_on_where_it_was_stopped_and_is_scored_again(keras_mae_com
             "`trainable_blocks` must be 0, 0.5, 1, ... up to the encoder's 1",
         ),
         (["finetune", "MODEL", "--size", "giant"], "'giant' is not one of 'small_images', 'base', 'large', 'huge'"),
-        (["finetune", "MODEL", "--layer-decay", "1.5"], "`layer_decay` must be in [0, 1)"),
-        (["finetune", "MODEL", "--num-labels", "0"], "`num_labels` must be in [1, 1437], the images there are"),
+        (["finetune", "MODEL", "--layer-decay", "1.5"], "`layer_decay` must be in (0, 1]"),
+        (
+            ["finetune", "MODEL", "--num-labels", "0"],
+            "`num_labels` must be an integer in [1, 1437], the images there are",
+        ),
         (["finetune", "MODEL", "--out", "photos"], "`run_directory` must not exist or be empty"),
-        (["probe", "MODEL", "--num-labels", "1438"], "`num_labels` must be in [1, 1437]"),
+        (["probe", "MODEL", "--num-labels", "1438"], "`num_labels` must be an integer in [1, 1437]"),
         (["probe", "MODEL", "--epochs", "0"], "`epochs` must be a positive integer"),
         (["probe", "MODEL", "photos/cats"], "Labeled images lie in a folder for each class"),
         (

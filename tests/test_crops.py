@@ -312,18 +312,19 @@ def test_the_centre_is_that_of_resizing_the_short_side_and_cutting(size, target)
 def test_every_source_evaluates_on_the_same_centre(kind, tmp_path):
     """At 160 pixels, of which 224 / 256 is no whole number."""
     image, crop, first = photo("flower.jpg").resize((341, 229)), data.CenterCrop(224 / 256), np.array([0])
-    image.save(tmp_path / "flower.png")
+    (photos := tmp_path / "photos").mkdir()
+    image.save(photos / "flower.png")
     if kind == "array":
         got = data.ArraySource(np.asarray(image)[None], image_size=160).batch(first, crop)[0]
     elif kind == "folder":
-        got = data.FolderSource(tmp_path, 160).batch(first, crop)[0]
+        got = data.FolderSource(photos, 160).batch(first, crop)[0]
     elif kind == "records":
         pytest.importorskip("array_record")
-        data.prepare(tmp_path, tmp_path / "shards")
+        data.prepare(photos, tmp_path / "shards")
         got = data.open_directory(tmp_path / "shards", 160).batch(first, crop)[0]
     else:
         stream = data.Stream("flowers", lambda shuffle, seed: None, image_size=160, channels=3, labeled=False)
-        got = stream.views((tmp_path / "flower.png").read_bytes(), 0, crop, lambda index: [None])
+        got = stream.views((photos / "flower.png").read_bytes(), 0, crop, lambda index: [None])
     whole, box = torchvision_centre(*image.size, 160, 224 / 256)
     assert whole == (271, 182)
     assert difference(got[0], image.resize(whole, Image.Resampling.BICUBIC).crop(box)) < 0.5

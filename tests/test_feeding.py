@@ -130,7 +130,10 @@ def test_images_to_score_on_are_the_test_images_or_all_of_a_folder(class_folders
             lambda folder: training.open_labeled(folder, SHAPE, test=folder.with_name("birds")),
             "must be among those known: cats, dogs. Received: owls, of which unknown: owls",
         ),
-        (lambda folder: training.open_labeled(folder, SHAPE, num_labels=11), r"`num_labels` must be in \[1, 10\]"),
+        (
+            lambda folder: training.open_labeled(folder, SHAPE, num_labels=11),
+            r"`num_labels` must be an integer in \[1, 10\]",
+        ),
         (lambda folder: training.open_labeled(folder, SHAPE, seed=-1), "`seed` must be an integer"),
         (lambda folder: training.open_test(folder / "cats", SHAPE), "Labeled images lie in a folder for each class"),
     ],

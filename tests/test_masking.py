@@ -402,6 +402,14 @@ def test_explicit_mask_may_have_the_shape_of_the_grid():
     np.testing.assert_array_equal(to_numpy(square.mask), FLAGS)
 
 
+def test_explicit_mask_may_have_one_channel_as_images_do():
+    wanted = to_numpy(explicit_mask(ops.convert_to_tensor(FLAGS), (2, 3)).mask).tolist()
+    for patch, side in (((1, 1), 1), ((2, 2), 2)):
+        pixels = np.kron(FLAGS.reshape(2, 2, 3), np.ones((1, side, side), FLAGS.dtype))[..., None]
+        found = explicit_mask(ops.convert_to_tensor(pixels), (2, 3), patch_size=patch)
+        assert to_numpy(found.mask).tolist() == wanted
+
+
 @pytest.mark.parametrize("shape", [(2, 5), (2, 3, 2), (2, 1, 6), (2,), (2, 6, 1)])
 def test_explicit_mask_of_another_shape_is_refused(shape):
     with pytest.raises(ValueError, match=r"shape \(batch, 6\) or \(batch, 2, 3\). Received: mask.shape=\(2"):

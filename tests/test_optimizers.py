@@ -231,7 +231,7 @@ def test_scales_and_accumulation():
 @pytest.mark.parametrize("name", ["learning_rate_scales", "decayed"])
 def test_another_number_of_variables_is_refused(name):
     with pytest.raises(ValueError, match=f"`{name}` must have one entry for each .*Received: 2 for 3 variables"):
-        AdamW(**{name: [1, 1]}).build(variables_of())
+        AdamW(**{name: [name == "decayed" or 1.0] * 2}).build(variables_of())
 
 
 def test_config_round_trips():

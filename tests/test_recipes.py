@@ -309,7 +309,7 @@ def test_values_out_of_range_are_refused(function, options, message):
 @pytest.mark.parametrize(
     ("recipe", "options", "message"),
     [
-        (FineTuneRecipe, {"layer_decay": 0.0}, "`layer_decay` must be a finite number above 0"),
+        (FineTuneRecipe, {"layer_decay": 0.0}, r"`layer_decay` must be in \(0, 1\]"),
         (FineTuneRecipe, {"layer_decay": 1.1}, "`layer_decay` must be in"),
         (FineTuneRecipe, {"drop_path_rate": 1.0}, "`drop_path_rate` must be in"),
         (FineTuneRecipe, {"beta_2": float("nan")}, "`beta_2` must be in"),

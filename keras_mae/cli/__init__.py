@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 import warnings
 
@@ -38,6 +39,9 @@ def main() -> None:
     """Run the command that was typed; a mistake of the user is answered with one line and status 2."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     warnings.formatwarning = lambda message, *_, **__: f"Warning: {message}\n"  # no line of our code
+    if "" in sys.argv or any(re.fullmatch("--[a-z-]+=", word) for word in sys.argv):
+        # `pathlib` would take it for the current folder.
+        _fail(f"An argument is empty, as a variable of the shell without a value is. Received: {_typed()}", 2)
     try:
         status = typer.main.get_command(app)(standalone_mode=False)
     except KeyboardInterrupt:
@@ -53,6 +57,11 @@ def main() -> None:
             raise
         _fail(error.format_message() or "a command is missing; see keras-mae --help", 2)
     sys.exit(status or 0)
+
+
+def _typed() -> str:
+    """Return the command as it was typed."""
+    return " ".join(["keras-mae", *map(shlex.quote, sys.argv[1:])])
 
 
 def _fail(message: str, status: int) -> None:

@@ -260,6 +260,7 @@ def pretrain(
             pixel_range=pixel_range,
             white_level=white_level,
         )
+        crops = _crops(crop_area, shift, flip)
         given = {
             "epochs": epochs,
             "warmup_epochs": _warmup(begun, schedule) if warmup_epochs is None else warmup_epochs,
@@ -280,13 +281,18 @@ def pretrain(
             "predict_ratio": predict_ratio,
             "decoder": decoder and decoder.value,
             "fuse_blocks": _blocks(fuse_blocks),
-            **_crops(crop_area, shift, flip),
+            **crops,
             "seed": seed,
         }
         chosen = str(size or default_size(data, "photos"))
         recipe = sized_recipe(PretrainRecipe, chosen, len(images.train))
         recipe = resumed_recipe(recipe, begun, given, size)
         recipe = changed_recipe(recipe, given)
+        if flip and begun is None and not (recipe.crop_area and not images.train.sized) and not recipe.shift:
+            raise ValueError(
+                "`flip` mirrors images that are cropped or moved, and these are taken whole: give --shift as well. "
+                "Received: --flip"
+            )
         feed = images.feed(recipe, crops_per_image=crops_per_image)
         keras.utils.set_random_seed(seed)
         fixed = dict(recipe.model_arguments)

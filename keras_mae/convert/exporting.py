@@ -78,7 +78,7 @@ def export(model: Any, path: str | Path, format: str) -> float:
             the same (within 1e-4); it is not left behind then.
         ImportError: If a package is missing.
     """
-    path = Path(path)
+    path = _checks.path("path", path)
     written_by = _check_arguments(model, path, format)
     model = in_float32(model)
     with tempfile.TemporaryDirectory() as folder:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_mae import _files
+from keras_mae import _checks, _files
 from keras_mae._optional import require
 from keras_mae.classifier import ViTClassifier
 from keras_mae.convert import metadata
@@ -241,6 +241,7 @@ def to_keras_hub(model: Any) -> Any:
 
 def image_converter_of(encoder: ViTEncoder) -> Any:
     """Return KerasHub's layer that resizes and normalizes images as `encoder` does."""
+    _checks.instance("encoder", encoder, ViTEncoder)
     mean, std = np.asarray(encoder.pixel_mean), np.asarray(encoder.pixel_std)
     return _package().layers.ViTImageConverter(
         image_size=encoder.image_shape[:2], scale=(1 / std).tolist(), offset=(-mean / std).tolist()

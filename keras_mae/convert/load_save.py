@@ -85,6 +85,12 @@ def load(
             in how many rows its patches are, and they are no square; the possible shapes are named.
         ImportError: If a package that reads it is missing: PyTorch for `.pth` and `.bin`, `safetensors`, KerasHub.
     """
+    _checks.path("path", path)
+    _checks.optional(_checks.boolean, "norm_pix_loss", norm_pix_loss)
+    for name, heads in {"num_heads": num_heads, "decoder_num_heads": decoder_num_heads}.items():
+        _checks.optional(_checks.positive_int, name, heads)
+    _checks.boolean("encoder_only", encoder_only)
+    _checks.optional(_checks.text, "checkpoint_key", checkpoint_key)
     if image_shape is not None:
         image_shape = _checks.image_shape(image_shape)
     files = Files(download(str(path)) if str(path).startswith(HUB) else path, checkpoint_key)
@@ -116,7 +122,7 @@ def save(model: Any, path: str | Path, format: str) -> Path:
     Raises:
         ValueError: If the format cannot hold the model, or the path exists.
     """
-    path = Path(path)
+    path = _checks.path("path", path)
     into = FORMATS[_checks.one_of("format", format, FORMATS)]
     if not isinstance(model, MODELS):
         raise _checks.argument_error("model", "a ViTEncoder, MaskedAutoencoder or ViTClassifier", model)

@@ -102,7 +102,7 @@ def fetch(name: str) -> Path:
     Raises:
         ValueError: If there is no such checkpoint, it cannot be downloaded, or the file is another one.
     """
-    if name not in PUBLISHED:
+    if not isinstance(name, str) or name not in PUBLISHED:
         raise ValueError(f"`weights` must be one of {', '.join(PUBLISHED)}. Received: weights={name!r}")
     folder, checksum = PUBLISHED[name]
     file = f"{name}.pth"

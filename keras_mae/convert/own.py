@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from keras_mae import _class_names, _files
+from keras_mae import _checks, _class_names, _files
 from keras_mae.classifier import ViTClassifier
 from keras_mae.convert.layout import Converted, Format, Hints
 from keras_mae.convert.state_dict import Files
@@ -99,7 +99,7 @@ def load_model(path: str | Path) -> Any:
     Raises:
         ValueError: If there is none; the message says what `path` is instead.
     """
-    path = Path(path)
+    path = _checks.path("path", path)
     if _is_folder(path):
         return _read_folder(path)
     if path.is_dir():

@@ -50,8 +50,9 @@ def open_preset(
         overrides: Arguments of the model, or of its encoder, that differ.
     """
     maker, overrides = _maker_of(cls), dict(overrides or {})
-    if not isinstance(preset, str | Path):
-        raise _checks.argument_error("preset", "a name or a path", preset)
+    _checks.path("preset", preset, "a name or a path")
+    if weights is not None:
+        _checks.path("weights", weights, "a path, or the name of a published checkpoint")
     if str(preset) in presets.names():
         sizes = presets.get(str(preset))
         if weights is None:

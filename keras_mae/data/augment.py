@@ -119,6 +119,9 @@ class Augmentation:
         self.seed = _checks.seed_int("seed", seed)
         shift = _checks.fraction("shift", shift)
         erasing = _checks.within("random_erasing", random_erasing, 1)
+        _checks.boolean("flip", flip)
+        _checks.non_negative("mixup", mixup)
+        _checks.within("cutmix", cutmix, 1)
         layers = keras.layers
         self._draws, self._calls = _Draws(seed), itertools.count()
 
@@ -140,10 +143,8 @@ class Augmentation:
         self._has_keras_cv = importlib.util.find_spec("keras_cv") is not None  # asked here: a graph cannot trace it
         # (p, p) and (alpha, alpha): given one number, Keras draws from 0 up to it for every image or batch.
         self._erasing = drawing(layers.RandomErasing((erasing,) * 2, (0.02, 1 / 3), **options)) if erasing else None
-        self._mixup = drawing(layers.MixUp(_checks.non_negative("mixup", mixup), **options)) if mixup else None
-        self._cutmix = (
-            drawing(layers.CutMix((_checks.within("cutmix", cutmix, 1),) * 2, **options)) if cutmix else None
-        )
+        self._mixup = drawing(layers.MixUp(mixup, **options)) if mixup else None
+        self._cutmix = drawing(layers.CutMix((cutmix,) * 2, **options)) if cutmix else None
 
     def __call__(self, images: Any, labels: Any, number: Any = None) -> Any:
         in_tf_data = not isinstance(images, np.ndarray)

@@ -10,11 +10,11 @@ import numpy as np
 
 from keras_mae import _checks, distribution
 from keras_mae.data.augment import Augmentation
-from keras_mae.data.crops import Crop
+from keras_mae.data.crops import Crop, RandomCrop
 from keras_mae.data.sources import Generators, Source
 from keras_mae.data.streams import Stream
 
-__all__ = ["Batches", "Plan", "checked_shard"]
+__all__ = ["Batches", "Plan", "check_options", "checked_shard"]
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,13 @@ class Plan:
             raise ValueError(
                 f"`crops_per_image` takes a `crop`. Received: crops_per_image={self.crops_per_image}, crop=None"
             )
+        rule = "a keras_mae.data.Augmentation, or None"
+        if self.augment is not None:
+            _checks.has("augment", self.augment, ("num_classes", "__call__"), rule)
+        if self.crop is not None:
+            _checks.function("crop", self.crop, "a crop, such as keras_mae.data.CenterCrop(), or None")
+        if isinstance(self.crop, RandomCrop):
+            self.crop.check_size(source.image_shape[:2])
         if self.augment is not None and not source.labeled:
             raise ValueError("`augment` takes a source with labels. Received: one without")
         if source.labels is not None:
@@ -96,6 +103,23 @@ class Plan:
                 f"`labels` must be in [0, {classes}), the classes of `augment`. "
                 f"Received: labels from {labels.min()} to {labels.max()}"
             )
+
+
+def check_options(
+    batch_size: Any, shuffle: Any, seed: Any, drop_remainder: Any, crops_per_image: Any, workers: Any
+) -> None:
+    """Raise a `ValueError` unless these arguments of `make_dataset` are what they must be."""
+    _checks.positive_int("batch_size", batch_size)
+    _checks.boolean("shuffle", shuffle)
+    _checks.seed_int("seed", seed)
+    _checks.boolean("drop_remainder", drop_remainder)
+    _checks.positive_int("crops_per_image", crops_per_image)
+    _checks.optional(_checks.positive_int, "workers", workers)
+    if batch_size % crops_per_image:
+        raise ValueError(
+            "`crops_per_image` must divide `batch_size`. "
+            f"Received: crops_per_image={crops_per_image}, batch_size={batch_size}"
+        )
 
 
 def checked_shard(shard: Any, batch_size: int, crops_per_image: int, drop_remainder: bool) -> tuple[int, int]:

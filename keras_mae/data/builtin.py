@@ -92,8 +92,9 @@ def fashion_mnist(split: str = "train", directory: str | Path | None = None) -> 
             ) from error
     else:
         prefix = "train" if split == "train" else "t10k"
-        images = read_idx(Path(directory) / f"{prefix}-images-idx3-ubyte")
-        labels = read_idx(Path(directory) / f"{prefix}-labels-idx1-ubyte")
+        folder = _checks.path("directory", directory)
+        images = read_idx(folder / f"{prefix}-images-idx3-ubyte")
+        labels = read_idx(folder / f"{prefix}-labels-idx1-ubyte")
     if images.ndim != 3 or labels.shape != images.shape[:1]:
         raise ValueError(
             f"Fashion-MNIST needs images (n, rows, columns) and labels (n,). "
@@ -108,7 +109,7 @@ def read_idx(path: str | Path) -> np.ndarray:
     Raises:
         ValueError: If there is no such file, or it is damaged.
     """
-    path = Path(path)
+    path = _checks.path("path", path)
     file = next((file for file in (path, path.with_name(path.name + ".gz")) if file.is_file()), None)
     if file is None:
         raise ValueError(f"There is no IDX file {path} or {path.name}.gz")

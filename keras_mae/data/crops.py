@@ -74,11 +74,10 @@ class RandomResizedCrop:
     clamp: bool = False
 
     def __post_init__(self) -> None:
+        _checks.boolean("flip", self.flip)
         _checks.boolean("clamp", self.clamp)
-        for name, high in (("area", 1.0), ("aspect_ratio", math.inf)):
-            value = getattr(self, name)
-            if not _is_range(value) or not 0 < value[0] <= value[1] <= high:
-                raise _checks.argument_error(name, f"two rising numbers above 0{' and up to 1' * (high == 1)}", value)
+        _checks.rising("area", self.area, 1.0)
+        _checks.rising("aspect_ratio", self.aspect_ratio)
 
     def __call__(self, width: int, height: int, size: tuple[int, int], generator: np.random.Generator) -> Box:
         left, top, box_width, box_height = self._draw(width, height, generator)
@@ -116,7 +115,7 @@ class RandomCrop:
         flip: Whether to mirror half of the images.
 
     Raises:
-        ValueError: If `shift` is out of range, or, with the first image, above zero and less than half a pixel.
+        ValueError: If `shift` is out of range, or, where it meets images, above zero and less than half a pixel.
 
     Reference: "Improving Pixel-based MIM by Reducing Wasted Modeling Capability" (arXiv 2308.00261).
     """
@@ -128,12 +127,16 @@ class RandomCrop:
         _checks.within("shift", self.shift, 0.25)
         _checks.boolean("flip", self.flip)
 
-    def __call__(self, width: int, height: int, size: tuple[int, int], generator: np.random.Generator) -> Box:
-        down, across = (round(self.shift * side) for side in size)
-        if self.shift and not down and not across:
+    def check_size(self, size: tuple[int, int]) -> None:
+        """Raise ValueError if nothing would move in images of this size."""
+        if self.shift and not any(round(self.shift * side) for side in size):
             raise ValueError(
                 f"`shift` must be 0, or half a pixel or more of {size[0]} x {size[1]}. Received: shift={self.shift}"
             )
+
+    def __call__(self, width: int, height: int, size: tuple[int, int], generator: np.random.Generator) -> Box:
+        self.check_size(size)
+        down, across = (round(self.shift * side) for side in size)
         # In whole pixels of the resized image, as if it were resized first and cut then.
         if width * size[0] >= height * size[1]:
             whole_height, whole_width = size[0], width * size[0] // height
@@ -165,8 +168,7 @@ class CenterCrop:
     fraction: float = 1.0
 
     def __post_init__(self) -> None:
-        if not _is_number(self.fraction) or not 0 < self.fraction <= 1:
-            raise _checks.argument_error("fraction", "in (0, 1]", self.fraction)
+        _checks.share("fraction", self.fraction)
 
     def __call__(
         self, width: int, height: int, size: tuple[int, int], generator: np.random.Generator | None = None
@@ -207,11 +209,3 @@ def _reflected(start: np.ndarray, size: int) -> np.ndarray:
     places = np.abs(np.rint(start).astype("int64")[:, None] + np.arange(size))
     reflected: np.ndarray = np.minimum(places, 2 * (size - 1) - places)
     return reflected
-
-
-def _is_range(value: Any) -> bool:
-    return isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_number, value))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -10,14 +10,14 @@ from typing import Any
 from keras_mae import _checks, _class_names
 from keras_mae.data import tf_data
 from keras_mae.data.augment import Augmentation
-from keras_mae.data.batches import Batches, Plan, checked_shard
+from keras_mae.data.batches import Batches, Plan, check_options, checked_shard
 from keras_mae.data.crops import CenterCrop, Crop, RandomResizedCrop
 from keras_mae.data.grain_data import GrainDataset
 from keras_mae.data.levels import EIGHT_BITS, Levels, checked_levels
 from keras_mae.data.preparation import read_manifest
 from keras_mae.data.records import IMAGE, LABEL, RecordSource, tfrecord_stream
 from keras_mae.data.relabeling import relabeled
-from keras_mae.data.sources import ArraySource, FolderSource, Source
+from keras_mae.data.sources import ArraySource, FolderSource, Source, check_source
 from keras_mae.data.streams import Stream, dataset_stream
 from keras_mae.data.tfds import tfds_source
 from keras_mae.pixels import BYTES, PixelRange
@@ -76,16 +76,8 @@ def make_dataset(
     Raises:
         ValueError: If an argument is out of range, or no batch would be left.
     """
-    _checks.positive_int("batch_size", batch_size)
-    _checks.seed_int("seed", seed)
-    _checks.positive_int("crops_per_image", crops_per_image)
-    if workers is not None:
-        _checks.positive_int("workers", workers)
-    if batch_size % crops_per_image:
-        raise ValueError(
-            "`crops_per_image` must divide `batch_size`. "
-            f"Received: crops_per_image={crops_per_image}, batch_size={batch_size}"
-        )
+    check_source(source)
+    check_options(batch_size, shuffle, seed, drop_remainder, crops_per_image, workers)
     shard = checked_shard(shard, batch_size, crops_per_image, drop_remainder)
     if crop is None and not source.sized:
         crop = RandomResizedCrop() if shuffle else CenterCrop()
@@ -209,7 +201,8 @@ def open_directory(
 ) -> Source | Stream:
     """Open the source behind `from_directory`, which has the same arguments."""
     _checks.within("allow_damaged", allow_damaged, 1)
-    manifest = read_manifest(directory) if Path(directory).is_dir() else None
+    _checks.boolean("labeled", labeled)
+    manifest = read_manifest(directory) if _checks.path("directory", directory).is_dir() else None
     if manifest is None:
         folder = FolderSource(
             directory,
@@ -345,7 +338,7 @@ def from_tfrecords(
         ValueError: If there is no such file, or one ends within a record.
     """
     stream = tfrecord_stream(
-        [files] if isinstance(files, str | Path) else list(files),
+        files,
         image_size,
         channels,
         image_key=image_key,

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_mae import _checks
 from keras_mae._optional import require
 from keras_mae.data.crops import Box, CenterCrop, Crop
 from keras_mae.data.levels import (
@@ -66,7 +67,13 @@ def read_image(
         ValueError: If the file cannot be decoded as a whole, or its numbers not be read as this says; the message
             names it.
     """
+    file = file if isinstance(file, bytes) else _checks.path("file", file, "the path of an image file, or its bytes")
     name = "an image in memory" if isinstance(file, bytes) else str(file)
+    image_shape = _checks.image_shape(image_shape)
+    if image_shape[2] not in MODES:
+        raise _checks.argument_error("image_shape", "(height, width, channels) of 1, 3 or 4 channels", image_shape)
+    if crop is not None:
+        _checks.function("crop", crop, "a crop, such as keras_mae.data.CenterCrop(), or None")
     levels = checked_levels(pixel_range, white_level, image_shape[2])
     return views(file, name, image_shape, crop or CenterCrop(), [np.random.default_rng(0)], levels)[0].copy()
 

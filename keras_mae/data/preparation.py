@@ -82,10 +82,15 @@ def prepare(
     _checks.one_of("format", format, _FORMATS)
     if format == "tfrecord":
         _optional.require("tensorflow", "Writing TFRecord files")
-    if type(quality) is not int or not 1 <= quality <= 100:
-        raise _checks.argument_error("quality", "an integer in [1, 100]", quality)
+    _checks.int_within("quality", quality, 1, 100)
+    _check_progress(progress)
+    directory, out = _checks.path("directory", directory), _checks.path("out", out)
+    if out.resolve() == directory.resolve() or directory.resolve() in out.resolve().parents:
+        raise ValueError(
+            "`out` must lie outside of `directory`, whose images would be its own shards the next time. "
+            f"Received: out={str(out)!r}, directory={str(directory)!r}"
+        )
     source = FolderSource(directory, labeled=labeled, allow_damaged=allow_damaged, white_level=white_level)
-    out = Path(out)
     plan = {
         "format": format,
         "short_side": short_side,
@@ -159,7 +164,8 @@ def check_directory(
     Raises:
         ValueError: If there is no such folder, or nothing in it.
     """
-    directory, levels = Path(directory), Levels(pixel_range, white_level)
+    directory, levels = _checks.path("directory", directory), Levels(pixel_range, white_level)
+    _check_progress(progress)
     manifest = read_manifest(directory) if directory.is_dir() else None
     contents = None if manifest else look_into(directory)
     shards = {directory / shard["file"]: shard["sha256"] for shard in manifest["shards"]} if manifest else {}
@@ -180,6 +186,11 @@ def check_directory(
             wrong.append((path, f"{str(path)!r} does not have the manifest's checksum"))
         done()
     return Examination(damaged=wrong)
+
+
+def _check_progress(progress: Any) -> None:
+    if progress is not None:
+        _checks.function("progress", progress, "a function of (done, total), or None")
 
 
 def _read_own(path: Path) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_mae import _checks
 
-__all__ = ["length", "numpy_batches"]
+__all__ = ["check_batches", "length", "numpy_batches"]
 
 
 def length(dataset: Any) -> int:
@@ -20,7 +20,7 @@ def length(dataset: Any) -> int:
     Raises:
         ValueError: If it is not known.
     """
-    if hasattr(dataset, "shape") or isinstance(dataset, tuple | list):  # whose length is that of an axis
+    if hasattr(dataset, "shape") or isinstance(dataset, tuple | list | str | dict):  # whose length is another
         raise _checks.argument_error("dataset", "batches, as keras_mae.data makes them", type(dataset).__name__)
     try:
         return len(dataset)
@@ -29,6 +29,13 @@ def length(dataset: Any) -> int:
             "`dataset` must have a known length: the schedule needs it. For a tf.data.Dataset see "
             f"tf.data.experimental.assert_cardinality. Received: {type(dataset).__name__} ({error})"
         ) from error
+
+
+def check_batches(argument: str, data: Any) -> None:
+    """Raise ValueError unless `data` is an array, or a dataset that can be read."""
+    is_text = isinstance(data, str | bytes | type | dict)
+    if is_text or not (hasattr(data, "shape") or hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
+        raise _checks.argument_error(argument, "an array of images, or a dataset of batches", data)
 
 
 def numpy_batches(
@@ -49,6 +56,11 @@ def numpy_batches(
         ValueError: If there are not as many labels as images.
     """
     _checks.positive_int("batch_size", batch_size)
+    check_batches("data", data)
+    if labels is not None and not hasattr(labels, "shape"):
+        labels = _checks.array("labels", labels, "one for each image")
+    if labels is not None and not len(labels.shape):
+        raise _checks.argument_error("labels", "one for each image", labels)
     if isinstance(data, tuple) and labels is None and len(data) == 2:
         data, labels = data
     if hasattr(data, "shape"):

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,10 @@ class RecordSource:
         white_level: int | None = None,
     ):
         grain_sources = _optional.require("grain.sources", "Reading ArrayRecord")
+        rule = "a list of paths of ArrayRecord files"
+        if isinstance(files, str) or not isinstance(files, Iterable):
+            raise _checks.argument_error("files", rule, files)
+        files = [_checks.path("files", file, rule) for file in files]
         if not files:
             raise ValueError("`files` must name at least one ArrayRecord file. Received: none")
         self.image_shape = (*_checks.pair("image_size", image_size), _checks.one_of("channels", channels, MODES))
@@ -99,8 +103,11 @@ class RecordSource:
             ) from error
 
 
+_FILES = "paths of TFRecord files, or one path or pattern"
+
+
 def tfrecord_stream(
-    files: Sequence[str | Path],
+    files: Any,
     image_size: int | tuple[int, int],
     channels: int,
     *,
@@ -112,6 +119,16 @@ def tfrecord_stream(
     class_names: Sequence[str] | None = None,
 ) -> Stream:
     """Return a stream over TFRecord files, several of them read side by side; see `from_tfrecords`."""
+    several = [files] if isinstance(files, str | Path) else files
+    files = [_checks.path("files", file, _FILES) for file in _checks.instance("files", several, Iterable, _FILES)]
+    if not files:
+        raise ValueError("`files` must name TFRecord files. Received: none")
+    _checks.pair("image_size", image_size)
+    _checks.one_of("channels", channels, MODES)
+    _checks.text("image_key", image_key, "the name of a feature")
+    if label_key is not None:
+        _checks.text("label_key", label_key, "the name of a feature, or None")
+    _checks.optional(_checks.positive_int, "count", count)
     tf = _optional.require("tensorflow", "Reading TFRecord files")
     names = [name for file in files for name in sorted(tf.io.gfile.glob(str(file)))]
     if not names:

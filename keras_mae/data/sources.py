@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +25,7 @@ __all__ = [
     "Generators",
     "Source",
     "Subset",
+    "check_source",
     "cut",
 ]
 
@@ -60,6 +61,12 @@ class Source(Protocol):
         ...
 
 
+def check_source(source: Any) -> None:
+    """Raise ValueError unless `source` is one of images, by index or from front to back."""
+    rule = "a source of images, such as keras_mae.data.ArraySource(images)"
+    _checks.has("source", source, ("image_shape", "labeled", "sized", "__len__"), rule)
+
+
 def _still(index: int) -> Sequence[np.random.Generator]:
     """Return the generators for one crop of each image, always the same."""
     return [np.random.default_rng(index)]
@@ -90,7 +97,8 @@ class ArraySource:
         class_names: Sequence[str] | None = None,
         pixel_range: PixelRange = BYTES,
     ):
-        images = images if isinstance(images, np.ndarray) else np.asarray(images)
+        rule = "an array of numbers (images, height, width, channels)"
+        images = images if isinstance(images, np.ndarray) else _checks.array("images", images, rule)
         images = images[..., None] if images.ndim == 3 else images
         if images.ndim != 4 or not images.size:
             raise ValueError(
@@ -102,6 +110,8 @@ class ArraySource:
         pixels.check_dtype(dtype, self.levels.pixel_range)
         if not pixels.needs_no_look(dtype, self.levels.pixel_range):
             self._check_values(images)
+        elif images[:1].max() <= 1 and not any(part.max() > 1 for part in _parts(images)):
+            pixels.check_bytes(images, self.levels.pixel_range)
         self.images, self.dtype = images, images.dtype
         size = images.shape[1:3] if image_size is None else _checks.pair("image_size", image_size)
         self.image_shape: tuple[int, int, int] = (*size, images.shape[3])
@@ -117,8 +127,8 @@ class ArraySource:
 
     def _check_values(self, images: np.ndarray) -> None:
         ends = []
-        for start in range(0, len(images), 1024):  # in parts: the array may be larger than memory
-            part = images[start : start + 1024]
+        for number, part in enumerate(_parts(images)):
+            start = number * _PART
             ends.append((part.min(), part.max()))
             if not np.isfinite(ends[-1]).all():
                 bad = start + np.flatnonzero(~np.isfinite(part).all(axis=(1, 2, 3)))[0]
@@ -156,7 +166,8 @@ class Subset:
     """
 
     def __init__(self, source: Source, indices: Any):
-        self._source, self._indices = source, np.asarray(indices)
+        check_source(source)
+        self._source, self._indices = source, _checked_indices(indices, len(source))
         self.image_shape, self.dtype = source.image_shape, source.dtype
         self.labeled, self.sized = source.labeled, source.sized
         self.class_names = _class_names.named(source)
@@ -216,7 +227,8 @@ class FolderSource:
         pixel_range: PixelRange = BYTES,
         white_level: int | None = None,
     ):
-        self.directory = Path(directory)
+        self.directory = _checks.path("directory", directory)
+        _checks.boolean("labeled", labeled)
         height, width = _checks.pair("image_size", image_size)
         self.image_shape = (height, width, _checks.one_of("channels", channels, MODES))
         _checks.within("allow_damaged", allow_damaged, 1)
@@ -301,8 +313,26 @@ def cut(
     return np.stack(views)
 
 
+_PART = 1024
+
+
+def _parts(images: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield images in parts: the array may be larger than memory."""
+    for start in range(0, len(images), _PART):
+        yield images[start : start + _PART]
+
+
+def _checked_indices(indices: Any, images: int) -> np.ndarray:
+    """Return indices into a source of so many images."""
+    rule = f"integers (images,) in [-{images}, {images})"
+    known = _checks.array("indices", indices, rule)
+    if known.ndim != 1 or known.dtype.kind not in "iu" or known.min() < -images or known.max() >= images:
+        raise _checks.argument_error("indices", rule, indices)
+    return known
+
+
 def _checked_labels(labels: Any, images: int) -> np.ndarray:
-    checked: np.ndarray = np.asarray(labels)
+    checked = _checks.array("labels", labels, f"integers from 0, one for each of the {images} images")
     checked = checked[:, 0] if checked.ndim == 2 and checked.shape[1] == 1 else checked
     if checked.shape != (images,) or checked.dtype.kind not in "ui" or checked.min() < 0:
         raise ValueError(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from keras_mae import _checks, pixels
-from keras_mae.data.images import read_image, upright_size
+from keras_mae.data.images import MODES, read_image, upright_size
 from keras_mae.data.sources import FolderSource, Source
 
 __all__ = ["PixelStatistics", "pixel_statistics"]
@@ -63,14 +63,16 @@ def pixel_statistics(source: Any, *, channels: int = 3) -> PixelStatistics:
         ...     (8, 8, 1), patch_size=4, embed_dim=64, depth=2, num_heads=4, **dataclasses.asdict(measured)
         ... )
     """
+    _checks.one_of("channels", channels, MODES)
     if isinstance(source, str | Path):
-        path = Path(source)
+        path = _checks.path("source", source, "a folder, a .npy file or an array of images")
         source = np.load(path, mmap_mode="r") if path.suffix == ".npy" else FolderSource(path, channels=channels)
     if isinstance(source, FolderSource):
         return _Sums.of(_each_file(source)).result(source.dtype.name)
     if hasattr(source, "batch"):
         return _Sums.of(_parts(source)).result(source.dtype.name)
-    array: np.ndarray = source if isinstance(source, np.ndarray) else np.asarray(source)
+    rule = "a folder, or an array of numbers (images, height, width, channels)"
+    array = source if isinstance(source, np.ndarray) else _checks.array("source", source, rule)
     array = array[..., None] if array.ndim == 3 else array
     if array.ndim != 4 or not array.size:
         raise ValueError(

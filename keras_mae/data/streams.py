@@ -62,12 +62,16 @@ class Stream:
         pixel_range: PixelRange = BYTES,
         white_level: int | None = None,
     ):
-        self.name, self.items, self.labeled = name, items, labeled
+        self.name = _checks.text("name", name)
+        self.items = _checks.function("items", items, "a function of (shuffle, seed) that returns a dataset")
+        self.labeled, self.sized = _checks.boolean("labeled", labeled), _checks.boolean("sized", sized)
         self.allow_damaged = _checks.within("allow_damaged", allow_damaged, 1)
         self.image_shape = (*_checks.pair("image_size", image_size), _checks.positive_int("channels", channels))
-        self.count = None if self.skips else count
-        self.class_names, self.sized = _class_names.checked(class_names), sized
+        known: int | None = _checks.optional(_checks.count, "count", count)
+        self.count = None if self.skips else known
+        self.class_names = _class_names.checked(class_names)
         self.levels = Levels(pixel_range, white_level)
+        _checks.one_of("dtype", dtype, ("uint8", "float32"))
         self.dtype = self.levels.dtype if self.levels.own_units else np.dtype(dtype)
         self.shuffle_buffer = _checks.positive_int("shuffle_buffer", shuffle_buffer)
         self._seen, self._bad, self._lock = 0, list[str](), threading.Lock()

@@ -56,6 +56,10 @@ def tfds_source(
     Raises:
         ValueError: If there is no such data set or split, it is not prepared, or it holds no images.
     """
+    _checks.text("name", name, "the name of a data set")
+    _checks.instance("split", split, str, 'the name of a split, such as "train"')
+    _checks.optional(_checks.path, "data_dir", data_dir)
+    _checks.boolean("download", download)
     builder = _prepared(name, data_dir, download)
     if not builder.info.splits:
         raise ValueError(f"The data set {name!r} has no splits")

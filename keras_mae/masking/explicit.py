@@ -1,7 +1,9 @@
 """Masks that the caller drew."""
 
+import numpy as np
 from keras import ops
 
+from keras_mae import _checks
 from keras_mae._types import Tensor
 from keras_mae.masking.base import Mask, order_of
 from keras_mae.ops import concrete, require
@@ -17,7 +19,7 @@ def explicit_mask(
     Args:
         mask: (batch, patches), (batch, rows, columns) or, with `patch_size`, (batch, height, width) in pixels;
             1 = removed, 0 = kept. A patch is removed if one of its pixels is. Patches of one pixel have as many rows
-            as the image has, and both readings are the same.
+            as the image has, and both readings are the same. Rows and columns may be followed by one channel.
         grid: (rows, columns) of patches.
         num_kept: Number of patches that the model's masking keeps in every sample. `None` takes any, and counts
             them, which only eager code can do.
@@ -30,8 +32,17 @@ def explicit_mask(
         ValueError: If the shape does not fit the grid, if there is anything but 0 and 1, or if samples of
             one batch keep different numbers of patches, none, or another number than `num_kept`.
     """
+    _checks.has("mask", mask, ("shape", "dtype"), "an array or a tensor of 0 and 1")
+    if isinstance(mask, np.ndarray) and mask.dtype.kind not in "biuf":
+        raise ValueError(f"`mask` must hold 1 (removed) and 0 (kept) only. Received: mask.dtype={mask.dtype}")
+    grid = _checks.pair("grid", grid)
     patches = grid[0] * grid[1]
+    if num_kept is not None:
+        _checks.int_within("num_kept", num_kept, 1, patches)
+    patch_size = None if patch_size is None else _checks.pair("patch_size", patch_size)
     pixels = None if patch_size is None else (grid[0] * patch_size[0], grid[1] * patch_size[1])
+    if len(mask.shape) == 4 and mask.shape[3] == 1:  # as an image
+        mask = ops.squeeze(mask, axis=3)
     shape = tuple(mask.shape[1:])
     if shape not in ((patches,), tuple(grid), pixels):
         in_pixels = "" if pixels is None else f", or (batch, {pixels[0]}, {pixels[1]}) in pixels"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_mae import _checks
@@ -78,11 +79,8 @@ class AdamW(CountsUpdates, keras.optimizers.AdamW):
             epsilon=_checks.non_negative("epsilon", epsilon),
             **kwargs,
         )
-        scales = learning_rate_scales
-        self.learning_rate_scales = (
-            None if scales is None else [_checks.non_negative("learning_rate_scales", scale) for scale in scales]
-        )
-        self.decayed = None if decayed is None else [bool(x) for x in decayed]
+        self.learning_rate_scales = _each("learning_rate_scales", learning_rate_scales, _checks.non_negative)
+        self.decayed = _each("decayed", decayed, _checks.boolean)
         self._fused = keras.backend.backend() == "torch"
 
     def build(self, variables: Any) -> None:
@@ -158,6 +156,15 @@ class AdamW(CountsUpdates, keras.optimizers.AdamW):
             "learning_rate_scales": self.learning_rate_scales,
             "decayed": self.decayed,
         }
+
+
+def _each(argument: str, values: Any, check: Callable[[str, Any], Any]) -> list[Any] | None:
+    """Return a value for each variable, checked, or `None` for the same for all."""
+    if values is None:
+        return None
+    if not isinstance(values, Sequence | np.ndarray) or isinstance(values, str):
+        raise _checks.argument_error(argument, "one value for each trainable variable, or None", values)
+    return [check(argument, value) for value in values]
 
 
 def pretraining_adamw(

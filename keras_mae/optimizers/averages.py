@@ -9,6 +9,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_mae import _checks
+
 __all__ = ["ValidateAverages", "averaged_weights"]
 
 
@@ -53,6 +55,7 @@ def averaged_weights(model: Any) -> Iterator[None]:
         >>> with keras_mae.optimizers.averaged_weights(mae):
         ...     features = keras_mae.transfer.extract_features(mae.encoder, images)
     """
+    _checks.instance("model", model, keras.Model, "a compiled Keras model")
     optimizer = averaging_optimizer(model)
     if optimizer is None:
         yield

@@ -26,12 +26,18 @@ def layer_decay_scales(model: Any, layer_decay: float) -> list[float]:
 
     Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, table 9.
     """
-    if layer_decay != 1:
-        _checks.positive("layer_decay", _checks.fraction("layer_decay", layer_decay))
+    _checks.share("layer_decay", layer_decay)
+    _check_layers(model)
     return [
         float(layer_decay ** (model.num_layers - model.layer_index(variable)))
         for variable in model.trainable_variables
     ]
+
+
+def _check_layers(model: Any) -> None:
+    """Raise ValueError unless a model says which layer a weight is of."""
+    rule = "a keras_mae.ViTClassifier, or another model with num_layers and layer_index(variable)"
+    _checks.has("model", model, ("num_layers", "layer_index", "trainable_variables"), rule)
 
 
 def fine_tuning_adamw(
@@ -74,6 +80,7 @@ def fine_tuning_adamw(
     rate: Any = peak
     if total_steps is not None:
         rate = warmup_cosine(peak, total_steps, warmup_steps, minimum=minimum_learning_rate)
+    _check_layers(model)
     excluded = [id(variable) for variable in model.no_weight_decay]
     optimizer = AdamW(
         rate,

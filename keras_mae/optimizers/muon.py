@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -91,6 +92,8 @@ class Muon(CountsUpdates, keras.optimizers.Muon):
                 "`weight_decay` is that of all variables. Received: adam_weight_decay="
                 f"{kwargs['adam_weight_decay']}, weight_decay={weight_decay}"
             )
+        if "nesterov" in kwargs:
+            _checks.boolean("nesterov", kwargs["nesterov"])
         # Keras' own rule would take the decoder's first projection, which is a hidden matrix, for an embedding.
         kwargs.setdefault("exclude_embeddings", False)
         super().__init__(
@@ -103,12 +106,13 @@ class Muon(CountsUpdates, keras.optimizers.Muon):
             adam_lr_ratio=_checks.non_negative("adam_lr_ratio", adam_lr_ratio),
             rms_rate=None if rms_rate is None else _checks.positive("rms_rate", rms_rate),
             ns_steps=_checks.positive_int("ns_steps", ns_steps),
-            exclude_layers=list(exclude_layers),
+            exclude_layers=_patterns(exclude_layers),
             **kwargs,
         )
+        fused = _checks.instance("fused", FUSED if fused is None else fused, Mapping, "numbers by names of layers")
         self.fused = {
-            str(name): _checks.positive_int("fused", parts)
-            for name, parts in (FUSED if fused is None else fused).items()
+            _checks.text("fused", name, "numbers by names of layers"): _checks.positive_int("fused", parts)
+            for name, parts in fused.items()
         }
         self._together = keras.backend.backend() == "torch"
 
@@ -232,6 +236,19 @@ class Muon(CountsUpdates, keras.optimizers.Muon):
         config = {**super().get_config(), "fused": dict(self.fused)}
         config.pop("adam_weight_decay")
         return config
+
+
+def _patterns(exclude_layers: Any) -> list[str]:
+    """Return regular expressions as a list, or raise ValueError."""
+    rule = "a list of regular expressions"
+    if not isinstance(exclude_layers, Sequence) or isinstance(exclude_layers, str):
+        raise _checks.argument_error("exclude_layers", rule, exclude_layers)
+    for pattern in exclude_layers:
+        try:
+            re.compile(_checks.text("exclude_layers", pattern, rule))
+        except re.error as error:
+            raise ValueError(f"`exclude_layers` must be {rule}. Received: {pattern!r} ({error})") from error
+    return list(exclude_layers)
 
 
 def _lying(matrix: Any, parts: int) -> tuple[Any, Any]:

@@ -113,7 +113,7 @@ def _check_run(peak: float, total_steps: int, warmup_steps: int, minimum: float)
     """Raise ValueError unless the numbers make a schedule."""
     _checks.positive("peak", peak)
     _checks.positive_int("total_steps", total_steps)
-    if warmup_steps < 0 or warmup_steps >= total_steps:
+    if _checks.count("warmup_steps", warmup_steps) >= total_steps:
         raise ValueError(
             "`warmup_steps` must be at least 0 and less than `total_steps`. "
             f"Received: warmup_steps={warmup_steps}, total_steps={total_steps}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import numbers
 from typing import Any
 
@@ -12,6 +13,23 @@ from keras_mae import _checks
 from keras_mae.optimizers.averages import move_averages
 
 __all__ = ["CountsUpdates"]
+
+
+def _optional(check: Any) -> Any:
+    return functools.partial(_checks.optional, check)
+
+
+_OF_KERAS: dict[str, Any] = {
+    "clipnorm": _optional(_checks.positive),
+    "clipvalue": _optional(_checks.positive),
+    "global_clipnorm": _optional(_checks.positive),
+    "gradient_accumulation_steps": _optional(_checks.positive_int),
+    "use_ema": _checks.boolean,
+    "ema_momentum": _checks.fraction,
+    "ema_overwrite_frequency": _optional(_checks.positive_int),
+    "loss_scale_factor": _optional(_checks.positive),
+}
+"""What the optimizers' arguments of Keras' must be."""
 
 
 class CountsUpdates(keras.optimizers.Optimizer):
@@ -41,12 +59,9 @@ class CountsUpdates(keras.optimizers.Optimizer):
     def __init__(self, learning_rate: Any, *, ema_warmup: bool = False, **kwargs: Any):
         if isinstance(learning_rate, numbers.Real):
             learning_rate = _checks.non_negative("learning_rate", learning_rate)
-        elif not callable(learning_rate):
-            raise _checks.argument_error("learning_rate", "a number of at least 0 or a schedule", learning_rate)
-        checks = {name: _checks.positive for name in ("clipnorm", "clipvalue", "global_clipnorm")}
-        for name, check in {**checks, "gradient_accumulation_steps": _checks.positive_int}.items():
-            if kwargs.get(name) is not None:
-                kwargs[name] = check(name, kwargs[name])
+        else:
+            _checks.function("learning_rate", learning_rate, "a number of at least 0 or a schedule")
+        kwargs |= {name: check(name, kwargs[name]) for name, check in _OF_KERAS.items() if name in kwargs}
         super().__init__(learning_rate=learning_rate, **kwargs)
         self.ema_warmup = _checks.boolean("ema_warmup", ema_warmup)
 

@@ -63,20 +63,15 @@ class Recipe:
         _checks.non_negative("weight_decay", self.weight_decay)
         _checks.seed_int("seed", self.seed)
         _checks.one_of("source", self.source, SOURCES)
-        if not isinstance(self.warmup_epochs, int) or not 0 <= self.warmup_epochs < self.epochs:
+        if _checks.count("warmup_epochs", self.warmup_epochs) >= self.epochs:
             raise ValueError(
                 "`warmup_epochs` must be an integer, at least 0 and less than `epochs`. "
                 f"Received: warmup_epochs={self.warmup_epochs}, epochs={self.epochs}"
             )
-        area = self.crop_area
-        if area is not None:
-            numbers = isinstance(area, tuple | list) and all(isinstance(share, int | float) for share in area)
-            if not (numbers and len(area) == 2 and 0 < area[0] <= area[1] <= 1):
-                raise _checks.argument_error("crop_area", "two rising numbers above 0 and up to 1, or None", area)
-            object.__setattr__(self, "crop_area", tuple(map(float, area)))  # as a file gives it back
+        if self.crop_area is not None:  # as a file gives it back
+            object.__setattr__(self, "crop_area", _checks.rising("crop_area", self.crop_area, 1.0))
         _checks.boolean("flip", self.flip)
-        if not isinstance(self.evaluation_fraction, int | float) or not 0 < self.evaluation_fraction <= 1:
-            raise _checks.argument_error("evaluation_fraction", "in (0, 1]", self.evaluation_fraction)
+        _checks.share("evaluation_fraction", self.evaluation_fraction)
         names = [field.name for field in fields(self)]
         if not isinstance(self.changed, tuple | list) or any(name not in names for name in self.changed):
             raise _checks.argument_error("changed", "names of fields", self.changed)
@@ -105,7 +100,12 @@ class Recipe:
 
     def evaluation_crop(self, image_size: int) -> dict[str, float]:
         """Return the arguments of `keras_mae.data.CenterCrop` for images of this size in pixels."""
-        return {"fraction": self.evaluation_fraction if image_size <= 224 else 1.0}
+        size = _checks.positive_int("image_size", image_size)
+        return {"fraction": self.evaluation_fraction if size <= 224 else 1.0}
+
+    def _with_implied(self, changes: dict[str, Any]) -> dict[str, Any]:
+        """Return changes with those of other fields that they imply."""
+        return changes
 
     def _schedule(self, steps_per_epoch: int) -> dict[str, Any]:
         """Return what every recipe's optimizer is told of its run."""
@@ -176,8 +176,7 @@ def completed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_recipe(recipe: Any, kind: type[Recipe]) -> None:
     """Raise ValueError unless `recipe` is a `kind`."""
-    if not isinstance(recipe, kind):
-        raise _checks.argument_error("recipe", f"a {kind.__name__}", recipe)
+    _checks.instance("recipe", recipe, kind, f"a {kind.__name__}")
 
 
 _Kind = TypeVar("_Kind", bound=Recipe)
@@ -186,7 +185,7 @@ _Kind = TypeVar("_Kind", bound=Recipe)
 def changed(recipe: _Kind, changes: dict[str, Any]) -> _Kind:
     """Return the recipe with other values, which it then names in `changed`."""
     refuse_unknown(type(recipe), changes)
-    made = replace(recipe, **changes)
+    made = replace(recipe, **recipe._with_implied(changes))
     names = {name for name in changes if getattr(made, name) != getattr(recipe, name)} | {*made.changed}
     return replace(made, changed=tuple(field.name for field in fields(made) if field.name in names))
 

@@ -37,8 +37,8 @@ class PretrainRecipe(Recipe):
         masking: How to choose them: "random", "block", "grid", or a color of filtered noise: "green", "red", "blue"
             or "purple"; see `keras_mae.masking.make`.
         mask_cell: Number of patches along each side of the cells that "random" draws masks for.
-        norm_pix_loss: Whether each patch is standardized before it is predicted. Targets other than "low_pass" say
-            so themselves, and set it.
+        norm_pix_loss: Whether each patch is standardized before it is predicted; it is by default. Targets other than
+            "low_pass" say so themselves, and set it: a warning says where that is against what was given.
         target: What to predict: "pixels", "normalized", "low_pass" or "hog"; "teacher" or "custom" for a model that
             is given a `keras_mae.targets.Teacher` or a function; `None` for what `norm_pix_loss` says.
         masks_per_image: Number of masks drawn for each image in one step.
@@ -69,7 +69,7 @@ class PretrainRecipe(Recipe):
     mask_ratio: float = 0.75
     masking: str = "random"
     mask_cell: int = 1
-    norm_pix_loss: bool = True
+    norm_pix_loss: bool = None  # type: ignore[assignment]  # settled at once: True, or what `target` says
     target: str | None = None
     masks_per_image: int = 1
     predict_ratio: float = 1.0
@@ -94,10 +94,7 @@ class PretrainRecipe(Recipe):
             rule = "indices of blocks, or None"
             blocks = _checks.indices("fuse_blocks", self.fuse_blocks, -1000, 1000, rule)
             object.__setattr__(self, "fuse_blocks", tuple(blocks))  # as a file gives it back
-        _checks.boolean("norm_pix_loss", self.norm_pix_loss)
-        _checks.one_of("target", self.target, (None, *_TARGETS))
-        if self.target not in (None, "low_pass"):
-            object.__setattr__(self, "norm_pix_loss", self.target == "normalized")
+        object.__setattr__(self, "norm_pix_loss", options.settled_norm(self.target, self.norm_pix_loss))
         for name in ("beta_1", "beta_2", "mask_ratio"):
             _checks.fraction(name, getattr(self, name))
         options.check_masks_and_shift(self)
@@ -167,6 +164,9 @@ class PretrainRecipe(Recipe):
             return pretraining_muon(adam_beta_1=self.beta_1, adam_beta_2=self.beta_2, **settings)
         return pretraining_adamw(beta_1=self.beta_1, beta_2=self.beta_2, **settings)
 
+    def _with_implied(self, changes: dict[str, Any]) -> dict[str, Any]:
+        return changes if changes.get("target") in (None, "low_pass") else {"norm_pix_loss": None, **changes}
+
     def _schedule(self, steps_per_epoch: int) -> dict[str, Any]:
         settings = super()._schedule(steps_per_epoch)
         if self.schedule == "wsd":
@@ -222,14 +222,14 @@ class FineTuneRecipe(Recipe):
         _checks.one_of("pooling", self.pooling, POOLINGS)
         for name in ("beta_1", "beta_2", "drop_path_rate", "label_smoothing"):
             _checks.fraction(name, getattr(self, name))
-        if self.layer_decay != 1:
-            _checks.positive("layer_decay", _checks.fraction("layer_decay", self.layer_decay))
-        for name in ("minimum_learning_rate", "mixup", "rand_augment"):
+        _checks.share("layer_decay", self.layer_decay)
+        for name in ("minimum_learning_rate", "mixup"):
             _checks.non_negative(name, getattr(self, name))
+        _checks.within("rand_augment", self.rand_augment, 10)
         _checks.fraction("shift", self.shift)
         options.averaging(self.ema_momentum)
         for name in ("random_erasing", "cutmix", "switch_probability"):
-            _checks.number(name, getattr(self, name), 0, 1 + 1e-9, "in [0, 1]")
+            _checks.within(name, getattr(self, name), 1)
 
     @classmethod
     def for_size(
@@ -366,9 +366,6 @@ class LinearProbeRecipe(Recipe):
     def augmentation(self) -> dict[str, Any]:
         """The arguments of `keras_mae.data.Augmentation`, except for the number of classes."""
         return {"flip": self.flip, "seed": self.seed}
-
-
-_TARGETS = ("pixels", "normalized", "low_pass", "hog", "teacher", "custom")
 
 
 def _our_own(base: Mapping[str, Any], cells: Mapping[int, Mapping[str, Any]], images: int | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from keras_mae import _checks
@@ -14,7 +15,10 @@ __all__ = [
     "check_masks_and_shift",
     "check_target_and_norm",
     "decay_schedule",
+    "settled_norm",
 ]
+
+_TARGETS = ("pixels", "normalized", "low_pass", "hog", "teacher", "custom")
 
 ADDED_TO_PRETRAINING: dict[str, Any] = {
     "predict_ratio": 1.0,
@@ -54,6 +58,31 @@ def check_target_and_norm(target: str | None, norm_pix_loss: bool | None) -> Non
     raise ValueError(
         f"`norm_pix_loss` does not go with this target. Received: norm_pix_loss={norm_pix_loss}, target={target}"
     )
+
+
+def settled_norm(target: Any, norm_pix_loss: Any) -> bool:
+    """Return whether a recipe's patches are standardized; a warning says so if the target decides otherwise.
+
+    It is no error: `dataclasses.replace(recipe, target="hog")` gives the recipe's own `norm_pix_loss` again.
+
+    Args:
+        target: Name of the recipe's target, or `None`.
+        norm_pix_loss: What was asked for; `None` if nobody said.
+
+    Raises:
+        ValueError: If an argument is none of these.
+    """
+    _checks.one_of("target", target, (None, *_TARGETS))
+    norm: bool | None = _checks.optional(_checks.boolean, "norm_pix_loss", norm_pix_loss)
+    if target in (None, "low_pass"):
+        return norm is None or norm
+    said = bool(target == "normalized")
+    if norm not in (None, said):
+        warnings.warn(
+            f"`norm_pix_loss` is what the target says: {said}. Received: norm_pix_loss={norm}, target={target!r}",
+            stacklevel=5,
+        )
+    return said
 
 
 def averaging(ema_momentum: float | None) -> dict[str, Any]:

@@ -52,13 +52,14 @@ def settled(target: Any, norm_pix_loss: bool | None) -> tuple[Any, bool]:
     Raises:
         ValueError: If there is no such target, or the two contradict each other.
     """
+    norm_pix_loss = _checks.optional(_checks.boolean, "norm_pix_loss", norm_pix_loss)
     if target is None:
         target = "normalized" if norm_pix_loss else "pixels"
     if isinstance(target, str):
         if target in ("teacher", "custom"):  # so a recipe calls what it cannot hold
             raise _checks.argument_error("target", "the teacher or the function itself, not its name", target)
         _checks.one_of("target", target, NAMES)
-    elif not isinstance(target, Target) and not callable(target):
+    elif isinstance(target, type) or (not isinstance(target, Target) and not callable(target)):
         raise _checks.argument_error("target", f"{', '.join(map(repr, NAMES))}, or a function of images", target)
     elif isinstance(target, keras.layers.Layer) and not isinstance(target, Target):
         raise ValueError(
@@ -68,12 +69,12 @@ def settled(target: Any, norm_pix_loss: bool | None) -> tuple[Any, bool]:
     possible = (True, False) if _made(target).is_pixels and not plain(target) else (target == "normalized",)
     if norm_pix_loss is None:
         return target, possible[-1]
-    if bool(norm_pix_loss) not in possible:
+    if norm_pix_loss not in possible:
         raise ValueError(
             "`norm_pix_loss` is another name for the targets 'normalized' (True) and 'pixels' (False), and goes with "
             f"other targets of pixels, such as 'low_pass'. Received: norm_pix_loss={norm_pix_loss}, target={target!r}"
         )
-    return target, bool(norm_pix_loss)
+    return target, norm_pix_loss
 
 
 def plain(target: Any) -> bool:

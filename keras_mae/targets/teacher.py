@@ -89,7 +89,7 @@ class Teacher(keras.layers.Layer, Target):
             image_shape, pixel_range = encoder.image_shape, encoder.pixel_range
         self.image_shape = None if image_shape is None else _checks.image_shape(image_shape)
         self.pixel_range = None if pixel_range is None else checked_range(pixel_range)
-        self.class_tokens = _checks.positive_int("class_tokens", class_tokens) if class_tokens != 0 else 0
+        self.class_tokens = _checks.count("class_tokens", class_tokens)
         self.built = True  # the encoder is, at the latest in the model's constructor
 
     @classmethod
@@ -107,6 +107,7 @@ class Teacher(keras.layers.Layer, Target):
         Raises:
             ValueError: As `ViTEncoder.from_preset`, and if there are no weights.
         """
+        _checks.path("preset", preset, "a name or a path")
         if weights is None and str(preset) in presets.names():
             raise ValueError(f"A teacher takes weights: give `weights`, or a file. Received: preset={str(preset)!r}")
         return cls(ViTEncoder.from_preset(preset, weights, **overrides))

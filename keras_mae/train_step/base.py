@@ -14,6 +14,7 @@ from keras.src.trainers.compile_utils import CompileMetrics  # has no public nam
 from keras_mae._types import Tensor
 from keras_mae.distribution import batch_parts
 from keras_mae.first_batch import ChecksImages, images_of
+from keras_mae.fit_arguments import EVALUATE, FIT, check_compiling, check_data, check_fitting
 from keras_mae.ops import concrete
 from keras_mae.random import StepCounter
 from keras_mae.train_step.trained import TrainedWeights, batch_norms, set_trained_parts, trained_parts
@@ -164,6 +165,7 @@ class BaseTrainStep(ChecksImages, keras.Model):
         }
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
+        check_compiling(kwargs)
         super().compile(*args, **kwargs)
         if self.optimizer is not None:
             self._trained = TrainedWeights(self)
@@ -181,12 +183,31 @@ class BaseTrainStep(ChecksImages, keras.Model):
         super().make_train_function(force)
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
-        """Train as `keras.Model.fit` does; arrays to validate on are looked at before it starts, and not after."""
+        """Train as `keras.Model.fit` does; arrays to validate on are looked at before it starts, and not after.
+
+        Raises:
+            ValueError: If an argument is not what it must be.
+        """
+        check_fitting(FIT, args, kwargs)
+        check_data(x, y, kwargs.get("sample_weight"))
+        self.look_at_bytes(x)
         held_out = kwargs.get("validation_data")
-        images = images_of(held_out) if isinstance(held_out, tuple) else None
+        held_out = tuple(held_out) if isinstance(held_out, list) else held_out
+        held_out = held_out if isinstance(held_out, tuple) else (held_out,)
+        if held_out[0] is not None:
+            check_data(*held_out[:3])
+        images = images_of(held_out)
         if isinstance(images, np.ndarray):
             self.look((images[:32],), together=False)
         return super().fit(x, y, *args, **kwargs)
+
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate as `keras.Model.evaluate` does."""
+        if not kwargs.get("_use_cached_eval_dataset"):  # Keras' own call, from `fit`
+            check_fitting(EVALUATE, args, kwargs)
+            check_data(x, y, kwargs.get("sample_weight"))
+            self.look_at_bytes(x)
+        return super().evaluate(x, y, *args, **kwargs)
 
     def get_compile_config(self) -> dict[str, Any] | None:
         """Return what `compile_from_config` takes: Keras' own, and what is trained; `None` if it is not compiled."""

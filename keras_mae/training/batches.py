@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 from keras_mae import _checks, distribution
 from keras_mae.data import Augmentation, CenterCrop, RandomCrop, RandomResizedCrop, Stream, make_dataset
 from keras_mae.data.levels import EIGHT_BITS
-from keras_mae.data.sources import Source
-from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, Recipe
+from keras_mae.data.sources import Source, check_source
+from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, Recipe, check_recipe
 from keras_mae.recipes.base import changed
 
 __all__ = ["evaluation_batches", "fit_recipe", "training_batches", "validation_batches"]
@@ -37,6 +37,8 @@ def fit_recipe(recipe: _Recipe, images: int, **changes: Any) -> _Recipe:
         >>> fitted.batch_size, fitted.epochs, fitted.warmup_epochs
         (300, 5, 0)
     """
+    check_recipe(recipe, Recipe)
+    _checks.positive_int("images", images)
     changes = {name: value for name, value in changes.items() if value is not None}
     batch_size = _checks.positive_int("batch_size", changes.get("batch_size", recipe.batch_size))
     epochs = _checks.positive_int("epochs", changes.get("epochs", recipe.epochs))
@@ -63,6 +65,9 @@ def training_batches(
     Raises:
         ValueError: If `num_classes` is missing or goes with a recipe for pre-training, or the batches cannot be made.
     """
+    check_recipe(recipe, Recipe)
+    check_source(source)
+    _checks.positive_int("crops_per_image", crops_per_image)
     classifies = isinstance(recipe, FineTuneRecipe | LinearProbeRecipe)
     if classifies != (num_classes is not None):
         rule = "given for" if classifies else "left out for"
@@ -100,6 +105,7 @@ def evaluation_batches(source: Source, recipe: Recipe | None = None) -> Any:
     Returns:
         A dataset with a length.
     """
+    check_source(source)
     size = min(EVALUATION_BATCH, len(source))
     return make_dataset(source, size, shuffle=False, crop=_evaluation_crop(source, recipe), shard=(0, 1))
 
@@ -120,11 +126,14 @@ def validation_batches(source: Source, recipe: Recipe | None = None) -> Any:
     Raises:
         ValueError: If there are fewer images than devices.
     """
+    check_source(source)
     size = distribution.current().whole_batch_size(len(source), EVALUATION_BATCH)
     return make_dataset(source, size, shuffle=False, drop_remainder=True, crop=_evaluation_crop(source, recipe))
 
 
 def _evaluation_crop(source: Source, recipe: Recipe | None) -> CenterCrop | None:
+    if recipe is not None:
+        check_recipe(recipe, Recipe)
     if source.sized or recipe is None:
         return None
     return CenterCrop(**recipe.evaluation_crop(min(source.image_shape[:2])))

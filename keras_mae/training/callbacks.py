@@ -29,8 +29,10 @@ class Progress(keras.callbacks.Callback):
 
     def __init__(self, images_per_epoch: int, console: Console | None = None, epochs: int | None = None):
         super().__init__()
-        self.epochs = epochs
-        self.images_per_epoch = images_per_epoch
+        self.epochs = _checks.optional(_checks.positive_int, "epochs", epochs)
+        self.images_per_epoch = _checks.positive_int("images_per_epoch", images_per_epoch)
+        if console is not None:
+            _checks.instance("console", console, Console, "a rich.console.Console, or None")
         self.console = console or Console()
         self._bars: Bars | None = None
 

@@ -61,8 +61,7 @@ class Saving:
     every_minutes: float = 10.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.resume, bool):
-            raise _checks.argument_error("resume", "True or False", self.resume)
+        _checks.boolean("resume", self.resume)
         if self.every_steps is not None:
             _checks.positive_int("every_steps", self.every_steps)
         _checks.non_negative("every_minutes", self.every_minutes)
@@ -125,7 +124,7 @@ class Checkpoints(keras.callbacks.Callback):
         keep: int = 3,
     ):
         super().__init__()
-        self.directory = Path(directory)
+        self.directory = _checks.path("directory", directory)
         self.batches_per_epoch = _checks.positive_int("batches_per_epoch", batches_per_epoch)
         self.metadata = json_values({} if metadata is None else metadata)
         self.every_steps = None if every_steps is None else _checks.positive_int("every_steps", every_steps)
@@ -151,6 +150,8 @@ class Checkpoints(keras.callbacks.Callback):
         Raises:
             ValueError: If there are checkpoints and none of them is whole, or they belong to another run or model.
         """
+        if not isinstance(model, keras.Model) or getattr(model, "optimizer", None) is None:
+            raise _checks.argument_error("model", "compiled, as when the run began", model)
         if distribution.current().is_main:
             _files.remove_unfinished(self.directory)
         newest = self.newest()

@@ -72,7 +72,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path = _checks.path("path", path)
 
     @classmethod
     def next_free(cls, name: str, parent: str | Path = "runs") -> RunDirectory:
@@ -82,8 +82,12 @@ class RunDirectory:
             name: Name of the run, without a number.
             parent: Directory that holds the runs' directories.
         """
+        rule = "a name for a folder, without a separator"
+        if Path(_checks.text("name", name, rule)).name != name:
+            raise _checks.argument_error("name", rule, name)
+        parent = _checks.path("parent", parent)
         number = 1
-        while (path := Path(parent) / f"{name}-{number}").exists():
+        while (path := parent / f"{name}-{number}").exists():
             number += 1
         return cls(path)
 

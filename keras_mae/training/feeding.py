@@ -140,6 +140,8 @@ class LabeledImages:
         Raises:
             ValueError: If the recipe is for something else, or does not fit the data or the devices.
         """
+        if not isinstance(recipe, FineTuneRecipe | LinearProbeRecipe):
+            raise _checks.argument_error("recipe", "a FineTuneRecipe or a LinearProbeRecipe", recipe)
         recipe = fit_recipe(recipe, len(self.train), **changes)
         test, alone = evaluation_batches(self.test, recipe), distribution.current().replicas == 1
         return {
@@ -177,6 +179,8 @@ def open_unlabeled(
     Raises:
         ValueError: If there is no such data set or folder, or it holds no images.
     """
+    data, image_shape = _named_or_path(data), _checks.image_shape(image_shape)
+    _checks.within("allow_damaged", allow_damaged, 1)
     train: Source | Stream
     levels = _checked_levels(data, pixel_range, white_level)
     if data in BUILTIN:
@@ -235,6 +239,7 @@ def open_labeled(
             holds a class that `data` does not, or `num_labels` is out of range.
     """
     generator = np.random.default_rng(_checks.seed_int("seed", seed))
+    data, test = _named_or_path(data), _checks.optional(_checks.path, "test", test)
     levels = _checked_levels(data, pixel_range, white_level)
     train = _source(data, "train", image_shape, levels)
     _warn_of_classes(train, data)
@@ -252,10 +257,10 @@ def open_labeled(
             raise ValueError(f"{str(data)!r} must hold two images or more: one is held out. Received: {total}")
         train, evaluated = Subset(train, order[held_out:]), Subset(train, order[:held_out])
     if num_labels is not None:
-        if not 0 < num_labels <= len(train):
-            raise ValueError(
-                f"`num_labels` must be in [1, {len(train)}], the images there are. Received: num_labels={num_labels}"
-            )
+        whole = isinstance(num_labels, int | np.integer) and not isinstance(num_labels, bool)
+        if not whole or not 0 < num_labels <= len(train):
+            rule = f"an integer in [1, {len(train)}], the images there are"
+            raise _checks.argument_error("num_labels", rule, num_labels)
         train = Subset(train, generator.permutation(len(train))[:num_labels])
     metadata = {
         "data": Path(data).name,
@@ -289,7 +294,15 @@ def open_test(
     Raises:
         ValueError: If there is no such data set or folder, or its images cannot be brought to `image_shape`.
     """
+    data = _named_or_path(data)
     return _source(data, "test", image_shape, _checked_levels(data, pixel_range, white_level))
+
+
+def _named_or_path(data: Any) -> str | Path:
+    """Return the name of a built-in data set, or a path."""
+    rule = f"{', '.join(BUILTIN)} or an existing folder of images"
+    path = _checks.path("data", data, rule)
+    return str(data) if str(data) in BUILTIN and isinstance(data, str) else path
 
 
 def _checked_levels(data: str | Path, pixel_range: tuple[float, float], white_level: int | None) -> Levels:
@@ -330,6 +343,7 @@ def _source(
     class_names: tuple[str, ...] | None = None,
 ) -> Source:
     """Return labeled images by index; only built-in data sets have a split, and only folders other class names."""
+    image_shape = _checks.image_shape(image_shape)
     if data in BUILTIN:
         source = ArraySource(*load_builtin(str(data), split), class_names=CLASS_NAMES[str(data)])
         if source.image_shape != tuple(image_shape):

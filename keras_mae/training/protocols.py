@@ -9,9 +9,9 @@ from typing import Any, Unpack
 import keras
 import numpy as np
 
-from keras_mae import _class_names, distribution, visualize
+from keras_mae import _checks, _class_names, distribution, visualize
 from keras_mae.classifier import ViTClassifier
-from keras_mae.data.reading import length
+from keras_mae.data.reading import check_batches, length
 from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
 from keras_mae.masking import RandomMasking
@@ -202,6 +202,7 @@ def _check_agreement(model: MaskedAutoencoder, recipe: PretrainRecipe) -> None:
     for the plain one, as long as both share their settings: earlier recipes named none, and `run.json` does.
     """
     check_recipe(recipe, PretrainRecipe)
+    _checks.instance("model", model, MaskedAutoencoder)
     wanted = dict(recipe.model_arguments)
     del wanted["seed"]
     found = {name: getattr(model, name) for name in wanted}
@@ -250,6 +251,7 @@ def _run_classifier(
     validation_data: Any,
     options: RunOptions,
 ) -> Path:
+    check_batches("test", test)
     names = classifier.class_names or ()
     test_names = _class_names.named(test) or names
     places = _class_names.places(test_names, names)  # now: an unknown class must not be found after the training

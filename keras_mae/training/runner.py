@@ -11,6 +11,7 @@ from rich.console import Console
 
 from keras_mae import _checks, distribution
 from keras_mae.data.reading import length
+from keras_mae.fit_arguments import check_fitting
 from keras_mae.optimizers import ValidateAverages
 from keras_mae.recipes import Recipe
 from keras_mae.training.callbacks import Interruptible, LogLearningRate, Progress, StopOnNonFinite
@@ -86,9 +87,11 @@ def run(
         FloatingPointError: If too many steps in a row were not finite.
     """
     saving = Saving() if saving is None else saving
-    if not isinstance(saving, Saving):
-        raise _checks.argument_error("saving", "a keras_mae.training.Saving", saving)
-    directory = RunDirectory(run_directory)
+    _checks.instance("saving", saving, Saving, "a keras_mae.training.Saving")
+    check_fitting(("callbacks",), (), {"callbacks": callbacks})
+    if console is not None:
+        _checks.instance("console", console, Console, "a rich.console.Console, or None")
+    directory = RunDirectory(_checks.path("run_directory", run_directory))
     if distribution.current().is_main and not saving.resume:
         directory.check_free()
     checkpoints = Checkpoints(

@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_mae import _checks, _class_names, distribution, transfer, visualize
 from keras_mae.classifier import ViTClassifier
-from keras_mae.data.reading import numpy_batches
+from keras_mae.data.reading import check_batches, numpy_batches
 from keras_mae.encoder import ViTEncoder
 from keras_mae.labels import check_labels, class_indices
 from keras_mae.training.directory import RunDirectory, RunFile
@@ -46,10 +46,10 @@ def run_evaluation(
         ValueError: If `run_directory` holds files, `test` has classes that the classifier does not know, or anything
             else does not fit.
     """
-    directory = RunDirectory(run_directory)
+    _checks.instance("classifier", classifier, ViTClassifier)
+    check_batches("test", test)
+    directory = RunDirectory(_checks.path("run_directory", run_directory))
     directory.check_free()
-    if not isinstance(classifier, ViTClassifier):
-        raise _checks.argument_error("classifier", "a keras_mae.ViTClassifier", classifier)
     names, known = _class_names.checked(_class_names.given_or_named(class_names, test)), classifier.class_names
     if known is None and names is not None:
         warnings.warn(_class_names.by_place(names, classifier.num_classes), stacklevel=2)
@@ -91,7 +91,11 @@ def run_knn(
     Raises:
         ValueError: If `run_directory` holds files, or anything does not fit.
     """
-    directory = RunDirectory(run_directory)
+    _checks.positive_int("k", k)
+    _checks.positive("temperature", temperature)
+    for name, data in {"dataset": dataset, "test": test}.items():
+        check_batches(name, data)
+    directory = RunDirectory(_checks.path("run_directory", run_directory))
     directory.check_free()
     names = trained_names(class_names, dataset)
     test_names = _class_names.named(test) or names

@@ -15,7 +15,7 @@ from keras_mae import _checks, transfer, visualize
 from keras_mae.optimizers import averaged_weights
 from keras_mae.pixels import check_images
 from keras_mae.pooling import POOLINGS, check_pooling
-from keras_mae.recipes import LinearProbeRecipe
+from keras_mae.recipes import LinearProbeRecipe, check_recipe
 
 __all__ = ["OnlineProbe", "Watch"]
 
@@ -39,8 +39,11 @@ class Watch(keras.callbacks.Callback):
 
     def __init__(self, examples: Any, directory: str | Path, every_epochs: int = 1):
         super().__init__()
-        self.examples = np.asarray(examples)
-        self.directory = Path(directory)
+        rule = "images, an array (n, height, width, channels)"
+        self.examples = _checks.array("examples", examples, rule)
+        if self.examples.ndim != 4:
+            raise _checks.argument_error("examples.shape", "(n, height, width, channels)", self.examples.shape)
+        self.directory = _checks.path("directory", directory)
         self.every_epochs = _checks.positive_int("every_epochs", every_epochs)
         self._events: Any = None
 
@@ -83,6 +86,20 @@ class Watch(keras.callbacks.Callback):
             self._events = None
 
 
+def _check_pair(argument: str, pair: Any) -> None:
+    """Raise ValueError unless this is a pair (images, labels) of as many of each."""
+    rule = "a pair (images, labels), two arrays of one length"
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise _checks.argument_error(argument, rule, pair)
+    images, labels = pair[0], np.asarray(pair[1])
+    lengths = [len(one) if getattr(one, "shape", ()) else None for one in (images, labels)]
+    if None in lengths or lengths[0] != lengths[1] or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"`{argument}` must be {rule}, the labels integers. "
+            f"Received: lengths {lengths[0]} and {lengths[1]}, labels.dtype={labels.dtype}"
+        )
+
+
 class OnlineProbe(keras.callbacks.Callback):
     """Scores the encoder's features with labels while it is pre-trained without any.
 
@@ -114,12 +131,16 @@ class OnlineProbe(keras.callbacks.Callback):
         pooling: str | None = None,
     ):
         super().__init__()
+        self.every_epochs = _checks.positive_int("every_epochs", every_epochs)
+        if recipe is not None:
+            check_recipe(recipe, LinearProbeRecipe)
+        for name, pair in {"train": train, "test": test}.items():
+            _check_pair(name, pair)
         if recipe is not None and pooling not in (None, recipe.pooling):
             raise _checks.argument_error("pooling", f"the recipe's, {recipe.pooling!r}", pooling)
         bare = [name for name in POOLINGS if name != "attentive"]
         self.pooling = None if pooling is None or recipe is not None else _checks.one_of("pooling", pooling, bare)
         self.train, self.test, self.recipe = train, test, recipe
-        self.every_epochs = _checks.positive_int("every_epochs", every_epochs)
         name = "knn_accuracy" if recipe is None else "probe_accuracy"
         self._last = {name: float("nan"), "probe_seconds": 0.0}
 

@@ -84,6 +84,10 @@ def extract_features(
         ValueError: If the data are not images of the encoder's shape and range, there are none, or this pooling is
             not to be had.
     """
+    _checks.boolean("progress", progress)
+    path = None if file is None else _checks.path("file", file, "a name that ends in .npy")
+    if path is not None and path.suffix != ".npy":
+        raise _checks.argument_error("file", "a name that ends in .npy", str(file))
     extractor = _Extractor(encoder, _checked_pooling(encoder, pooling))
     looking = encoder.encoder if isinstance(encoder, ViTClassifier) else encoder
     label_parts: list[np.ndarray] = []
@@ -99,7 +103,7 @@ def extract_features(
                 label_parts.append(np.asarray(batch_labels))
             yield np.asarray(extractor.predict_on_batch(images), "float32")
 
-    features = _collect(feature_parts()) if file is None else _write(feature_parts(), Path(file))
+    features = _collect(feature_parts()) if path is None else _write(feature_parts(), path)
     found = Features(features, np.concatenate(label_parts) if label_parts else None)
     found.class_names = _class_names.named(data)
     return found
@@ -135,8 +139,6 @@ def _collect(parts: Iterator[np.ndarray]) -> np.ndarray:
 
 def _write(parts: Iterator[np.ndarray], file: Path) -> np.ndarray:
     """Write the parts to a .npy file, and return it memory-mapped."""
-    if file.suffix != ".npy":
-        raise _checks.argument_error("file", "a name that ends in .npy", str(file))
     rows, width = 0, 0
     with _files.whole(file) as unfinished, unfinished.open("wb") as stream:
         for part in parts:

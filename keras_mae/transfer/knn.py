@@ -35,6 +35,7 @@ def knn_accuracy(train: Features, test: Features, k: int = 20, temperature: floa
 
     Reference: "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", section 3.4.
     """
+    _check_features("test", test)
     labels = test.labels
     if labels is None:
         raise ValueError("`test` must have labels. Received: labels=None")
@@ -60,12 +61,20 @@ def knn_predict(train: Features, features: Any, k: int = 20, temperature: float 
         ValueError: If labels are missing, or `k` exceeds the number of training images.
     """
     _checks.positive("temperature", temperature)
+    _check_features("train", train)
     if train.labels is None:
         raise ValueError("`train` must have labels. Received: labels=None")
     if _checks.positive_int("k", k) > len(train.features):
         raise ValueError(
             f"`k` must not exceed the number of training images. Received: k={k} for {len(train.features)} images"
         )
+    width = np.shape(train.features)[1]
+    rule = f"finite numbers (images, {width}), as wide as those that vote"
+    known = _checks.array("features", features, rule)
+    if known.ndim != 2 or known.shape[1] != width:
+        raise _checks.argument_error("features.shape", f"(images, {width}), as wide as those that vote", known.shape)
+    if not np.isfinite(known).all():
+        raise ValueError(f"`features` must be {rule}. Received: NaN or infinite ones")
     neighbors = _optional.require("sklearn.neighbors", "The nearest neighbors' vote")
     vote = neighbors.KNeighborsClassifier(
         n_neighbors=k,
@@ -74,3 +83,16 @@ def knn_predict(train: Features, features: Any, k: int = 20, temperature: float 
         weights=lambda distances: np.exp(-distances / temperature),  # the factor exp(1 / temperature) cancels
     )
     return np.asarray(vote.fit(train.features, train.labels).predict(features))
+
+
+def _check_features(argument: str, given: Any) -> None:
+    """Raise ValueError unless these are features, with as many labels if there are any."""
+    _checks.has(argument, given, ("features", "labels"), "keras_mae.transfer.Features, from extract_features")
+    rule = "finite features (images, width), with one label each"
+    known = _checks.array(argument, given.features, rule)
+    labels = None if given.labels is None else np.shape(given.labels)
+    if known.ndim != 2 or labels not in (None, known.shape[:1]) or not np.isfinite(known).all():
+        raise ValueError(
+            f"`{argument}` must be {rule}. Received: features.shape={known.shape}, labels.shape={labels}"
+            + ("" if np.isfinite(known).all() else ", NaN or infinite features")
+        )

@@ -7,9 +7,9 @@ from typing import Any
 
 import keras
 
-from keras_mae import _class_names
+from keras_mae import _checks, _class_names
 from keras_mae.classifier import ViTClassifier
-from keras_mae.data.reading import length
+from keras_mae.data.reading import check_batches, length
 from keras_mae.encoder import ViTEncoder
 from keras_mae.labels import check_labels
 from keras_mae.loss import Accuracy, CrossEntropy
@@ -67,6 +67,10 @@ def linear_probe(
     "Attention, Please! Revisiting Attentive Probing for Masked Image Modeling" (arXiv 2506.10178).
     """
     check_recipe(recipe, LinearProbeRecipe)
+    _checks.boolean("cache_features", cache_features)
+    if console is not None:
+        _checks.has("console", console, ("print",), "a rich.console.Console, or None")
+    length(dataset) if not cache_features else check_batches("dataset", dataset)
     names = _class_names.given_or_named(class_names, dataset)
     if not cache_features:
         probe = compiled_probe(

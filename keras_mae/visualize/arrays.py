@@ -55,6 +55,9 @@ def reconstruct_at(
         raise _checks.argument_error("mae", "a MaskedAutoencoder: reconstructing takes its decoder", mae)
     grid, patches = mae.encoder.grid, mae.encoder.num_patches
     images = check_images(images, mae.encoder.image_shape, mae.encoder.pixel_range)
+    rule = "a list of numbers in (0, 1)"
+    if isinstance(mask_ratios, float | int) or not _checks.finite_numbers("mask_ratios", mask_ratios, rule):
+        raise _checks.argument_error("mask_ratios", rule, mask_ratios)
     seed = mae.seed if seed is None else _checks.seed_int("seed", seed)
     noise = hash_noise(seed, EVALUATION_STEP, ops.arange(len(images), dtype="int32"), patches)
     results = []
@@ -158,6 +161,7 @@ def patch_maps(model: Any, attention: np.ndarray, query: tuple[int, int] | str |
     rows, columns = encoder.grid
     first = encoder.class_tokens
     tokens = first + rows * columns
+    attention = _checks.array("attention", attention, f"numbers (..., {tokens}, {tokens})")
     if attention.ndim < 2 or attention.shape[-2:] != (tokens, tokens):
         raise ValueError(
             f"`attention` must have shape (..., {tokens}, {tokens}) for a grid of {rows} x {columns} patches. "
@@ -172,8 +176,9 @@ def patch_maps(model: Any, attention: np.ndarray, query: tuple[int, int] | str |
             raise ValueError('`query="class"` takes an encoder with class tokens. Received: class_tokens=0')
         taken = attention[..., :first, first:].mean(axis=-2)
     elif (
-        isinstance(query, str)
+        not isinstance(query, tuple | list)
         or len(query) != 2
+        or not all(isinstance(place, int | np.integer) for place in query)
         or not all(0 <= place < size for place, size in zip(query, (rows, columns), strict=True))
     ):
         raise _checks.argument_error(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from keras_mae import _checks, _optional
+from keras_mae import _checks, _class_names, _optional
 from keras_mae.pixels import BYTES, PixelRange, checked_range
 from keras_mae.reconstruction import Reconstruction
 
@@ -82,7 +82,7 @@ def panel_grid(rows: int, columns: int, aspect: float, side: float = 1.5, extra:
 
 def four_dimensions(argument: str, images: Any) -> np.ndarray:
     """Return `images` as an array; raise ValueError unless it is (batch, height, width, channels), and not empty."""
-    array: np.ndarray = np.asarray(images)
+    array = _checks.array(argument, images, "an array of numbers (batch, height, width, channels)")
     if array.ndim != 4 or not len(array):
         raise ValueError(
             f"`{argument}` must have shape (batch, height, width, channels) with at least one image. "
@@ -110,7 +110,7 @@ def reconstructions(
         ImportError: If matplotlib is missing.
         ValueError: If there is nothing to show, or no such channel.
     """
-    results = [result] if isinstance(result, Reconstruction) else list(result)
+    results = [result] if isinstance(result, Reconstruction) else list(result) if _is_several(result) else []
     if not results or not all(isinstance(one, Reconstruction) for one in results):
         raise _checks.argument_error("result", "a Reconstruction or several", result)
     _checks.positive_int("max_images", max_images)
@@ -154,7 +154,11 @@ def overlays(images: Any, maps: Any, bands: _Bands = None, *, pixel_range: Pixel
         ValueError: If images and maps do not fit one another, or there is no such channel.
     """
     images = four_dimensions("images", images)
-    by_title = {title: np.asarray(one) for title, one in (maps if isinstance(maps, Mapping) else {"": maps}).items()}
+    rule = f"numbers (batch, rows, columns), one map for each of the {len(images)} images"
+    given = maps if isinstance(maps, Mapping) else {"": maps}
+    by_title = {title: _checks.array("maps", one, rule) for title, one in given.items()}
+    if not by_title:
+        raise _checks.argument_error("maps", rule, maps)
     for title, one in by_title.items():
         if one.ndim != 3 or len(one) != len(images):
             raise ValueError(
@@ -200,15 +204,17 @@ def attention_heads(
         ImportError: If matplotlib is missing.
         ValueError: If `image` or `maps` have another shape, or there is no such channel.
     """
-    image, maps = np.asarray(image), np.asarray(maps)
+    image = _checks.array("image", image, "an array of numbers (height, width, channels)")
+    maps = _checks.array("maps", maps, "an array of numbers (layers, heads, rows, columns)")
     if image.ndim != 3 or maps.ndim != 4:
         raise ValueError(
             "`image` must have shape (height, width, channels) and `maps` must have shape (layers, heads, rows, "
             f"columns). Received: image.shape={image.shape}, maps.shape={maps.shape}"
         )
-    numbers = list(range(len(maps)) if layers is None else layers)
+    rule = f"one number for each of the {len(maps)} layers of `maps`"
+    numbers = list(range(len(maps))) if layers is None else _checks.indices("layers", layers, 0, 10**6, rule)
     if len(numbers) != len(maps):
-        raise _checks.argument_error("layers", f"one number for each of the {len(maps)} layers of `maps`", layers)
+        raise _checks.argument_error("layers", rule, layers)
     figure, grid = panel_grid(len(maps), 1 + maps.shape[1], image.shape[0] / image.shape[1], side=1.0)
     show_panel(grid[0, 0], as_shown(image, bands, pixel_range))
     for axes in grid[1:, 0]:
@@ -236,7 +242,7 @@ def position_maps(similarity: Any) -> Any:
         ImportError: If matplotlib is missing.
         ValueError: If `similarity` has another shape.
     """
-    similarity = np.asarray(similarity)
+    similarity = _checks.array("similarity", similarity, "an array of numbers (rows, columns, rows, columns)")
     if similarity.ndim != 4 or similarity.shape[:2] != similarity.shape[2:]:
         raise ValueError(
             "`similarity` must have shape (rows, columns, rows, columns). "
@@ -310,9 +316,21 @@ def confusion(labels: Any, predicted: Any, class_names: Sequence[str]) -> Any:
 
     Raises:
         ImportError: If matplotlib is missing.
+        ValueError: If the classes are not those of `class_names`, or there are more of one than of the other.
     """
+    class_names = _class_names.checked(class_names) or ()
+    if not class_names:
+        raise _checks.argument_error("class_names", "the names of the classes", class_names)
+    true, taken_for = (
+        _classes(name, one, class_names) for name, one in (("labels", labels), ("predicted", predicted))
+    )
+    if true.shape != taken_for.shape:
+        raise ValueError(
+            "`labels` and `predicted` must have one class for each image. "
+            f"Received: {len(true)} labels, {len(taken_for)} predicted"
+        )
     counts = np.zeros((len(class_names), len(class_names)))
-    np.add.at(counts, (np.asarray(labels), np.asarray(predicted)), 1)
+    np.add.at(counts, (true, taken_for), 1)
     shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = min(2.5 + 0.5 * len(class_names), 20)
     figure = new_figure(side, side)
@@ -335,6 +353,19 @@ def confusion(labels: Any, predicted: Any, class_names: Sequence[str]) -> Any:
     return figure
 
 
+def _classes(argument: str, given: Any, class_names: Sequence[str]) -> np.ndarray:
+    """Return classes, integers (images,), if they are among those with names."""
+    rule = f"integers (images,) in [0, {len(class_names)}), the classes of `class_names`"
+    known = _checks.array(argument, given, rule)
+    if known.ndim != 1 or known.dtype.kind not in "iu" or known.min() < 0 or known.max() >= len(class_names):
+        raise _checks.argument_error(argument, rule, given)
+    return known
+
+
+def _is_several(value: Any) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, str)
+
+
 def check_savable(path: Any) -> None:
     """Raise a `ValueError` for a file ending that matplotlib cannot write, before the work is done.
 
@@ -343,7 +374,7 @@ def check_savable(path: Any) -> None:
         ValueError: If it does not know the ending.
     """
     formats = new_figure(1, 1).canvas.get_supported_filetypes()
-    ending = str(path).rpartition(".")[2].lower()
+    ending = _checks.path("path", path, "a picture's name").suffix.removeprefix(".").lower()
     if ending not in formats:
         raise ValueError(
             f"A picture's name must end in one of .{', .'.join(sorted(formats))}. Received: {str(path)!r}"

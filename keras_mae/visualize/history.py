@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from keras_mae import _checks
 from keras_mae.visualize.figures import new_figure
 
 __all__ = ["curves", "read_history"]
+
+_DRAWN = ("epoch", "loss", "val_loss", "accuracy", "val_accuracy", "learning_rate")
 
 Columns = Mapping[str, Any]  # of numbers
 History = Columns | str | os.PathLike[str]
@@ -30,7 +32,7 @@ def read_history(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     Raises:
         ValueError: If there is no such file, or it is not a table of numbers under a line of names.
     """
-    path = Path(path)
+    path = _checks.path("path", path)
     if not path.is_file():
         raise ValueError(f"There is no history file {str(path)!r}")
     with path.open(newline="", encoding="utf-8") as file:
@@ -106,10 +108,15 @@ def _by_name(history: Any) -> dict[str, History]:
 
 def _columns(name: str, run: Any) -> Columns:
     columns = read_history(run) if isinstance(run, str | os.PathLike) else run
-    if not isinstance(columns, Mapping) or not len(columns.get("loss", ())):
+    if not isinstance(columns, Mapping) or not np.size(columns.get("loss", ())):
         where = (
             repr(str(run)) if isinstance(run, str | os.PathLike) else f"`history[{name!r}]`" if name else "`history`"
         )
         received = ", ".join(columns) if isinstance(columns, Mapping) else type(columns).__name__
         raise ValueError(f"{where} must have a column 'loss'. Received: {received or 'nothing'}")
+    rule = "columns of numbers, all of one length"
+    known = {column: _checks.array("history", values, rule) for column, values in columns.items() if column in _DRAWN}
+    if any(values.shape != (np.size(columns["loss"]),) for values in known.values()):
+        shapes = ", ".join(f"{column} {values.shape}" for column, values in known.items())
+        raise ValueError(f"`history` must be {rule}. Received: {shapes}")
     return columns

@@ -59,7 +59,7 @@ def maskings(
     if kinds is None:
         colors = ("red", "green", "blue", "purple")
         kinds = [RandomMasking(), RandomMasking(cell=2), *(NoiseMasking(color=color) for color in colors)]
-    if not kinds or not all(isinstance(kind, Masking) for kind in kinds):
+    if not isinstance(kinds, Sequence) or not kinds or not all(isinstance(kind, Masking) for kind in kinds):
         raise _checks.argument_error("kinds", "maskings, such as RandomMasking(0.75)", kinds)
     index = ops.arange(len(array), dtype="int32")
     noise = hash_noise(_checks.seed_int("seed", seed), EVALUATION_STEP, index, grid[0] * grid[1])

@@ -1,0 +1,61 @@
+"""Every wrong argument and option is answered by one clear line; `wrong_arguments.py` says what that is."""
+
+import warnings
+
+import pytest
+import wrong_arguments
+import wrong_calls
+import wrong_options
+
+from keras_mae.recipes import PretrainRecipe
+
+
+@pytest.fixture(scope="module")
+def folder():
+    with wrong_arguments.empty_folder() as made:
+        wrong_calls.make_files(made)
+        yield made
+
+
+@pytest.mark.parametrize("section", wrong_calls.SECTIONS)
+def test_wrong_calls_are_answered(section, folder):
+    groups = wrong_calls.SECTIONS[section](folder)
+    assert [said for group in groups for said in wrong_arguments.complaints(group, right=False)] == []
+
+
+def test_wrong_options_are_answered(folder):
+    groups = wrong_options.groups(folder, cheap=True)
+    assert [said for group in groups for said in wrong_arguments.complaints(group, right=False)] == []
+
+
+def answered_by(call, name="x"):
+    return wrong_arguments.complaint(wrong_arguments.Wrong("call", (name,), call))
+
+
+def test_what_is_accepted_or_answered_unclearly_is_found():
+    def fail(error):
+        raise error
+
+    assert answered_by(lambda: fail(ValueError("`x` must be 1. Received: x=2"))) is None
+    for error in (ValueError("Received: y=2"), TypeError("x"), ValueError("x\ny")):
+        assert answered_by(lambda error=error: fail(error)).startswith("UNCLEAR")
+    assert answered_by(lambda: 3).startswith("ACCEPTED")
+
+
+@pytest.mark.parametrize(
+    ("target", "norm_pix_loss"), [("hog", True), ("pixels", True), ("normalized", False), ("teacher", True)]
+)
+def test_a_recipe_says_that_its_target_decides_over_norm_pix_loss(target, norm_pix_loss):
+    with pytest.warns(UserWarning, match=f"norm_pix_loss={norm_pix_loss}, target='{target}'"):
+        recipe = PretrainRecipe(target=target, norm_pix_loss=norm_pix_loss)
+    assert recipe.norm_pix_loss is not norm_pix_loss
+
+
+def test_a_target_alone_warns_of_nothing():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert PretrainRecipe().norm_pix_loss is True
+        assert PretrainRecipe(target="hog").norm_pix_loss is False
+        assert PretrainRecipe.for_size("base", target="hog").norm_pix_loss is False
+        assert PretrainRecipe.for_size("base", target="low_pass").norm_pix_loss is True
+        assert PretrainRecipe.from_dict(PretrainRecipe(target="hog").to_dict()).norm_pix_loss is False

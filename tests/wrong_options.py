@@ -1,0 +1,282 @@
+"""Wrong options of `keras-mae`, one group for each command; see `wrong_arguments.py`."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import wrong_calls
+from wrong_arguments import Group, Wrong
+
+import keras_mae
+import keras_mae.cli
+
+COUNT = ("0", "-1", "1.5", "x", "")
+OPTIONAL = COUNT
+FRACTION = ("-0.1", "1", "x", "nan", "")
+UP_TO_ONE = ("-0.1", "1.1", "x", "nan", "inf")
+SHARE = ("0", "-0.1", "1.1", "x", "nan")
+POSITIVE = ("0", "-1", "x", "nan", "inf")
+NOT_NEGATIVE = ("-1", "x", "nan", "inf")
+SEED = ("-1", "1.5", "x", str(2**31))
+CHOICE = ("other", "", "3")
+PIXEL_RANGE = ("1 0", "0 nan", "a b", "3 3", "5")
+NO_FILE = ("nowhere", "")
+
+RUN: dict[str, tuple[str, ...]] = {
+    "--epochs": COUNT,
+    "--batch-size": COUNT,
+    "--base-learning-rate": POSITIVE,
+    "--seed": SEED,
+    "--out": ("", "taken", "taken/file"),
+    "--distribution": (*CHOICE, "tpu", "mirrored"),
+    "--checkpoint-minutes": NOT_NEGATIVE,
+    "--checkpoint-steps": COUNT,
+    "--size": CHOICE,
+}
+LABELED: dict[str, tuple[str, ...]] = {
+    "--num-labels": ("0", "-1", "2.5", "x", "99999"),
+    "--test": ("nowhere", "", "taken"),
+    "--white-level": COUNT,
+    "--pooling": CHOICE,
+}
+PRETRAIN: dict[str, tuple[str, ...]] = {
+    "--model": (*CHOICE, "vit"),
+    "--image-size": (*COUNT, "16"),
+    "--class-tokens": ("-1", "9", "1.5", "x"),
+    "--warmup-epochs": ("-1", "1.5", "x", "99999"),
+    "--gradient-accumulation-steps": (*COUNT, "7"),
+    "--weight-decay": NOT_NEGATIVE,
+    "--optimizer": CHOICE,
+    "--ema-momentum": FRACTION,
+    "--schedule": CHOICE,
+    "--decay-epochs": (*COUNT, "2"),
+    "--mask-ratio": FRACTION,
+    "--masking": CHOICE,
+    "--mask-cell": (*COUNT, "99"),
+    "--target": CHOICE,
+    "--teacher": NO_FILE,
+    "--masks-per-image": COUNT,
+    "--decoder": CHOICE,
+    "--fuse-blocks": ("x", "0", "", "0,9", "0;1", "0.5,1", ",", "1,1"),
+    "--predict-ratio": SHARE,
+    "--crop-area": SHARE,
+    "--shift": ("-0.1", "0.3", "x", "nan", "0.01"),
+    "--crops-per-image": (*COUNT, "7"),
+    "--allow-damaged": UP_TO_ONE,
+    "--pixel-range": PIXEL_RANGE,
+    "--white-level": COUNT,
+    "--precision": CHOICE,
+    "--watch": COUNT,
+}
+NAMED = {
+    "--test": ("test", "directory"),
+    "--model": ("model", "preset"),
+    "--optimizer": ("optimizer",),
+    "--pixel-range": ("pixel",),
+    "--teacher": ("teacher", "nowhere"),
+    "--out": ("out", "run_directory", "taken", "picture's name"),
+    "--checkpoint-steps": ("steps",),
+    "--checkpoint-minutes": ("minutes",),
+    "--crops-per-image": ("crops",),
+    "--mask-cell": ("cell",),
+    "--watch": ("watch", "every_epochs"),
+    "--shift": ("shift",),
+    "--format": ("format", "--format"),
+    "--distribution": ("distribution", "tpu", "mirrored", "TPU", "engine"),
+    "--image-size": ("image", "patch"),
+}
+
+
+class Reached(Exception):
+    """A command went on to the work itself."""
+
+
+def _reached(*args: Any, **options: Any) -> Any:
+    raise Reached
+
+
+@contextlib.contextmanager
+def no_work() -> Iterator[None]:
+    """Stop where a run would begin to train."""
+    with mock.patch("keras_mae.training.runner._fit", _reached):
+        yield
+
+
+def command(*arguments: str) -> None:
+    """Run `keras-mae ARGUMENTS`; its error is raised as a ValueError if it is one line and status 2."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", ["keras-mae", *arguments]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        no_work(),
+    ):
+        try:
+            keras_mae.cli.main()
+        except Reached:
+            return
+        except SystemExit as stop:
+            if not stop.code:
+                return
+            lines = [line for line in err.getvalue().splitlines() if not line.startswith("Warning")]
+            if stop.code == 2 and len(lines) == 1 and lines[0].startswith("Error: "):
+                raise ValueError(lines[0].removeprefix("Error: ")) from None
+            raise RuntimeError(f"status {stop.code}: {err.getvalue()}") from None
+
+
+def options(name: str, begin: list[str], wrong: dict[str, tuple[str, ...]], right: list[str] | None = None) -> Group:
+    """Return a command with each of its options wrong; `right` is one with none, by default as it begins."""
+    calls = []
+    for option, values in wrong.items():
+        for value in values:
+            words = value.split(" ") if option == "--pixel-range" else [value]
+            arguments = [*begin, option, *words]
+            names = NAMED.get(option, (option.strip("-").replace("-", "_"), option))
+            calls.append(
+                Wrong(
+                    f"keras-mae {' '.join(word or repr(word) for word in arguments)}",
+                    (*names, option, "empty") if "" in words else (*names, option),
+                    lambda arguments=arguments: command(*arguments),
+                )
+            )
+    return Group(name, calls, [lambda: command(*(right or begin))])
+
+
+def given(name: str, wrong: dict[str, list[str]]) -> Group:
+    """Return commands with what their messages must contain, by that."""
+    calls = [
+        Wrong(
+            f"keras-mae {' '.join(words)}",
+            (*contained.split("|"), *(["empty"] if "" in words else [])),
+            lambda words=words: command(*words),
+        )
+        for contained, lists in wrong.items()
+        for words in lists
+    ]
+    return Group(name, calls, [])
+
+
+def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
+    """Return all groups; the files that commands need are made in `folder`, in which they run.
+
+    Args:
+        folder: Folder for them.
+        cheap: Whether each option gets one value only, the first.
+    """
+    photos, encoder = str(folder / "photos"), str(folder / "encoder.keras")
+    if not (folder / "photos").exists():
+        wrong_calls.make_files(folder)
+    (folder / "taken").mkdir(exist_ok=True)
+    (folder / "taken" / "file").write_text("x")
+    wrong_calls.mae().save(folder / "mae.keras")
+    keras_mae.ViTClassifier(wrong_calls.encoder(), 2, class_names=("a", "b")).save(folder / "classifier.keras")
+    mae, classifier = str(folder / "mae.keras"), str(folder / "classifier.keras")
+    image = str(folder / "photos" / "a" / "0.png")
+    fine: dict[str, tuple[str, ...]] = {
+        **RUN,
+        **LABELED,
+        "--trainable-blocks": ("-1", "3", "0.3", "x", "nan"),
+        "--gradient-accumulation-steps": (*COUNT, "7"),
+        "--layer-decay": ("0", "-1", "1.5", "x", "nan"),
+        "--drop-path-rate": FRACTION,
+        "--ema-momentum": FRACTION,
+        "--image-size": (*COUNT, "9"),
+    }
+    probe = {**RUN, **LABELED}
+    neighbors: dict[str, tuple[str, ...]] = {
+        **LABELED,
+        "--k": (*COUNT, "99"),
+        "--temperature": POSITIVE,
+        "--seed": SEED,
+        "--out": RUN["--out"],
+    }
+    prepare: dict[str, tuple[str, ...]] = {
+        "--short-side": COUNT,
+        "--format": CHOICE,
+        "--images-per-shard": COUNT,
+        "--quality": ("0", "101", "x", "1.5"),
+        "--allow-damaged": UP_TO_ONE,
+        "--white-level": COUNT,
+        "--pixel-range": PIXEL_RANGE,
+    }
+    convert: dict[str, tuple[str, ...]] = {
+        "--format": (*CHOICE, "timm"),
+        "--num-heads": COUNT,
+        "--decoder-num-heads": COUNT,
+        "--checkpoint-key": ("",),
+    }
+    found = [
+        options("pretrain", ["pretrain", "digits"], {**RUN, **PRETRAIN}),
+        options("finetune", ["finetune", encoder, photos], fine),
+        options("probe", ["probe", encoder, photos], probe),
+        options("knn", ["knn", encoder, photos, "--k", "1"], neighbors),
+        options(
+            "evaluate",
+            ["evaluate", classifier, photos],
+            {"--size": CHOICE, "--white-level": COUNT, "--out": RUN["--out"]},
+        ),
+        options(
+            "reconstruct",
+            ["reconstruct", mae, image],
+            {"--out": ("", "x", "x.xyz", "taken"), "--seed": SEED, "--statistics": CHOICE, "--white-level": COUNT},
+        ),
+        options("prepare", ["prepare", photos, "packed"], prepare),
+        options("convert", ["convert", encoder, "other.keras"], convert, ["convert", encoder, "new.keras"]),
+        given(
+            "keras-mae",
+            {
+                "data": [["pretrain", ""], ["pretrain", "nowhere"], ["pretrain", encoder]],
+                "data|directory": [["probe", encoder, ""], ["knn", encoder, "nowhere"], ["evaluate", classifier, ""]],
+                "model": [["probe", ""], ["knn", "nowhere"], ["finetune", photos], ["info", ""], ["info", image]],
+                "classifier|nowhere": [["evaluate", ""], ["evaluate", encoder], ["evaluate", "nowhere"]],
+                "`model`": [["reconstruct", "", image], ["reconstruct", encoder, image]],
+                "nowhere|image": [
+                    ["reconstruct", mae, "nowhere"],
+                    ["reconstruct", mae, ""],
+                    ["reconstruct", mae, photos],
+                ],
+                "flip": [["pretrain", "digits", "--flip"], ["pretrain", photos, "--flip", "--crop-area", "1"]],
+                "norm_pix_loss": [["pretrain", "--target", "hog", "--norm-pix-loss"]],
+                "teacher": [["pretrain", "--target", "hog", "--teacher", "x"]],
+                "out|path": [
+                    ["prepare", photos],
+                    ["prepare", photos, "x", "--check"],
+                    ["prepare", photos, photos],
+                    ["prepare", photos, f"{photos}/x"],
+                    ["prepare", photos, ""],
+                    ["convert", encoder, ""],
+                    ["convert", encoder, encoder],
+                    ["export", encoder, ""],
+                    ["export", encoder, encoder],
+                ],
+                "source|directory": [["prepare", "", "x"], ["prepare", "nowhere", "x"], ["prepare", encoder, "x"]],
+                "source|nowhere|path": [["convert", "", "x.keras"], ["convert", "nowhere", "x.keras"]],
+                "image_shape|--image-shape|model of keras_mae": [
+                    ["convert", encoder, "x.keras", "--image-shape", "0", "8", "3"],
+                    ["convert", encoder, "x.keras", "--image-shape", "9", "9", "3"],
+                    ["convert", encoder, "x.keras", "--image-shape", "8", "8"],
+                    ["convert", encoder, "x.keras", "--image-shape", "a", "8", "3"],
+                ],
+                "format": [["export", encoder, "x", "--format", "other"], ["convert", encoder, "x"]],
+                "part": [["export", encoder, "x.onnx", "--part", "other"]],
+                "--nothing": [["pretrain", "--nothing"], ["probe", encoder, "--nothing", "3"]],
+                "resume": [["pretrain", "--resume"]],
+                "other": [["other"]],
+                "command": [[]],
+                "extra": [["info", encoder, "extra"]],
+            },
+        ),
+    ]
+    return [cheaper(group) for group in found] if cheap else found
+
+
+def cheaper(group: Group) -> Group:
+    """Return a group with one call for each option."""
+    first = {call.names: call for call in reversed(group.wrong)}
+    return Group(group.name, list(first.values()), group.right)
