@@ -753,7 +753,7 @@ def of_datasets(folder: Path) -> list[Group]:
                     "white_level": OPTIONAL_COUNT,
                     "shuffle": BOOLEAN,
                 },
-                dataset=("dataset", "mages"),
+                dataset=("dataset", "mages", "abels"),
             )
         )
     records: dict[str, Any] = {
