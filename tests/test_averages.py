@@ -111,6 +111,7 @@ def test_a_resumed_run_ends_the_same(alone, tmp_path):
     assert (tmp_path / "run" / "history.csv").read_text() == alone[1]
 
 
+@pytest.mark.backends("torch")
 def test_an_interrupted_run_leaves_the_average(tmp_path):
     weights = Weights()
     with pytest.raises(MemoryError):
@@ -171,6 +172,7 @@ def test_without_averages_nothing_is_swapped():
         assert all(map(np.array_equal, values_of(model), before))
 
 
+@pytest.mark.backends("torch")
 def test_the_online_probe_scores_the_average(monkeypatch):
     seen = []
     monkeypatch.setattr(OnlineProbe, "_neighbors", lambda self: seen.append(values_of(self.model)) or 0.5)
@@ -182,6 +184,7 @@ def test_the_online_probe_scores_the_average(monkeypatch):
     assert_close(seen[0], values_of(model))
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize("momentum", [-0.1, 1, "a"])
 @pytest.mark.parametrize("kind", [PretrainRecipe, FineTuneRecipe])
 def test_a_momentum_out_of_range_is_refused(kind, momentum):

@@ -9,6 +9,8 @@ from keras_mae import recipes
 from keras_mae.training import RunDirectory, RunFile
 from keras_mae.training.metadata import from_flat, json_values, merged
 
+pytestmark = pytest.mark.backends("torch")
+
 RECIPE = recipes.LinearProbeRecipe(epochs=3, warmup_epochs=1, crop_area=(0.5, 1), seed=7)
 METADATA = {"recipe": RECIPE.to_dict(), "data": "photos", "images": 11}
 HISTORY = {"loss": [3.0, 2.0, 1.5], "accuracy": [0.1, 0.2, 0.25]}

@@ -44,6 +44,7 @@ def finished(short, tmp_path):
     return shutil.copytree(short[0], tmp_path / "run")
 
 
+@pytest.mark.backends("torch", "jax")
 def test_a_finished_run_goes_on_to_more_epochs(finished, short, long):
     """Terminated on the way, too."""
     with pytest.raises(Preempted):
@@ -60,12 +61,14 @@ def test_a_finished_run_goes_on_to_more_epochs(finished, short, long):
     assert [path.name for path in (finished / "before_decay").iterdir()] != []
 
 
+@pytest.mark.backends("torch")
 def test_the_same_command_leaves_a_finished_run_as_it_is(finished):
     before = (finished / "model.keras").read_bytes()
     run(finished, recipe=SHORT)
     assert (finished / "model.keras").read_bytes() == before
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -168,6 +168,7 @@ def test_a_copy_of_another_precision_and_masking(model):
     assert all(np.array_equal(a, b) for a, b in zip(weights(copied), weights(model), strict=True))
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -183,6 +184,7 @@ def test_what_a_copy_cannot_change(changes, message, model):
         model.copy(**changes)
 
 
+@pytest.mark.backends("torch")
 def test_a_preset_is_opened_for_other_images(model, tmp_path):
     model.save_to_preset(tmp_path / "mae")
     again = keras_mae.MaskedAutoencoder.from_preset(tmp_path / "mae", image_shape=(12, 12, 3))

@@ -5,12 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from data_helpers import COUNT, INDEXED, LOADERS, STREAMED, epoch, make, needs_tensorflow, numbers
 
 import keras_mae
 from keras_mae import data
+
+pytestmark = pytest.mark.backends("torch")
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +182,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.skipif(os.environ.get("KERAS_BACKEND") != "jax", reason="the same on all; JAX is the quickest to start")
+@pytest.mark.backends("jax")  # it is the quickest to start
 def test_grains_processes_give_what_its_threads_give(photos, tmp_path):
     (tmp_path / "script.py").write_text(_PROCESS)
     root = Path(keras_mae.__file__).parent.parent
@@ -195,11 +198,12 @@ def test_grains_processes_give_what_its_threads_give(photos, tmp_path):
 
 
 # === fit ===
+@pytest.mark.backends("torch", "jax", "tensorflow")
 @every_pipeline
 def test_fit_takes_it(directory, kind, loader):
     encoder = keras_mae.ViTEncoder((8, 8, 3), 4, embed_dim=8, depth=1, num_heads=2)
     mae = keras_mae.MaskedAutoencoder(encoder, keras_mae.MAEDecoder(8, 1, 2))
-    mae.compile(keras_mae.optimizers.AdamW(1e-3), run_eagerly=True)
+    mae.compile(keras_mae.optimizers.AdamW(1e-3), run_eagerly=keras.backend.backend() != "jax")
     dataset = make(kind, directory, loader=loader, batch_size=8, drop_remainder=True)
     history = mae.fit(dataset, epochs=2, verbose=0).history
     assert np.isfinite(history["loss"]).all()

@@ -14,6 +14,8 @@ from PIL import Image
 from keras_mae import data
 from keras_mae.data import preparation, records
 
+pytestmark = pytest.mark.backends("torch")
+
 FORMATS = ["array_record", pytest.param("tfrecord", marks=needs_tensorflow)]
 ORIENTATION = 0x0112
 

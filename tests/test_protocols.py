@@ -159,6 +159,7 @@ PROTOCOLS = {
 }
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_directory_with_files_is_refused_and_kept(protocol, tmp_path):
     (tmp_path / "precious.txt").write_text("mine")
@@ -168,6 +169,7 @@ def test_a_directory_with_files_is_refused_and_kept(protocol, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_run_that_cannot_begin_leaves_nothing(protocol, tmp_path):
     """Labels of more classes than there are names; more neighbours than images."""
@@ -180,6 +182,7 @@ def test_a_run_that_cannot_begin_leaves_nothing(protocol, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize("classes", [NAMES[:2] * 2, np.arange(11), 11, "abcdefghijk", []])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_classes_that_are_no_names_are_refused_before_anything_runs(protocol, classes, tmp_path):
@@ -189,6 +192,7 @@ def test_classes_that_are_no_names_are_refused_before_anything_runs(protocol, cl
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize("batches", [IMAGES, (IMAGES, LABELS), [IMAGES]], ids=["array", "tuple", "list"])
 def test_what_is_no_batches_is_refused(batches, tmp_path):
     with pytest.raises(ValueError, match="`dataset` must be batches, as keras_mae.data makes them. Received: "):
@@ -210,7 +214,7 @@ def resumable(protocol, directory, *callbacks):
     return values([*saved.weights, *saved.optimizer.variables]), (directory / "history.csv").read_text()
 
 
-@pytest.mark.parametrize("protocol", ["fine_tune", "linear_probe"])
+@pytest.mark.parametrize("protocol", ["fine_tune", pytest.param("linear_probe", marks=pytest.mark.backends("torch"))])
 def test_a_killed_run_ends_as_if_nothing_had_happened(protocol, tmp_path):
     weights, history = resumable(protocol, tmp_path / "alone")
     with pytest.raises(MemoryError):
@@ -259,6 +263,7 @@ def test_evaluate_leaves_the_scores_that_the_run_left(run, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize("protocol", ["fine_tune", "linear_probe"])
 def test_a_recipe_for_something_else_is_refused(protocol, tmp_path):
     recipe = {"fine_tune": PROBE, "linear_probe": FINE_TUNE}[protocol]
@@ -275,6 +280,7 @@ class Interrupted(training.Progress):
             raise KeyboardInterrupt
 
 
+@pytest.mark.backends("torch")
 def test_an_interrupted_run_keeps_what_was_learned(tmp_path, monkeypatch):
     monkeypatch.setattr("keras_mae.training.runner.Progress", Interrupted)
     with pytest.raises(KeyboardInterrupt):

@@ -8,6 +8,8 @@ import pytest
 from keras_mae.cli import choosing
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, own
 
+pytestmark = pytest.mark.backends("torch")
+
 SMALL = FineTuneRecipe.for_size("small_images")
 
 

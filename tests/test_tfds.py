@@ -10,6 +10,8 @@ from data_helpers import CLASSES, COUNT, WITH_TENSORFLOW, epoch, needs_tensorflo
 import keras_mae
 from keras_mae import data
 
+pytestmark = pytest.mark.backends("torch")
+
 pytest.importorskip("tensorflow_datasets")
 
 

@@ -52,11 +52,13 @@ def test_accumulation_divides_the_batch_and_stretches_the_schedule():
     np.testing.assert_allclose(float(optimizer._learning_rate(20)), 0, atol=1e-12)
 
 
+@pytest.mark.backends("torch")
 def test_a_recipe_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         RECIPE.epochs = 3
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -139,6 +141,7 @@ def test_progress_shows_epoch_speed_and_time_left(run):
     assert lines[1].endswith("0:00 left")
 
 
+@pytest.mark.backends("torch")
 def test_a_directory_with_files_is_refused_and_kept(tmp_path, images):
     (tmp_path / "precious.txt").write_text("mine")
     with pytest.raises(ValueError, match="`run_directory` must not exist or be empty"):
@@ -158,6 +161,7 @@ class Fails(keras.callbacks.Callback):
             raise self.error
 
 
+@pytest.mark.backends("torch")
 def test_a_run_that_fails_before_its_first_epoch_leaves_nothing(tmp_path, images):
     callbacks = [Fails(0, RuntimeError("no power"))]
     with pytest.raises(RuntimeError, match="no power"):
@@ -167,6 +171,7 @@ def test_a_run_that_fails_before_its_first_epoch_leaves_nothing(tmp_path, images
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.backends("torch")
 def test_an_interrupted_run_keeps_what_was_learned(tmp_path, images):
     model = small_model()
     callbacks = [Fails(1, KeyboardInterrupt())]
@@ -177,6 +182,7 @@ def test_an_interrupted_run_keeps_what_was_learned(tmp_path, images):
     assert len((tmp_path / "run" / "history.csv").read_text().splitlines()) == 2
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize(
     ("changes", "disagreement"),
     [
@@ -193,6 +199,7 @@ def test_model_and_recipe_must_agree(tmp_path, images, changes, disagreement):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize("changes", [{"masking": keras_mae.BlockMasking(0.75)}, {"seed": 5}])
 def test_a_kind_of_masking_and_a_seed_that_recipes_did_not_name_are_the_models(tmp_path, images, changes):
     run = run_pretraining(
@@ -205,6 +212,7 @@ def test_a_kind_of_masking_and_a_seed_that_recipes_did_not_name_are_the_models(t
     assert keras_mae.training.RunDirectory(run).metadata["masking"] == type(small_model(**changes).masking).__name__
 
 
+@pytest.mark.backends("torch")
 def test_a_model_made_with_a_recipes_arguments_agrees_with_it(tmp_path, images):
     recipe = PretrainRecipe(
         epochs=1, warmup_epochs=0, batch_size=8, mask_ratio=0.5, norm_pix_loss=True, masks_per_image=2, seed=7
@@ -214,11 +222,13 @@ def test_a_model_made_with_a_recipes_arguments_agrees_with_it(tmp_path, images):
     run_pretraining(model, dataset(images), recipe, tmp_path / "run", examples=images[:1])
 
 
+@pytest.mark.backends("torch")
 def test_a_dataset_without_length_is_refused(tmp_path, images):
     with pytest.raises(ValueError, match="`dataset` must have a known length"):
         run_pretraining(small_model(), iter([images]), RECIPE, tmp_path / "run", examples=images[:1])
 
 
+@pytest.mark.backends("torch", "jax")
 def test_an_interrupt_that_numpy_drops_still_stops_the_run(images, tmp_path):
     """On JAX a step is waited for inside NumPy, which drops a KeyboardInterrupt raised there."""
     ended = []

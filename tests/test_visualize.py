@@ -6,6 +6,8 @@ import pytest
 from keras_mae import Reconstruction, visualize
 from keras_mae.training import RunDirectory
 
+pytestmark = pytest.mark.backends("torch")
+
 
 def result(channels):
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 12, channels), dtype="uint8")

@@ -36,6 +36,7 @@ def test_watching_leaves_pictures_and_training_alone(tmp_path):
     assert history["probe_seconds"][1] > 0
 
 
+@pytest.mark.backends("torch")
 def test_tensorboard_reads_what_was_logged(tmp_path):
     if not importlib.util.find_spec("tensorboard"):
         pytest.skip("tensorboard is not installed here")
@@ -57,6 +58,7 @@ def test_a_linear_probe_is_trained_on_the_way():
     assert 0 <= history["probe_accuracy"][0] <= 1
 
 
+@pytest.mark.backends("torch")
 def test_the_neighbors_features_are_those_asked_for():
     data = (IMAGES[:16], LABELS[:16]), (IMAGES[16:], LABELS[16:])
     _, history = trained(OnlineProbe(*data, every_epochs=1, pooling="flatten"), epochs=1)
@@ -67,6 +69,7 @@ def test_the_neighbors_features_are_those_asked_for():
         OnlineProbe(*data, pooling="attentive")
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize("make", [lambda n: Watch(IMAGES, "x", n), lambda n: OnlineProbe(None, None, n)])
 def test_intervals_out_of_range_are_refused(make):
     with pytest.raises(ValueError, match="`every_epochs` must be a positive integer. Received: every_epochs=0"):
