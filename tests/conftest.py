@@ -11,8 +11,7 @@ from typing import Any
 
 import fast_xla
 
-if os.environ.get("KERAS_BACKEND") == "jax":
-    os.environ |= fast_xla.environment() | os.environ
+os.environ |= fast_xla.environment(os.environ.get("KERAS_BACKEND", "")) | os.environ
 
 import keras
 import numpy as np
@@ -227,12 +226,15 @@ def forked_export(monkeypatch):
 # === The command line ===
 @pytest.fixture
 def shallow_presets(monkeypatch):
-    """Presets of one block each side: compiling four and two takes most of a short run's time."""
+    """Presets of one narrow block each side: compiling four and two takes most of a short run's time."""
     get = keras_mae.presets.get
 
     def shallow(name):
         preset = get(name)
-        return keras_mae.presets.Preset(preset.encoder | {"depth": 1}, preset.decoder | {"depth": 1})
+        return keras_mae.presets.Preset(
+            preset.encoder | {"embed_dim": 24, "depth": 1, "num_heads": 2},
+            preset.decoder | {"embed_dim": 16, "depth": 1, "num_heads": 2},
+        )
 
     monkeypatch.setattr(keras_mae.presets, "get", shallow)
 
