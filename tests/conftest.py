@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import sys
@@ -58,6 +59,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=[item for item in items if not shares[item]])
         items[:] = [item for item in items if shares[item]]
     items.sort(key=lambda item: item.path.stem not in LONGEST)
+
+
+def pytest_collection_finish() -> None:
+    """Keep what is imported out of every garbage collection: it is large, and stays."""
+    gc.collect()
+    gc.freeze()
 
 
 def build_mae(**changes: Any) -> keras_mae.MaskedAutoencoder:
@@ -209,6 +216,22 @@ def run_quickly(function: Any) -> Any:
 def quick() -> Any:
     """Decorator, for tests whose subject is not eager execution."""
     return run_quickly
+
+
+@pytest.fixture(scope="module")
+def untraced() -> Any:
+    """TensorFlow runs functions without tracing them, which takes longer than the few steps of a test's run.
+
+    For runs whose subject is not the compiled step.
+    """
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(scope="session", params=list(_compiled_forms()))

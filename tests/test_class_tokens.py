@@ -172,7 +172,7 @@ def test_pre_training_goes_by_the_gradient_of_the_oracles_loss(count, name, make
         prediction = oracles.decode(oracles.encode(images, own, sizes, mask), own, sizes, mask)
         return oracles.loss_of(prediction, target, mask)
 
-    mae.compile(keras.optimizers.SGD(0.1))
+    mae.compile(keras.optimizers.SGD(0.1), run_eagerly=keras.backend.backend() == "tensorflow")
     mae.fit({"images": images, "mask": mask.astype("int32")}, batch_size=3, verbose=0)
     gradient = (weights[name] - to_numpy(oracles.named_variables(mae)[name])) / 0.1
     np.testing.assert_allclose((gradient * direction).sum(), (loss(1e-4) - loss(-1e-4)) / 2e-4, rtol=2e-3)

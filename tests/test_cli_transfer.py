@@ -9,6 +9,8 @@ import pytest
 
 import keras_mae
 
+pytestmark = pytest.mark.usefixtures("untraced")
+
 TRAINED = ["classifier.keras", "confusion.png", "curves.png", "history.csv", "metrics.json", "run.json"]
 
 

@@ -16,6 +16,8 @@ from training_helpers import Stop, killed, quick_compile, terminated
 import keras_mae
 from keras_mae import recipes, training, transfer
 
+pytestmark = pytest.mark.usefixtures("untraced")
+
 SAVING = training.Saving(resume=True, every_steps=2)
 NAMES = [f"kind {letter}" for letter in "abcdefghijk"]
 FINE_TUNE = recipes.FineTuneRecipe.for_size("small_images", epochs=2, warmup_epochs=1, batch_size=BATCH)

@@ -20,6 +20,8 @@ import keras_mae
 from keras_mae.training import PretrainRecipe, RunDirectory, Saving, StopOnNonFinite, run_pretraining
 from keras_mae.training.checkpoints import Checkpoints, Preempted, seek
 
+pytestmark = pytest.mark.usefixtures("untraced")
+
 IMAGES = np.random.default_rng(0).integers(0, 256, (27, 8, 12, 1), "uint8")
 RECIPE = PretrainRecipe(
     epochs=3, warmup_epochs=1, batch_size=8, gradient_accumulation_steps=2, norm_pix_loss=True, seed=4

@@ -12,6 +12,8 @@ from keras_mae.recipes import PretrainRecipe, Recipe
 from keras_mae.targets import LowPass, Teacher
 from keras_mae.training import RunDirectory, run_pretraining
 
+pytestmark = pytest.mark.usefixtures("untraced")
+
 
 # === Recipes ===
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ def trained(*callbacks, epochs=3):
     keras.utils.set_random_seed(0)
     encoder = keras_mae.ViTEncoder((8, 12, 1), 4, embed_dim=8, depth=1, num_heads=2)
     mae = keras_mae.MaskedAutoencoder(encoder, keras_mae.MAEDecoder(8, depth=1, num_heads=2))
-    mae.compile(keras_mae.optimizers.AdamW(1e-2))
+    mae.compile(keras_mae.optimizers.AdamW(1e-2), run_eagerly=keras.backend.backend() == "tensorflow")
     history = mae.fit(IMAGES, batch_size=8, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks)
     return [ops.convert_to_numpy(weight) for weight in mae.weights], history.history
 
