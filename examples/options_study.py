@@ -276,7 +276,8 @@ def draw(options: argparse.Namespace) -> None:
             height = 100 * sum(scores) / len(scores)
             axes.axhline(height, color="gray", linestyle=line, label=f"{name}, pixels")
     axes.set(xscale="log", xlabel="core-seconds of pre-training", ylabel=f"linear probe (%), {CURVE:,} labels")
-    axes.legend(fontsize="small")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize="small")
     figure.savefig(options.out / "options.png")
 
 
