@@ -100,6 +100,7 @@ def test_a_run_ends_with_the_average(alone):
     assert not (directory / "before_decay").exists()  # which is for other schedules
 
 
+@pytest.mark.backends("torch")
 def test_a_resumed_run_ends_the_same(alone, tmp_path):
     """Terminated within the second epoch, and within the last, in which the first `fit` is not to end the run."""
     for step in (8, 7):
@@ -132,6 +133,7 @@ def test_validation_leaves_training_alone_and_sees_the_average(alone, tmp_path):
 
 
 # === Fine-tuning ===
+@pytest.mark.backends("torch")
 def test_fine_tuning_returns_the_average():
     encoder = keras_mae.ViTEncoder((8, 12, 1), 4, embed_dim=8, depth=1, num_heads=2)
     recipe = FineTuneRecipe(epochs=2, warmup_epochs=0, batch_size=9, base_learning_rate=0.1, ema_momentum=0.999)
