@@ -16,7 +16,8 @@ __all__ = ["Record"]
 class Record(keras.callbacks.Callback):
     """Adds a line to `history.csv` after every epoch.
 
-    Before the last line the run is saved, so that a history of all epochs without checkpoints is a finished run's.
+    Before the last line the run is saved: a kill while results are written loses nothing, and a history of all epochs
+    without checkpoints is a finished run's.
 
     Args:
         checkpoints: The run's `Checkpoints`, before this one in the list of callbacks.
@@ -42,7 +43,7 @@ class Record(keras.callbacks.Callback):
             self.directory.file(RunFile.HISTORY).unlink(missing_ok=True)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        if epoch + 1 == self.epochs:
-            self.checkpoints.save()
+        if epoch + 1 == self.epochs or self.model.stop_training:
+            self.checkpoints.save()  # here, because at the end of `fit` averages replace the weights
         if distribution.current().is_main:
             self.directory.add_to_history(self.checkpoints.position.history)

@@ -143,7 +143,6 @@ def run(
         with directory.begun(checkpoints.metadata, lambda: checkpoints.position.step > 0):
             try:
                 train()
-                checkpoints.save()  # a kill must not take what is not yet written
                 end()
             except BaseException:
                 if checkpoints.position.step:
