@@ -160,6 +160,7 @@ if __name__ == "__main__":
     parser.add_argument("--every-step", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.train:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells turn off in the background
         try:
             train(options.train, options.epochs, options.protocol, options.every_step)
         except KeyboardInterrupt:  # as the command does

@@ -10,17 +10,31 @@ import numpy as np
 import pytest
 from rich.console import Console
 from test_resume import IMAGES, alone, assert_as_if_nothing_had_happened, everything, finished, run  # noqa: F401
-from training_helpers import Stop, killed, terminated
+from training_helpers import Stop, killed
 
 import keras_mae
 from keras_mae.training import Interrupted, Preempted, RunDirectory, Saving
 from keras_mae.training.callbacks import Interruptible
+from keras_mae.training.signals import Handler
 
-NO_RESUME = Saving(every_steps=4)
+HANDLERS = ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL))
 
 
 def pressed():
     os.kill(os.getpid(), signal.SIGINT)
+
+
+def hung_up():
+    os.kill(os.getpid(), signal.SIGHUP)
+
+
+@pytest.fixture(autouse=True)
+def not_in_the_background():
+    """As in a terminal, also where a shell started the tests with Ctrl-C ignored."""
+    before = [(number, signal.signal(number, handler)) for number, handler in HANDLERS]
+    yield
+    for number, handler in before:
+        signal.signal(number, handler)
 
 
 def stopped_run(directory, *callbacks, **options):
@@ -47,7 +61,7 @@ def test_ctrl_c_saves_and_the_same_call_continues(step, alone, tmp_path):  # noq
     assert_as_if_nothing_had_happened(run(directory), directory, alone)
 
 
-@pytest.mark.parametrize(("stop", "kind"), [(pressed, Interrupted), (terminated, Preempted)])
+@pytest.mark.parametrize(("stop", "kind"), [(pressed, Interrupted), (hung_up, Preempted)])
 def test_a_run_that_was_not_to_be_resumed_says_how(stop, kind, alone, tmp_path):  # noqa: F811
     directory = tmp_path / "run"
     error, lines = stopped_run(directory, Stop(2, stop), saving=Saving())
@@ -80,6 +94,17 @@ def test_a_second_one_stops_at_once_even_if_numpy_drops_it(dropped, alone, tmp_p
     assert lines == [f"{directory}: stopped at step 2; the same command begins it anew"]
     assert names(directory) == ["run.json"]
     assert_as_if_nothing_had_happened(run(directory), directory, alone)
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    """As `nohup` and a shell that starts a run in the background ask for."""
+    asked = []
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    handler = Handler(signal.SIGHUP, lambda: asked.append(1))
+    handler.install()
+    hung_up()
+    handler.remove()
+    assert (asked, signal.getsignal(signal.SIGHUP)) == ([], signal.SIG_IGN)
 
 
 def test_two_signals_of_one_ctrl_c_are_one(tmp_path):

@@ -32,7 +32,7 @@ _STEPS_BETWEEN_QUESTIONS = 10  # between checks that all processes take part in:
 
 
 class Preempted(SystemExit):
-    """Raised at the end of the step in which SIGTERM arrived, once the run is saved; the exit status is 143.
+    """Raised at the end of the step in which SIGTERM or SIGHUP arrived, once the run is saved; exit status 143.
 
     Args:
         path: Folder of the checkpoint that was written.
@@ -102,7 +102,8 @@ class Position:
 
 class Checkpoints(keras.callbacks.Callback):
     """Saves a whole run as it goes: weights, optimizer with its schedule, averages and loss scale, step counters,
-    metrics, history and the position in the data; at intervals, when an epoch ends, on SIGTERM and on `interrupt`.
+    metrics, history and the position in the data; at intervals, when an epoch ends, on SIGTERM and SIGHUP, and on
+    `interrupt`.
 
     A checkpoint is a folder that appears under its name only when all of it is on the disk. It holds a checksum of
     each file; if it is damaged, the one before it is used. Of several processes only the main one writes, and all
@@ -153,7 +154,9 @@ class Checkpoints(keras.callbacks.Callback):
         self._offset = 0
         self.saved_step: int | None = None
         self._asked_for = _NOTHING
-        self._handler = Handler(signal.SIGTERM, self._terminate)
+        # Windows has no SIGHUP, by which a terminal that is closed ends its processes.
+        numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        self._handlers = [Handler(number, self._terminate) for number in numbers]
 
     # === Loading ===
     def restore(self, model: Any) -> Position:
@@ -264,7 +267,8 @@ class Checkpoints(keras.callbacks.Callback):
     # === As a callback ===
     def on_train_begin(self, logs: Any = None) -> None:
         self._saved = time.monotonic()
-        self._handler.install()
+        for handler in self._handlers:
+            handler.install()
 
     def interrupt(self) -> None:
         """Have the run saved at the end of the step, and ended with `Interrupted`; a signal's handler may call it."""
@@ -321,8 +325,9 @@ class Checkpoints(keras.callbacks.Callback):
         optimizer.averages_at_end = ends
 
     def close(self) -> None:
-        """Restore the former handler of SIGTERM; after an interrupt Keras calls no callback that would."""
-        self._handler.remove()
+        """Restore the former handlers of signals; after an interrupt Keras calls no callback that would."""
+        for handler in self._handlers:
+            handler.remove()
 
 
 def seek(dataset: Any, epoch: int, batch: int = 0) -> None:

@@ -63,10 +63,10 @@ def run(
     A finished run with schedule "wsd" is made longer by resuming it with more epochs: it goes on from
     `before_decay/`, and ends as if it had been begun with them.
 
-    On Ctrl-C, and on SIGTERM, which a preempted machine receives, the step is finished, a checkpoint is written, one
-    line says so, and the run stops: with `Interrupted`, a `KeyboardInterrupt`, or with exit status 143. A second
-    Ctrl-C stops it at once. After that, as after an error or a kill, the last checkpoint is what the run continues
-    from. A checkpoint is a folder that `from_preset` loads, too.
+    On Ctrl-C, on SIGTERM, which a preempted machine receives, and on SIGHUP, which a closed terminal sends, the step
+    is finished, a checkpoint is written, one line says so, and the run stops: with `Interrupted`, a
+    `KeyboardInterrupt`, or with exit status 143. A second Ctrl-C stops it at once. After that, as after an error or a
+    kill, the last checkpoint is what the run continues from. A checkpoint is a folder that `from_preset` loads, too.
 
     Inside a `keras_mae.distribution.scope` of several processes all of them call this, with the same arguments, and
     only the main one writes.
@@ -146,9 +146,10 @@ def run(
                 end()
             except BaseException:
                 if checkpoints.position.step:
-                    with contextlib.suppress(OSError):  # the disk may be full, which is said already
+                    with contextlib.suppress(OSError):  # the disk may be full, or the terminal closed
                         record.rewrite()  # with the line of the epoch at whose end it was
-                    console.print(_stopped(directory, checkpoints, dataset, saving), highlight=False, soft_wrap=True)
+                        line = _stopped(directory, checkpoints, dataset, saving)
+                        console.print(line, highlight=False, soft_wrap=True)
                 raise
         directory.remove_checkpoints()
     return directory.path
