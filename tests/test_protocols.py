@@ -247,7 +247,7 @@ def test_steps_that_have_ceased_to_be_finite_end_a_run(tmp_path, monkeypatch):
         training.run_fine_tuning(
             make_encoder(), Infinite(), held_out(), FINE_TUNE, tmp_path / "run", class_names=NAMES
         )
-    assert not (tmp_path / "run").exists()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
 
 
 # === Scores of a trained classifier ===
