@@ -63,9 +63,8 @@ print(recipe)
 
 """
 Three of its values are not the paper's method but improve on it at the same cost: the decoder, the share of the
-removed patches that it predicts in one step, and the optimizer. [Which options pay](which_options_pay.ipynb) is about
-them. `norm_pix_loss` is on: the decoder predicts standardized patches, which gives better features than plain pixels
-do.
+removed patches that it predicts in one step, and the optimizer; the page on options says where they come from.
+`norm_pix_loss` is on: the decoder predicts standardized patches, which gives better features than plain pixels do.
 """
 
 keras.utils.set_random_seed(0)

@@ -378,7 +378,7 @@ def test_a_number_of_images_goes_with_small_ones(function):
 
 def test_small_images_without_a_number():
     recipe = PretrainRecipe.for_size("small_images")
-    assert_has(recipe, epochs=20, warmup_epochs=1, batch_size=256, base_learning_rate=2e-3, predict_ratio=0.33)
+    assert_has(recipe, epochs=40, warmup_epochs=2, batch_size=256, base_learning_rate=2e-3, predict_ratio=0.33)
     assert_has(recipe, optimizer_name="muon", decoder="cross_attention")
     assert_has(
         FineTuneRecipe.for_size("small_images"), epochs=40, warmup_epochs=2, batch_size=128, base_learning_rate=2e-3

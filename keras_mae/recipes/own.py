@@ -26,8 +26,8 @@ __all__ = [
 
 # === Small images ===
 PRETRAIN: dict[str, Any] = {  # examples/options_study.py
-    "epochs": 20,
-    "warmup_epochs": 1,
+    "epochs": 40,
+    "warmup_epochs": 2,
     "batch_size": 256,
     "base_learning_rate": 2e-3,
     "crop_area": None,
