@@ -142,6 +142,8 @@ IMAGES = np.zeros((2, 8, 12, 5), "uint8")
     [
         (lambda: visualize.reconstructions([]), "`result` must be a Reconstruction or several"),
         (lambda: visualize.reconstructions(IMAGES), r"`result` must be .* result.shape=\(2, 8, 12, 5"),
+        (lambda: visualize.reconstructions(result(3), names="abc"), "`names` must be texts, one for each image"),
+        (lambda: visualize.reconstructions(result(3), names=[1]), "`names` must be texts, one for each image"),
         (lambda: visualize.reconstructions(result(3), max_images=0), "`max_images` must be a positive integer"),
         (lambda: visualize.reconstructions(result(3), bands=3), "`bands` must be one or three of the images' 3"),
         (lambda: visualize.reconstructions(result(5), bands=(0, 1)), "`bands` must be one or three of the images' 5"),

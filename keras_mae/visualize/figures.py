@@ -122,6 +122,9 @@ def reconstructions(
     if not results or not all(isinstance(one, Reconstruction) for one in results):
         raise _checks.argument_error("result", "a Reconstruction or several", result)
     _checks.positive_int("max_images", max_images)
+    several = isinstance(names, Sequence) and not isinstance(names, str)
+    if names is not None and not (several and all(isinstance(name, str) for name in names)):
+        raise _checks.argument_error("names", "texts, one for each image", names)
     rows = [(one, index) for one in results for index in range(min(max_images, len(one.original)))]
     titles = {
         "masked": "masked",
