@@ -82,3 +82,10 @@ def test_the_same_command_leaves_a_finished_run_as_it_is(finished):
 def test_other_runs_are_refused(changes, message, finished):
     with pytest.raises(ValueError, match=message):
         run(finished, recipe=replace(SHORT, **changes))
+
+
+def test_a_damaged_checkpoint_is_named(finished):
+    [kept] = (finished / "before_decay").glob("state.json")
+    kept.write_text("null")
+    with pytest.raises(ValueError, match="cannot be made longer: .*before_decay' is not whole"):
+        run(finished, recipe=LONG)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate", "finetune", "knn", "probe"]
 
-HELD_OUT = "images not trained on"
+SCORED = "evaluation images"
 
 
 def finetune(
@@ -229,7 +229,7 @@ def knn(
         temperature=temperature,
         pooling=pooling.value,
     )
-    say_scores(directory, HELD_OUT)
+    say_scores(directory, SCORED)
 
 
 def evaluate(
@@ -310,7 +310,7 @@ def _say_end(devices: Devices, directory: Path) -> None:
     from keras_mae import training
 
     if devices.processes == 1:
-        say_scores(directory, HELD_OUT)
+        say_scores(directory, SCORED)
     else:
         say(
             devices,

@@ -3,7 +3,7 @@
 from keras_mae.recipes import PretrainRecipe
 from keras_mae.training.batches import evaluation_batches, fit_recipe, training_batches, validation_batches
 from keras_mae.training.callbacks import Progress, StopOnNonFinite
-from keras_mae.training.checkpoints import Checkpoints, Position, Preempted, Saving
+from keras_mae.training.checkpoints import Checkpoints, Interrupted, Position, Preempted, Saving
 from keras_mae.training.directory import RunDirectory, RunFile
 from keras_mae.training.feeding import (
     ClassifierFeed,
@@ -22,6 +22,7 @@ from keras_mae.training.watching import OnlineProbe, Watch
 __all__ = [
     "Checkpoints",
     "ClassifierFeed",
+    "Interrupted",
     "LabeledImages",
     "OnlineProbe",
     "Position",

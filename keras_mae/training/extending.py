@@ -11,7 +11,7 @@ import keras
 
 from keras_mae import _files, distribution
 from keras_mae.recipes import PretrainRecipe, Recipe
-from keras_mae.training.checkpoints import Checkpoints, checksummed
+from keras_mae.training.checkpoints import Checkpoints, checksummed, whole_state
 from keras_mae.training.directory import RunDirectory, RunFile
 from keras_mae.training.metadata import RECIPE, json_values
 
@@ -76,8 +76,10 @@ def extend(directory: RunDirectory, metadata: Mapping[str, Any]) -> None:
             f"{begun.epochs} epochs and a decay after {begun.stable_epochs}. "
             f"Received: epochs={longer.epochs}, with a decay after {longer.stable_epochs}"
         )
-    state = _files.read_json(kept / _STATE)
-    step = state["position"]["step"]
+    try:
+        step = whole_state(kept)["position"]["step"]
+    except (OSError, ValueError) as error:
+        raise ValueError(f"The run cannot be made longer: {str(kept)!r} is not whole: {error}") from error
     _replace(directory.file(RunFile.CHECKPOINTS) / f"step-{step:09d}", kept, metadata=wanted)
 
 
