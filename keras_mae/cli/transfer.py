@@ -10,6 +10,7 @@ import typer
 from keras_mae.cli.choosing import SMALL_IMAGES, changed_recipe, default_size, resumed_recipe, sized_recipe
 from keras_mae.cli.options import (
     AccumulationSteps,
+    AllowChanged,
     BaseLearningRate,
     BatchSize,
     CheckpointMinutes,
@@ -74,6 +75,7 @@ def finetune(
     out: Out = None,
     distribution: Distribution = Engine.auto,
     resume: Resume = False,
+    allow_changed: AllowChanged = False,
     checkpoint_minutes: CheckpointMinutes = 10.0,
     checkpoint_steps: CheckpointSteps = None,
 ) -> None:
@@ -86,6 +88,7 @@ def finetune(
 
     import keras_mae
 
+    saving = keras_mae.training.Saving(resume, checkpoint_steps, checkpoint_minutes, allow_changed)
     with keras_mae.distribution.scope(distribution.value) as devices:
         directory = run_directory(f"finetune-{Path(data).name}", out, resume, devices)
         encoder = _encoder(model)
@@ -126,7 +129,7 @@ def finetune(
             run_directory=directory,
             trainable_blocks=trainable_blocks,
             image_shape=shape,
-            saving=keras_mae.training.Saving(resume, checkpoint_steps, checkpoint_minutes),
+            saving=saving,
         )
         _say_end(devices, directory)
 
@@ -146,6 +149,7 @@ def probe(
     out: Out = None,
     distribution: Distribution = Engine.auto,
     resume: Resume = False,
+    allow_changed: AllowChanged = False,
     checkpoint_minutes: CheckpointMinutes = 10.0,
     checkpoint_steps: CheckpointSteps = None,
 ) -> None:
@@ -158,6 +162,7 @@ def probe(
 
     import keras_mae
 
+    saving = keras_mae.training.Saving(resume, checkpoint_steps, checkpoint_minutes, allow_changed)
     with keras_mae.distribution.scope(distribution.value) as devices:
         directory = run_directory(f"probe-{Path(data).name}", out, resume, devices)
         begun = begun_recipe(directory, resume)
@@ -181,7 +186,7 @@ def probe(
             encoder,
             **_identified(feed, model, chosen),
             run_directory=directory,
-            saving=keras_mae.training.Saving(resume, checkpoint_steps, checkpoint_minutes),
+            saving=saving,
         )
         _say_end(devices, directory)
 

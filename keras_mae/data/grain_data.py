@@ -56,6 +56,10 @@ class GrainDataset(keras.utils.PyDataset):
         """Epoch and number of the next batch to be handed out; what was loaded ahead does not count."""
         return {"epoch": self._epoch, "batch": self._next}
 
+    def fingerprint(self) -> dict[str, Any]:
+        """Return JSON values that tell these batches from others."""
+        return self._batches.fingerprint()
+
     def seek(self, epoch: int, batch: int = 0) -> None:
         """Continue with the `batch`th batch of an epoch, as if all before it had been seen.
 

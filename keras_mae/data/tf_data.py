@@ -54,6 +54,7 @@ def dataset(batches: Batches) -> Any:
     numbered = numbered.map(batch_of, num_parallel_calls=plan.workers or cores())
     numbered = numbered.apply(tf.data.experimental.assert_cardinality(len(batches)))
     finished = _finish(numbered, plan)
+    finished.fingerprint = batches.fingerprint
     finished.seek = seek  # the next iteration starts there, as if all before it had been seen
     return finished
 
@@ -77,7 +78,9 @@ def stream_dataset(stream: Stream, plan: Plan) -> Any:
         length = plan.length(stream.count)
         # This worker's part of the batch that is dropped may be full.
         numbered = numbered.take(length).apply(tf.data.experimental.assert_cardinality(length))
-    return _finish(numbered, plan)
+    finished = _finish(numbered, plan)
+    finished.fingerprint = lambda: plan.fingerprint(stream)
+    return finished
 
 
 def _views(stream: Stream, plan: Plan) -> Any:

@@ -170,12 +170,13 @@ class RunDirectory:
                 f"Received: run_directory={str(self.path)!r}"
             )
 
-    def is_finished(self, epochs: int, metadata: Mapping[str, Any]) -> bool:
+    def is_finished(self, epochs: int, metadata: Mapping[str, Any], *, allow_changed: bool = False) -> bool:
         """Return whether the directory holds the run of these metadata, with all its epochs.
 
         Args:
             epochs: Epochs of the whole run.
             metadata: JSON values that identify the run.
+            allow_changed: Whether its data may have changed since; see `Saving`.
 
         Raises:
             ValueError: If the directory holds another run, or files and no checkpoint to resume from.
@@ -186,7 +187,7 @@ class RunDirectory:
         if not (self.file(RunFile.RUN).is_file() or (self.path / _FLAT_RUN).is_file()):
             found = ", ".join(self.files)
             raise ValueError(f"{str(self.path)!r} holds files, and no {RunFile.RUN} that says of what run: {found}")
-        check_same_run(self.path, metadata, self.metadata)
+        check_same_run(self.path, metadata, self.metadata, allow_changed=allow_changed)
         columns = self.history.values() if self.file(RunFile.HISTORY).is_file() else ()
         done = len(next(iter(columns), ()))
         if done < epochs:

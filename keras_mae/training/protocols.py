@@ -18,6 +18,7 @@ from keras_mae.masking import RandomMasking
 from keras_mae.masking.names import describe
 from keras_mae.pixels import check_images
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, Recipe, check_recipe
+from keras_mae.training import fingerprints
 from keras_mae.training.directory import RunDirectory, RunFile
 from keras_mae.training.metadata import merged
 from keras_mae.training.runner import RunOptions, run
@@ -74,6 +75,7 @@ def run_pretraining(
     known = _known(model, recipe, steps) | {"masking": describe(model.masking)}
     if model.target_name not in _BY_NORM_PIX_LOSS:
         known |= identified(model)
+    known |= fingerprints.of_pretraining(model, dataset)
     identity = merged(known, metadata)
     model.compile(recipe.optimizer(steps), jit_compile=jit_compile)
 
@@ -81,7 +83,7 @@ def run_pretraining(
         # Most precious first, should the disk fill up.
         directory.write(RunFile.MODEL, model.save)
         directory.write(RunFile.ENCODER, model.encoder.save)
-        _leave_record(directory, identity, history, RunFile.LOSS)
+        _leave_record(directory, history, RunFile.LOSS)
         # `predict` is the work of all processes, and some may be gone.
         if model.predicts_pixels and distribution.current().processes == 1:
             result = model.reconstruct(examples)
@@ -152,6 +154,7 @@ def run_fine_tuning(
         "protocol": "fine-tuning",
         "trainable_blocks": trainable_blocks,
     }
+    known |= fingerprints.of_classifier(encoder, dataset, test)
     return _run_classifier(
         classifier,
         dataset,
@@ -183,6 +186,7 @@ def run_linear_probe(
     steps, names = length(dataset), trained_names(class_names, dataset)
     probe = compiled_probe(encoder, len(names), recipe, steps, class_names=names)
     known = _known(probe, recipe, steps) | {"class_names": names, "protocol": "linear probe"}
+    known |= fingerprints.of_classifier(encoder, dataset, test)
     return _run_classifier(
         probe,
         dataset,
@@ -256,7 +260,7 @@ def _run_classifier(
 
     def leave(directory: RunDirectory, history: dict[str, list[float]]) -> None:
         directory.write(RunFile.CLASSIFIER, classifier.save)
-        _leave_record(directory, metadata, history, RunFile.CURVES)
+        _leave_record(directory, history, RunFile.CURVES)
         if distribution.current().processes == 1:
             leave_scores(directory, *predicted_and_true(classifier, test, places), names)
 
@@ -272,9 +276,6 @@ def _run_classifier(
     )
 
 
-def _leave_record(
-    directory: RunDirectory, metadata: dict[str, Any], history: dict[str, list[float]], curves: RunFile
-) -> None:
-    directory.write_json(RunFile.RUN, metadata)
+def _leave_record(directory: RunDirectory, history: dict[str, list[float]], curves: RunFile) -> None:
     directory.write_history(history)
     directory.write(curves, lambda path: visualize.curves(history).savefig(path))

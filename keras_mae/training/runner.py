@@ -97,11 +97,14 @@ def run(
         metadata=metadata,
         every_steps=saving.every_steps,
         every_minutes=saving.every_minutes,
+        allow_changed=saving.allow_changed,
     )
     if saving.resume and distribution.current().is_main:
-        extend(directory, checkpoints.metadata)
+        extend(directory, checkpoints.metadata, allow_changed=saving.allow_changed)
     distribution.gather(0)  # the others see what it left
-    if saving.resume and directory.is_finished(recipe.epochs, checkpoints.metadata):
+    if saving.resume and directory.is_finished(
+        recipe.epochs, checkpoints.metadata, allow_changed=saving.allow_changed
+    ):
         directory.remove_checkpoints()  # of which a kill may have left a part
         _console(console).print(f"{directory.path}: this run is finished, nothing is left to do", highlight=False)
         return directory.path
@@ -124,6 +127,7 @@ def run(
             # `fit` does so only where it comes to its end, and not in an epoch that was begun before.
             model.optimizer.finalize_variable_values(model.trainable_variables)
             leave(directory, history)
+            directory.write_json(RunFile.RUN, checkpoints.metadata)
 
     with directory.opened(free=not saving.resume):
         if saving.resume:
