@@ -1,6 +1,7 @@
 """Every kind of source, through every loader: each image once an epoch, its label with it, shards, crops, `fit`."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -167,7 +168,7 @@ def test_an_epoch_left_early_is_not_gone_on_with(photos):
 
 
 _PROCESS = """
-import sys
+import multiprocessing, os, signal, sys
 import numpy as np
 from keras_mae import data
 
@@ -176,11 +177,16 @@ if __name__ == "__main__":
         dataset = data.from_directory(sys.argv[1], 16, 2, loader="grain", seed=4, workers=workers)
         dataset.on_epoch_begin()
         np.save(f"{sys.argv[2]}/{workers}.npy", np.concatenate([dataset[0] for _ in range(3)]))
+    [worker] = multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGINT)  # Ctrl-C in a terminal is for all, but not meant for it
+    for _ in range(100):  # more than are loaded ahead
+        dataset[0]
+    os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 @pytest.mark.skipif(os.environ.get("KERAS_BACKEND") != "jax", reason="the same on all; JAX is the quickest to start")
-def test_grains_processes_give_what_its_threads_give(photos, tmp_path):
+def test_grains_processes_give_what_its_threads_give_and_end_with_their_parent(photos, tmp_path):
     (tmp_path / "script.py").write_text(_PROCESS)
     root = Path(keras_mae.__file__).parent.parent
     done = subprocess.run(
@@ -189,8 +195,8 @@ def test_grains_processes_give_what_its_threads_give(photos, tmp_path):
         capture_output=True,
         text=True,
         timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    )  # which waits for whoever has the other end of its pipes: the worker, too
+    assert done.returncode == -signal.SIGKILL, done.stderr
     np.testing.assert_array_equal(np.load(tmp_path / "1.npy"), np.load(tmp_path / "None.npy"))
 
 

@@ -1,5 +1,8 @@
 """Pictures: a figure out, nothing shown, nothing written."""
 
+import io
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -20,6 +23,27 @@ def test_reconstructions_show_four_columns_and_name_the_statistics(channels):
     assert "none needed" in figure.get_suptitle()
     shown = figure.axes[0].get_images()[0].get_array()
     assert shown.shape == ((8, 12) if channels < 3 else (8, 12, 3))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_prediction_of_visible_patches_is_not_shown(channels):
+    shown = result(channels)
+    figure = visualize.reconstructions(replace(shown, grid=(2, 3)))
+    panel = figure.axes[5].get_images()[0].get_array()  # of the second image, whose second patch is removed
+    assert panel.shape == (8, 12, 4)
+    hidden = np.zeros((8, 12))
+    hidden[:4, 4:8] = 1
+    np.testing.assert_array_equal(panel[..., 3], hidden)
+    np.testing.assert_allclose(panel[..., :channels], shown.predicted[1] / np.float32(255))
+
+
+def test_names_are_written_beside_the_images():
+    names = ["a.png", "$x$/" + "long" * 30 + "/b.png", "\udcff.png"]
+    figure = visualize.reconstructions(result(3), names=names)
+    labels = [axes.get_ylabel() for axes in figure.axes[::4]]
+    assert (labels[0], labels[2]) == ("a.png", "?.png")
+    assert (labels[1][:3], labels[1][-6:]) == ("...", "/b.png")
+    figure.savefig(io.BytesIO(), format="png")
 
 
 def test_a_notebook_shows_a_figure_without_being_asked():
