@@ -169,6 +169,11 @@ class Batches:
         start = place * self.plan.own_images
         return self.load(self.order(epoch)[start : start + self.plan.own_images], epoch)
 
+    @property
+    def num_images(self) -> int:
+        """Number of images in the source, each crop counted."""
+        return len(self.source) * self.plan.crops_per_image
+
     def fingerprint(self) -> dict[str, Any]:
         """Return JSON values that tell these batches from others."""
         return self.plan.fingerprint(self.source)

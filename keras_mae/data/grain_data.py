@@ -53,6 +53,16 @@ class GrainDataset(keras.utils.PyDataset):
         """Number of batches in an epoch."""
         return len(self._batches)
 
+    @property
+    def num_images(self) -> int:
+        """Number of images that an epoch is made of, each crop counted; the last batch may be left out."""
+        return self._batches.num_images
+
+    @property
+    def batch_size(self) -> int:
+        """Number of images in a batch of all workers together."""
+        return self._batches.plan.batch_size
+
     def __len__(self) -> int:
         return len(self._batches)
 

@@ -55,6 +55,7 @@ def dataset(batches: Batches) -> Any:
     numbered = numbered.apply(tf.data.experimental.assert_cardinality(len(batches)))
     finished = _finish(numbered, plan)
     finished.fingerprint = batches.fingerprint
+    finished.num_images, finished.batch_size = batches.num_images, plan.batch_size
     finished.seek = seek  # the next iteration starts there, as if all before it had been seen
     return finished
 
@@ -80,6 +81,8 @@ def stream_dataset(stream: Stream, plan: Plan) -> Any:
         numbered = numbered.take(length).apply(tf.data.experimental.assert_cardinality(length))
     finished = _finish(numbered, plan)
     finished.fingerprint = lambda: plan.fingerprint(stream)
+    finished.batch_size = plan.batch_size
+    finished.num_images = None if stream.count is None else stream.count * plan.crops_per_image
     return finished
 
 

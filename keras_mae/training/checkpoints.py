@@ -19,7 +19,7 @@ import numpy as np
 from keras import ops
 
 from keras_mae import _checks, _files, distribution
-from keras_mae.training.metadata import DESPITE, check_same_run, from_flat, json_values
+from keras_mae.training.metadata import DESPITE, WARNINGS, check_same_run, from_flat, json_values
 from keras_mae.training.signals import Handler
 
 __all__ = ["Checkpoints", "Position", "Preempted", "Saving", "check_room_for", "seek"]
@@ -186,8 +186,9 @@ class Checkpoints(keras.callbacks.Callback):
         if max(distribution.gather(refusal is not None)):  # the main process alone looks at the data
             raise refusal or ValueError(f"The main process says why {str(self.directory.parent)!r} is another run")
         since = [{"step": state["position"]["step"], "differences": changed}] if changed else []
-        if record := [*stored.get(DESPITE, []), *since]:
-            self.metadata[DESPITE] = record
+        for name, added in ((DESPITE, since), (WARNINGS, [])):
+            if record := [*stored.get(name, []), *added]:
+                self.metadata[name] = record
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
         """Return the newest whole checkpoint and its state, if any; a warning names damaged ones that were skipped.

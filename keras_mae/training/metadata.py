@@ -18,7 +18,9 @@ __all__ = [
     "DESPITE",
     "FINGERPRINT",
     "MAY_CHANGE",
+    "NOTES",
     "RECIPE",
+    "WARNINGS",
     "check_same_run",
     "differing",
     "from_flat",
@@ -33,6 +35,10 @@ FINGERPRINT = "fingerprint"
 """Name under which they hold what tells its data and model from others; see `keras_mae.training.fingerprints`."""
 DESPITE = "resumed_despite"
 """Name under which they hold the differences in spite of which the run was resumed."""
+WARNINGS = "warnings"
+"""Name under which they hold what was suspicious of the run."""
+NOTES = (DESPITE, WARNINGS)
+"""Names of what is recorded of a run and does not tell it from others."""
 
 _RECORDED_LATER = ("class_names", "recipe_size", FINGERPRINT)
 """Names of values that runs did not record at first: a run without one is taken to have had the same."""
@@ -121,7 +127,7 @@ def _warn_of_copies(metadata: Mapping[str, Any], stored: Mapping[str, Any]) -> N
 def differing(metadata: Mapping[str, Any], stored: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
     """Yield the names of metadata that differ from those of a run, and in what they do, in words."""
     for name, value in metadata.items():
-        if (name in _RECORDED_LATER and name not in stored) or name == DESPITE:
+        if (name in _RECORDED_LATER and name not in stored) or name in NOTES:
             continue
         other = stored.get(name)
         if name == RECIPE and isinstance(value, dict) and isinstance(other, dict):

@@ -13,10 +13,12 @@ from keras_mae import _checks, distribution
 from keras_mae.data.reading import length
 from keras_mae.optimizers import ValidateAverages
 from keras_mae.recipes import Recipe
+from keras_mae.training import sanity
 from keras_mae.training.callbacks import Interruptible, LogLearningRate, Progress, StopOnNonFinite
 from keras_mae.training.checkpoints import Checkpoints, Preempted, Saving, check_room_for, seek
 from keras_mae.training.directory import RunDirectory, RunFile
 from keras_mae.training.extending import KeepBeforeDecay, extend
+from keras_mae.training.metadata import WARNINGS
 
 __all__ = ["RunOptions", "run"]
 
@@ -109,6 +111,11 @@ def run(
         _console(console).print(f"{directory.path}: this run is finished, nothing is left to do", highlight=False)
         return directory.path
 
+    def note(warning: str) -> None:
+        checkpoints.metadata.setdefault(WARNINGS, []).append(warning)
+        if distribution.current().is_main and directory.file(RunFile.RUN).is_file():
+            directory.write_json(RunFile.RUN, checkpoints.metadata)
+
     def train() -> None:
         _fit(
             model,
@@ -116,7 +123,12 @@ def run(
             recipe,
             checkpoints,
             validation_data=validation_data,
-            callbacks=[*callbacks, checkpoints, KeepBeforeDecay(checkpoints, directory, recipe)],
+            callbacks=[
+                *callbacks,
+                sanity.RisingLoss(checkpoints.position.history, note),
+                checkpoints,
+                KeepBeforeDecay(checkpoints, directory, recipe),
+            ],
             console=_console(console),
         )
 
@@ -132,6 +144,10 @@ def run(
     with directory.opened(free=not saving.resume):
         if saving.resume:
             checkpoints.restore(model)
+        for text in sanity.doubts(recipe, checkpoints.batches_per_epoch, dataset):
+            if text not in checkpoints.metadata.get(WARNINGS, []):  # where it was said when the run began
+                sanity.say(text)
+                note(text)
         _to_its_end(train, end)
         directory.remove_checkpoints()
     return directory.path
