@@ -29,7 +29,6 @@ PRESET = "mae_vit_micro_patch4_28"
 LABELS = (600, 6_000, 60_000)
 OPTION_BUDGET = 300  # core-seconds of pre-training to compare options by
 FINAL_BUDGET = 1_200  # and for the winners
-PLAIN: dict[str, Any] = {"batch_size": 128, "base_learning_rate": 4e-3, "norm_pix_loss": True, "flip": False}
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "batch_256": {"batch_size": 256, "base_learning_rate": 2e-3},
@@ -43,9 +42,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "purple": {"masking": "purple"},
     "no_class_token": {"class_tokens": 0},
     "4_class_tokens": {"class_tokens": 4},
-    "third": {"predict_ratio": 1 / 3},
+    "third": {"predict_ratio": 0.33},
     "cross": {"decoder": "cross_attention"},
-    "cross_third": {"decoder": "cross_attention", "predict_ratio": 1 / 3},
+    "cross_third": {"decoder": "cross_attention", "predict_ratio": 0.33},
     "fused": {"fuse_blocks": (0, 1, 3)},
     "gentle": {"shift": 2 / 28, "flip": True},
     "muon": {"optimizer_name": "muon"},
@@ -56,7 +55,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 BEST: dict[str, Any] = {
     "optimizer_name": "muon",
     "decoder": "cross_attention",
-    "predict_ratio": 1 / 3,
+    "predict_ratio": 0.33,
     "batch_size": 256,
     "base_learning_rate": 2e-3,
 }
@@ -161,9 +160,9 @@ def recipe_of(name: str, seed: int) -> tuple[Any, int]:
     """Return the recipe of an option, and its number of class tokens."""
     from keras_mae import recipes
 
-    changes = {**PLAIN, **(BEST if name == "best" else OPTIONS[name])}
+    changes = {**study.PLAIN, **(BEST if name == "best" else OPTIONS[name])}
     tokens = changes.pop("class_tokens", 1)
-    return recipes.PretrainRecipe(epochs=12, warmup_epochs=1, crop_area=None, seed=seed, **changes), tokens
+    return recipes.PretrainRecipe(epochs=12, warmup_epochs=1, seed=seed, **changes), tokens
 
 
 def autoencoder(recipe: Any, tokens: int, steps_per_epoch: int) -> Any:

@@ -111,12 +111,18 @@ def test_a_resumed_run_ends_the_same(alone, tmp_path):
     assert (tmp_path / "run" / "history.csv").read_text() == alone[1]
 
 
-def test_an_interrupted_run_leaves_the_average(tmp_path):
-    weights = Weights()
-    with pytest.raises(MemoryError):
-        run(tmp_path / "run", weights, Stop(9, killed), recipe=RECIPE)
-    loaded = keras.saving.load_model(tmp_path / "run" / "model.keras", compile=False)
-    assert_close(values_of(loaded), averages_of(weights.found[1:8:2], 0.9))
+def test_a_run_killed_while_results_are_written_leaves_the_average(alone, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(keras_mae.MaskedAutoencoder, "save", lambda *_: killed())
+        with pytest.raises(MemoryError):
+            run(tmp_path / "run", recipe=RECIPE, validation_data=IMAGES[:8])
+    run(tmp_path / "run", recipe=RECIPE, validation_data=IMAGES[:8])
+    one, other = (
+        values_of(keras.saving.load_model(directory / "model.keras", compile=False))
+        for directory in (alone[3], tmp_path / "run")
+    )
+    for got, expected in zip(other, one, strict=True):
+        assert np.array_equal(got, expected)
 
 
 def test_validation_leaves_training_alone_and_sees_the_average(alone, tmp_path):

@@ -15,7 +15,7 @@ TRAINED = ["classifier.keras", "confusion.png", "curves.png", "history.csv", "me
 def saying(directory, accuracy, images):
     """The line that a protocol ends with."""
     files = ", ".join(sorted(path.name for path in directory.iterdir()))
-    return f"accuracy {accuracy:.2%} on {images:,} images not trained on; {directory}: {files}"
+    return f"accuracy {accuracy:.2%} on {images:,} evaluation images; {directory}: {files}"
 
 
 def read(path):
@@ -131,9 +131,10 @@ def test_finetune_goes_on_where_it_was_stopped_and_is_scored_again(keras_mae_com
     )
     with monkeypatch.context() as patched:
         patched.setattr(
-            checkpoints.Checkpoints, "_asked", lambda self: (self.position.step == 3, False)
+            checkpoints.Checkpoints, "_asked", lambda self: checkpoints._TERMINATE * (self.position.step == 3)
         )  # SIGTERM came
-        assert keras_mae_command(*options)[0] == 143
+        status, out, _ = keras_mae_command(*options)
+    assert (status, out.splitlines()[-1]) == (143, "run: stopped at step 3; the same command continues it")
     others = keras_mae.ViTEncoder((8, 8, 1), 2, embed_dim=12, depth=1, num_heads=3, mlp_ratio=2)
     others.save("other.keras")  # of the same shape
     for changed, said in (("other.keras", "model="), (digits_model, "num_labels=1436")):
@@ -150,7 +151,7 @@ def test_finetune_goes_on_where_it_was_stopped_and_is_scored_again(keras_mae_com
         assert (status, "'run' is another one. Received: " in err) == (2, True)
     status, out, _ = keras_mae_command("evaluate", "run/classifier.keras")
     assert status == 0
-    assert out.strip() == saying(Path("runs/evaluate-digits-1"), accuracy, 360).replace(" not trained on", "")
+    assert out.strip() == saying(Path("runs/evaluate-digits-1"), accuracy, 360).replace("evaluation ", "")
     assert read(Path("runs/evaluate-digits-1/metrics.json"))["accuracy"] == accuracy
 
 

@@ -237,7 +237,7 @@ def test_the_command_line_knows_every_engine():
 
 def test_devices_say_what_they_are_and_share_batches_by_replicas():
     spread = distribution.Devices("model_parallel", ("tpu:0", "tpu:1"), replicas=2, process=3, processes=4)
-    assert str(spread) == "model_parallel: 2 replicas on tpu:0, tpu:1, process 4 of 4"
+    assert str(spread) == "2 replicas on tpu:0, tpu:1 (model_parallel, process 4 of 4)"
     assert spread.shard == (1, 2)
     assert not spread.is_main
     assert distribution.Devices(replicas=8, process=1, processes=2).shard == (1, 2)

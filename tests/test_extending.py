@@ -95,3 +95,10 @@ def test_a_run_is_made_longer_with_other_data_only_if_that_is_allowed(finished):
     _, state = Checkpoints(directory.file("checkpoints"), 1).newest()
     assert Recipe.from_dict(state["metadata"]["recipe"]) == LONG
     assert state["metadata"]["fingerprint"] == known["fingerprint"]  # so that it is seen, and recorded
+
+
+def test_a_damaged_checkpoint_is_named(finished):
+    [kept] = (finished / "before_decay").glob("state.json")
+    kept.write_text("null")
+    with pytest.raises(ValueError, match="cannot be made longer: .*before_decay' is not whole"):
+        run(finished, recipe=LONG)

@@ -42,6 +42,10 @@ def test_a_built_in_set_is_opened_for_pre_training():
 
 def test_a_folder_is_opened_for_pre_training(class_folders):
     images = training.open_unlabeled(class_folders, SHAPE)
+    every = sorted(path.relative_to(class_folders).as_posix() for path in class_folders.rglob("*.png"))
+    assert images.example_names == tuple(every[index] for index in (0, 1, 3, 4, 6, 7, 9, 10))
+    whole = images.train.batch(np.array([0, 1, 3, 4, 6, 7, 9, 10]))[0]
+    np.testing.assert_array_equal(images.examples, whole)
     assert (len(images.train), images.train.image_shape, images.examples.shape) == (11, SHAPE, (8, *SHAPE))
     assert images.metadata == {"data": "photos", "images": 11, **IN_BYTES}
 

@@ -218,11 +218,17 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(protocol, tmp_path):
     with pytest.raises(SystemExit) as stopped:
         resumable(protocol, tmp_path / "run", Stop(4, terminated))  # in the second epoch
     assert stopped.value.code == 143
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"checkpoints"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"checkpoints", "history.csv", "run.json"}
     got, lines = resumable(protocol, tmp_path / "run")
     assert_same(got, weights)
     assert lines == history
     assert {path.name for path in (tmp_path / "run").iterdir()} == TRAINED
+    metrics = (tmp_path / "run" / "metrics.json").read_text()
+    for name in ("confusion.png", "curves.png", "metrics.json"):  # as if they had failed
+        (tmp_path / "run" / name).unlink()
+    resumable(protocol, tmp_path / "run")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == TRAINED
+    assert (tmp_path / "run" / "metrics.json").read_text() == metrics
 
 
 class Infinite(keras.utils.PyDataset):
@@ -241,7 +247,7 @@ def test_steps_that_have_ceased_to_be_finite_end_a_run(tmp_path, monkeypatch):
         training.run_fine_tuning(
             make_encoder(), Infinite(), held_out(), FINE_TUNE, tmp_path / "run", class_names=NAMES
         )
-    assert not (tmp_path / "run").exists()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
 
 
 # === Scores of a trained classifier ===
@@ -264,22 +270,3 @@ def test_a_recipe_for_something_else_is_refused(protocol, tmp_path):
     recipe = {"fine_tune": PROBE, "linear_probe": FINE_TUNE}[protocol]
     with pytest.raises(ValueError, match="`recipe` must be a (FineTune|LinearProbe)Recipe"):
         getattr(training, RUNS[protocol])(make_encoder(), dataset(), held_out(), recipe, tmp_path / "run")
-
-
-class Interrupted(training.Progress):
-    """Ctrl-C as the second epoch begins."""
-
-    def on_epoch_begin(self, epoch, logs=None):
-        super().on_epoch_begin(epoch, logs)
-        if epoch == 1:
-            raise KeyboardInterrupt
-
-
-def test_an_interrupted_run_keeps_what_was_learned(tmp_path, monkeypatch):
-    monkeypatch.setattr("keras_mae.training.runner.Progress", Interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        training.run_fine_tuning(make_encoder(), dataset(), held_out(), FINE_TUNE, tmp_path / "run")
-    assert {path.name for path in (tmp_path / "run").iterdir()} == TRAINED
-    assert len((tmp_path / "run" / "history.csv").read_text().splitlines()) == 2
-    loaded = keras.saving.load_model(tmp_path / "run" / "classifier.keras")
-    assert (loaded.num_classes, int(loaded.optimizer.iterations)) == (CLASSES, 4)

@@ -18,7 +18,7 @@ from training_helpers import Stop, killed, terminated
 
 import keras_mae
 from keras_mae.training import PretrainRecipe, RunDirectory, Saving, StopOnNonFinite, run_pretraining
-from keras_mae.training.checkpoints import Checkpoints, Preempted, seek
+from keras_mae.training.checkpoints import Checkpoints, Preempted, checksummed, seek
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (27, 8, 12, 1), "uint8")
 RECIPE = PretrainRecipe(
@@ -34,11 +34,8 @@ def run(directory, *callbacks, recipe=RECIPE, width=16, **options):
     dataset = keras_mae.data.from_arrays(
         IMAGES, batch_size=recipe.step_batch_size, drop_remainder=True, seed=recipe.seed
     )
-    options = {"saving": Saving(resume=True, every_steps=4), **options}
-    console = Console(file=io.StringIO())
-    run_pretraining(
-        model, dataset, recipe, directory, examples=IMAGES[:2], callbacks=callbacks, console=console, **options
-    )
+    options = {"saving": Saving(resume=True, every_steps=4), "console": Console(file=io.StringIO()), **options}
+    run_pretraining(model, dataset, recipe, directory, examples=IMAGES[:2], callbacks=callbacks, **options)
     return model
 
 
@@ -88,9 +85,9 @@ def test_it_may_be_terminated_again_and_again(alone, tmp_path):
 
 
 def test_killed_processes():
-    """The script's small form: a SIGKILL and a SIGTERM at random moments, of real processes."""
-    counts = kill_test.main(kills=2, epochs=1, say=False)
-    assert (counts.kills, counts.terminated) == (2, 1)
+    """The script's small form: a SIGKILL, a SIGTERM and a Ctrl-C at random moments, of real processes."""
+    counts = kill_test.main(kills=3, epochs=1, say=False)
+    assert (counts.kills, counts.terminated, counts.interrupted) == (3, 1, 1)
 
 
 def test_a_finished_run_is_left_as_it_is(finished, alone):
@@ -167,6 +164,21 @@ def flip(path):
 
 def empty(path):
     path.write_bytes(b"")
+
+
+NESTED = "[" * 10**5, '{"a":' * 900 + "1" + "}" * 900
+WHOLE = {"metadata": {}, "position": {}, "sha256": {}}
+OF_OTHER_KINDS = [{}, *({**WHOLE, name: value} for name in WHOLE for value in (None, [1], "a"))]
+
+
+@pytest.mark.parametrize("content", ["null", "[]", "9" * 5000, *NESTED, *map(checksummed, OF_OTHER_KINDS)])
+def test_a_state_of_another_kind_is_damaged_like_any_other(content, begun):
+    """With a checksum that is right, too."""
+    directory, checkpoints = begun
+    (checkpoints[-1] / "state.json").write_text(content)
+    with pytest.warns(UserWarning, match="Damaged, and skipped for step-000000015: step-000000016"):
+        path, _ = Checkpoints(directory / "checkpoints", STEPS).newest()
+    assert path == checkpoints[1]
 
 
 @pytest.mark.parametrize("name", ["model.weights.h5", "metrics.npz", "state.json"])

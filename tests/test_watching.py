@@ -36,6 +36,16 @@ def test_watching_leaves_pictures_and_training_alone(tmp_path):
     assert history["probe_seconds"][1] > 0
 
 
+def test_a_picture_that_fails_is_a_warning(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr("keras_mae.visualize.reconstructions", fail)
+    with pytest.warns(UserWarning, match="epoch-0001.png could not be drawn: RuntimeError: no ink"):
+        _, history = trained(Watch(IMAGES[:3], tmp_path), epochs=1)
+    assert len(history["loss"]) == 1
+
+
 def test_tensorboard_reads_what_was_logged(tmp_path):
     if not importlib.util.find_spec("tensorboard"):
         pytest.skip("tensorboard is not installed here")

@@ -31,6 +31,7 @@ from keras_mae.cli.runs import begun_recipe, run_directory, say, say_files, say_
 if TYPE_CHECKING:
     from keras_mae.distribution import Devices
     from keras_mae.recipes import Recipe
+    from keras_mae.training import UnlabeledImages
 
 __all__ = ["pretrain"]
 
@@ -317,7 +318,7 @@ def pretrain(
             mae,
             **with_metadata(feed, recipe_size=chosen),
             run_directory=directory,
-            callbacks=[] if watch is None else [_watch(watch, images.examples, directory, devices)],
+            callbacks=[] if watch is None else [_watch(watch, images, directory, devices)],
             saving=saving,
         )
         say_files(devices, directory)
@@ -369,7 +370,7 @@ def _crops(smallest: float | None, shift: float | None, flip: bool | None) -> di
     return fields if flip is None else {**fields, "flip": flip}
 
 
-def _watch(every_epochs: int, examples: Any, directory: Path, devices: Devices) -> Any:
+def _watch(every_epochs: int, images: UnlabeledImages, directory: Path, devices: Devices) -> Any:
     """Return the callback that draws reconstructions, and print how to look at them."""
     from keras_mae import training
 
@@ -377,4 +378,4 @@ def _watch(every_epochs: int, examples: Any, directory: Path, devices: Devices) 
         raise ValueError(f"`watch` goes with one process. Received: {devices.processes} processes")
     pictures = directory / training.RunFile.WATCH
     typer.echo(f"pictures: {pictures} (tensorboard --logdir {pictures})")
-    return training.Watch(examples, pictures, every_epochs)
+    return training.Watch(images.examples, pictures, every_epochs, names=images.example_names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate", "finetune", "knn", "probe"]
 
-HELD_OUT = "images not trained on"
+SCORED = "evaluation images"
 
 
 def finetune(
@@ -178,6 +179,8 @@ def probe(
         }
         chosen = str(size or default_size(data, SMALL_IMAGES))
         recipe = sized_recipe(keras_mae.recipes.LinearProbeRecipe, chosen, len(images.train))
+        if data not in keras_mae.data.BUILTIN:  # whose objects may be anywhere, and whose patches too many to keep
+            recipe = replace(recipe, pooling="token")
         feed = images.feed(changed_recipe(resumed_recipe(recipe, begun, given, size), given))
         say(devices, feed["recipe"])
         say_plan(devices, feed["recipe"])
@@ -231,7 +234,7 @@ def knn(
         temperature=temperature,
         pooling=pooling.value,
     )
-    say_scores(directory, HELD_OUT)
+    say_scores(directory, SCORED)
 
 
 def evaluate(
@@ -312,7 +315,7 @@ def _say_end(devices: Devices, directory: Path) -> None:
     from keras_mae import training
 
     if devices.processes == 1:
-        say_scores(directory, HELD_OUT)
+        say_scores(directory, SCORED)
     else:
         say(
             devices,

@@ -87,6 +87,12 @@ class RecordSource:
         images = (image for image, _ in pairs)
         return cut(images, indices, self.image_shape, crop, generators, self.levels), labels
 
+    def names(self, indices: Any) -> list[str]:
+        """Return the names that the images at `indices` had in the folder they were prepared from."""
+        with self._clear_errors():
+            records = self._records.__getitems__([int(index) for index in indices])
+        return [os.fsdecode(features(record).get(NAME, b"")) for record in records]
+
     def _read(self, indices: list[int]) -> list[tuple[bytes, int | None]]:
         with self._clear_errors():
             records = self._records.__getitems__(indices)
@@ -221,6 +227,8 @@ def features(record: bytes) -> dict[str, Any]:
     values: dict[str, Any] = {IMAGE: feature[IMAGE].bytes_list.value[0]}
     if LABEL in feature:
         values[LABEL] = feature[LABEL].int64_list.value[0]
+    if NAME in feature:
+        values[NAME] = feature[NAME].bytes_list.value[0]
     return values
 
 

@@ -262,6 +262,10 @@ class FolderSource:
             warnings.warn(f"{darkness}. keras-mae prepare --check lists all such files", stacklevel=2)
         self.labels = self._labels() if labeled else None
 
+    def names(self, indices: Any) -> list[str]:
+        """Return the paths, in the folder, of the images at `indices`."""
+        return [self.paths[index].relative_to(self.directory).as_posix() for index in indices]
+
     def _labels(self) -> np.ndarray:
         names = [path.relative_to(self.directory).parts for path in self.paths]
         if loose := [parts[0] for parts in names if len(parts) == 1]:

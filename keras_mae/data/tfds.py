@@ -26,6 +26,8 @@ class TFDSSource(RecordSource):
         levels: What becomes of the files' numbers.
     """
 
+    names: Any = None  # its records have none
+
     def __init__(self, builder: Any, split: str, image_size: int | tuple[int, int], channels: int, levels: Levels):
         import tensorflow_datasets as tfds
 

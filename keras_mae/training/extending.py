@@ -11,7 +11,7 @@ import keras
 
 from keras_mae import _files, distribution
 from keras_mae.recipes import PretrainRecipe, Recipe
-from keras_mae.training.checkpoints import Checkpoints, checksummed
+from keras_mae.training.checkpoints import Checkpoints, checksummed, whole_state
 from keras_mae.training.directory import RunDirectory, RunFile
 from keras_mae.training.metadata import DESPITE, MAY_CHANGE, RECIPE, check_same_run, differing, json_values
 
@@ -82,8 +82,10 @@ def extend(directory: RunDirectory, metadata: Mapping[str, Any], *, allow_change
             f"Received: epochs={longer.epochs}, with a decay after {longer.stable_epochs}"
         )
     check_same_run(directory.path, as_long, stored, allow_changed=allow_changed)
-    state = _files.read_json(kept / _STATE)
-    step = state["position"]["step"]
+    try:
+        step = whole_state(kept)["position"]["step"]
+    except (OSError, ValueError) as error:
+        raise ValueError(f"The run cannot be made longer: {str(kept)!r} is not whole: {error}") from error
     # With what it was given until then: where it is resumed from here, that is compared again, and recorded.
     given = {name: stored[name] for name in (*changed, DESPITE) if name in stored}
     _replace(directory.file(RunFile.CHECKPOINTS) / f"step-{step:09d}", kept, metadata={**wanted, **given})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -21,6 +21,7 @@ from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe,
 from keras_mae.training import fingerprints
 from keras_mae.training.directory import RunDirectory, RunFile
 from keras_mae.training.metadata import merged
+from keras_mae.training.pictures import draw
 from keras_mae.training.runner import RunOptions, run
 from keras_mae.training.scoring import leave_scores, predicted_and_true, trained_names
 from keras_mae.training.targets import identified
@@ -43,6 +44,7 @@ def run_pretraining(
     run_directory: str | Path,
     *,
     examples: np.ndarray,
+    example_names: Sequence[str] | None = None,
     validation_data: Any = None,
     jit_compile: bool | str = "auto",
     metadata: Mapping[str, Any] | None = None,
@@ -57,6 +59,7 @@ def run_pretraining(
         recipe: Numbers of the run.
         run_directory: Folder that does not exist or is empty.
         examples: Images (n, height, width, channels) for `reconstructions.png`.
+        example_names: Names of these images, to write beside them.
         validation_data: Batches to evaluate after every epoch.
         jit_compile: The argument of `keras.Model.compile`.
         metadata: More JSON values that identify the run, such as its data's name: they are written to `run.json`, and
@@ -83,11 +86,23 @@ def run_pretraining(
         # Most precious first, should the disk fill up.
         directory.write(RunFile.MODEL, model.save)
         directory.write(RunFile.ENCODER, model.encoder.save)
-        _leave_record(directory, history, RunFile.LOSS)
+        directory.write_history(history)
+        pictures(directory, lambda: model)
+
+    def pictures(directory: RunDirectory, trained: Callable[[], Any], missing_only: bool = False) -> None:
+        history = directory.file(RunFile.HISTORY)
+        draw(directory, RunFile.LOSS, lambda: visualize.curves(history), missing_only=missing_only)
         # `predict` is the work of all processes, and some may be gone.
         if model.predicts_pixels and distribution.current().processes == 1:
-            result = model.reconstruct(examples)
-            directory.write(RunFile.RECONSTRUCTIONS, visualize.reconstructions(result).savefig)
+
+            def figure() -> Any:
+                return visualize.reconstructions(trained().reconstruct(examples), names=example_names)
+
+            draw(directory, RunFile.RECONSTRUCTIONS, figure, missing_only=missing_only)
+
+    def complete(directory: RunDirectory) -> None:
+        if directory.file(RunFile.MODEL).is_file():
+            pictures(directory, lambda: keras.saving.load_model(directory.file(RunFile.MODEL)), missing_only=True)
 
     return run(
         model,
@@ -96,6 +111,7 @@ def run_pretraining(
         run_directory,
         metadata=identity,
         leave=leave,
+        complete=complete,
         validation_data=validation_data,
         **options,
     )
@@ -260,9 +276,24 @@ def _run_classifier(
 
     def leave(directory: RunDirectory, history: dict[str, list[float]]) -> None:
         directory.write(RunFile.CLASSIFIER, classifier.save)
-        _leave_record(directory, history, RunFile.CURVES)
+        directory.write_history(history)
+        curves(directory)
+        scores(directory, classifier)
+
+    def curves(directory: RunDirectory, missing_only: bool = False) -> None:
+        history = directory.file(RunFile.HISTORY)
+        draw(directory, RunFile.CURVES, lambda: visualize.curves(history), missing_only=missing_only)
+
+    def scores(directory: RunDirectory, trained: ViTClassifier) -> None:
         if distribution.current().processes == 1:
-            leave_scores(directory, *predicted_and_true(classifier, test, places), names)
+            leave_scores(directory, *predicted_and_true(trained, test, places), names)
+
+    def complete(directory: RunDirectory) -> None:
+        if not directory.file(RunFile.CLASSIFIER).is_file():
+            return
+        curves(directory, missing_only=True)
+        if not all(directory.file(name).is_file() for name in (RunFile.METRICS, RunFile.CONFUSION)):
+            scores(directory, keras.saving.load_model(directory.file(RunFile.CLASSIFIER)))
 
     return run(
         classifier,
@@ -271,11 +302,7 @@ def _run_classifier(
         run_directory,
         metadata=metadata,
         leave=leave,
+        complete=complete,
         validation_data=test if validation_data is None else validation_data,
         **options,
     )
-
-
-def _leave_record(directory: RunDirectory, history: dict[str, list[float]], curves: RunFile) -> None:
-    directory.write_history(history)
-    directory.write(curves, lambda path: visualize.curves(history).savefig(path))
