@@ -8,8 +8,10 @@ import pytest
 from test_resume import everything, run
 from training_helpers import Stop, terminated
 
+from keras_mae.recipes import Recipe
 from keras_mae.training import PretrainRecipe, RunDirectory
-from keras_mae.training.checkpoints import Preempted
+from keras_mae.training.checkpoints import Checkpoints, Preempted
+from keras_mae.training.extending import extend
 
 SHORT = PretrainRecipe(
     epochs=3,
@@ -82,6 +84,20 @@ def test_the_same_command_leaves_a_finished_run_as_it_is(finished):
 def test_other_runs_are_refused(changes, message, finished):
     with pytest.raises(ValueError, match=message):
         run(finished, recipe=replace(SHORT, **changes))
+
+
+def test_a_run_is_made_longer_with_other_data_only_if_that_is_allowed(finished):
+    directory = RunDirectory(finished)
+    known = directory.metadata
+    fingerprint = {**known["fingerprint"], "data": {**known["fingerprint"]["data"], "contents": "others"}}
+    wanted = {**known, "recipe": LONG.to_dict(), "fingerprint": fingerprint}
+    with pytest.raises(ValueError, match="data: other contents. To go on with what there is now"):
+        extend(directory, wanted)
+    assert "checkpoints" not in directory.files
+    extend(directory, wanted, allow_changed=True)
+    _, state = Checkpoints(directory.file("checkpoints"), 1).newest()
+    assert Recipe.from_dict(state["metadata"]["recipe"]) == LONG
+    assert state["metadata"]["fingerprint"] == known["fingerprint"]  # so that it is seen, and recorded
 
 
 def test_a_damaged_checkpoint_is_named(finished):

@@ -370,6 +370,13 @@ def test_small_images_by_number_keep_their_updates(function):
         assert 0 < by(count).warmup_epochs < by(count).epochs
 
 
+def test_hardly_any_images_are_left_out_for_the_size_of_the_batch():
+    assert_has(LinearProbeRecipe.for_size("small_images", images=504), batch_size=126, epochs=100)  # not 3 of 150
+    for kind in CELLS:
+        for images in (1, 7, 33, 47, 299, 504, 700, 1_999, 30_000):
+            assert images % kind.for_size("small_images", images=images).batch_size <= images / 10
+
+
 @each_function
 def test_a_number_of_images_goes_with_small_ones(function):
     with pytest.raises(

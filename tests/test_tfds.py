@@ -34,6 +34,11 @@ def test_classes_are_known(data_dir):
     assert (source.class_names, source.labeled, len(source)) == (CLASSES, True, COUNT)
 
 
+def test_the_version_tells_data_apart(data_dir):
+    dataset = data.from_tfds("numbered", "train[:4]", 8, 4, data_dir=data_dir)
+    assert dataset.fingerprint()["data"] == {"kind": "TFDS", "name": "numbered/1.0.0", "split": "train[:4]"}
+
+
 def test_what_is_not_there_is_refused(data_dir, tmp_path):
     with pytest.raises(ValueError, match="There is no data set 'nothing' in TFDS or in data_dir="):
         data.from_tfds("nothing", data_dir=data_dir)

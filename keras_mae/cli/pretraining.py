@@ -11,6 +11,7 @@ import typer
 from keras_mae.cli.choosing import changed_recipe, default_size, resumed_recipe, sized_recipe
 from keras_mae.cli.options import (
     AccumulationSteps,
+    AllowChanged,
     AllowDamaged,
     BatchSize,
     CheckpointMinutes,
@@ -228,6 +229,7 @@ def pretrain(
         typer.Option(help="Draw reconstructions every N epochs, in watch/ in the run directory.", metavar="N"),
     ] = None,
     resume: Resume = False,
+    allow_changed: AllowChanged = False,
     checkpoint_minutes: CheckpointMinutes = 10.0,
     checkpoint_steps: CheckpointSteps = None,
 ) -> None:
@@ -238,7 +240,8 @@ def pretrain(
     --size base, large or huge is the one for ImageNet in the authors' repository.
 
     With --out DIRECTORY --resume, the same command starts a run, and resumes it if it was killed, with the same
-    result as if it had not been. So give both options from the start. With --schedule wsd,
+    result as if it had not been. So give both options from the start. If the data are others by then, it says so and
+    stops; --allow-changed goes on with them. With --schedule wsd,
     --resume and more --epochs make a finished run longer: it goes on from where its decay began.
 
     On several devices, each takes a part of every batch: --batch-size is the size of the whole batch. A run of
@@ -250,6 +253,7 @@ def pretrain(
     from keras_mae import training
     from keras_mae.recipes import PretrainRecipe
 
+    saving = training.Saving(resume, checkpoint_steps, checkpoint_minutes, allow_changed)
     with keras_mae.distribution.scope(distribution.value) as devices:
         directory = run_directory(Path(data).name, out, resume, devices)
         begun = begun_recipe(directory, resume)
@@ -315,7 +319,7 @@ def pretrain(
             **with_metadata(feed, recipe_size=chosen),
             run_directory=directory,
             callbacks=[] if watch is None else [_watch(watch, images, directory, devices)],
-            saving=training.Saving(resume, checkpoint_steps, checkpoint_minutes),
+            saving=saving,
         )
         say_files(devices, directory)
 

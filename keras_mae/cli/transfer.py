@@ -11,6 +11,7 @@ import typer
 from keras_mae.cli.choosing import SMALL_IMAGES, changed_recipe, default_size, resumed_recipe, sized_recipe
 from keras_mae.cli.options import (
     AccumulationSteps,
+    AllowChanged,
     BaseLearningRate,
     BatchSize,
     CheckpointMinutes,
@@ -75,6 +76,7 @@ def finetune(
     out: Out = None,
     distribution: Distribution = Engine.auto,
     resume: Resume = False,
+    allow_changed: AllowChanged = False,
     checkpoint_minutes: CheckpointMinutes = 10.0,
     checkpoint_steps: CheckpointSteps = None,
 ) -> None:
@@ -87,6 +89,7 @@ def finetune(
 
     import keras_mae
 
+    saving = keras_mae.training.Saving(resume, checkpoint_steps, checkpoint_minutes, allow_changed)
     with keras_mae.distribution.scope(distribution.value) as devices:
         directory = run_directory(f"finetune-{Path(data).name}", out, resume, devices)
         encoder = _encoder(model)
@@ -127,7 +130,7 @@ def finetune(
             run_directory=directory,
             trainable_blocks=trainable_blocks,
             image_shape=shape,
-            saving=keras_mae.training.Saving(resume, checkpoint_steps, checkpoint_minutes),
+            saving=saving,
         )
         _say_end(devices, directory)
 
@@ -147,6 +150,7 @@ def probe(
     out: Out = None,
     distribution: Distribution = Engine.auto,
     resume: Resume = False,
+    allow_changed: AllowChanged = False,
     checkpoint_minutes: CheckpointMinutes = 10.0,
     checkpoint_steps: CheckpointSteps = None,
 ) -> None:
@@ -159,6 +163,7 @@ def probe(
 
     import keras_mae
 
+    saving = keras_mae.training.Saving(resume, checkpoint_steps, checkpoint_minutes, allow_changed)
     with keras_mae.distribution.scope(distribution.value) as devices:
         directory = run_directory(f"probe-{Path(data).name}", out, resume, devices)
         begun = begun_recipe(directory, resume)
@@ -184,7 +189,7 @@ def probe(
             encoder,
             **_identified(feed, model, chosen),
             run_directory=directory,
-            saving=keras_mae.training.Saving(resume, checkpoint_steps, checkpoint_minutes),
+            saving=saving,
         )
         _say_end(devices, directory)
 

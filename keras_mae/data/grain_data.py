@@ -53,6 +53,16 @@ class GrainDataset(keras.utils.PyDataset):
         """Number of batches in an epoch."""
         return len(self._batches)
 
+    @property
+    def num_images(self) -> int:
+        """Number of images that an epoch is made of, each crop counted; the last batch may be left out."""
+        return self._batches.num_images
+
+    @property
+    def batch_size(self) -> int:
+        """Number of images in a batch of all workers together."""
+        return self._batches.plan.batch_size
+
     def __len__(self) -> int:
         return len(self._batches)
 
@@ -60,6 +70,10 @@ class GrainDataset(keras.utils.PyDataset):
     def position(self) -> dict[str, int]:
         """Epoch and number of the next batch to be handed out; what was loaded ahead does not count."""
         return {"epoch": self._epoch, "batch": self._next}
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return JSON values that tell these batches from others."""
+        return self._batches.fingerprint()
 
     def seek(self, epoch: int, batch: int = 0) -> None:
         """Continue with the `batch`th batch of an epoch, as if all before it had been seen.

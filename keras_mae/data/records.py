@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from keras_mae import _checks, _class_names, _optional
+from keras_mae.data import fingerprints
 from keras_mae.data.crops import Crop
 from keras_mae.data.images import MODES
 from keras_mae.data.levels import Levels, checked_levels
@@ -73,6 +74,10 @@ class RecordSource:
 
     def __len__(self) -> int:
         return len(self._records)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return JSON values that tell these images from others."""
+        return {"kind": "ArrayRecord", **fingerprints.of_files(self._files, Path(self._files[0]).parent)}
 
     def batch(
         self, indices: Any, crop: Crop | None = None, generators: Generators | None = None
@@ -135,6 +140,7 @@ def tfrecord_stream(
         class_names=class_names,
         pixel_range=levels.pixel_range,
         white_level=levels.white_level,
+        fingerprint=lambda: {"kind": "TFRecord", **fingerprints.of_files(names, Path(names[0]).parent)},
     )
 
 

@@ -21,10 +21,10 @@ from keras import ops
 
 from keras_mae import _checks, _files, distribution
 from keras_mae.from_preset import CONFIG, config_text
-from keras_mae.training.metadata import check_same_run, from_flat, json_values
+from keras_mae.training.metadata import DESPITE, WARNINGS, check_same_run, from_flat, json_values
 from keras_mae.training.signals import Handler
 
-__all__ = ["Checkpoints", "Interrupted", "Position", "Preempted", "Saving", "check_room_for", "seek"]
+__all__ = ["Checkpoints", "Interrupted", "Position", "Preempted", "check_room_for", "seek"]
 
 _STATE, _WEIGHTS, _METRICS = "state.json", "model.weights.h5", "metrics.npz"
 _NOTHING, _SAVE, _INTERRUPT, _TERMINATE = range(4)  # what a run may be asked for; the largest number is heeded
@@ -53,34 +53,6 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, path: Path):
         super().__init__()
         self.path = path
-
-
-@dataclass(frozen=True)
-class Saving:
-    """How a run guards against the end of its process.
-
-    Attributes:
-        resume: Whether to resume the run in the run directory, if there is one. A finished run is left as it is.
-        every_steps: Steps between checkpoints; `None` for checkpoints by the clock only.
-        every_minutes: Minutes between checkpoints.
-
-    Raises:
-        ValueError: If a value is out of range.
-
-    Example:
-        >>> keras_mae.training.Saving(resume=True, every_minutes=30)
-    """
-
-    resume: bool = False
-    every_steps: int | None = None
-    every_minutes: float = 10.0
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.resume, bool):
-            raise _checks.argument_error("resume", "True or False", self.resume)
-        if self.every_steps is not None:
-            _checks.positive_int("every_steps", self.every_steps)
-        _checks.non_negative("every_minutes", self.every_minutes)
 
 
 @dataclass
@@ -118,6 +90,7 @@ class Checkpoints(keras.callbacks.Callback):
         every_steps: Steps between checkpoints; `None` for checkpoints by the clock only.
         every_minutes: Minutes between checkpoints.
         keep: Number of checkpoints to keep.
+        allow_changed: Whether to go on from a checkpoint of other data, too; see `Saving`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -141,6 +114,7 @@ class Checkpoints(keras.callbacks.Callback):
         every_steps: int | None = None,
         every_minutes: float = 10.0,
         keep: int = 3,
+        allow_changed: bool = False,
     ):
         super().__init__()
         self.directory = Path(directory)
@@ -149,6 +123,7 @@ class Checkpoints(keras.callbacks.Callback):
         self.every_steps = None if every_steps is None else _checks.positive_int("every_steps", every_steps)
         self.every_minutes = _checks.non_negative("every_minutes", every_minutes)
         self.keep = _checks.positive_int("keep", keep)
+        self.allow_changed = _checks.boolean("allow_changed", allow_changed)
         self.position = Position()
         self._metrics: list[np.ndarray] | None = None
         self._offset = 0
@@ -176,7 +151,7 @@ class Checkpoints(keras.callbacks.Callback):
         newest = self.newest()
         if newest is not None:
             path, state = newest
-            check_same_run(self.directory.parent, self.metadata, state["metadata"])
+            self._compare(state)
             self._load(model, path, state)
         steps = distribution.gather(self.position.step)  # also keeps the first from writing while others read
         if len(set(steps)) > 1:
@@ -185,6 +160,20 @@ class Checkpoints(keras.callbacks.Callback):
                 f"Received: steps {', '.join(f'{step:.0f}' for step in steps)}"
             )
         return self.position
+
+    def _compare(self, state: dict[str, Any]) -> None:
+        """Compare the run with that of a checkpoint, and take over the record of what changed on the way."""
+        stored, refusal, changed = state["metadata"], None, list[str]()
+        try:
+            changed = check_same_run(self.directory.parent, self.metadata, stored, allow_changed=self.allow_changed)
+        except ValueError as error:
+            refusal = error
+        if max(distribution.gather(refusal is not None)):  # the main process alone looks at the data
+            raise refusal or ValueError(f"The main process says why {str(self.directory.parent)!r} is another run")
+        since = [{"step": state["position"]["step"], "differences": changed}] if changed else []
+        for name, added in ((DESPITE, since), (WARNINGS, [])):
+            if record := [*stored.get(name, []), *added]:
+                self.metadata[name] = record
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
         """Return the newest whole checkpoint and its state, if any; a warning names damaged ones that were skipped.

@@ -178,7 +178,7 @@ class RunDirectory:
         """Whether the directory holds a run that has checkpoints, or has not got that far."""
         return RunFile.CHECKPOINTS in self.files or {RunFile.RUN} <= set(self.files) <= _OF_A_BEGUN_RUN
 
-    def is_finished(self, epochs: int, metadata: Mapping[str, Any]) -> bool:
+    def is_finished(self, epochs: int, metadata: Mapping[str, Any], *, allow_changed: bool = False) -> bool:
         """Return whether the directory holds the run of these metadata, with all its epochs or results of fewer.
 
         A run that was stopped before its first checkpoint is not finished, and begins anew.
@@ -186,6 +186,7 @@ class RunDirectory:
         Args:
             epochs: Epochs of the whole run.
             metadata: JSON values that identify the run.
+            allow_changed: Whether its data may have changed since; see `Saving`.
 
         Raises:
             ValueError: If the directory holds another run, or files of none.
@@ -197,7 +198,7 @@ class RunDirectory:
                 return False
             found = ", ".join(self.files)
             raise ValueError(f"{str(self.path)!r} holds files, and no {RunFile.RUN} that says of what run: {found}")
-        check_same_run(self.path, metadata, self.metadata)
+        check_same_run(self.path, metadata, self.metadata, allow_changed=allow_changed)
         return self.epochs_done >= epochs or not set(self.files) <= _OF_A_BEGUN_RUN
 
     @property

@@ -18,6 +18,7 @@ from keras_mae.masking import RandomMasking
 from keras_mae.masking.names import describe
 from keras_mae.pixels import check_images
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, Recipe, check_recipe
+from keras_mae.training import fingerprints
 from keras_mae.training.directory import RunDirectory, RunFile
 from keras_mae.training.metadata import merged
 from keras_mae.training.pictures import draw
@@ -77,6 +78,7 @@ def run_pretraining(
     known = _known(model, recipe, steps) | {"masking": describe(model.masking)}
     if model.target_name not in _BY_NORM_PIX_LOSS:
         known |= identified(model)
+    known |= fingerprints.of_pretraining(model, dataset)
     identity = merged(known, metadata)
     model.compile(recipe.optimizer(steps), jit_compile=jit_compile)
 
@@ -168,6 +170,7 @@ def run_fine_tuning(
         "protocol": "fine-tuning",
         "trainable_blocks": trainable_blocks,
     }
+    known |= fingerprints.of_classifier(encoder, dataset, test)
     return _run_classifier(
         classifier,
         dataset,
@@ -199,6 +202,7 @@ def run_linear_probe(
     steps, names = length(dataset), trained_names(class_names, dataset)
     probe = compiled_probe(encoder, len(names), recipe, steps, class_names=names)
     known = _known(probe, recipe, steps) | {"class_names": names, "protocol": "linear probe"}
+    known |= fingerprints.of_classifier(encoder, dataset, test)
     return _run_classifier(
         probe,
         dataset,

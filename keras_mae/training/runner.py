@@ -14,11 +14,14 @@ from keras_mae import _checks, distribution
 from keras_mae.data.reading import length
 from keras_mae.optimizers import ValidateAverages
 from keras_mae.recipes import Recipe
+from keras_mae.training import sanity
 from keras_mae.training.callbacks import Interruptible, LogLearningRate, Progress, StopOnNonFinite
-from keras_mae.training.checkpoints import Checkpoints, Saving, check_room_for, seek
+from keras_mae.training.checkpoints import Checkpoints, check_room_for, seek
 from keras_mae.training.directory import RunDirectory, RunFile
 from keras_mae.training.extending import KeepBeforeDecay, extend
+from keras_mae.training.metadata import WARNINGS
 from keras_mae.training.recording import Record
+from keras_mae.training.saving import Saving
 
 __all__ = ["RunOptions", "run"]
 
@@ -106,9 +109,15 @@ def run(
         metadata=metadata,
         every_steps=saving.every_steps,
         every_minutes=saving.every_minutes,
+        allow_changed=saving.allow_changed,
     )
     console = _console(console)
     record = Record(checkpoints, directory, recipe.epochs)
+
+    def note(warning: str) -> None:
+        checkpoints.metadata.setdefault(WARNINGS, []).append(warning)
+        if distribution.current().is_main and directory.file(RunFile.RUN).is_file():
+            directory.write_json(RunFile.RUN, checkpoints.metadata)
 
     def train() -> None:
         _fit(
@@ -117,7 +126,13 @@ def run(
             recipe,
             checkpoints,
             validation_data=validation_data,
-            callbacks=[*callbacks, checkpoints, record, KeepBeforeDecay(checkpoints, directory, recipe)],
+            callbacks=[
+                *callbacks,
+                sanity.RisingLoss(checkpoints.position.history, note),
+                checkpoints,
+                record,
+                KeepBeforeDecay(checkpoints, directory, recipe),
+            ],
             console=console,
         )
 
@@ -131,15 +146,19 @@ def run(
     with directory.opened(free=not saving.resume):
         if saving.resume:
             if distribution.current().is_main:
-                extend(directory, checkpoints.metadata)
+                extend(directory, checkpoints.metadata, allow_changed=saving.allow_changed)
             distribution.gather(0)  # the others see what it left
-            if directory.is_finished(recipe.epochs, checkpoints.metadata):
+            if directory.is_finished(recipe.epochs, checkpoints.metadata, allow_changed=saving.allow_changed):
                 directory.remove_checkpoints()  # of which a kill may have left a part
                 if complete is not None:
                     complete(directory)
                 console.print(_finished(directory, recipe.epochs), highlight=False, soft_wrap=True)
                 return directory.path
             checkpoints.restore(model)
+        for text in sanity.doubts(recipe, checkpoints.batches_per_epoch, dataset):
+            if text not in checkpoints.metadata.get(WARNINGS, []):  # where it was said when the run began
+                sanity.say(text)
+                note(text)
         with directory.begun(checkpoints.metadata, lambda: checkpoints.position.step > 0):
             try:
                 train()
