@@ -96,7 +96,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a ValueError: no JSON, no UTF-8, or an integer too long
         raise ValueError(f"{str(path)!r} is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{str(path)!r} must hold a JSON object. Received: {type(content).__name__}")

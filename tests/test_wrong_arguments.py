@@ -23,6 +23,7 @@ def test_wrong_calls_are_answered(section, folder):
     assert [said for group in groups for said in wrong_arguments.complaints(group, right=False)] == []
 
 
+@pytest.mark.backends("torch")  # the library's calls behind them are tried on each
 def test_wrong_options_are_answered(folder):
     groups = wrong_options.groups(folder, cheap=True)
     assert [said for group in groups for said in wrong_arguments.complaints(group, right=False)] == []

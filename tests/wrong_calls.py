@@ -225,7 +225,12 @@ def of_models(folder: Path) -> list[Group]:
             {"images": images, "ids_keep": wrong_ids},
         ),
         sweep("encoder.predict", encoder().predict, {"x": BATCH}, {"x": images}, check_right=False, x="images"),
-        sweep("MaskedAutoencoder", lambda **k: keras_mae.MaskedAutoencoder(**k), {"encoder": encoder()}, of_mae),
+        sweep(
+            "MaskedAutoencoder",
+            lambda **k: keras_mae.MaskedAutoencoder(**k),
+            {"encoder": encoder(), "decoder": mae().decoder},
+            of_mae,
+        ),
         sweep(
             "MaskedAutoencoder.copy",
             mae().copy,

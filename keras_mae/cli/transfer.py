@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 from keras_mae.cli.choosing import SMALL_IMAGES, changed_recipe, default_size, resumed_recipe, sized_recipe
 from keras_mae.cli.options import (
     AccumulationSteps,
+    AllowChanged,
     BaseLearningRate,
     BatchSize,
     CheckpointMinutes,
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate", "finetune", "knn", "probe"]
 
-HELD_OUT = "images not trained on"
+SCORED = "evaluation images"
 
 
 def finetune(
@@ -74,6 +76,7 @@ def finetune(
     out: Out = None,
     distribution: Distribution = Engine.auto,
     resume: Resume = False,
+    allow_changed: AllowChanged = False,
     checkpoint_minutes: CheckpointMinutes = 10.0,
     checkpoint_steps: CheckpointSteps = None,
 ) -> None:
@@ -86,6 +89,7 @@ def finetune(
 
     import keras_mae
 
+    saving = keras_mae.training.Saving(resume, checkpoint_steps, checkpoint_minutes, allow_changed)
     with keras_mae.distribution.scope(distribution.value) as devices:
         directory = run_directory(f"finetune-{Path(data).name}", out, resume, devices)
         encoder = _encoder(model)
@@ -126,7 +130,7 @@ def finetune(
             run_directory=directory,
             trainable_blocks=trainable_blocks,
             image_shape=shape,
-            saving=keras_mae.training.Saving(resume, checkpoint_steps, checkpoint_minutes),
+            saving=saving,
         )
         _say_end(devices, directory)
 
@@ -146,6 +150,7 @@ def probe(
     out: Out = None,
     distribution: Distribution = Engine.auto,
     resume: Resume = False,
+    allow_changed: AllowChanged = False,
     checkpoint_minutes: CheckpointMinutes = 10.0,
     checkpoint_steps: CheckpointSteps = None,
 ) -> None:
@@ -158,6 +163,7 @@ def probe(
 
     import keras_mae
 
+    saving = keras_mae.training.Saving(resume, checkpoint_steps, checkpoint_minutes, allow_changed)
     with keras_mae.distribution.scope(distribution.value) as devices:
         directory = run_directory(f"probe-{Path(data).name}", out, resume, devices)
         begun = begun_recipe(directory, resume)
@@ -173,6 +179,8 @@ def probe(
         }
         chosen = str(size or default_size(data, SMALL_IMAGES))
         recipe = sized_recipe(keras_mae.recipes.LinearProbeRecipe, chosen, len(images.train))
+        if data not in keras_mae.data.BUILTIN:  # whose objects may be anywhere, and whose patches too many to keep
+            recipe = replace(recipe, pooling="token")
         feed = images.feed(changed_recipe(resumed_recipe(recipe, begun, given, size), given))
         say(devices, feed["recipe"])
         say_plan(devices, feed["recipe"])
@@ -181,7 +189,7 @@ def probe(
             encoder,
             **_identified(feed, model, chosen),
             run_directory=directory,
-            saving=keras_mae.training.Saving(resume, checkpoint_steps, checkpoint_minutes),
+            saving=saving,
         )
         _say_end(devices, directory)
 
@@ -226,7 +234,7 @@ def knn(
         temperature=temperature,
         pooling=pooling.value,
     )
-    say_scores(directory, HELD_OUT)
+    say_scores(directory, SCORED)
 
 
 def evaluate(
@@ -307,7 +315,7 @@ def _say_end(devices: Devices, directory: Path) -> None:
     from keras_mae import training
 
     if devices.processes == 1:
-        say_scores(directory, HELD_OUT)
+        say_scores(directory, SCORED)
     else:
         say(
             devices,

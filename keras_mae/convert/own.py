@@ -15,6 +15,7 @@ from keras_mae.convert.layout import Converted, Format, Hints
 from keras_mae.convert.state_dict import Files
 from keras_mae.convert.weight_map import Kind, Report, named_weights
 from keras_mae.encoder import ViTEncoder
+from keras_mae.from_preset import CONFIG, config_text
 from keras_mae.masked_autoencoder import MaskedAutoencoder
 from keras_mae.masking.names import describe
 from keras_mae.pixels import range_name
@@ -23,7 +24,7 @@ __all__ = ["MODELS", "KerasFile", "PresetFolder", "load_model"]
 
 MODELS = (MaskedAutoencoder, ViTEncoder, ViTClassifier)
 """The classes that are saved and converted."""
-_CONFIG, _WEIGHTS, _CARD = "config.json", "model.weights.h5", "README.md"
+_WEIGHTS, _CARD = "model.weights.h5", "README.md"
 
 
 class _Own(Format):
@@ -79,11 +80,8 @@ class PresetFolder(_Own):
 
     def write(self, model: Any, path: Path) -> None:
         path.mkdir()
-        config = keras.saving.serialize_keras_object(model)
-        config.pop("compile_config", None)
         _save_weights_alone(model, path / _WEIGHTS)
-        config["keras_mae"] = {"sha256": _files.sha256(path / _WEIGHTS), "parameters": model.count_params()}
-        (path / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (path / CONFIG).write_text(config_text(model, _files.sha256(path / _WEIGHTS)), encoding="utf-8")
         (path / _CARD).write_text(_card(model, path.name), encoding="utf-8")
 
 
@@ -91,7 +89,7 @@ def load_model(path: str | Path) -> Any:
     """Return a model that keras_mae saved.
 
     Args:
-        path: A `.keras` file, or a folder that `save_to_preset` wrote.
+        path: A `.keras` file, a folder that `save_to_preset` wrote, or a checkpoint of a run.
 
     Returns:
         A `MaskedAutoencoder`, `ViTEncoder` or `ViTClassifier`.
@@ -103,7 +101,7 @@ def load_model(path: str | Path) -> Any:
     if _is_folder(path):
         return _read_folder(path)
     if path.is_dir():
-        inside = sorted(path.glob("*.keras")) or [path / "model.keras"]
+        inside = sorted(path.glob("*.keras")) or sorted(path.glob("checkpoints/step-*")) or [path / "model.keras"]
         raise ValueError(f"A model is a .keras file, not a folder: try {str(inside[-1])!r}")
     if not path.is_file():
         raise ValueError(f"There is no model file {str(path)!r}")
@@ -134,9 +132,9 @@ def _read_file(path: Path) -> Any:
 
 def _read_folder(path: Path) -> Any:
     try:
-        config = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
+        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"The preset {str(path)!r} has no readable {_CONFIG}: {error}") from error
+        raise ValueError(f"The preset {str(path)!r} has no readable {CONFIG}: {error}") from error
     registered = str(config.get("registered_name")) if isinstance(config, dict) else ""
     if registered not in [keras.saving.get_registered_name(model) for model in MODELS]:
         raise ValueError(f"The preset {str(path)!r} holds no model of keras_mae, but: {registered}")
@@ -147,10 +145,10 @@ def _read_folder(path: Path) -> Any:
         model: Any = keras.saving.deserialize_keras_object(config)
         model.load_weights(path / _WEIGHTS)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"The weights in {str(path)!r} do not fit its {_CONFIG}: {error}") from error
+        raise ValueError(f"The weights in {str(path)!r} do not fit its {CONFIG}: {error}") from error
     if model.count_params() != stated.get("parameters"):  # Keras overlooks weights that nobody asks for
         raise ValueError(
-            f"The weights in {str(path)!r} do not fit its {_CONFIG}: {stated.get('parameters')} parameters were "
+            f"The weights in {str(path)!r} do not fit its {CONFIG}: {stated.get('parameters')} parameters were "
             f"saved, and it has {model.count_params()}"
         )
     return model

@@ -25,16 +25,28 @@ __all__ = [
 ]
 
 # === Small images ===
-PRETRAIN: dict[str, Any] = {
+PRETRAIN: dict[str, Any] = {  # examples/options_study.py
     "epochs": 40,
     "warmup_epochs": 2,
-    "batch_size": 128,
-    "base_learning_rate": 4e-3,
+    "batch_size": 256,
+    "base_learning_rate": 2e-3,
     "crop_area": None,
     "flip": False,
+    "predict_ratio": 0.33,
+    "decoder": "cross_attention",
+    "optimizer_name": "muon",
 }
 PRETRAIN_BY_IMAGES: dict[int, dict[str, Any]] = {
-    1_437: {"batch_size": 32, "base_learning_rate": 8e-3, "norm_pix_loss": False},  # digits
+    1_437: {  # digits
+        "epochs": 40,
+        "warmup_epochs": 2,
+        "batch_size": 32,
+        "base_learning_rate": 8e-3,
+        "norm_pix_loss": False,
+        "predict_ratio": 1.0,
+        "decoder": "self_attention",
+        "optimizer_name": "adamw",
+    },
     60_000: {},  # Fashion-MNIST
 }
 
@@ -51,10 +63,11 @@ FINE_TUNE: dict[str, Any] = {
     "crop_area": None,
     "evaluation_fraction": 1.0,
 }
-FINE_TUNE_BY_IMAGES: dict[int, dict[str, Any]] = {  # Fashion-MNIST: examples/transfer_fashion_mnist.py
-    600: {"epochs": 50, "warmup_epochs": 1, "batch_size": 32, "base_learning_rate": 8e-3},
-    6_000: {"epochs": 15, "warmup_epochs": 1, "batch_size": 64, "base_learning_rate": 4e-3},
-    60_000: {"epochs": 3, "warmup_epochs": 1, "batch_size": 128, "base_learning_rate": 2e-3},
+_PLACES: dict[str, Any] = {"pooling": "flatten"}  # objects stand in the middle, so that places mean something
+FINE_TUNE_BY_IMAGES: dict[int, dict[str, Any]] = {  # Fashion-MNIST: examples/options_study.py
+    600: {**_PLACES, "epochs": 60, "warmup_epochs": 5, "batch_size": 32, "base_learning_rate": 8e-3},
+    6_000: {**_PLACES, "epochs": 20, "warmup_epochs": 2, "batch_size": 64, "base_learning_rate": 4e-3},
+    60_000: {**_PLACES, "epochs": 6, "warmup_epochs": 1, "batch_size": 128, "base_learning_rate": 2e-3},
 }
 
 PROBE: dict[str, Any] = {
@@ -66,7 +79,7 @@ PROBE: dict[str, Any] = {
     "evaluation_fraction": 1.0,
     "clamp_crops": False,
 }
-PROBE_BY_IMAGES: dict[int, dict[str, Any]] = {600: {"batch_size": 150}, 6_000: {}, 60_000: {}}
+PROBE_BY_IMAGES: dict[int, dict[str, Any]] = {600: {**_PLACES, "batch_size": 150}, 6_000: _PLACES, 60_000: _PLACES}
 
 _MOST_EPOCHS = 2
 """Times the epochs for the fewest images, for fewer still: each epoch ends with an evaluation."""
@@ -75,8 +88,9 @@ _MOST_EPOCHS = 2
 def by_images(base: Mapping[str, Any], cells: Mapping[int, Mapping[str, Any]], images: int) -> dict[str, Any]:
     """Return the fields of a recipe for a number of images.
 
-    They are those of the nearest number in `cells`, on a logarithmic scale, except for the length: the number of
-    updates is interpolated on that scale. Fewer images than any in `cells` are trained on for as many updates, within
+    They are those of the nearest number in `cells`, on a logarithmic scale, except for two. The batch is made smaller
+    where more than a tenth of the images would fill none. And the length: the number of updates is interpolated on
+    that scale. Fewer images than any in `cells` are trained on for as many updates, within
     twice as many epochs; more of them for as many epochs.
 
     Args:
@@ -91,6 +105,8 @@ def by_images(base: Mapping[str, Any], cells: Mapping[int, Mapping[str, Any]], i
     known = {count: {**base, **cells[count]} for count in sorted(cells)}
     chosen = dict(known[min(known, key=lambda count: abs(math.log(count / images)))])
     length = chosen["epochs"]
+    if images % chosen["batch_size"] > images / 10:
+        chosen["batch_size"] = images // math.ceil(images / chosen["batch_size"])
     if images < max(known):
         updates = [count * fields["epochs"] / fields["batch_size"] for count, fields in known.items()]
         wanted = np.exp(np.interp(math.log(images), np.log(list(known)), np.log(updates)))

@@ -16,7 +16,6 @@ from keras_mae.visualize.arrays import (
 from keras_mae.visualize.figures import (
     attention_heads,
     check_savable,
-    confusion,
     feature_maps,
     overlays,
     position_maps,
@@ -26,6 +25,7 @@ from keras_mae.visualize.gradients import saliency, smooth_grad
 from keras_mae.visualize.history import curves, read_history
 from keras_mae.visualize.masks import maskings
 from keras_mae.visualize.queries import query_attention, query_maps
+from keras_mae.visualize.scores import confusion
 
 __all__ = [
     "attention",
