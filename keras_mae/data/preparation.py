@@ -22,7 +22,7 @@ from keras_mae import _checks, _files, _optional
 from keras_mae.data import images as image_files
 from keras_mae.data.examination import Examination, examine
 from keras_mae.data.folders import look_into
-from keras_mae.data.levels import Levels
+from keras_mae.data.levels import EIGHT_BITS, Levels
 from keras_mae.data.records import serialize
 from keras_mae.data.sources import FolderSource
 from keras_mae.pixels import BYTES, PixelRange
@@ -48,6 +48,7 @@ def prepare(
     labeled: bool = False,
     allow_damaged: float = 0.0,
     white_level: int | None = None,
+    max_pixels: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write a folder's images as shards, and a manifest of their counts and checksums.
@@ -69,6 +70,7 @@ def prepare(
         allow_damaged: Largest share of damaged files, in [0, 1], that is left out and listed in the manifest; more is
             an error. With 0 the first damaged file is an error that names it.
         white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
+        max_pixels: Pixels of the largest image to read, as for `read_image`.
         progress: Function that is called with the number of images done and their total.
 
     Returns:
@@ -84,7 +86,9 @@ def prepare(
         _optional.require("tensorflow", "Writing TFRecord files")
     if type(quality) is not int or not 1 <= quality <= 100:
         raise _checks.argument_error("quality", "an integer in [1, 100]", quality)
-    source = FolderSource(directory, labeled=labeled, allow_damaged=allow_damaged, white_level=white_level)
+    source = FolderSource(
+        directory, labeled=labeled, allow_damaged=allow_damaged, white_level=white_level, max_pixels=max_pixels
+    )
     out = Path(out)
     plan = {
         "format": format,
@@ -127,6 +131,7 @@ def find_damaged(
     *,
     pixel_range: PixelRange = BYTES,
     white_level: int | None = None,
+    max_pixels: int | None = None,
 ) -> list[tuple[Path, str]]:
     """Find the images of a folder that cannot be read, or the shards that are not what the manifest says.
 
@@ -135,7 +140,9 @@ def find_damaged(
 
     The arguments, and what is raised, are those of `check_directory`.
     """
-    return check_directory(directory, progress, pixel_range=pixel_range, white_level=white_level).damaged
+    return check_directory(
+        directory, progress, pixel_range=pixel_range, white_level=white_level, max_pixels=max_pixels
+    ).damaged
 
 
 def check_directory(
@@ -144,6 +151,7 @@ def check_directory(
     *,
     pixel_range: PixelRange = BYTES,
     white_level: int | None = None,
+    max_pixels: int | None = None,
 ) -> Examination:
     """Report on a folder of images: which are damaged or nearly black, and what is passed over.
 
@@ -152,6 +160,7 @@ def check_directory(
         progress: Function that is called with the number of files done and their total.
         pixel_range: (low, high), the smallest and the largest pixel, as for `read_image`.
         white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
+        max_pixels: Pixels of the largest image to read, as for `read_image`.
 
     Returns:
         An `Examination`.
@@ -159,7 +168,7 @@ def check_directory(
     Raises:
         ValueError: If there is no such folder, or nothing in it.
     """
-    directory, levels = Path(directory), Levels(pixel_range, white_level)
+    directory, levels = Path(directory), Levels(pixel_range, white_level, max_pixels)
     manifest = read_manifest(directory) if directory.is_dir() else None
     contents = None if manifest else look_into(directory)
     shards = {directory / shard["file"]: shard["sha256"] for shard in manifest["shards"]} if manifest else {}
@@ -240,7 +249,7 @@ def _records(
     def record(index: int) -> bytes:
         path = source.paths[index]
         label = None if source.labels is None else int(source.labels[index])
-        smaller = _smaller(path, short_side, quality, source.levels.white_level)
+        smaller = _smaller(path, short_side, quality, source.levels)
         return serialize(smaller, path.relative_to(source.directory).as_posix(), label)
 
     pool = ThreadPoolExecutor()
@@ -253,11 +262,11 @@ def _records(
         pool.shutdown(cancel_futures=True)
 
 
-def _smaller(path: Path, short_side: int, quality: int, white_level: int | None = None) -> bytes:
+def _smaller(path: Path, short_side: int, quality: int, levels: Levels = EIGHT_BITS) -> bytes:
     """Return the image's own bytes, or those of a JPEG whose short side is `short_side`."""
-    with image_files.decoded(path, short_side, white_level) as image:
+    with image_files.decoded(path, short_side, levels.white_level, levels.max_pixels) as image:
         scale = short_side / min(image.size)
-        is_final = white_level is None or not image_files.is_deep(path)
+        is_final = levels.white_level is None or not image_files.is_deep(path, levels.max_pixels)
         if scale >= 1 and is_final and path.suffix.lower() in (".jpg", ".jpeg", ".png"):
             return path.read_bytes()
         if scale < 1:
