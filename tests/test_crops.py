@@ -319,8 +319,9 @@ def test_every_source_evaluates_on_the_same_centre(kind, tmp_path):
         got = data.FolderSource(tmp_path, 160).batch(first, crop)[0]
     elif kind == "records":
         pytest.importorskip("array_record")
-        data.prepare(tmp_path, tmp_path / "shards")
-        got = data.open_directory(tmp_path / "shards", 160).batch(first, crop)[0]
+        shards = tmp_path.with_name(f"{tmp_path.name} shards")
+        data.prepare(tmp_path, shards)
+        got = data.open_directory(shards, 160).batch(first, crop)[0]
     else:
         stream = data.Stream("flowers", lambda shuffle, seed: None, image_size=160, channels=3, labeled=False)
         got = stream.views((tmp_path / "flower.png").read_bytes(), 0, crop, lambda index: [None])

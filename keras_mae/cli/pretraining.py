@@ -25,6 +25,7 @@ from keras_mae.cli.options import (
     Resume,
     WhiteLevel,
 )
+from keras_mae.cli.output import echo
 from keras_mae.cli.runs import begun_recipe, run_directory, say, say_files, say_plan, with_metadata
 
 if TYPE_CHECKING:
@@ -372,5 +373,5 @@ def _watch(every_epochs: int, examples: Any, directory: Path, devices: Devices) 
     if devices.processes > 1:
         raise ValueError(f"`watch` goes with one process. Received: {devices.processes} processes")
     pictures = directory / training.RunFile.WATCH
-    typer.echo(f"pictures: {pictures} (tensorboard --logdir {pictures})")
+    echo(f"pictures: {pictures} (tensorboard --logdir {pictures})")
     return training.Watch(examples, pictures, every_epochs)

@@ -182,7 +182,9 @@ def open_file(image: str | Path | bytes, max_pixels: int | None = None) -> Any:
     formats = [name for name in pillow().ID if name not in _NOT_READ]
     most = allowed(pillow(), max_pixels)
     with io.BytesIO(image) if isinstance(image, bytes) else open(image, "rb") as opened:
-        stored, at_once = opened.seek(0, 2), webp_size(opened.seek(0) or opened.read(30))
+        stored = opened.seek(0, 2)
+        opened.seek(0)
+        at_once = webp_size(opened.read(30))
     sparse = max_pixels is not None
     if at_once is not None:
         check_pixels(at_once, stored, most, sparse)

@@ -23,15 +23,12 @@ from keras_mae.data import images as image_files
 from keras_mae.data.examination import Examination, examine
 from keras_mae.data.folders import look_into
 from keras_mae.data.levels import EIGHT_BITS, Levels
+from keras_mae.data.manifests import FORMATS, MANIFEST, PLAN, read_manifest, read_own
 from keras_mae.data.records import serialize
 from keras_mae.data.sources import FolderSource
 from keras_mae.pixels import BYTES, PixelRange
 
-__all__ = ["check_directory", "find_damaged", "prepare", "read_manifest"]
-
-_MANIFEST = "manifest.json"
-_PLAN = ".unfinished.json"  # the arguments of a run that has not ended
-_FORMATS = ("array_record", "tfrecord")
+__all__ = ["check_directory", "find_damaged", "prepare"]
 
 Progress = Callable[[int, int], None]
 """Called with the number of images or files done, and their total."""
@@ -81,7 +78,7 @@ def prepare(
     """
     _checks.positive_int("short_side", short_side)
     _checks.positive_int("images_per_shard", images_per_shard)
-    _checks.one_of("format", format, _FORMATS)
+    _checks.one_of("format", format, FORMATS)
     if format == "tfrecord":
         _optional.require("tensorflow", "Writing TFRecord files")
     if type(quality) is not int or not 1 <= quality <= 100:
@@ -90,6 +87,11 @@ def prepare(
         directory, labeled=labeled, allow_damaged=allow_damaged, white_level=white_level, max_pixels=max_pixels
     )
     out = Path(out)
+    if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(directory)):
+        raise ValueError(
+            "`out` must not lie in `directory`, whose images and classes are read again. "
+            f"Received: out={str(out)!r}, directory={str(directory)!r}"
+        )
     plan = {
         "format": format,
         "short_side": short_side,
@@ -103,25 +105,8 @@ def prepare(
     }
     known = _claim(out, plan)
     manifest = plan | {"shards": _write_shards(source, out, plan, known, progress)}
-    _write_json(out / _MANIFEST, manifest)
-    (out / _PLAN).unlink()
-    return manifest
-
-
-def read_manifest(directory: str | Path) -> dict[str, Any] | None:
-    """Return the manifest of a folder that `prepare` wrote, or `None` for any other.
-
-    Raises:
-        ValueError: If `prepare` did not finish, or a shard is missing.
-    """
-    directory = Path(directory)
-    if (directory / _PLAN).exists():
-        raise ValueError(f"{str(directory)!r} is not complete: call `keras-mae prepare` again, and it continues")
-    manifest = _read_own(directory / _MANIFEST)
-    if manifest is None:
-        return None
-    if missing := [shard["file"] for shard in manifest["shards"] if not (directory / shard["file"]).is_file()]:
-        raise ValueError(f"{str(directory)!r} lacks {len(missing)} of its shards. Missing: {', '.join(missing[:5])}")
+    _write_json(out / MANIFEST, manifest)
+    (out / PLAN).unlink()
     return manifest
 
 
@@ -191,25 +176,15 @@ def check_directory(
     return Examination(damaged=wrong)
 
 
-def _read_own(path: Path) -> dict[str, Any] | None:
-    """Return what `prepare` wrote into this file, or `None` if there is no such file, or it is another program's."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    keys = {"format", "source"} | ({"shards"} if path.name == _MANIFEST else set())
-    return content if isinstance(content, dict) and content.keys() >= keys else None
-
-
 def _claim(out: Path, plan: dict[str, Any]) -> dict[str, str]:
     """Take the folder for this plan, and return the checksums of shards known so far.
 
     Raises:
         ValueError: If the folder holds files of another plan, or of other programs.
     """
-    manifest = _read_own(out / _MANIFEST) or {}
+    manifest = read_own(out / MANIFEST) or {}
     known = {shard["file"]: shard["sha256"] for shard in manifest.pop("shards", ())}
-    if before := _read_own(out / _PLAN) or manifest:
+    if before := read_own(out / PLAN) or manifest:
         before = {"white_level": None, **before}  # which earlier versions did not have
         if before != plan:
             differ = sorted(name for name in plan if before.get(name) != plan[name])
@@ -223,7 +198,7 @@ def _claim(out: Path, plan: dict[str, Any]) -> dict[str, str]:
         )
     out.mkdir(parents=True, exist_ok=True)
     _files.remove_unfinished(out)
-    _write_json(out / _PLAN, plan)
+    _write_json(out / PLAN, plan)
     return known
 
 
@@ -329,5 +304,5 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 def _is_unfinished_plan(path: Path) -> bool:
     """Return whether this is all that a run left which was killed while it claimed the folder."""
     if path.is_dir() and path.name.startswith(_files.UNFINISHED):
-        return all(file.name == _PLAN for file in path.iterdir())
-    return path.name == f"{_files.UNFINISHED}{_PLAN}"
+        return all(file.name == PLAN for file in path.iterdir())
+    return path.name == f"{_files.UNFINISHED}{PLAN}"
