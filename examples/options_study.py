@@ -28,8 +28,7 @@ import study
 PRESET = "mae_vit_micro_patch4_28"
 LABELS = (600, 6_000, 60_000)
 OPTION_BUDGET = 300  # core-seconds of pre-training to compare options by
-FINAL_BUDGET = 1_800  # and for the winners
-PLAIN: dict[str, Any] = {"batch_size": 128, "base_learning_rate": 4e-3, "norm_pix_loss": True, "flip": False}
+FINAL_BUDGET = 1_200  # and for the winners
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "batch_256": {"batch_size": 256, "base_learning_rate": 2e-3},
@@ -43,9 +42,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "purple": {"masking": "purple"},
     "no_class_token": {"class_tokens": 0},
     "4_class_tokens": {"class_tokens": 4},
-    "third": {"predict_ratio": 1 / 3},
+    "third": {"predict_ratio": 0.33},
     "cross": {"decoder": "cross_attention"},
-    "cross_third": {"decoder": "cross_attention", "predict_ratio": 1 / 3},
+    "cross_third": {"decoder": "cross_attention", "predict_ratio": 0.33},
     "fused": {"fuse_blocks": (0, 1, 3)},
     "gentle": {"shift": 2 / 28, "flip": True},
     "muon": {"optimizer_name": "muon"},
@@ -53,8 +52,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "ema": {"ema_momentum": 0.999},
     "wsd": {"schedule": "wsd"},
 }
-BEST: dict[str, Any] = {"optimizer_name": "muon", "batch_size": 256, "base_learning_rate": 2e-3}
-FINALS = ("plain", "best", "transformers")
+BEST: dict[str, Any] = {
+    "optimizer_name": "muon",
+    "decoder": "cross_attention",
+    "predict_ratio": 0.33,
+    "batch_size": 256,
+    "base_learning_rate": 2e-3,
+}
+FINALS = ("plain", "best", "long", "transformers")
+LONGER = 2  # times the budget that "long" has, which is "best" and the recipe for small images
 CURVE = 6_000  # labels of the probes along the way
 PARTS = (8, 4, 2, 1)  # of the way: an eighth, a quarter, ...
 PROBES = {  # name in the tables: pooling
@@ -76,7 +82,7 @@ def stages(options: argparse.Namespace) -> list[list[str]]:
     costs += [f"cost-{kind}-{count}" for kind in ("vit", "cnn") for count in counts]
     tuned, rivals = (
         [f"finetune-{start}-{seed}-{count}" for seed in options.seeds for start in starts for count in counts]
-        for starts in (("plain", "best"), ("vit", "cnn"))
+        for starts in (("plain", "best", "long"), ("vit", "cnn"))
     )
     others = [f"pixels-{seed}" for seed in options.seeds] + [f"curve-{name}" for name in trained]
     return [costs, *pretrained, [*tuned, *rivals, *others]]
@@ -128,7 +134,8 @@ def pretrain(name: str, seed: int, images: Any, options: argparse.Namespace) -> 
 
     directory = options.out / f"pretrain-{name}-{seed}"
     directory.mkdir(exist_ok=True)
-    steps = max(max(PARTS), int(budget(options) / study.read(options, f"cost-{name}")))
+    times = LONGER if name == "long" else 1
+    steps = max(max(PARTS), int(times * budget(options) / study.read(options, f"cost-{name}")))
     began = time.process_time()
     if name == "transformers":
         epochs = peers.TransformersMAE(images, PRESET, seed).train(steps, PARTS, directory)
@@ -155,9 +162,9 @@ def recipe_of(name: str, seed: int) -> tuple[Any, int]:
     """Return the recipe of an option, and its number of class tokens."""
     from keras_mae import recipes
 
-    changes = {**PLAIN, **(BEST if name == "best" else OPTIONS[name])}
+    changes = {**study.PLAIN, **(BEST if name in ("best", "long") else OPTIONS[name])}
     tokens = changes.pop("class_tokens", 1)
-    return recipes.PretrainRecipe(epochs=12, warmup_epochs=1, crop_area=None, seed=seed, **changes), tokens
+    return recipes.PretrainRecipe(epochs=12, warmup_epochs=1, seed=seed, **changes), tokens
 
 
 def autoencoder(recipe: Any, tokens: int, steps_per_epoch: int) -> Any:
@@ -242,7 +249,7 @@ def report(options: argparse.Namespace) -> None:
             scores = [cell[count] for cell in known(options, f"features-{name}-{{}}")]
             row = "".join(f"{study.shown([score[column] for score in scores]):>22}" for column in columns)
             print(f"{name:22}{spent:8.0f}{epochs:8.1f}{row}")
-        for name in () if options.validate else ("plain", "best", "vit", "cnn"):
+        for name in () if options.validate else ("plain", "best", "long", "vit", "cnn"):
             tuned = known(options, f"finetune-{name}-{{}}-{count}")
             print(f"{'fine-tuned, ' + name:38}{study.shown([cell['accuracy'] for cell in tuned]):>22}")
         for name in peers.ON_PIXELS if not options.validate else ():
@@ -256,12 +263,12 @@ def draw(options: argparse.Namespace) -> None:
 
     figure = Figure((6, 4), dpi=120, layout="constrained")
     axes = figure.subplots()
-    for name, style in zip(FINALS, ("o--", "s-", "^:"), strict=True):
+    for name, style in zip(FINALS, ("o--", "s-", "d-", "^:"), strict=True):
         curves = known(options, f"curve-{name}-{{}}")
         if not curves:
             continue
         means, spreads = zip(*(study.mean_and_spread(list(at)) for at in zip(*curves, strict=True)), strict=True)
-        seconds = [budget(options) / part for part in PARTS]
+        seconds = [(LONGER if name == "long" else 1) * budget(options) / part for part in PARTS]
         axes.errorbar(seconds, [100 * x for x in means], [100 * x for x in spreads], fmt=style, capsize=3, label=name)
     for line, name in zip(("-", "--", "-.", ":"), peers.ON_PIXELS, strict=True):
         scores = [cell[str(CURVE)][name] for cell in known(options, "pixels-{}") if str(CURVE) in cell]
@@ -269,7 +276,8 @@ def draw(options: argparse.Namespace) -> None:
             height = 100 * sum(scores) / len(scores)
             axes.axhline(height, color="gray", linestyle=line, label=f"{name}, pixels")
     axes.set(xscale="log", xlabel="core-seconds of pre-training", ylabel=f"linear probe (%), {CURVE:,} labels")
-    axes.legend(fontsize="small")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize="small")
     figure.savefig(options.out / "options.png")
 
 
@@ -293,7 +301,7 @@ def main() -> None:
     """Compute the cells that are missing, print the tables, draw the picture."""
     parser = study.parser(__doc__.split("\n\n")[0], "options_study")
     parser.add_argument("--validate", action="store_true", help="compare the options, on training images kept apart")
-    parser.add_argument("--budget", type=float, help="core-seconds of pre-training; 300 with --validate, else 1,800")
+    parser.add_argument("--budget", type=float, help="core-seconds of pre-training; 300 with --validate, else 1,200")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds to compute")
     options = parser.parse_args()
     study.main(options, stages(options), lambda name: compute(name, options))

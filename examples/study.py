@@ -21,6 +21,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+PLAIN: dict[str, Any] = {"batch_size": 128, "base_learning_rate": 4e-3, "crop_area": None, "flip": False}
+"""The plain recipe for pre-training: the paper's, but for what small images and batches ask for."""
+
 
 def parser(description: str, name: str) -> argparse.ArgumentParser:
     """Options of every study."""

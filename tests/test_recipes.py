@@ -360,7 +360,7 @@ def test_small_images_by_number_keep_their_updates(function):
     low, high = sorted(cells)[:2]
     middle = round((low * high) ** 0.5)
     expected = (updates(by(low), low) * updates(by(high), high)) ** 0.5
-    assert updates(by(middle), middle) == pytest.approx(expected, rel=0.02)
+    assert updates(by(middle), middle) == pytest.approx(expected, rel=0.03)  # whole epochs
     for count in (1, 30, 1000, 20_000):
         assert 0 < by(count).warmup_epochs < by(count).epochs
 
@@ -376,10 +376,10 @@ def test_a_number_of_images_goes_with_small_ones(function):
     assert function("small_images", images=600, epochs=3, warmup_epochs=0).changed == ("epochs", "warmup_epochs")
 
 
-def test_small_images_without_a_number_are_as_ever():
-    assert_has(
-        PretrainRecipe.for_size("small_images"), epochs=40, warmup_epochs=2, batch_size=128, base_learning_rate=4e-3
-    )
+def test_small_images_without_a_number():
+    recipe = PretrainRecipe.for_size("small_images")
+    assert_has(recipe, epochs=40, warmup_epochs=2, batch_size=256, base_learning_rate=2e-3, predict_ratio=0.33)
+    assert_has(recipe, optimizer_name="muon", decoder="cross_attention")
     assert_has(
         FineTuneRecipe.for_size("small_images"), epochs=40, warmup_epochs=2, batch_size=128, base_learning_rate=2e-3
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -174,6 +175,8 @@ def probe(
         }
         chosen = str(size or default_size(data, SMALL_IMAGES))
         recipe = sized_recipe(keras_mae.recipes.LinearProbeRecipe, chosen, len(images.train))
+        if data not in keras_mae.data.BUILTIN:  # whose objects may be anywhere, and whose patches too many to keep
+            recipe = replace(recipe, pooling="token")
         feed = images.feed(changed_recipe(resumed_recipe(recipe, begun, given, size), given))
         say(devices, feed["recipe"])
         say_plan(devices, feed["recipe"])

@@ -25,16 +25,28 @@ __all__ = [
 ]
 
 # === Small images ===
-PRETRAIN: dict[str, Any] = {
+PRETRAIN: dict[str, Any] = {  # examples/options_study.py
     "epochs": 40,
     "warmup_epochs": 2,
-    "batch_size": 128,
-    "base_learning_rate": 4e-3,
+    "batch_size": 256,
+    "base_learning_rate": 2e-3,
     "crop_area": None,
     "flip": False,
+    "predict_ratio": 0.33,
+    "decoder": "cross_attention",
+    "optimizer_name": "muon",
 }
 PRETRAIN_BY_IMAGES: dict[int, dict[str, Any]] = {
-    1_437: {"batch_size": 32, "base_learning_rate": 8e-3, "norm_pix_loss": False},  # digits
+    1_437: {  # digits
+        "epochs": 40,
+        "warmup_epochs": 2,
+        "batch_size": 32,
+        "base_learning_rate": 8e-3,
+        "norm_pix_loss": False,
+        "predict_ratio": 1.0,
+        "decoder": "self_attention",
+        "optimizer_name": "adamw",
+    },
     60_000: {},  # Fashion-MNIST
 }
 
@@ -51,10 +63,11 @@ FINE_TUNE: dict[str, Any] = {
     "crop_area": None,
     "evaluation_fraction": 1.0,
 }
-FINE_TUNE_BY_IMAGES: dict[int, dict[str, Any]] = {  # Fashion-MNIST: examples/transfer_fashion_mnist.py
-    600: {"epochs": 50, "warmup_epochs": 1, "batch_size": 32, "base_learning_rate": 8e-3},
-    6_000: {"epochs": 15, "warmup_epochs": 1, "batch_size": 64, "base_learning_rate": 4e-3},
-    60_000: {"epochs": 3, "warmup_epochs": 1, "batch_size": 128, "base_learning_rate": 2e-3},
+_PLACES: dict[str, Any] = {"pooling": "flatten"}  # objects stand in the middle, so that places mean something
+FINE_TUNE_BY_IMAGES: dict[int, dict[str, Any]] = {  # Fashion-MNIST: examples/options_study.py
+    600: {**_PLACES, "epochs": 60, "warmup_epochs": 5, "batch_size": 32, "base_learning_rate": 8e-3},
+    6_000: {**_PLACES, "epochs": 20, "warmup_epochs": 2, "batch_size": 64, "base_learning_rate": 4e-3},
+    60_000: {**_PLACES, "epochs": 6, "warmup_epochs": 1, "batch_size": 128, "base_learning_rate": 2e-3},
 }
 
 PROBE: dict[str, Any] = {
@@ -66,7 +79,7 @@ PROBE: dict[str, Any] = {
     "evaluation_fraction": 1.0,
     "clamp_crops": False,
 }
-PROBE_BY_IMAGES: dict[int, dict[str, Any]] = {600: {"batch_size": 150}, 6_000: {}, 60_000: {}}
+PROBE_BY_IMAGES: dict[int, dict[str, Any]] = {600: {**_PLACES, "batch_size": 150}, 6_000: _PLACES, 60_000: _PLACES}
 
 _MOST_EPOCHS = 2
 """Times the epochs for the fewest images, for fewer still: each epoch ends with an evaluation."""
