@@ -2,7 +2,7 @@
 
 import pytest
 
-from keras_mae import _terminal
+from keras_mae import _terminal, cli
 from keras_mae.cli import output
 
 
@@ -45,3 +45,9 @@ def test_a_table_takes_nothing_for_markup(capsys):
     assert "[bold]name[/]\\x1b[2J" in printed
     assert "a[b]\\x1b" in printed
     assert "\x1b" not in printed
+
+
+def test_the_command_line_shows_what_an_error_holds_in_one_line(capsys):
+    with pytest.raises(SystemExit):
+        cli._fail("no file\n'a\x1b[2J\u202e'", 2)
+    assert capsys.readouterr().err == "Error: no file 'a\\x1b[2J\\u202e'\n"
