@@ -113,7 +113,7 @@ def train(run: Path, epochs: int) -> None:
 
     images = np.random.default_rng(0).integers(0, 256, (120, 8, 12, 1), "uint8")
     keras.utils.set_random_seed(0)
-    recipe = keras_mae.recipes.PretrainRecipe.for_size("small_images", epochs=epochs, warmup_epochs=0, batch_size=8)
+    recipe = keras_mae.recipes.PretrainRecipe(epochs=epochs, warmup_epochs=0, batch_size=8)
     encoder = keras_mae.ViTEncoder((8, 12, 1), 4, embed_dim=24, depth=2, num_heads=3, drop_path_rate=0.2)
     mae = keras_mae.MaskedAutoencoder(
         encoder, keras_mae.MAEDecoder(16, 1, 2), norm_pix_loss=recipe.norm_pix_loss, seed=1
