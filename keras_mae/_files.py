@@ -141,7 +141,7 @@ def parsed_json(content: bytes, name: str) -> dict[str, Any]:
     """Return the object that a JSON text holds, an error as of `read_json`."""
     try:
         parsed = json.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a ValueError: no JSON, no UTF-8, or an integer too long
         raise ValueError(f"{name!r} is not JSON: {error}") from error
     if not isinstance(parsed, dict):
         raise ValueError(f"{name!r} must hold a JSON object. Received: {type(parsed).__name__}")

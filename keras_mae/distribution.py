@@ -79,7 +79,8 @@ class Devices:
     def __str__(self) -> str:
         names = ", ".join(self.names[:8]) + (", ..." if len(self.names) > 8 else "")
         several = f", process {self.process + 1} of {self.processes}" if self.processes > 1 else ""
-        return f"{self.engine}: {_count(self.replicas, 'replica')} on {names or 'one device'}{several}"
+        spread = f"{_count(self.replicas, 'replica')} on {names} ({self.engine}{several})"
+        return "one device" if self.engine == "none" else spread
 
 
 _ALONE = Devices()

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-__all__ = ["Opener", "PresetFiles", "hand_in"]
+import keras
+
+__all__ = ["CONFIG", "Opener", "PresetFiles", "config_text", "hand_in"]
+
+CONFIG = "config.json"
+"""Name of the file in a preset's folder that says what its weights are of."""
 
 
 class Opener(Protocol):
@@ -37,6 +43,19 @@ def hand_in(opener: Callable[[], Opener]) -> None:
     _opener = opener
 
 
+def config_text(model: Any, sha256: str) -> str:
+    """Return the text of a preset's `config.json`.
+
+    Args:
+        model: Model of the preset.
+        sha256: Checksum of the file of its weights.
+    """
+    config = keras.saving.serialize_keras_object(model)
+    config.pop("compile_config", None)
+    config["keras_mae"] = {"sha256": sha256, "parameters": model.count_params()}
+    return json.dumps(config, indent=2) + "\n"
+
+
 class PresetFiles:
     """Gives a model `from_preset` and `save_to_preset`."""
 
@@ -46,10 +65,10 @@ class PresetFiles:
 
         Args:
             preset: Name among `keras_mae.presets.names()`, such as "mae_vit_base_patch16_224", which is only an
-                architecture; or a folder that `save_to_preset`, `transformers` or KerasHub wrote; a `.keras` file;
-                a `.pth` or `.safetensors` file of the authors' or `timm`'s; or "hf://user/name" on the Hugging Face
-                Hub. A `ViTEncoder` is also taken from a masked autoencoder or a classifier, and a `ViTClassifier`
-                with a new head from either of the others.
+                architecture; or a folder that `save_to_preset`, `transformers` or KerasHub wrote; a `.keras` file; a
+                run's checkpoint, such as "runs/a/checkpoints/step-000001000"; a `.pth` or `.safetensors` file of the
+                authors' or `timm`'s; or "hf://user/name" on the Hugging Face Hub. A `ViTEncoder` is also taken from a
+                masked autoencoder or a classifier, and a `ViTClassifier` with a new head from either of the others.
             weights: File as above for an architecture, or the name of a published checkpoint, such as
                 "mae_pretrain_vit_base" (`keras_mae.convert.PUBLISHED` lists them), which is downloaded
                 on first use. Published checkpoints are under CC-BY-NC 4.0. Random without it.

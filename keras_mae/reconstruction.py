@@ -28,6 +28,7 @@ class Reconstruction:
         mask: float32 (batch, patches), 1 = removed.
         statistics: Where the statistics came from that put a normalized target back into pixels.
         pixel_range: (low, high), the encoder's, which pictures show from black to white.
+        grid: Rows and columns of patches; `None` if they are not known.
     """
 
     original: np.ndarray
@@ -37,6 +38,7 @@ class Reconstruction:
     mask: np.ndarray
     statistics: str
     pixel_range: PixelRange = BYTES
+    grid: tuple[int, int] | None = None
 
 
 def to_pictures(
@@ -63,6 +65,7 @@ def to_pictures(
         mask=mask,
         statistics=statistics,
         pixel_range=encoder.pixel_range,
+        grid=encoder.grid,
     )
 
 

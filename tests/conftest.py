@@ -1,7 +1,9 @@
-"""Small models with distinct sizes, and the directory in which the referees leave their arrays."""
+"""Small models with distinct sizes, the referees' arrays, and what of a full run each backend tests."""
 
 from __future__ import annotations
 
+import gc
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -10,8 +12,7 @@ from typing import Any
 
 import fast_xla
 
-if os.environ.get("KERAS_BACKEND") == "jax":
-    os.environ |= fast_xla.environment() | os.environ
+os.environ |= fast_xla.environment(os.environ.get("KERAS_BACKEND", "")) | os.environ
 
 import keras
 import numpy as np
@@ -25,6 +26,45 @@ from keras_mae.convert import exporting
 
 # 5 x 7 patches of 3 x 2 pixels: no two sizes are equal, so a swapped axis shows.
 IMAGE_SHAPE, PATCH_SIZE, GRID, PATCHES, PIXELS = (15, 14, 3), (3, 2), (5, 7), 35, 18
+
+# === A full run's shares ===
+BACKENDS = ("torch", "jax", "tensorflow")
+# They take longest. A worker that begins one of them last would keep the others waiting.
+LONGEST = ("test_distribution", "test_docs", "test_examples", "test_exporting", "test_resume", "test_train_step")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--share", action="store_true", help="leave out what a full run tests on other backends")
+
+
+def tested_on(item: pytest.Item) -> tuple[str, ...]:
+    """The backends on which a full run tests it: what its nearest `backends` mark names, or else all."""
+    if item.get_closest_marker("needs_tensorflow"):
+        return ("tensorflow",)
+    mark = item.get_closest_marker("backends")
+    named = mark.args if mark else BACKENDS
+    if not named or set(named) - set(BACKENDS):
+        raise pytest.UsageError(f"{item.nodeid}: `backends` must name some of {BACKENDS}. Received: {named}")
+    return named
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `--share`, keep what is this backend's. What takes longest goes first."""
+    if not importlib.util.find_spec("tensorflow"):
+        for item in items:
+            if item.get_closest_marker("needs_tensorflow"):
+                item.add_marker(pytest.mark.skip(reason="TensorFlow is not installed"))
+    shares = {item: keras.backend.backend() in tested_on(item) for item in items}
+    if config.getoption("share"):
+        config.hook.pytest_deselected(items=[item for item in items if not shares[item]])
+        items[:] = [item for item in items if shares[item]]
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
+
+
+def pytest_collection_finish() -> None:
+    """Keep what is imported out of every garbage collection: it is large, and stays."""
+    gc.collect()
+    gc.freeze()
 
 
 def build_mae(**changes: Any) -> keras_mae.MaskedAutoencoder:
@@ -178,6 +218,22 @@ def quick() -> Any:
     return run_quickly
 
 
+@pytest.fixture(scope="module")
+def untraced() -> Any:
+    """TensorFlow runs functions without tracing them, which takes longer than the few steps of a test's run.
+
+    For runs whose subject is not the compiled step.
+    """
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 @pytest.fixture(scope="session", params=list(_compiled_forms()))
 def compiled(request: Any) -> Any:
     """Decorator: run the function eagerly, and in each compiled form the backend has."""
@@ -193,12 +249,15 @@ def forked_export(monkeypatch):
 # === The command line ===
 @pytest.fixture
 def shallow_presets(monkeypatch):
-    """Presets of one block each side: compiling four and two takes most of a short run's time."""
+    """Presets of one narrow block each side: compiling four and two takes most of a short run's time."""
     get = keras_mae.presets.get
 
     def shallow(name):
         preset = get(name)
-        return keras_mae.presets.Preset(preset.encoder | {"depth": 1}, preset.decoder | {"depth": 1})
+        return keras_mae.presets.Preset(
+            preset.encoder | {"embed_dim": 24, "depth": 1, "num_heads": 2},
+            preset.decoder | {"embed_dim": 16, "depth": 1, "num_heads": 2},
+        )
 
     monkeypatch.setattr(keras_mae.presets, "get", shallow)
 

@@ -17,7 +17,7 @@ from keras_mae.data import records
 
 COUNT, CLASSES = 23, ("ant", "cat", "owl")
 WITH_TENSORFLOW = importlib.util.find_spec("tensorflow") is not None
-needs_tensorflow = pytest.mark.skipif(not WITH_TENSORFLOW, reason="TensorFlow is not installed")
+needs_tensorflow = pytest.mark.needs_tensorflow
 LOADERS = ["grain", pytest.param("tf.data", marks=needs_tensorflow)]
 
 

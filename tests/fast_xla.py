@@ -2,11 +2,14 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
+# A release that does not know one of the flags would not start.
+KNOWN_BY = {"jax": "0.10.", "tensorflow": "2.21."}
 
-def environment() -> dict[str, str]:
-    """What to set before JAX starts. `test_referee.py` turns optimisations on again where it compares numbers."""
+
+def environment(backend: str) -> dict[str, str]:
+    """What to set before it starts. `test_referee.py` turns optimisations on again where it compares numbers."""
     try:
-        known = version("jax").startswith("0.10.")  # a JAX that does not know one of these flags would not start
+        known = backend in KNOWN_BY and version(backend).startswith(KNOWN_BY[backend])
     except PackageNotFoundError:
         known = False
     flags = (

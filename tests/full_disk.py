@@ -106,7 +106,7 @@ def train(run: Path, epochs: int, limit: int) -> None:
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
-        kill_test.train(run, epochs)
+        kill_test.train(run, epochs, "pretrain", every_step=True)
     except OSError as error:
         print(f"Error: {error}")
         sys.exit(2)

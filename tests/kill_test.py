@@ -1,11 +1,13 @@
 """Kill a run at random moments, again and again, and see that it ends as if it never had been.
 
     KERAS_BACKEND=torch python tests/kill_test.py --kills 50
+    KERAS_BACKEND=torch python tests/kill_test.py --kills 50 --protocol finetune
 
-A small masked autoencoder trains in a process of its own, with a checkpoint after every step. It is killed with
-SIGKILL, or every fifth time with SIGTERM, up to two seconds after its first step, which compiles, and started again
-until it is done; then the next run is begun, until there were enough kills. Final weights and optimizer must be those
-of a run that was left alone, bit for bit, and `history.csv` must be the same. `test_resume.py` runs a small form.
+A small model trains in a process of its own, with a checkpoint after every step, or, of every second run, after none
+but by the clock. It is killed with SIGKILL, or in two of five times with SIGTERM or Ctrl-C, up to two seconds after
+its first step, which compiles, and started again until it is done; then the next run is begun, until there were
+enough kills. Final weights and optimizer must be those of a run that was left alone, bit for bit, and `history.csv`
+must be the same. `test_resume.py` runs a small form.
 """
 
 from __future__ import annotations
@@ -24,6 +26,9 @@ import processes
 
 ROOT = Path(__file__).parent.parent
 BEGUN = "begun"
+PROTOCOLS = ("pretrain", "finetune", "probe")
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGKILL)  # again and again
+STOPPED = {signal.SIGKILL: (-signal.SIGKILL,), signal.SIGTERM: (-signal.SIGTERM, 143), signal.SIGINT: (130,)}
 
 
 @dataclass
@@ -32,16 +37,17 @@ class Counts:
 
     kills: int = 0
     terminated: int = 0
+    interrupted: int = 0
     inside_a_write: int = 0
     runs: int = 0
 
 
-def main(kills: int, seed: int = 0, epochs: int = 4, say: bool = True) -> Counts:
+def main(kills: int, seed: int = 0, epochs: int = 4, say: bool = True, protocol: str = "pretrain") -> Counts:
     """Raises `SystemExit` if a killed run ends otherwise than one that was left alone."""
     generator, counts = random.Random(seed), Counts()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        with start(work / "alone", epochs) as process:
+        with start(work / "alone", epochs, protocol) as process:
             process.communicate()
         if process.returncode:
             raise SystemExit(f"the run that was left alone stopped with status {process.returncode}")
@@ -49,7 +55,7 @@ def main(kills: int, seed: int = 0, epochs: int = 4, say: bool = True) -> Counts
         while counts.kills < kills:
             counts.runs += 1
             run = work / f"run-{counts.runs}"
-            while not killed_or_done(run, epochs, generator, counts, kills):
+            while not killed_or_done(run, epochs, generator, counts, kills, protocol):
                 pass
             if outcome(run) != wanted:
                 raise SystemExit(f"run {counts.runs} ended otherwise than the one that was left alone; seed {seed}")
@@ -63,37 +69,39 @@ def outcome(run: Path) -> tuple[bytes, str]:
     return (run.with_suffix(".weights")).read_bytes(), (run / "history.csv").read_text()
 
 
-def killed_or_done(run: Path, epochs: int, generator: random.Random, counts: Counts, kills: int) -> bool:
+def killed_or_done(
+    run: Path, epochs: int, generator: random.Random, counts: Counts, kills: int, protocol: str
+) -> bool:
     """Start, or go on; kill after a while. Whether the run got to its end."""
-    with start(run, epochs) as process:
+    with start(run, epochs, protocol, every_step=counts.runs % 2 == 1) as process:
         for line in process.stdout or ():
             if line.strip() == BEGUN:
                 break
-        gentle = counts.kills % 5 == 1
+        how = SIGNALS[counts.kills % len(SIGNALS)]
         if counts.kills < kills:
-            moment = threading.Timer(
-                generator.uniform(0, 2), process.send_signal, [signal.SIGTERM if gentle else signal.SIGKILL]
-            )
+            moment = threading.Timer(generator.uniform(0, 2), process.send_signal, [how])
             moment.start()
         process.communicate()
         if counts.kills < kills:
             moment.cancel()
     if process.returncode == 0:
         return True
-    if process.returncode not in (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM):
-        raise SystemExit(f"the run stopped with status {process.returncode}")
+    if process.returncode not in STOPPED[how]:
+        raise SystemExit(f"the run stopped with status {process.returncode} on {how.name}")
     counts.kills += 1
-    counts.terminated += gentle
+    counts.terminated += how is signal.SIGTERM
+    counts.interrupted += how is signal.SIGINT
     counts.inside_a_write += any((run / "checkpoints").glob(".writing-*"))
     return False
 
 
-def start(run: Path, epochs: int) -> processes.Popen:
+def start(run: Path, epochs: int, protocol: str, every_step: bool = True) -> processes.Popen:
     """The training process."""
-    return processes.Popen([sys.executable, __file__, "--train", run, "--epochs", epochs])
+    command = [sys.executable, __file__, "--train", run, "--epochs", epochs, "--protocol", protocol]
+    return processes.Popen([*command, *["--every-step"] * every_step])
 
 
-def train(run: Path, epochs: int) -> None:
+def train(run: Path, epochs: int, protocol: str, every_step: bool) -> None:
     """One go at the run."""
     import io
 
@@ -112,24 +120,32 @@ def train(run: Path, epochs: int) -> None:
         said = False
 
     images = np.random.default_rng(0).integers(0, 256, (120, 8, 12, 1), "uint8")
+    labels = np.arange(120) % 3
     keras.utils.set_random_seed(0)
-    recipe = keras_mae.recipes.PretrainRecipe(epochs=epochs, warmup_epochs=0, batch_size=8)
+    kind = {"pretrain": "PretrainRecipe", "finetune": "FineTuneRecipe", "probe": "LinearProbeRecipe"}[protocol]
+    recipe = getattr(keras_mae.recipes, kind).for_size("small_images", epochs=epochs, warmup_epochs=0, batch_size=8)
     encoder = keras_mae.ViTEncoder((8, 12, 1), 4, embed_dim=24, depth=2, num_heads=3, drop_path_rate=0.2)
-    mae = keras_mae.MaskedAutoencoder(
-        encoder, keras_mae.MAEDecoder(16, 1, 2), norm_pix_loss=recipe.norm_pix_loss, seed=1
-    )
-    keras_mae.training.run_pretraining(
-        mae,
-        keras_mae.data.from_arrays(images, batch_size=8, drop_remainder=True),
-        recipe,
-        run,
-        examples=images[:2],
-        callbacks=[Begun()],
-        console=Console(file=io.StringIO()),
-        saving=keras_mae.training.Saving(resume=True, every_steps=1),
-    )
+    options = {
+        "callbacks": [Begun()],
+        "console": Console(file=io.StringIO()),
+        "saving": keras_mae.training.Saving(resume=True, every_steps=1 if every_step else None),
+    }
+    if protocol == "pretrain":
+        mae = keras_mae.MaskedAutoencoder(
+            encoder, keras_mae.CrossAttentionDecoder(16, 1, 2), **{**recipe.model_arguments, "seed": 1}
+        )
+        data = keras_mae.data.from_arrays(images, batch_size=8, drop_remainder=True)
+        keras_mae.training.run_pretraining(mae, data, recipe, run, examples=images[:2], **options)
+    else:
+        train_run = {
+            "finetune": keras_mae.training.run_fine_tuning,
+            "probe": keras_mae.training.run_linear_probe,
+        }[protocol]
+        data = keras_mae.data.from_arrays(images, labels, batch_size=8, drop_remainder=True)
+        test = keras_mae.data.from_arrays(images[:24], labels[:24], batch_size=24, shuffle=False)
+        train_run(encoder, data, test, recipe, run, class_names=("a", "b", "c"), **options)
     if not run.with_suffix(".weights").exists():
-        saved = keras.saving.load_model(run / "model.keras")
+        saved = keras.saving.load_model(run / ("model.keras" if protocol == "pretrain" else "classifier.keras"))
         values = [keras.ops.convert_to_numpy(value) for value in (*saved.weights, *saved.optimizer.variables)]
         run.with_suffix(".weights").write_bytes(b"".join(value.tobytes() for value in values))
 
@@ -139,11 +155,17 @@ if __name__ == "__main__":
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=4, help="of 15 steps")
+    parser.add_argument("--protocol", choices=PROTOCOLS, default=PROTOCOLS[0])
     parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--every-step", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.train:
-        train(options.train, options.epochs)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells turn off in the background
+        try:
+            train(options.train, options.epochs, options.protocol, options.every_step)
+        except KeyboardInterrupt:  # as the command does
+            sys.exit(130)
     else:
         os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         sys.path.insert(0, str(ROOT))
-        main(options.kills, options.seed, options.epochs)
+        main(options.kills, options.seed, options.epochs, protocol=options.protocol)

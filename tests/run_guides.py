@@ -47,7 +47,7 @@ def run(guide: Guide, backend: str) -> bool:
     """Whether it went well; says so, and what went wrong."""
     script = PROJECT / "guides" / f"{guide.name}.py"
     environment = os.environ | {"KERAS_BACKEND": backend, "KERAS_MAE_QUICK": "1", "MPLBACKEND": "Agg"}
-    environment |= fast_xla.environment() if backend == "jax" else {}
+    environment |= fast_xla.environment(backend) if backend == "jax" else {}
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run([sys.executable, script], cwd=folder, env=environment, capture_output=True, text=True)

@@ -201,7 +201,20 @@ def trained(task, steps):
     return model, history["learning_rate"]
 
 
-@pytest.mark.parametrize("task", RECIPES)
+@pytest.mark.parametrize(
+    "task",
+    [
+        "pretraining",
+        *(
+            pytest.param(task, marks=pytest.mark.backends(*names))
+            for task, *names in (
+                ("partial pretraining", "torch"),
+                ("fine-tuning", "torch", "jax"),
+                ("probe", "torch"),
+            )
+        ),
+    ],
+)
 def test_four_batches_of_8_train_as_one_of_32(task):
     """Twelve updates with warm-up, cosine, decay, several masks an image and drop path.
 

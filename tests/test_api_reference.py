@@ -17,6 +17,8 @@ import pytest
 
 import keras_mae
 
+pytestmark = pytest.mark.backends("torch")
+
 MODULES = ["keras_mae"]
 MODULES += [f"keras_mae.{name}" for name in keras_mae.__all__ if isinstance(getattr(keras_mae, name), ModuleType)]
 

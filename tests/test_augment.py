@@ -1,22 +1,15 @@
 """Augmentation: images and labels stay a pair, and every chance is the one that was asked for."""
 
-import importlib.util
 import itertools
 
 import keras
 import numpy as np
 import pytest
+from data_helpers import LOADERS
 
 from keras_mae import data
 from keras_mae.data import Augmentation
 
-LOADERS = [
-    "grain",
-    pytest.param(
-        "tf.data",
-        marks=pytest.mark.skipif(not importlib.util.find_spec("tensorflow"), reason="TensorFlow is not installed"),
-    ),
-]
 each_loader = pytest.mark.parametrize("loader", LOADERS)
 CLASSES, HEIGHT, WIDTH = 5, 19, 23
 COUNT = 997  # so many that a chance can be told from its half: three standard deviations are below 0.05
@@ -145,7 +138,7 @@ def test_erasing_happens_with_the_chance_asked_for(erased):
     assert 0.2 < share < 0.3
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("tensorflow"), reason="TensorFlow is not installed")
+@pytest.mark.needs_tensorflow
 def test_erasing_happens_with_the_chance_asked_for_in_tf_data():
     images, labels = plain()
     got, _ = run(Augmentation(CLASSES, random_erasing=0.25), images, labels, "tf.data")

@@ -100,6 +100,7 @@ def test_a_run_ends_with_the_average(alone):
     assert not (directory / "before_decay").exists()  # which is for other schedules
 
 
+@pytest.mark.backends("torch")
 def test_a_resumed_run_ends_the_same(alone, tmp_path):
     """Terminated within the second epoch, and within the last, in which the first `fit` is not to end the run."""
     for step in (8, 7):
@@ -111,12 +112,19 @@ def test_a_resumed_run_ends_the_same(alone, tmp_path):
     assert (tmp_path / "run" / "history.csv").read_text() == alone[1]
 
 
-def test_an_interrupted_run_leaves_the_average(tmp_path):
-    weights = Weights()
-    with pytest.raises(MemoryError):
-        run(tmp_path / "run", weights, Stop(9, killed), recipe=RECIPE)
-    loaded = keras.saving.load_model(tmp_path / "run" / "model.keras", compile=False)
-    assert_close(values_of(loaded), averages_of(weights.found[1:8:2], 0.9))
+@pytest.mark.backends("torch")
+def test_a_run_killed_while_results_are_written_leaves_the_average(alone, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(keras_mae.MaskedAutoencoder, "save", lambda *_: killed())
+        with pytest.raises(MemoryError):
+            run(tmp_path / "run", recipe=RECIPE, validation_data=IMAGES[:8])
+    run(tmp_path / "run", recipe=RECIPE, validation_data=IMAGES[:8])
+    one, other = (
+        values_of(keras.saving.load_model(directory / "model.keras", compile=False))
+        for directory in (alone[3], tmp_path / "run")
+    )
+    for got, expected in zip(other, one, strict=True):
+        assert np.array_equal(got, expected)
 
 
 def test_validation_leaves_training_alone_and_sees_the_average(alone, tmp_path):
@@ -131,6 +139,7 @@ def test_validation_leaves_training_alone_and_sees_the_average(alone, tmp_path):
 
 
 # === Fine-tuning ===
+@pytest.mark.backends("torch")
 def test_fine_tuning_returns_the_average():
     encoder = keras_mae.ViTEncoder((8, 12, 1), 4, embed_dim=8, depth=1, num_heads=2)
     recipe = FineTuneRecipe(epochs=2, warmup_epochs=0, batch_size=9, base_learning_rate=0.1, ema_momentum=0.999)
@@ -171,6 +180,7 @@ def test_without_averages_nothing_is_swapped():
         assert all(map(np.array_equal, values_of(model), before))
 
 
+@pytest.mark.backends("torch")
 def test_the_online_probe_scores_the_average(monkeypatch):
     seen = []
     monkeypatch.setattr(OnlineProbe, "_neighbors", lambda self: seen.append(values_of(self.model)) or 0.5)
@@ -182,6 +192,7 @@ def test_the_online_probe_scores_the_average(monkeypatch):
     assert_close(seen[0], values_of(model))
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize("momentum", [-0.1, 1, "a"])
 @pytest.mark.parametrize("kind", [PretrainRecipe, FineTuneRecipe])
 def test_a_momentum_out_of_range_is_refused(kind, momentum):

@@ -46,6 +46,7 @@ def test_names_are_part_of_a_classifier(tmp_path):
     assert make_classifier().class_names is None
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize(
     "names", [NAMES[:-1], (*NAMES, "more"), (*NAMES[:-1], "kind a"), (*NAMES[:-1], ""), range(11), "abcdefghijk", []]
 )
@@ -57,6 +58,7 @@ def test_names_must_be_one_for_each_class_and_different(names):
 
 
 # === A dataset's ===
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize("loader", LOADERS)
 @pytest.mark.parametrize("kind", INDEXED)
 def test_every_labeled_dataset_has_them(kind, loader, tmp_path):
@@ -69,12 +71,14 @@ def test_streams_have_them_where_their_source_does(kind, tmp_path):
     assert make(kind, tmp_path).class_names == (FOLDERS if kind == "tfrecord" else None)
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize("loader", LOADERS)
 def test_without_labels_there_are_none(loader, tmp_path):
     assert data.from_directory(write_folder(tmp_path / "photos"), 8, 4, loader=loader).class_names is None
     assert data.from_arrays(IMAGES, LABELS, loader=loader).class_names is None
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize("labels", [None, LABELS])
 def test_an_arrays_names_are_at_least_as_many_as_its_labels(labels):
     with pytest.raises(
@@ -83,6 +87,7 @@ def test_an_arrays_names_are_at_least_as_many_as_its_labels(labels):
         data.from_arrays(IMAGES, labels, class_names=NAMES[:10])
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize("kind", ["folder", "array_record", *STREAMED[:1]])
 def test_a_folder_is_numbered_as_it_is_told(kind, tmp_path):
     """Of the images 0, 1, 2, ... the classes are ant, cat, owl, ant, ..."""
@@ -105,6 +110,7 @@ def test_a_folder_is_numbered_as_it_is_told(kind, tmp_path):
         data.from_directory(path, 8, labeled=True, class_names=("ant", "ant", "owl", "cat"))
 
 
+@pytest.mark.backends("torch")
 def test_images_without_labels_are_not_numbered(tmp_path):
     with pytest.raises(ValueError, match="`class_names` are for images with labels that have names"):
         data.from_directory(write_folder(tmp_path / "photos"), 8, class_names=FOLDERS)
@@ -156,6 +162,7 @@ def test_labels_of_another_loss_need_not_be_classes():
     assert classifier.class_names is None
 
 
+@pytest.mark.backends("torch")
 def test_the_protocols_take_names_from_the_dataset(monkeypatch):
     """Before `fit` would: that is left out."""
     monkeypatch.setattr(keras_mae.ViTClassifier, "fit", lambda classifier, *args, **kwargs: None)
@@ -202,6 +209,7 @@ def scored():
     return Scored()
 
 
+@pytest.mark.backends("torch")
 def test_another_order_is_scored_right(scored, tmp_path):
     metrics = scored.evaluate(tmp_path / "run", TURNED)
     assert (metrics["accuracy"], metrics["images"]) == (0.7, 20)
@@ -212,6 +220,7 @@ def test_another_order_is_scored_right(scored, tmp_path):
     assert metrics["accuracy_by_class"] == expected
 
 
+@pytest.mark.backends("torch")
 def test_some_of_the_classes_are_scored_on_those(scored, tmp_path):
     """The classifier may still answer with any of its classes."""
     present = sorted(set(scored.labels))[1:]
@@ -223,6 +232,7 @@ def test_some_of_the_classes_are_scored_on_those(scored, tmp_path):
     }
 
 
+@pytest.mark.backends("torch")
 def test_a_class_that_nobody_knows_is_an_error_that_lists_both(scored, tmp_path):
     with pytest.raises(
         ValueError, match="those known: kind a, .*, kind k. Received: kind a, kind z, of which unknown: kind z"
@@ -231,6 +241,7 @@ def test_a_class_that_nobody_knows_is_an_error_that_lists_both(scored, tmp_path)
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.backends("torch")
 def test_names_on_one_side_only_go_by_place(scored, tmp_path):
     nameless = make_classifier()
     with pytest.warns(UserWarning, match="The classifier has no class names"):
@@ -245,6 +256,7 @@ def test_names_on_one_side_only_go_by_place(scored, tmp_path):
     assert (metrics["accuracy"], list(metrics["accuracy_by_class"])) == (0.7, [str(index) for index in range(11)])
 
 
+@pytest.mark.backends("torch")
 def test_the_confusion_matrix_has_the_classes_that_are_there_or_predicted(scored, tmp_path, monkeypatch):
     drawn = []
     whole = keras_mae.visualize.confusion
@@ -256,6 +268,7 @@ def test_the_confusion_matrix_has_the_classes_that_are_there_or_predicted(scored
     assert set(names) == {NAMES[index] for index in {*scored.labels, *scored.predicted}}
 
 
+@pytest.mark.backends("torch")
 def test_an_accent_is_the_same_however_it_is_written(tmp_path):
     """File systems differ in it: é is one character or two."""
     write_folder(tmp_path)
@@ -267,6 +280,7 @@ def test_an_accent_is_the_same_however_it_is_written(tmp_path):
 
 
 # === Runs ===
+@pytest.mark.backends("torch")
 def test_a_run_scores_its_test_images_by_name_and_saves_the_names(tmp_path):
     train, quiet = batches(NAMES, drop_remainder=True), Console(quiet=True)
     test = batches(NAMES[3:5], np.array([0, 1, 1, 0, 1]), IMAGES[:5])
@@ -291,6 +305,7 @@ def test_a_run_scores_its_test_images_by_name_and_saves_the_names(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.backends("torch")
 def test_a_run_is_not_resumed_with_other_classes():
     """Older runs did not record them."""
     from keras_mae.training import metadata
@@ -301,6 +316,7 @@ def test_a_run_is_not_resumed_with_other_classes():
     metadata.check_same_run("run", given, {"backend": BACKEND})
 
 
+@pytest.mark.backends("torch")
 def test_neighbors_vote_by_name(tmp_path):
     encoder, order = make_encoder(), np.array([TURNED.index(name) for name in NAMES])
     train, test = batches(NAMES), batches(TURNED, order[LABELS])
@@ -313,6 +329,7 @@ def test_neighbors_vote_by_name(tmp_path):
         transfer.knn_accuracy(features[0], strange, k=1)
 
 
+@pytest.mark.backends("torch")
 def test_a_test_folder_may_lack_classes(tmp_path):
     train, test = write_folder(tmp_path / "train"), write_folder(tmp_path / "test")
     for file in (test / "ant").iterdir():

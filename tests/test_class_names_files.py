@@ -80,17 +80,20 @@ def test_transformers_has_them_as_its_own(encoder, tmp_path):
         assert transformers.AutoConfig.from_pretrained(path).id2label == dict(enumerate(NAMES))
 
 
+@pytest.mark.backends("torch")
 def test_names_that_transformers_gave_are_taken(theirs):
     labels = {str(number): f"kind {number}" for number in reversed(range(CLASSES))}
     assert convert.load(theirs(id2label=labels)).model.class_names == tuple(f"kind {n}" for n in range(CLASSES))
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize("labels", [{}, None, {str(number): f"LABEL_{number}" for number in range(CLASSES)}])
 def test_what_transformers_makes_up_is_no_name(labels, theirs):
     model, report = convert.load(theirs(id2label=labels))
     assert (model.class_names, report.left_out) == (None, {})
 
 
+@pytest.mark.backends("torch")
 def test_names_that_are_not_different_are_left_out_and_the_report_says_so(theirs):
     model, report = convert.load(theirs(id2label={str(number): "crane" for number in range(CLASSES)}))
     assert model.class_names is None
@@ -99,6 +102,7 @@ def test_names_that_are_not_different_are_left_out_and_the_report_says_so(theirs
 
 
 # === timm ===
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize(
     ("labels", "expected"),
     [
@@ -119,6 +123,7 @@ def test_timms_label_names_are_taken(labels, expected, encoder, tmp_path):
 
 
 # === Presets ===
+@pytest.mark.backends("torch")
 def test_a_presets_card_and_its_other_heads(encoder, tmp_path):
     path = classifier_of(encoder).save_to_preset(tmp_path / "named")
     assert "It tells 11 classes apart: ankle boot, ümlaut" in (path / "README.md").read_text("utf-8")
@@ -133,6 +138,7 @@ def test_a_presets_card_and_its_other_heads(encoder, tmp_path):
     assert not np.array_equal(*(keras.ops.convert_to_numpy(one.head.weights[0]) for one in (turned, opened(path))))
 
 
+@pytest.mark.backends("torch")
 def test_an_old_head_is_given_names(encoder, tmp_path):
     path = classifier_of(encoder, class_names=None).save_to_preset(tmp_path / "nameless")
     named = keras_mae.ViTClassifier.from_preset(path, class_names=NAMES)
@@ -143,6 +149,7 @@ def test_an_old_head_is_given_names(encoder, tmp_path):
 
 
 # === Other runtimes; ONNX and PyTorch are in test_exporting.py ===
+@pytest.mark.backends("torch")
 def test_litert_has_them_behind_the_model(tmp_path):
     path = tmp_path / "x.tflite"
     path.write_bytes(b"the model")
@@ -151,6 +158,7 @@ def test_litert_has_them_behind_the_model(tmp_path):
     assert zipfile.ZipFile(path).read("labels.txt").decode() == "ant\ntwo lines\nümlaut\n"
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize("information", ["", "<rt_info><Runtime_version value='1'/></rt_info>"])
 def test_openvino_has_them_in_its_information(information, tmp_path):
     from xml.etree import ElementTree
@@ -164,11 +172,13 @@ def test_openvino_has_them_in_its_information(information, tmp_path):
     assert json.loads(net.find("rt_info/class_names").get("value")) == list(NAMES)
 
 
+@pytest.mark.backends("torch")
 def test_a_saved_model_has_them_beside_it(tmp_path):
     exporting._names_in_saved_model(tmp_path, NAMES)
     assert json.loads((tmp_path / "assets.extra" / "class_names.json").read_text()) == list(NAMES)
 
 
+@pytest.mark.backends("torch")
 def test_damaged_names_in_a_file_of_ours_are_passed_over(encoder, tmp_path):
     """Weights are what counts: names are no reason to refuse them."""
     from keras_mae.convert.metadata import metadata_of

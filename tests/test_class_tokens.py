@@ -91,6 +91,7 @@ def test_a_resized_copy_keeps_them(count, make_mae, make_images):
     assert copied.encoder(make_images(2, (12, 16, 3))).shape == (2, count + 32, 12)
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize("count", [0, 3])
 @pytest.mark.parametrize("kind", ["keras", "preset"])
 def test_saved_models_keep_them(count, kind, make_mae, images, noise, tmp_path):
@@ -113,12 +114,14 @@ def test_a_configuration_without_them_has_one():
     assert again.encoder.class_tokens == again.decoder.class_tokens == 1
 
 
+@pytest.mark.backends("torch")
 def test_a_preset_takes_their_number():
     name = "mae_vit_micro_patch2_8"
     assert keras_mae.MaskedAutoencoder.from_preset(name, class_tokens=4).decoder.class_tokens == 4
     assert keras_mae.ViTClassifier.from_preset(name, num_classes=3, class_tokens=0).encoder.class_token is None
 
 
+@pytest.mark.backends("torch")
 def test_weights_of_another_number_are_refused_for_an_architecture(tmp_path):
     name, path = "mae_vit_micro_patch2_8", tmp_path / "encoder.keras"
     keras_mae.ViTEncoder.from_preset(name, class_tokens=2).save(path)
@@ -169,7 +172,7 @@ def test_pre_training_goes_by_the_gradient_of_the_oracles_loss(count, name, make
         prediction = oracles.decode(oracles.encode(images, own, sizes, mask), own, sizes, mask)
         return oracles.loss_of(prediction, target, mask)
 
-    mae.compile(keras.optimizers.SGD(0.1))
+    mae.compile(keras.optimizers.SGD(0.1), run_eagerly=keras.backend.backend() == "tensorflow")
     mae.fit({"images": images, "mask": mask.astype("int32")}, batch_size=3, verbose=0)
     gradient = (weights[name] - to_numpy(oracles.named_variables(mae)[name])) / 0.1
     np.testing.assert_allclose((gradient * direction).sum(), (loss(1e-4) - loss(-1e-4)) / 2e-4, rtol=2e-3)

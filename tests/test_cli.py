@@ -56,6 +56,7 @@ def test_pretrain_reconstruct_info(keras_mae_command, photo, tmp_path):
     assert (status, "must end in one of" in err) == (2, True)
 
 
+@pytest.mark.backends("torch")
 def test_pretrain_with_other_masks_and_gentle_crops(keras_mae_command, tmp_path):
     options = ("--epochs", 1, "--batch-size", 720, "--warmup-epochs", 0)
     status, _, _ = keras_mae_command("pretrain", *options, "--masking", "green", "--shift", 0.125, "--no-flip")
@@ -70,6 +71,7 @@ def test_pretrain_with_other_masks_and_gentle_crops(keras_mae_command, tmp_path)
     assert (status, "Cells are for random masking" in error) == (2, True)
 
 
+@pytest.mark.backends("torch")
 def test_pretrain_on_a_folder(keras_mae_command, photo, tmp_path):
     folder = photo.parent / "photos"
     folder.mkdir()
@@ -82,6 +84,7 @@ def test_pretrain_on_a_folder(keras_mae_command, photo, tmp_path):
     assert (tmp_path / "run" / "model.keras").is_file()
 
 
+@pytest.mark.backends("torch")
 def test_a_folder_that_vanishes_is_one_clear_line_and_nothing_is_lost(
     keras_mae_command, photo, tmp_path, monkeypatch
 ):
@@ -106,6 +109,7 @@ def test_a_folder_that_vanishes_is_one_clear_line_and_nothing_is_lost(
     assert (status, "epoch 1/3" in out, "epoch 3/3" in out) == (0, False, True)
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -143,6 +147,7 @@ def test_a_mistake_is_one_clear_line_and_status_2(keras_mae_command, tmp_path, a
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.backends("torch")
 def test_a_model_of_another_class_is_refused(keras_mae_command, tmp_path):
     keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).save(tmp_path / "dense.keras")
     status, _, err = keras_mae_command("info", "dense.keras")
@@ -150,6 +155,7 @@ def test_a_model_of_another_class_is_refused(keras_mae_command, tmp_path):
 
 
 # === prepare ===
+@pytest.mark.backends("torch", "tensorflow")
 def test_prepare_pretrain_and_finetune_on_what_was_prepared(keras_mae_command, digits_model, class_folders, tmp_path):
     folder = class_folders
     status, out, _ = keras_mae_command("prepare", folder, tmp_path / "shards", "--labeled", "--short-side", 24)
@@ -167,6 +173,7 @@ def test_prepare_pretrain_and_finetune_on_what_was_prepared(keras_mae_command, d
     assert status == 0, out
 
 
+@pytest.mark.backends("torch")
 def test_deep_grays_are_read_by_the_white_level_that_was_typed(keras_mae_command, tmp_path):
     for number in range(4):
         (tmp_path / "scans" / "a").mkdir(parents=True, exist_ok=True)
@@ -187,6 +194,7 @@ def test_deep_grays_are_read_by_the_white_level_that_was_typed(keras_mae_command
     assert keras_mae_command("reconstruct", model, "scans/a/1.png", "--white-level", 3000)[0] == 0
 
 
+@pytest.mark.backends("torch")
 def test_units_of_their_own_go_from_the_command_line_to_the_encoder_and_on(keras_mae_command, tmp_path):
     for name in ("a", "b"):
         (tmp_path / "scans" / name).mkdir(parents=True)
@@ -204,12 +212,14 @@ def test_units_of_their_own_go_from_the_command_line_to_the_encoder_and_on(keras
     assert keras_mae_command("reconstruct", run / "model.keras", "scans/a/1.tif")[0] == 0
 
 
+@pytest.mark.backends("torch")
 def test_built_in_images_are_taken_whole_and_the_recipe_says_so(keras_mae_command, tmp_path):
     assert keras_mae_command("pretrain", "--epochs", 1, "--batch-size", 360)[0] == 0
     recipe = json.loads((tmp_path / "runs" / "digits-1" / "run.json").read_text())["recipe"]
     assert (recipe["crop_area"], recipe["flip"]) == (None, False)
 
 
+@pytest.mark.backends("torch")
 def test_check_lists_damaged_files_and_exits_with_1(keras_mae_command, class_folders):
     folder = class_folders
     status, out, _ = keras_mae_command("prepare", folder, "--check")
@@ -241,6 +251,7 @@ def test_convert_there_and_back(keras_mae_command, digits_model, tmp_path):
     assert keras.saving.load_model(tmp_path / "new" / "model.keras").count_params() == original.count_params()
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -286,6 +297,7 @@ def test_export_says_what_it_wrote_or_what_is_missing(keras_mae_command, digits_
 COMMANDS = typer.main.get_command(keras_mae.cli.app).commands
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
 def test_help_is_shown(keras_mae_command, command):
     status, out, _ = keras_mae_command(*command, "--help")
@@ -294,6 +306,7 @@ def test_help_is_shown(keras_mae_command, command):
     assert "--help" in out
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.skipif(
     tuple(map(int, typer.__version__.split(".")[:2])) < (0, 26), reason="beside Click 8.5 they lose arguments' texts"
 )
@@ -306,6 +319,7 @@ def test_every_help_text_stands_alone(name):
         assert not parameter.help.startswith(("Of ", "For ", "As ", "In ", "What ")), parameter.name
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize(
     ("option", "library"),
     [

@@ -9,13 +9,15 @@ import pytest
 
 import keras_mae
 
+pytestmark = pytest.mark.usefixtures("untraced")
+
 TRAINED = ["classifier.keras", "confusion.png", "curves.png", "history.csv", "metrics.json", "run.json"]
 
 
 def saying(directory, accuracy, images):
     """The line that a protocol ends with."""
     files = ", ".join(sorted(path.name for path in directory.iterdir()))
-    return f"accuracy {accuracy:.2%} on {images:,} images not trained on; {directory}: {files}"
+    return f"accuracy {accuracy:.2%} on {images:,} evaluation images; {directory}: {files}"
 
 
 def read(path):
@@ -59,6 +61,7 @@ def test_probe_of_some_labels(keras_mae_command, encoder_file):
     assert out.splitlines()[-1] == saying(run, read(run / "metrics.json")["accuracy"], 360)
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize("stopped", [True, False])
 def test_a_probe_that_an_earlier_version_began_keeps_its_crops(tmp_path, stopped):
     """Which drew crops that did not fit again, and did not write that into its recipe."""
@@ -90,6 +93,7 @@ def test_knn_and_the_next_free_run(keras_mae_command, digits_model):
         assert out.splitlines()[-1] == saying(run, metrics["accuracy"], 360)
 
 
+@pytest.mark.backends("torch")
 def test_finetune_on_a_folder_of_class_folders(keras_mae_command, digits_model, class_folders):
     """A tenth, at least one image, is kept; images of another size resize the positions."""
     options = ("--epochs", 1, "--image-size", 12, "--trainable-blocks", 0.5, "--out", "run")
@@ -113,6 +117,7 @@ def test_knn_on_two_folders(keras_mae_command, digits_model, class_folders):
     assert read(Path("runs/knn-photos-1/metrics.json"))["images"] == 4
 
 
+@pytest.mark.backends("torch")
 def test_finetune_goes_on_where_it_was_stopped_and_is_scored_again(keras_mae_command, digits_model, monkeypatch):
     from keras_mae.training import checkpoints
 
@@ -131,9 +136,10 @@ def test_finetune_goes_on_where_it_was_stopped_and_is_scored_again(keras_mae_com
     )
     with monkeypatch.context() as patched:
         patched.setattr(
-            checkpoints.Checkpoints, "_asked", lambda self: (self.position.step == 3, False)
+            checkpoints.Checkpoints, "_asked", lambda self: checkpoints._TERMINATE * (self.position.step == 3)
         )  # SIGTERM came
-        assert keras_mae_command(*options)[0] == 143
+        status, out, _ = keras_mae_command(*options)
+    assert (status, out.splitlines()[-1]) == (143, "run: stopped at step 3; the same command continues it")
     others = keras_mae.ViTEncoder((8, 8, 1), 2, embed_dim=12, depth=1, num_heads=3, mlp_ratio=2)
     others.save("other.keras")  # of the same shape
     for changed, said in (("other.keras", "model="), (digits_model, "num_labels=1436")):
@@ -150,10 +156,11 @@ def test_finetune_goes_on_where_it_was_stopped_and_is_scored_again(keras_mae_com
         assert (status, "'run' is another one. Received: " in err) == (2, True)
     status, out, _ = keras_mae_command("evaluate", "run/classifier.keras")
     assert status == 0
-    assert out.strip() == saying(Path("runs/evaluate-digits-1"), accuracy, 360).replace(" not trained on", "")
+    assert out.strip() == saying(Path("runs/evaluate-digits-1"), accuracy, 360).replace("evaluation ", "")
     assert read(Path("runs/evaluate-digits-1/metrics.json"))["accuracy"] == accuracy
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -208,6 +215,7 @@ def test_a_protocols_mistake_is_one_clear_line_and_status_2(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.backends("torch")
 def test_one_image_alone_is_refused(keras_mae_command, digits_model, class_folders):
     """Nothing would be left to train on."""
     status, _, err = keras_mae_command("knn", digits_model, "birds", "--k", 1)
@@ -215,6 +223,7 @@ def test_one_image_alone_is_refused(keras_mae_command, digits_model, class_folde
 
 
 # === Classes by name ===
+@pytest.mark.backends("torch")
 def test_evaluate_goes_by_names(keras_mae_command, class_folders, tmp_path):
     encoder = keras_mae.ViTEncoder((8, 8, 1), 2, embed_dim=12, depth=1, num_heads=3, mlp_ratio=2)
     classifier = keras_mae.ViTClassifier(encoder, 3, class_names=("owls", "dogs", "cats"))
@@ -235,6 +244,7 @@ def test_evaluate_goes_by_names(keras_mae_command, class_folders, tmp_path):
     assert "3: owls, dogs, cats" in keras_mae_command("info", "dogs.keras")[1]
 
 
+@pytest.mark.backends("torch")
 def test_a_classifier_without_names_goes_by_place_and_says_so(keras_mae_command, class_folders):
     encoder = keras_mae.ViTEncoder((8, 8, 1), 2, embed_dim=12, depth=1, num_heads=3, mlp_ratio=2)
     classifier = keras_mae.ViTClassifier(encoder, 2)

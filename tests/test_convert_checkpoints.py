@@ -50,6 +50,7 @@ ONE = np.ones(2, "float32")
 
 
 # === Names ===
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize(
     "prefix",
     [
@@ -78,6 +79,7 @@ def test_a_prefix_of_all_names_is_stripped_and_reported(prefix, encoder, tensors
     assert ("Names without _orig_mod" in report.notes) == ("_orig_mod" in prefix)
 
 
+@pytest.mark.backends("torch")
 def test_wrappers_within_names_are_no_hindrance(encoder, tensors, tmp_path):
     """As compiling or sharding single blocks leaves them."""
     inner = {
@@ -94,6 +96,7 @@ def test_wrappers_within_names_are_no_hindrance(encoder, tensors, tmp_path):
         read(tmp_path / "y.safetensors")
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize("kind", ["encoder", "autoencoder", "classifier"])
 @pytest.mark.parametrize("format", ["reference", "transformers"])
 @pytest.mark.parametrize("prefix", ["", "module.", "module.encoder.", "model.vit."])
@@ -117,6 +120,7 @@ def test_every_layout_and_kind_may_be_wrapped(kind, format, prefix, randomise, t
     assert report.notes == ([f"Names without their prefix {prefix!r}"] if prefix else [])
 
 
+@pytest.mark.backends("torch")
 def test_an_encoder_in_a_larger_model_is_loaded_and_the_rest_reported(encoder, tensors, tmp_path):
     more = {f"neck.{index}.conv.weight": ONE for index in range(9)} | {"head.weight": ONE}
     write_safetensors(tmp_path / "x.safetensors", prefixed(tensors, "backbone.", **more))
@@ -128,6 +132,7 @@ def test_an_encoder_in_a_larger_model_is_loaded_and_the_rest_reported(encoder, t
     assert "Names without their prefix 'backbone.'" in text
 
 
+@pytest.mark.backends("torch")
 def test_under_its_prefix_a_model_fits_as_a_whole_or_not_at_all(tensors, tmp_path):
     path = tmp_path / "x.safetensors"
     write_safetensors(path, prefixed(tensors, "backbone.", **{"backbone.gate": ONE, "neck": ONE}))
@@ -160,6 +165,7 @@ CHOICES = [
 ]
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize(("content", "key", "dictionary", "others"), CHOICES)
 def test_the_rule_of_several_models(content, key, dictionary, others):
     def is_tensor(value):
@@ -178,6 +184,7 @@ def test_the_rule_of_several_models(content, key, dictionary, others):
         assert selected.left_out == {"epoch": "no tensor"}
 
 
+@pytest.mark.backends("torch")
 def test_what_no_rule_decides_is_asked_for(encoder, tensors, tmp_path):
     path = tmp_path / "x.safetensors"
     content = prefixed(tensors, "encoder.") | prefixed(changed(tensors, 1), "target.")
@@ -193,6 +200,7 @@ def test_what_no_rule_decides_is_asked_for(encoder, tensors, tmp_path):
         keras_mae.ViTEncoder.from_preset(tmp_path / "x.keras", checkpoint_key="encoder")
 
 
+@pytest.mark.backends("torch")
 def test_the_shell_says_what_was_chosen(tensors, tmp_path, keras_mae_command):
     write_safetensors(
         tmp_path / "x.safetensors", prefixed(tensors, "student.") | prefixed(tensors, "teacher.v.", n=ONE)

@@ -16,6 +16,8 @@ from keras_mae import convert
 from keras_mae.convert import exporting
 from keras_mae.convert.state_dict import read, write_safetensors
 
+pytestmark = pytest.mark.backends("torch")
+
 BACKEND = keras.backend.backend()
 SIZES = {"num_heads": HEADS, "decoder_num_heads": DECODER_HEADS}
 
@@ -229,6 +231,7 @@ def test_a_trained_head_is_kept(tmp_path, randomise):
     assert np.array_equal(numpy(again.head.layers[-1].kernel), numpy(classifier.head.layers[-1].kernel))
 
 
+@pytest.mark.backends("torch", "jax", "tensorflow")
 def test_no_optimizer_in_a_preset(tmp_path):
     mae = keras_mae.MaskedAutoencoder(small(), keras_mae.MAEDecoder(8, 1, 2))
     mae.compile(keras_mae.optimizers.AdamW(1e-3))
@@ -253,12 +256,14 @@ def test_a_preset_whose_configuration_was_changed_is_refused(tmp_path):
 
 
 # === Other precisions, compiled models ===
+@pytest.mark.backends("torch", "jax", "tensorflow")
 def test_keras_hub_gets_float32(tmp_path):
     pytest.importorskip("keras_hub")
     path = convert.save(small(dtype="mixed_bfloat16"), tmp_path / "hub", "keras_hub")
     assert convert.load(path).model.dtype_policy.name == "float32"
 
 
+@pytest.mark.backends("torch", "jax", "tensorflow")
 def test_a_model_of_lower_precision_is_exported_in_float32(mae, randomise):
     half = keras_mae.ViTClassifier(small(dtype="mixed_bfloat16"), 3)
     randomise(half)

@@ -106,6 +106,7 @@ def test_a_probe_is_folded_for_a_further_format(tiny, encoder, tmp_path):
     assert same_weights(convert.load(tmp_path / "x.npz", encoder_only=True).model, encoder)
 
 
+@pytest.mark.backends("torch")
 def test_a_further_format_refuses(tiny, encoder, tmp_path):
     deep = keras_mae.ViTEncoder((20, 20, 3), 5, 24, 2, 3)
     for model, name, message in ((deep, "x.npz", "Tiny has one block"), (encoder, "x", "files end in .npz")):
@@ -124,6 +125,7 @@ def test_a_further_format_refuses(tiny, encoder, tmp_path):
         keras_mae.MaskedAutoencoder.from_preset(convert.save(encoder, tmp_path / "y.npz", "tiny"))
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize(
     ("change", "odd"),
     [
@@ -179,6 +181,7 @@ def test_our_own_formats_keep_everything(format, name, mae, tmp_path):
     assert convert.load(convert.save(probe, tmp_path / f"probe-{name}", format)).model.batch_norm
 
 
+@pytest.mark.backends("torch")
 def test_paths_of_our_own_formats(encoder, tmp_path):
     for name, format, message in (("x", "keras", "must end in '.keras'"), ("x.keras", "preset", "must be a folder")):
         with pytest.raises(ValueError, match=message):
@@ -193,6 +196,7 @@ def test_what_was_saved_before_still_loads(name):
     assert same_weights(type(model).from_preset(WITNESSES / name), model)
 
 
+@pytest.mark.backends("torch")
 def test_load_model_says_what_a_file_is_instead(tmp_path, encoder):
     (tmp_path / "folder").mkdir()
     (tmp_path / "text.keras").write_text("no archive")
@@ -211,6 +215,7 @@ def test_load_model_says_what_a_file_is_instead(tmp_path, encoder):
             convert.load_model(tmp_path / name)
 
 
+@pytest.mark.backends("torch")
 def test_every_format_can_be_asked_about_every_file(tmp_path):
     """`matches` raises no error, whatever the file is."""
     for name, content in (("a.pth", b"PK damaged"), ("b.safetensors", b"12345678{"), ("c.keras", b""), ("d", b"x")):

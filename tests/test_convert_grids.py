@@ -15,6 +15,8 @@ from keras_mae.convert.metadata import KEY
 from keras_mae.convert.state_dict import read, write_safetensors
 from keras_mae.positions import sincos_grid, sincos_positions
 
+pytestmark = pytest.mark.backends("torch")
+
 BACKEND = keras.backend.backend()
 OBLONG, SQUARE = (16, 64, 3), (32, 32, 3)  # 2 x 8 and 4 x 4 patches
 HEADS = {"num_heads": 4, "decoder_num_heads": 2}

@@ -11,6 +11,8 @@ from keras_mae import convert
 from keras_mae.convert.metadata import KEY, metadata_of
 from keras_mae.convert.state_dict import read, write_safetensors
 
+pytestmark = pytest.mark.backends("torch")
+
 BACKEND = keras.backend.backend()
 
 
@@ -22,6 +24,7 @@ def oblong():
 FILES = {"x.safetensors": "reference", "y.safetensors": "timm", "hf": "transformers"}
 
 
+@pytest.mark.backends("torch", "jax", "tensorflow")
 @pytest.mark.parametrize("name", [*FILES, *(["x.pth"] if BACKEND == "torch" else [])])
 def test_every_file_says_what_metadata_of_does(name, tmp_path):
     encoder = oblong()

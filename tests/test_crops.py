@@ -12,6 +12,8 @@ from keras_mae import data
 from keras_mae.data.crops import Box
 from keras_mae.data.images import views
 
+pytestmark = pytest.mark.backends("torch")
+
 DRAWS = 10_000
 # Where two samples of this size are of one distribution, their empirical distribution functions are further apart
 # than this once in 8,000 times (Kolmogorov and Smirnov; seldomer still where values are whole numbers).

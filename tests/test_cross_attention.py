@@ -120,7 +120,7 @@ def test_a_share_is_predicted_exactly_as_all_are(masks_per_image, crossed, image
 def test_all_of_it_is_trained(crossed, images):
     model = crossed.copy()
     before = [to_numpy(weight).copy() for weight in model.trainable_weights]
-    model.compile(keras.optimizers.SGD(0.1))
+    model.compile(keras.optimizers.SGD(0.1), run_eagerly=keras.backend.backend() == "tensorflow")
     model.fit(images, verbose=0)
     same = [w.path for w, old in zip(model.trainable_weights, before, strict=True) if (to_numpy(w) == old).all()]
     assert same == []
@@ -165,6 +165,7 @@ def test_a_copy_for_other_images_has_positions_for_them(crossed):
     np.testing.assert_array_equal(to_numpy(copied.decoder.mixes[1]), to_numpy(crossed.decoder.mixes[1]))
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize("format", ["reference", "transformers", "timm", "keras_hub"])
 def test_other_formats_refuse_it(format, crossed, tmp_path):
     with pytest.raises(
@@ -173,11 +174,13 @@ def test_other_formats_refuse_it(format, crossed, tmp_path):
         save(crossed, tmp_path / "other.pth", format)
 
 
+@pytest.mark.backends("torch")
 def test_blocks_cannot_be_fused_as_well():
     with pytest.raises(ValueError, match="`fuse_blocks` is for an MAEDecoder: a CrossAttentionDecoder mixes all"):
         build(fuse_blocks=(0, 1))
 
 
+@pytest.mark.backends("torch")
 def test_another_encoder_is_refused(crossed):
     deeper = keras_mae.ViTEncoder((15, 14, 3), (3, 2), 12, 3, 3)
     with pytest.raises(
@@ -186,6 +189,7 @@ def test_another_encoder_is_refused(crossed):
         keras_mae.MaskedAutoencoder(deeper, crossed.decoder)
 
 
+@pytest.mark.backends("torch")
 def test_a_recipe_says_which_decoder(crossed, images, tmp_path):
     assert recipes.Recipe.from_dict(recipes.PretrainRecipe(decoder="cross_attention").to_dict()).decoder
     plain = recipes.PretrainRecipe(norm_pix_loss=False)

@@ -1,7 +1,6 @@
 """Sources, loaders and the built-in data sets."""
 
 import gzip
-import importlib.util
 import os
 import subprocess
 import sys
@@ -9,16 +8,11 @@ import sys
 import keras
 import numpy as np
 import pytest
+from data_helpers import LOADERS
 
 from keras_mae import data
 
-LOADERS = [
-    "grain",
-    pytest.param(
-        "tf.data",
-        marks=pytest.mark.skipif(not importlib.util.find_spec("tensorflow"), reason="TensorFlow is not installed"),
-    ),
-]
+pytestmark = pytest.mark.backends("torch")
 
 
 def numpy_pairs(dataset):

@@ -9,6 +9,8 @@ from keras_mae import recipes
 from keras_mae.training import RunDirectory, RunFile
 from keras_mae.training.metadata import from_flat, json_values, merged
 
+pytestmark = pytest.mark.backends("torch")
+
 RECIPE = recipes.LinearProbeRecipe(epochs=3, warmup_epochs=1, crop_area=(0.5, 1), seed=7)
 METADATA = {"recipe": RECIPE.to_dict(), "data": "photos", "images": 11}
 HISTORY = {"loss": [3.0, 2.0, 1.5], "accuracy": [0.1, 0.2, 0.25]}
@@ -70,13 +72,43 @@ def test_a_directory_is_free_until_something_is_in_it(tmp_path):
 
 def test_a_run_is_finished_with_all_its_epochs_and_without_checkpoints(finished, tmp_path):
     assert finished.is_finished(3, METADATA)
-    with pytest.raises(ValueError, match="no checkpoint to resume from: 3 of 4 epochs"):
-        finished.is_finished(4, METADATA)
+    assert finished.is_finished(4, METADATA)  # ended early, and left results
     finished.file(RunFile.CHECKPOINTS).mkdir()
     assert not finished.is_finished(3, METADATA)
     finished.remove_checkpoints()
     assert finished.is_finished(3, METADATA)
     assert not RunDirectory(tmp_path / "other").is_finished(3, METADATA)
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_anew(finished):
+    finished.file(RunFile.METRICS).unlink()
+    finished.file(RunFile.WATCH).mkdir()
+    assert not finished.is_finished(4, METADATA)
+    with finished.file(RunFile.HISTORY).open("a") as file:
+        file.write("4,1.2")  # killed within a line
+    assert (finished.epochs_done, finished.is_finished(3, METADATA)) == (0, False)
+    with pytest.raises(ValueError, match="is another one. Received: images=12 and not 11"):
+        finished.is_finished(4, METADATA | {"images": 12})
+
+
+def test_a_history_grows_by_a_line_an_epoch(tmp_path):
+    directory = RunDirectory(tmp_path)
+    files = []
+    for epochs in (1, 2, 3):
+        directory.add_to_history({name: values[:epochs] for name, values in HISTORY.items()})
+        files.append(directory.file(RunFile.HISTORY).stat().st_ino)
+    assert len(set(files)) == 1
+    grown = directory.file(RunFile.HISTORY).read_bytes()
+    directory.write_history(HISTORY)
+    assert directory.file(RunFile.HISTORY).read_bytes() == grown
+    directory.add_to_history({**HISTORY, "psnr": [1.0, 2.0, 3.0]})
+    np.testing.assert_array_equal(directory.history["psnr"], [1, 2, 3])
+
+
+def test_a_directory_that_can_be_continued_says_so(finished):
+    finished.file(RunFile.CHECKPOINTS).mkdir()
+    with pytest.raises(ValueError, match="a run that `resume` .--resume. continues"):
+        finished.check_free()
 
 
 def test_pictures_that_were_drawn_before_the_first_checkpoint_are_no_run(tmp_path):

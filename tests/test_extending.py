@@ -8,8 +8,10 @@ import pytest
 from test_resume import everything, run
 from training_helpers import Stop, terminated
 
+from keras_mae.recipes import Recipe
 from keras_mae.training import PretrainRecipe, RunDirectory
-from keras_mae.training.checkpoints import Preempted
+from keras_mae.training.checkpoints import Checkpoints, Preempted
+from keras_mae.training.extending import extend
 
 SHORT = PretrainRecipe(
     epochs=3,
@@ -44,6 +46,7 @@ def finished(short, tmp_path):
     return shutil.copytree(short[0], tmp_path / "run")
 
 
+@pytest.mark.backends("torch", "jax")
 def test_a_finished_run_goes_on_to_more_epochs(finished, short, long):
     """Terminated on the way, too."""
     with pytest.raises(Preempted):
@@ -60,12 +63,14 @@ def test_a_finished_run_goes_on_to_more_epochs(finished, short, long):
     assert [path.name for path in (finished / "before_decay").iterdir()] != []
 
 
+@pytest.mark.backends("torch")
 def test_the_same_command_leaves_a_finished_run_as_it_is(finished):
     before = (finished / "model.keras").read_bytes()
     run(finished, recipe=SHORT)
     assert (finished / "model.keras").read_bytes() == before
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -79,3 +84,24 @@ def test_the_same_command_leaves_a_finished_run_as_it_is(finished):
 def test_other_runs_are_refused(changes, message, finished):
     with pytest.raises(ValueError, match=message):
         run(finished, recipe=replace(SHORT, **changes))
+
+
+def test_a_run_is_made_longer_with_other_data_only_if_that_is_allowed(finished):
+    directory = RunDirectory(finished)
+    known = directory.metadata
+    fingerprint = {**known["fingerprint"], "data": {**known["fingerprint"]["data"], "contents": "others"}}
+    wanted = {**known, "recipe": LONG.to_dict(), "fingerprint": fingerprint}
+    with pytest.raises(ValueError, match="data: other contents. To go on with what there is now"):
+        extend(directory, wanted)
+    assert "checkpoints" not in directory.files
+    extend(directory, wanted, allow_changed=True)
+    _, state = Checkpoints(directory.file("checkpoints"), 1).newest()
+    assert Recipe.from_dict(state["metadata"]["recipe"]) == LONG
+    assert state["metadata"]["fingerprint"] == known["fingerprint"]  # so that it is seen, and recorded
+
+
+def test_a_damaged_checkpoint_is_named(finished):
+    [kept] = (finished / "before_decay").glob("state.json")
+    kept.write_text("null")
+    with pytest.raises(ValueError, match="cannot be made longer: .*before_decay' is not whole"):
+        run(finished, recipe=LONG)

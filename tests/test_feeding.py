@@ -12,6 +12,8 @@ import keras_mae
 from keras_mae import data, distribution, training
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe
 
+pytestmark = pytest.mark.backends("torch")
+
 SMALL = FineTuneRecipe.for_size("small_images")
 SHAPE = (9, 7, 1)
 IN_BYTES = {"pixel_range": None, "white_level": None}
@@ -42,6 +44,10 @@ def test_a_built_in_set_is_opened_for_pre_training():
 
 def test_a_folder_is_opened_for_pre_training(class_folders):
     images = training.open_unlabeled(class_folders, SHAPE)
+    every = sorted(path.relative_to(class_folders).as_posix() for path in class_folders.rglob("*.png"))
+    assert images.example_names == tuple(every[index] for index in (0, 1, 3, 4, 6, 7, 9, 10))
+    whole = images.train.batch(np.array([0, 1, 3, 4, 6, 7, 9, 10]))[0]
+    np.testing.assert_array_equal(images.examples, whole)
     assert (len(images.train), images.train.image_shape, images.examples.shape) == (11, SHAPE, (8, *SHAPE))
     assert images.metadata == {"data": "photos", "images": 11, **IN_BYTES}
 
@@ -173,6 +179,7 @@ def test_a_recipe_that_cannot_be_is_refused(changes, message):
 
 
 # === Batches ===
+@pytest.mark.backends("torch", "tensorflow")
 def test_training_batches_are_whole_shuffled_and_those_of_the_seed():
     recipe = PretrainRecipe(batch_size=8, gradient_accumulation_steps=2, epochs=1, warmup_epochs=0, seed=3)
     source = source_of()
@@ -220,6 +227,7 @@ def test_gentle_crops_are_for_images_of_one_size_and_of_many(sized, monkeypatch)
     assert seen["crop"] == data.RandomCrop(0.1, flip=False)
 
 
+@pytest.mark.backends("torch", "tensorflow")
 def test_images_of_one_size_are_moved_and_mirrored_as_the_recipe_says():
     images = training.open_unlabeled("digits", SHAPE)
     feed = images.feed(PretrainRecipe.for_size("small_images", shift=1 / 8, flip=True))
@@ -238,6 +246,7 @@ def test_classes_go_with_a_recipe_for_a_classifier_only(recipe, num_classes):
         training.training_batches(source_of(), recipe, num_classes)
 
 
+@pytest.mark.backends("torch", "tensorflow")
 def test_evaluation_batches_are_all_images_in_order_as_they_are():
     source = source_of(300)
     batches = training.evaluation_batches(source, SMALL)
@@ -245,6 +254,7 @@ def test_evaluation_batches_are_all_images_in_order_as_they_are():
     np.testing.assert_array_equal(images_of(batches), source.images)
 
 
+@pytest.mark.backends("torch", "tensorflow")
 def test_evaluation_looks_at_what_the_recipe_says(class_folders):
     source = training.open_test(class_folders, SHAPE)
     whole, center = (images_of(training.evaluation_batches(source, recipe)) for recipe in (None, FineTuneRecipe()))

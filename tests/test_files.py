@@ -11,6 +11,8 @@ import pytest
 
 from keras_mae import _files, _optional
 
+pytestmark = pytest.mark.backends("torch")
+
 
 def names(directory):
     return sorted(path.name for path in directory.iterdir())

@@ -198,6 +198,13 @@ def test_skipped_steps_stay_out_of_the_logs():
     assert np.isfinite(logs["psnr"]).all()
 
 
+def test_validation_leaves_the_count_of_skipped_steps_alone():
+    images = IMAGES[: 2 * BATCH].astype("float32")
+    images[0, 0, 0, 0] = np.nan
+    given = {"validation_data": IMAGES[:BATCH], "batch_size": BATCH, "shuffle": False, "verbose": 0}
+    assert compiled().fit(images, **given).history["skipped_steps"] == [1]
+
+
 def test_an_epoch_of_skipped_steps_logs_no_loss():
     """A loss of 0 would be every checkpoint's best."""
     bad = np.full_like(IMAGES[:BATCH], np.nan, dtype="float32")

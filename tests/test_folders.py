@@ -11,6 +11,8 @@ from keras_mae import data
 from keras_mae.data.folders import look_into
 from keras_mae.data.images import extensions
 
+pytestmark = pytest.mark.backends("torch")
+
 links = pytest.mark.skipif(os.name == "nt", reason="links take rights on Windows")
 IMAGE = Image.fromarray(np.arange(7 * 9 * 3, dtype="uint8").reshape(7, 9, 3))
 

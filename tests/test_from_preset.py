@@ -68,6 +68,7 @@ def test_a_classifier_comes_with_its_head_or_a_new_one(saved, randomise, tmp_pat
     assert keras_mae.ViTClassifier.from_preset(folder / "classifier", num_classes=5).num_classes == 5
 
 
+@pytest.mark.backends("torch")
 def test_the_card_says_what_is_in_the_folder(saved):
     folder, mae = saved
     text = (folder / "mae" / "README.md").read_text()
@@ -82,6 +83,7 @@ def test_keras_files_are_presets_too(saved, tmp_path):
 
 
 # === Architectures and published weights ===
+@pytest.mark.backends("torch")
 def test_every_class_has_the_architectures():
     encoder = keras_mae.ViTEncoder.from_preset(ARCHITECTURE, drop_path_rate=0.1)
     assert (encoder.embed_dim, encoder.drop_path_rate) == (96, 0.1)
@@ -112,6 +114,7 @@ def load(cls=keras_mae.MaskedAutoencoder, **arguments):
         return cls.from_preset(ARCHITECTURE, weights="mae_visualize_vit_micro", **arguments)
 
 
+@pytest.mark.backends("torch")
 def test_published_weights_are_downloaded(checkpoint):
     """By Keras, from an address that is a file's here."""
     _, mae = checkpoint
@@ -128,6 +131,7 @@ def test_published_weights_are_downloaded(checkpoint):
         load(image_shape=(28, 28, 3))
 
 
+@pytest.mark.backends("torch")
 def test_a_file_of_the_name_is_taken_without_network(checkpoint, tmp_path, monkeypatch):
     path, mae = checkpoint
     monkeypatch.setattr(locate, "ADDRESS", "http://127.0.0.1:9")
@@ -137,18 +141,21 @@ def test_a_file_of_the_name_is_taken_without_network(checkpoint, tmp_path, monke
     assert same_weights(mae, load())
 
 
+@pytest.mark.backends("torch")
 def test_a_file_that_is_another_is_refused(checkpoint, tmp_path):
     (tmp_path / "mae_visualize_vit_micro.pth").write_bytes(b"something else")
     with pytest.raises(ValueError, match="is not the published file: its MD5 begins with"):
         load()
 
 
+@pytest.mark.backends("torch")
 def test_weights_of_another_architecture_are_refused(checkpoint):
     path, _ = checkpoint
     with pytest.raises(ValueError, match=r"are not of 'mae_vit_tiny_patch4_32': they have .*'embed_dim': 96"):
         keras_mae.ViTEncoder.from_preset("mae_vit_tiny_patch4_32", weights=path)
 
 
+@pytest.mark.backends("torch")
 def test_an_encoder_alone_reconstructs_nothing(checkpoint, saved, tmp_path):
     _, mae = checkpoint
     path = convert.save(mae.encoder, tmp_path / "encoder.safetensors", "reference")
@@ -158,6 +165,7 @@ def test_an_encoder_alone_reconstructs_nothing(checkpoint, saved, tmp_path):
 
 
 # === The Hub ===
+@pytest.mark.backends("torch")
 def test_the_hub(saved, tmp_path, monkeypatch):
     """Its package finds a repository in its cache, laid out as it would have downloaded it."""
     constants = pytest.importorskip("huggingface_hub.constants")
@@ -174,6 +182,7 @@ def test_the_hub(saved, tmp_path, monkeypatch):
 
 
 # === Bad input ===
+@pytest.mark.backends("torch")
 def test_nothing_is_overwritten(saved):
     folder, mae = saved
     before = (folder / "encoder" / "model.weights.h5").read_bytes()
@@ -182,6 +191,7 @@ def test_nothing_is_overwritten(saved):
     assert (folder / "encoder" / "model.weights.h5").read_bytes() == before
 
 
+@pytest.mark.backends("torch")
 def test_a_failed_write_leaves_nothing(saved, tmp_path, monkeypatch):
     _, mae = saved
 
@@ -194,6 +204,7 @@ def test_a_failed_write_leaves_nothing(saved, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -218,6 +229,7 @@ def test_a_damaged_folder_is_refused(spoil, message, saved, tmp_path):
         keras_mae.ViTEncoder.from_preset(path)
 
 
+@pytest.mark.backends("torch")
 def test_weights_of_other_sizes_are_refused(saved, tmp_path, make_mae):
     path = shutil.copytree(saved[0] / "encoder", tmp_path / "encoder")
     make_mae(embed_dim=24).encoder.save_weights(path / "model.weights.h5")
@@ -225,6 +237,7 @@ def test_weights_of_other_sizes_are_refused(saved, tmp_path, make_mae):
         keras_mae.ViTEncoder.from_preset(path)
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize(
     ("cls", "preset", "arguments", "message"),
     [

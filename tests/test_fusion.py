@@ -61,7 +61,7 @@ def test_shares_start_equal(make_mae):
 def test_what_fuses_is_trained(fused, images):
     model = fused.copy()
     before = [to_numpy(weight).copy() for weight in model.fusion.weights]
-    model.compile(keras.optimizers.SGD(0.1))
+    model.compile(keras.optimizers.SGD(0.1), run_eagerly=keras.backend.backend() == "tensorflow")
     model.fit(images, verbose=0)
     assert all((to_numpy(now) != old).any() for now, old in zip(model.fusion.weights, before, strict=True))
 
@@ -117,6 +117,7 @@ def test_outputs_of_several_blocks(fused, images):
     np.testing.assert_array_equal(to_numpy(fused.encoder.encode(images)), to_numpy(outputs[0]))
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize("blocks", [(3,), (-4,), (), "0", (0.5,)])
 def test_blocks_that_are_not_there_are_refused(blocks, fused, images):
     with pytest.raises(ValueError, match="`blocks` must be indices of blocks, from -3 to 2. Received"):
@@ -124,6 +125,7 @@ def test_blocks_that_are_not_there_are_refused(blocks, fused, images):
 
 
 # === Around it ===
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize("blocks", [(0, 1), (2,), (0, 0, 2), (2, -1), (0, 3), 2, "02", (0, 2.0), ()])
 def test_blocks_that_cannot_be_fused_are_refused(blocks, make_mae):
     with pytest.raises(
@@ -132,6 +134,7 @@ def test_blocks_that_cannot_be_fused_are_refused(blocks, make_mae):
         make_mae(depth=3, fuse_blocks=blocks)
 
 
+@pytest.mark.backends("torch")
 def test_blocks_are_taken_in_rising_order():
     assert fused_blocks((-1, 4, 0), 12) == (0, 4, 11)
     with pytest.raises(ValueError, match="`num_blocks` must be 2 or more"):
@@ -154,12 +157,14 @@ def test_it_is_saved_copied_and_given_to_architectures(fused, masked, tmp_path):
     assert len(report.rows) == len(fused.weights)
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize("format", ["reference", "transformers", "timm", "keras_hub"])
 def test_other_formats_refuse_it(format, fused, tmp_path):
     with pytest.raises(ValueError, match=r"No other library has a decoder that reads several.*fuse_blocks=\(-1, 0\)"):
         save(fused, tmp_path / "other.pth", format)
 
 
+@pytest.mark.backends("torch")
 def test_a_recipe_says_which_blocks(fused, images, tmp_path):
     recipe = recipes.PretrainRecipe(fuse_blocks=[0, -1])
     assert recipes.Recipe.from_dict(recipe.to_dict()) == recipe

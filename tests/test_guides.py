@@ -13,6 +13,8 @@ sys.path.insert(0, str(PROJECT / "guides"))
 import make_notebooks  # noqa: E402
 import run_guides  # noqa: E402
 
+pytestmark = pytest.mark.backends("torch")
+
 GUIDES = make_notebooks.guides()
 each_guide = pytest.mark.parametrize("guide", GUIDES, ids=[guide.name for guide in GUIDES])
 MACHINE = re.compile(r"(?<![\w.:/~$}-])/(?:tmp|work|root|home|usr|opt|Users)/")

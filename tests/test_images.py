@@ -17,6 +17,8 @@ from keras_mae.data.crops import Box
 from keras_mae.data.examination import examine
 from keras_mae.data.levels import Levels
 
+pytestmark = pytest.mark.backends("torch")
+
 # Four fields of one colour each: an image that was mirrored, turned or mixed up shows it.
 COLOURS = np.array([[(200, 40, 30), (30, 180, 60)], [(40, 60, 210), (230, 220, 90)]], "uint8")
 UPRIGHT = COLOURS.repeat(32, 0).repeat(48, 1)  # 64 high, 96 wide: whole blocks of JPEG

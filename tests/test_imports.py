@@ -14,6 +14,8 @@ import pytest
 
 import keras_mae
 
+pytestmark = pytest.mark.backends("torch")
+
 ROOT = Path(keras_mae.__file__).parent
 PROJECT = Path(__file__).parent.parent
 BACKENDS = {"jax", "tensorflow", "torch"}

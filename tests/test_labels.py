@@ -74,6 +74,7 @@ def test_arrays_are_checked_before_anything_is_computed(method, kind, classifier
     assert_same(values(classifier.weights), before)
 
 
+@pytest.mark.backends("torch")
 def test_labels_are_one_array(classifier):
     with pytest.raises(ValueError, match="Labels must be one array. Received: list"):
         fit(classifier, X, Y.tolist())
@@ -193,7 +194,7 @@ def sigmoid_loss(labels, logits):
     return np.mean(np.logaddexp(0, logits) - labels * logits)
 
 
-@pytest.mark.parametrize("shape", [(BATCH,), (BATCH, 1)])
+@pytest.mark.parametrize("shape", [pytest.param((BATCH,), marks=pytest.mark.backends("torch")), (BATCH, 1)])
 @pytest.mark.parametrize("dtype", ["int64", "float32"])
 def test_one_output_trains_with_binary_cross_entropy(dtype, shape):
     classifier = randomise_head(keras_mae.ViTClassifier(make_encoder(), 1))
@@ -260,6 +261,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize("loss", LOSSES, ids=name_of)
 def test_a_loss_of_probabilities_is_refused(loss):
     for given in (loss, [loss], {"output": loss}):
@@ -272,6 +274,7 @@ def test_other_losses_are_taken(loss):
     check_loss(loss)
 
 
+@pytest.mark.backends("torch")
 def test_one_output_has_one_loss():
     with pytest.raises(ValueError, match="one output, and one loss. Received: 2 losses"):
         make_classifier().compile("sgd", ["mse", "mae"])
@@ -291,6 +294,7 @@ METRICS = {
 }
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize("metric", METRICS, ids=name_of)
 @pytest.mark.parametrize("argument", ["metrics", "weighted_metrics"])
 def test_a_metric_of_probabilities_is_refused(argument, metric):

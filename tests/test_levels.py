@@ -13,6 +13,8 @@ from PIL import Image
 from keras_mae import data
 from keras_mae.data.levels import Levels
 
+pytestmark = pytest.mark.backends("torch")
+
 RAMP = np.arange(30).reshape(5, 6)
 SHAPE = (5, 6, 1)
 HOUNSFIELD = (-1024, 3071)

@@ -101,7 +101,7 @@ def test_a_mask_in_pixels_trains_as_the_same_in_patches(model):
     after = []
     for mask in (patches_of(6), in_pixels(patches_of(6))):
         copied = model.copy()
-        copied.compile(keras.optimizers.SGD(0.1))
+        copied.compile(keras.optimizers.SGD(0.1), run_eagerly=keras.backend.backend() == "tensorflow")
         copied.fit({"images": IMAGES, "mask": mask}, epochs=1, shuffle=False, verbose=0)
         after.append(weights(copied))
     assert all(np.array_equal(a, b) for a, b in zip(*after, strict=True))
@@ -151,7 +151,7 @@ def test_training_a_copy_leaves_the_model_alone(model):
     noise = np.tile(np.arange(10, dtype="float32"), (4, 1))
     one, two = (mae({"images": IMAGES, "noise": noise})["reconstruction"] for mae in (model, copied))
     np.testing.assert_array_equal(ops.convert_to_numpy(one), ops.convert_to_numpy(two))
-    copied.compile(keras.optimizers.SGD(0.1))
+    copied.compile(keras.optimizers.SGD(0.1), run_eagerly=keras.backend.backend() == "tensorflow")
     copied.fit(IMAGES, verbose=0)
     assert all(np.array_equal(a, b) for a, b in zip(before, weights(model), strict=True))
     assert not all(np.array_equal(a, b) for a, b in zip(before, weights(copied), strict=True))
@@ -168,6 +168,7 @@ def test_a_copy_of_another_precision_and_masking(model):
     assert all(np.array_equal(a, b) for a, b in zip(weights(copied), weights(model), strict=True))
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -183,6 +184,7 @@ def test_what_a_copy_cannot_change(changes, message, model):
         model.copy(**changes)
 
 
+@pytest.mark.backends("torch")
 def test_a_preset_is_opened_for_other_images(model, tmp_path):
     model.save_to_preset(tmp_path / "mae")
     again = keras_mae.MaskedAutoencoder.from_preset(tmp_path / "mae", image_shape=(12, 12, 3))

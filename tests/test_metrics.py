@@ -152,6 +152,7 @@ def asked(model, names, *data):
     return [callback.up for callback in callbacks]
 
 
+@pytest.mark.backends("torch")
 def test_keras_callbacks_know_which_way_a_classifiers_metrics_are_better():
     data = IMAGES[:BATCH], LABELS[:BATCH]
     classifier = compiled(make_classifier())
@@ -161,11 +162,13 @@ def test_keras_callbacks_know_which_way_a_classifiers_metrics_are_better():
     assert asked(classifier, ["val_mine", "val_acc"], *data) == [True, True]
 
 
+@pytest.mark.backends("torch")
 def test_keras_callbacks_know_which_way_an_autoencoders_metrics_are_better():
     names = ["loss", "val_loss", "psnr", "val_psnr", "skipped_steps"]
     assert asked(compiled_autoencoder(), names, make_images(6)) == [False, False, True, True, False]
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize("kind", ["ModelCheckpoint", "ReduceLROnPlateau"])
 def test_the_other_callbacks_that_compare_know_too(kind, tmp_path):
     classifier = compiled(make_classifier(), keras.optimizers.SGD(0.0))

@@ -210,6 +210,7 @@ def test_a_model_trains_and_is_saved(tmp_path, dtype):
 
 
 # === Arguments ===
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -227,6 +228,7 @@ def test_values_out_of_range_are_refused(arguments, message):
         Muon(**arguments)
 
 
+@pytest.mark.backends("torch")
 def test_a_projection_that_cannot_be_divided_is_refused():
     with pytest.raises(
         ValueError, match=r"equal parts. Received: fused={'qkv': 5}, and .*qkv/kernel of shape \(4, 12\)"

@@ -169,6 +169,7 @@ def test_it_is_kept_and_can_be_changed(partial, tmp_path):
     assert keras_mae.MaskedAutoencoder.from_config(config).predict_ratio == 1.0
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize("ratio", [0, -0.5, 1.01, "half", True, float("nan")])
 def test_other_shares_are_refused(ratio, make_mae):
     with pytest.raises(ValueError, match=r"`predict_ratio` must be in \(0, 1\]"):
@@ -177,12 +178,14 @@ def test_other_shares_are_refused(ratio, make_mae):
         recipes.PretrainRecipe(predict_ratio=ratio)
 
 
+@pytest.mark.backends("torch")
 def test_a_model_that_predicts_another_share_than_its_recipe_is_refused(partial, images, tmp_path):
     recipe = recipes.PretrainRecipe(norm_pix_loss=False)
     with pytest.raises(ValueError, match="must agree.*predict_ratio=0.333.* and 1.0"):
         keras_mae.training.run_pretraining(partial, [images], recipe, tmp_path / "run", examples=images)
 
 
+@pytest.mark.backends("torch")
 def test_a_recipe_of_an_earlier_version_predicts_all():
     values = recipes.PretrainRecipe(epochs=50).to_dict()
     del values["predict_ratio"]

@@ -104,6 +104,7 @@ def test_queries_fit_the_width(width, queries):
     assert fitting_queries(width) == queries
 
 
+@pytest.mark.backends("torch")
 def test_queries_that_do_not_divide_the_width_are_refused():
     with pytest.raises(ValueError, match="`num_queries` must divide the width of the tokens, 48, as 24 does. .*=32"):
         keras_mae.AttentivePooling().build((None, 7, 48))
@@ -191,12 +192,14 @@ def test_another_image_size_keeps_the_queries_and_lengthens_flat_features():
     assert widths == {"attentive": WIDTH, "flatten": 15 * WIDTH}
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_an_encoder_without_its_norm_is_refused(pooling):
     with pytest.raises(ValueError, match=f'`pooling="{pooling}"` takes an encoder with a final norm'):
         keras_mae.ViTClassifier(make_encoder(final_norm=False), CLASSES, pooling=pooling)
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize("format", ["reference", "timm", "transformers", "keras_hub"])
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_other_libraries_have_no_place_for_it(pooling, format, classifiers, tmp_path):
@@ -228,6 +231,7 @@ def test_features_of_a_classifier_are_what_its_head_sees(classifiers):
     np.testing.assert_array_equal(found.labels, LABELS)
 
 
+@pytest.mark.backends("torch")
 def test_features_that_cannot_be_had_are_refused(classifiers):
     with pytest.raises(ValueError, match="learned queries, and an encoder alone has none: give a ViTClassifier"):
         transfer.extract_features(make_encoder(), IMAGES, pooling="attentive")
@@ -252,6 +256,7 @@ def test_the_default_query_of_a_map_is_what_the_head_sees(classifiers):
         np.testing.assert_array_equal(visualize.patch_maps(classifier, attention), expected)
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -292,6 +297,7 @@ def test_cached_and_live_probes_agree(pooling):
     fit(cached)
 
 
+@pytest.mark.backends("torch")
 def test_recipes_say_the_pooling():
     assert (FineTuneRecipe().pooling, LinearProbeRecipe().pooling) == ("mean", "token")
     recipe = LinearProbeRecipe.for_size("large", "efficient_probing")
@@ -301,6 +307,7 @@ def test_recipes_say_the_pooling():
         FineTuneRecipe(pooling="max")
 
 
+@pytest.mark.backends("torch")
 def test_recipes_of_earlier_versions_have_their_pooling():
     for recipe in (FineTuneRecipe(pooling="token"), LinearProbeRecipe(pooling="mean")):
         old = recipe.to_dict()
@@ -314,6 +321,7 @@ def test_fine_tuning_takes_its_recipes_pooling():
     assert transfer.fine_tune(make_encoder(), data, CLASSES, recipe, verbose=0).pooling == "attentive"
 
 
+@pytest.mark.backends("torch")
 def test_neighbors_vote_on_what_a_classifiers_head_sees(classifiers, tmp_path):
     """A run says which pooling it was, also where the classifier brings it."""
     data = keras_mae.data.from_arrays(IMAGES, LABELS, BATCH, shuffle=False, loader="grain")

@@ -16,6 +16,8 @@ from PIL import Image
 from keras_mae import data, training
 from keras_mae.data import preparation, records
 
+pytestmark = pytest.mark.backends("torch")
+
 FORMATS = ["array_record", pytest.param("tfrecord", marks=needs_tensorflow)]
 PER_SHARD = 5
 

@@ -8,11 +8,13 @@ import sys
 
 import numpy as np
 import pytest
-from data_helpers import COUNT, contents, needs_tensorflow, numbers, prepare, write_folder
+from data_helpers import CLASSES, COUNT, contents, needs_tensorflow, numbers, prepare, write_folder
 from PIL import Image
 
-from keras_mae import data
+from keras_mae import data, training
 from keras_mae.data import preparation, records
+
+pytestmark = pytest.mark.backends("torch")
 
 FORMATS = ["array_record", pytest.param("tfrecord", marks=needs_tensorflow)]
 ORIENTATION = 0x0112
@@ -132,6 +134,18 @@ def test_the_last_shard_holds_what_is_left(folder, tmp_path, per_shard, expected
     manifest = prepare(folder, tmp_path / "out", images_per_shard=per_shard)
     assert [shard["images"] for shard in manifest["shards"]] == expected
     assert sorted(numbers(data.from_directory(tmp_path / "out", 8, 4))) == list(range(COUNT))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_examples_to_draw_are_spread_over_all_images(folder, tmp_path, format):
+    """Of all three classes, whose images follow one another, and with their names where those are known."""
+    prepare(folder, tmp_path / "out", format=format, images_per_shard=12)
+    images = training.open_unlabeled(tmp_path / "out", (8, 8, 3))
+    shown = [round(float(image.mean()) / 10) for image in images.examples]
+    assert len(set(shown)) == len(images.example_names) == 8
+    assert {number % 3 for number in shown} == {0, 1, 2}
+    if format == "array_record":
+        assert images.example_names == tuple(f"{CLASSES[number % 3]}/{number:02d}.png" for number in shown)
 
 
 def test_read_manifest_gives_what_prepare_gave_and_nothing_for_other_folders(folder, tmp_path):

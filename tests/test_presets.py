@@ -8,6 +8,8 @@ import pytest
 import keras_mae
 from keras_mae import presets
 
+pytestmark = pytest.mark.backends("torch")
+
 PUBLISHED = {  # encoder, decoder, trained in pre-training
     "mae_vit_base_patch16_224": (85_798_656, 26_109_184, 111_655_680),
     "mae_vit_large_patch16_224": (303_301_632, 26_240_256, 329_239_296),
@@ -63,6 +65,7 @@ def test_sizes_of_the_paper():
         assert presets.get(name).decoder == {"embed_dim": 512, "depth": 8, "num_heads": 16}
 
 
+@pytest.mark.backends("torch", "jax", "tensorflow")
 def test_overrides_reach_the_part_they_are_for(without_values):
     mae = keras_mae.MaskedAutoencoder.from_preset(
         "mae_vit_micro_patch4_32",

@@ -16,6 +16,8 @@ from training_helpers import Stop, killed, quick_compile, terminated
 import keras_mae
 from keras_mae import recipes, training, transfer
 
+pytestmark = pytest.mark.usefixtures("untraced")
+
 SAVING = training.Saving(resume=True, every_steps=2)
 NAMES = [f"kind {letter}" for letter in "abcdefghijk"]
 FINE_TUNE = recipes.FineTuneRecipe.for_size("small_images", epochs=2, warmup_epochs=1, batch_size=BATCH)
@@ -159,6 +161,7 @@ PROTOCOLS = {
 }
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_directory_with_files_is_refused_and_kept(protocol, tmp_path):
     (tmp_path / "precious.txt").write_text("mine")
@@ -168,6 +171,7 @@ def test_a_directory_with_files_is_refused_and_kept(protocol, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_run_that_cannot_begin_leaves_nothing(protocol, tmp_path):
     """Labels of more classes than there are names; more neighbours than images."""
@@ -180,6 +184,7 @@ def test_a_run_that_cannot_begin_leaves_nothing(protocol, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize("classes", [NAMES[:2] * 2, np.arange(11), 11, "abcdefghijk", []])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_classes_that_are_no_names_are_refused_before_anything_runs(protocol, classes, tmp_path):
@@ -189,6 +194,7 @@ def test_classes_that_are_no_names_are_refused_before_anything_runs(protocol, cl
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize("batches", [IMAGES, (IMAGES, LABELS), [IMAGES]], ids=["array", "tuple", "list"])
 def test_what_is_no_batches_is_refused(batches, tmp_path):
     with pytest.raises(ValueError, match="`dataset` must be batches, as keras_mae.data makes them. Received: "):
@@ -210,7 +216,7 @@ def resumable(protocol, directory, *callbacks):
     return values([*saved.weights, *saved.optimizer.variables]), (directory / "history.csv").read_text()
 
 
-@pytest.mark.parametrize("protocol", ["fine_tune", "linear_probe"])
+@pytest.mark.parametrize("protocol", ["fine_tune", pytest.param("linear_probe", marks=pytest.mark.backends("torch"))])
 def test_a_killed_run_ends_as_if_nothing_had_happened(protocol, tmp_path):
     weights, history = resumable(protocol, tmp_path / "alone")
     with pytest.raises(MemoryError):
@@ -218,11 +224,17 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(protocol, tmp_path):
     with pytest.raises(SystemExit) as stopped:
         resumable(protocol, tmp_path / "run", Stop(4, terminated))  # in the second epoch
     assert stopped.value.code == 143
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"checkpoints"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"checkpoints", "history.csv", "run.json"}
     got, lines = resumable(protocol, tmp_path / "run")
     assert_same(got, weights)
     assert lines == history
     assert {path.name for path in (tmp_path / "run").iterdir()} == TRAINED
+    metrics = (tmp_path / "run" / "metrics.json").read_text()
+    for name in ("confusion.png", "curves.png", "metrics.json"):  # as if they had failed
+        (tmp_path / "run" / name).unlink()
+    resumable(protocol, tmp_path / "run")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == TRAINED
+    assert (tmp_path / "run" / "metrics.json").read_text() == metrics
 
 
 class Infinite(keras.utils.PyDataset):
@@ -241,7 +253,7 @@ def test_steps_that_have_ceased_to_be_finite_end_a_run(tmp_path, monkeypatch):
         training.run_fine_tuning(
             make_encoder(), Infinite(), held_out(), FINE_TUNE, tmp_path / "run", class_names=NAMES
         )
-    assert not (tmp_path / "run").exists()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
 
 
 # === Scores of a trained classifier ===
@@ -259,27 +271,9 @@ def test_evaluate_leaves_the_scores_that_the_run_left(run, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize("protocol", ["fine_tune", "linear_probe"])
 def test_a_recipe_for_something_else_is_refused(protocol, tmp_path):
     recipe = {"fine_tune": PROBE, "linear_probe": FINE_TUNE}[protocol]
     with pytest.raises(ValueError, match="`recipe` must be a (FineTune|LinearProbe)Recipe"):
         getattr(training, RUNS[protocol])(make_encoder(), dataset(), held_out(), recipe, tmp_path / "run")
-
-
-class Interrupted(training.Progress):
-    """Ctrl-C as the second epoch begins."""
-
-    def on_epoch_begin(self, epoch, logs=None):
-        super().on_epoch_begin(epoch, logs)
-        if epoch == 1:
-            raise KeyboardInterrupt
-
-
-def test_an_interrupted_run_keeps_what_was_learned(tmp_path, monkeypatch):
-    monkeypatch.setattr("keras_mae.training.runner.Progress", Interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        training.run_fine_tuning(make_encoder(), dataset(), held_out(), FINE_TUNE, tmp_path / "run")
-    assert {path.name for path in (tmp_path / "run").iterdir()} == TRAINED
-    assert len((tmp_path / "run" / "history.csv").read_text().splitlines()) == 2
-    loaded = keras.saving.load_model(tmp_path / "run" / "classifier.keras")
-    assert (loaded.num_classes, int(loaded.optimizer.iterations)) == (CLASSES, 4)

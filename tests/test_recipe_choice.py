@@ -8,6 +8,8 @@ import pytest
 from keras_mae.cli import choosing
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, own
 
+pytestmark = pytest.mark.backends("torch")
+
 SMALL = FineTuneRecipe.for_size("small_images")
 
 
@@ -98,3 +100,10 @@ def test_a_command_names_its_recipe_and_resumes_by_it(keras_mae_command, tmp_pat
         json.dumps({**record, "recipe": {**record["recipe"], "source": "repository"}})
     )
     assert keras_mae_command(*options)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "images", "batch_size"), [("photos", 20, 20), ("photos", 33, 32), ("base", 20, 4096)]
+)
+def test_a_batch_that_nobody_chose_is_no_larger_than_the_data(size, images, batch_size):
+    assert choosing.sized_recipe(PretrainRecipe, size, images).batch_size == batch_size

@@ -12,6 +12,8 @@ import keras_mae
 from keras_mae import data, recipes
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, own
 
+pytestmark = pytest.mark.backends("torch")
+
 FUNCTIONS = {
     "pretrain": PretrainRecipe.for_size,
     "fine_tune": FineTuneRecipe.for_size,
@@ -181,6 +183,7 @@ class Model:
         return 0 if variable is self.trainable_variables[0] else 2
 
 
+@pytest.mark.backends("torch", "jax", "tensorflow")
 def test_the_fine_tuning_optimizer_has_the_recipes_numbers():
     recipe = FineTuneRecipe(
         epochs=13,
@@ -209,6 +212,7 @@ def test_the_fine_tuning_optimizer_has_the_recipes_numbers():
     np.testing.assert_allclose(rates, [0, 0.25, 0.5, 0.3125, 0.125], rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.backends("torch", "jax", "tensorflow")
 def test_a_learning_rate_below_the_minimum_is_kept():
     """A batch of one image at the published rates, say: the run must not be refused for it."""
     recipe = FineTuneRecipe(base_learning_rate=1e-5, batch_size=1, warmup_epochs=0, epochs=3)
@@ -216,6 +220,7 @@ def test_a_learning_rate_below_the_minimum_is_kept():
     np.testing.assert_allclose(rates, [1e-5 / 256] * 2, rtol=1e-5)
 
 
+@pytest.mark.backends("torch", "jax", "tensorflow")
 def test_the_probes_optimizer_has_the_recipes_numbers():
     recipe = LinearProbeRecipe(
         epochs=13, warmup_epochs=3, batch_size=640, base_learning_rate=0.2, weight_decay=0.3, momentum=0.7
@@ -363,6 +368,13 @@ def test_small_images_by_number_keep_their_updates(function):
     assert updates(by(middle), middle) == pytest.approx(expected, rel=0.03)  # whole epochs
     for count in (1, 30, 1000, 20_000):
         assert 0 < by(count).warmup_epochs < by(count).epochs
+
+
+def test_hardly_any_images_are_left_out_for_the_size_of_the_batch():
+    assert_has(LinearProbeRecipe.for_size("small_images", images=504), batch_size=126, epochs=100)  # not 3 of 150
+    for kind in CELLS:
+        for images in (1, 7, 33, 47, 299, 504, 700, 1_999, 30_000):
+            assert images % kind.for_size("small_images", images=images).batch_size <= images / 10
 
 
 @each_function
@@ -524,6 +536,7 @@ def test_a_value_of_another_kind_is_refused(field, value, rule):
         PretrainRecipe(**{field: value})
 
 
+@pytest.mark.backends("torch", "jax", "tensorflow")
 def test_a_recipe_makes_its_masking():
     made = PretrainRecipe(masking="blue", mask_ratio=0.6).model_arguments["masking"]
     assert (type(made).__name__, made.color, made.mask_ratio) == ("NoiseMasking", "blue", 0.6)
@@ -552,6 +565,7 @@ def test_a_subclass_is_read_back_as_itself_and_leaves_the_others_alone():
 
 
 # === Muon and schedules with a decay ===
+@pytest.mark.backends("torch", "jax", "tensorflow")
 def test_the_optimizer_goes_by_its_name():
     changes = {"optimizer_name": "muon", "beta_1": 0.8, "beta_2": 0.7, "weight_decay": 0.3, "ema_momentum": 0.99}
     optimizer = recipes.PretrainRecipe.for_size(**changes).optimizer(10)
@@ -563,6 +577,7 @@ def test_the_optimizer_goes_by_its_name():
     assert (plain.use_ema, plain.ema_warmup) == (False, False)
 
 
+@pytest.mark.backends("torch", "jax", "tensorflow")
 @pytest.mark.parametrize("optimizer_name", ["adamw", "muon"])
 def test_a_schedule_with_a_decay(optimizer_name):
     """Seven epochs of five batches, three to an update; the decay begins where a longer run's would not."""

@@ -10,6 +10,8 @@ from PIL import Image
 from keras_mae import data
 from keras_mae.data import records
 
+pytestmark = pytest.mark.backends("torch")
+
 
 def record(images=(b"pixels",), label=None):
     """An example with any number of images, and nothing that `serialize` would add."""

@@ -18,7 +18,9 @@ from training_helpers import Stop, killed, terminated
 
 import keras_mae
 from keras_mae.training import PretrainRecipe, RunDirectory, Saving, StopOnNonFinite, run_pretraining
-from keras_mae.training.checkpoints import Checkpoints, Preempted, seek
+from keras_mae.training.checkpoints import Checkpoints, Preempted, checksummed, seek
+
+pytestmark = pytest.mark.usefixtures("untraced")
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (27, 8, 12, 1), "uint8")
 RECIPE = PretrainRecipe(
@@ -34,11 +36,8 @@ def run(directory, *callbacks, recipe=RECIPE, width=16, **options):
     dataset = keras_mae.data.from_arrays(
         IMAGES, batch_size=recipe.step_batch_size, drop_remainder=True, seed=recipe.seed
     )
-    options = {"saving": Saving(resume=True, every_steps=4), **options}
-    console = Console(file=io.StringIO())
-    run_pretraining(
-        model, dataset, recipe, directory, examples=IMAGES[:2], callbacks=callbacks, console=console, **options
-    )
+    options = {"saving": Saving(resume=True, every_steps=4), "console": Console(file=io.StringIO()), **options}
+    run_pretraining(model, dataset, recipe, directory, examples=IMAGES[:2], callbacks=callbacks, **options)
     return model
 
 
@@ -68,7 +67,7 @@ def assert_as_if_nothing_had_happened(model, directory, alone):
 
 
 # === Killed and gone on with ===
-@pytest.mark.parametrize("step", [3, 9])
+@pytest.mark.parametrize("step", [pytest.param(3, marks=pytest.mark.backends("torch")), 9])
 def test_it_ends_as_if_nothing_had_happened(step, alone, tmp_path):
     """Killed before the first checkpoint, and between two."""
     with pytest.raises(MemoryError):
@@ -87,10 +86,11 @@ def test_it_may_be_terminated_again_and_again(alone, tmp_path):
     assert_as_if_nothing_had_happened(run(tmp_path / "run"), tmp_path / "run", alone)
 
 
+@pytest.mark.backends("torch")
 def test_killed_processes():
-    """The script's small form: a SIGKILL and a SIGTERM at random moments, of real processes."""
-    counts = kill_test.main(kills=2, epochs=1, say=False)
-    assert (counts.kills, counts.terminated) == (2, 1)
+    """The script's small form: a SIGKILL, a SIGTERM and a Ctrl-C at random moments, of real processes."""
+    counts = kill_test.main(kills=3, epochs=1, say=False)
+    assert (counts.kills, counts.terminated, counts.interrupted) == (3, 1, 1)
 
 
 def test_a_finished_run_is_left_as_it_is(finished, alone):
@@ -99,6 +99,7 @@ def test_a_finished_run_is_left_as_it_is(finished, alone):
     assert {path: path.stat().st_mtime_ns for path in finished.iterdir()} == before
 
 
+@pytest.mark.backends("torch")
 def test_killed_while_checkpoints_are_taken_away(alone, tmp_path, monkeypatch):
     """The run is finished then, and the next call takes away the rest."""
     remove = shutil.rmtree
@@ -120,6 +121,7 @@ def test_killed_while_checkpoints_are_taken_away(alone, tmp_path, monkeypatch):
 
 
 # === Checkpoints ===
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -150,6 +152,7 @@ def begun(stopped, tmp_path):
     return directory, checkpoints
 
 
+@pytest.mark.backends("torch")
 def test_without_resume_a_begun_run_is_refused(begun):
     with pytest.raises(ValueError, match="`run_directory` must not exist or be empty"):
         run(begun[0], saving=Saving())
@@ -169,6 +172,22 @@ def empty(path):
     path.write_bytes(b"")
 
 
+NESTED = "[" * 10**5, '{"a":' * 900 + "1" + "}" * 900
+WHOLE = {"metadata": {}, "position": {}, "sha256": {}}
+OF_OTHER_KINDS = [{}, *({**WHOLE, name: value} for name in WHOLE for value in (None, [1], "a"))]
+
+
+@pytest.mark.parametrize("content", ["null", "[]", "9" * 5000, *NESTED, *map(checksummed, OF_OTHER_KINDS)])
+def test_a_state_of_another_kind_is_damaged_like_any_other(content, begun):
+    """With a checksum that is right, too."""
+    directory, checkpoints = begun
+    (checkpoints[-1] / "state.json").write_text(content)
+    with pytest.warns(UserWarning, match="Damaged, and skipped for step-000000015: step-000000016"):
+        path, _ = Checkpoints(directory / "checkpoints", STEPS).newest()
+    assert path == checkpoints[1]
+
+
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize("name", ["model.weights.h5", "metrics.npz", "state.json"])
 @pytest.mark.parametrize("damage", [cut, flip, empty, os.remove])
 def test_damage_falls_back_to_the_checkpoint_before(name, damage, begun):
@@ -180,6 +199,7 @@ def test_damage_falls_back_to_the_checkpoint_before(name, damage, begun):
     assert path == checkpoints[1]
 
 
+@pytest.mark.backends("torch")
 def test_a_run_with_a_damaged_checkpoint_ends_the_same(begun, alone):
     directory, checkpoints = begun
     cut(checkpoints[-1] / "model.weights.h5")
@@ -190,6 +210,7 @@ def test_a_run_with_a_damaged_checkpoint_ends_the_same(begun, alone):
     assert_as_if_nothing_had_happened(model, directory, alone)
 
 
+@pytest.mark.backends("torch")
 def test_no_checkpoint_is_whole(begun):
     directory, checkpoints = begun
     for path in checkpoints:
@@ -200,6 +221,7 @@ def test_no_checkpoint_is_whole(begun):
     assert sorted(directory.rglob("*")) == before
 
 
+@pytest.mark.backends("torch")
 def test_a_disk_with_no_room_is_said_before_anything_is_written(begun, monkeypatch):
     directory, _ = begun
     before = sorted(directory.rglob("*"))
@@ -209,6 +231,7 @@ def test_a_disk_with_no_room_is_said_before_anything_is_written(begun, monkeypat
     assert sorted(directory.rglob("*")) == before
 
 
+@pytest.mark.backends("torch")
 def test_a_full_disk_leaves_the_checkpoints_before(begun, monkeypatch):
     directory, _ = begun
     before = {path: path.read_bytes() for path in (directory / "checkpoints").rglob("*") if path.is_file()}
@@ -223,6 +246,7 @@ def test_a_full_disk_leaves_the_checkpoints_before(begun, monkeypatch):
     assert not list((directory / "checkpoints").glob(".writing-*"))
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -236,12 +260,14 @@ def test_another_run_is_not_gone_on_with(changes, message, begun):
         run(directory, **changes)
 
 
+@pytest.mark.backends("torch")
 def test_a_second_process_is_kept_out(begun):
     directory, _ = begun
     with RunDirectory(directory).opened(), pytest.raises(ValueError, match="Another process is at work in"):
         run(directory)
 
 
+@pytest.mark.backends("torch")
 def test_a_dataset_that_cannot_seek_is_refused(begun):
     directory, _ = begun
     state = json.loads((directory / "checkpoints" / "step-000000016" / "state.json").read_text())
@@ -297,6 +323,7 @@ def compiled_model():
     return model
 
 
+@pytest.mark.backends("torch")
 def test_files_that_are_no_run_are_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="holds files, and no run.json that says of what run: notes.txt"):

@@ -2,6 +2,7 @@
 
 import warnings
 
+import keras
 import numpy as np
 import pytest
 from data_helpers import COUNT, INDEXED, LOADERS, STREAMED, epoch, make, needs_tensorflow, numbered, numbers, png
@@ -9,6 +10,8 @@ from PIL import Image
 
 import keras_mae
 from keras_mae import data
+
+pytestmark = pytest.mark.backends("torch")
 
 every_pipeline = pytest.mark.parametrize(
     ("kind", "loader"),
@@ -153,7 +156,7 @@ def test_fit_takes_a_dataset_without_a_length_and_one_without_an_end():
 def tiny(side=8):
     encoder = keras_mae.ViTEncoder((side, side, 3), side // 2, embed_dim=8, depth=1, num_heads=2)
     mae = keras_mae.MaskedAutoencoder(encoder, keras_mae.MAEDecoder(8, 1, 2))
-    mae.compile(keras_mae.optimizers.AdamW(1e-3), run_eagerly=True)
+    mae.compile(keras_mae.optimizers.AdamW(1e-3), run_eagerly=keras.backend.backend() != "jax")
     return mae
 
 
@@ -332,6 +335,7 @@ def test_seek_goes_to_any_batch_with_its_crops_and_labels(marked):
         np.testing.assert_array_equal(labels, expected[place[0]][place[1]][1])
 
 
+@pytest.mark.backends("torch", "jax", "tensorflow")
 def test_fit_moves_the_position_and_goes_on_from_it(marked, monkeypatch):
     dataset, seen = make_marked("array_record", marked, batch_size=4, loader="grain", seed=6), []
     augmented = dataset._augmented

@@ -12,6 +12,8 @@ from keras_mae.recipes import PretrainRecipe, Recipe
 from keras_mae.targets import LowPass, Teacher
 from keras_mae.training import RunDirectory, run_pretraining
 
+pytestmark = pytest.mark.usefixtures("untraced")
+
 
 # === Recipes ===
 @pytest.mark.parametrize(
@@ -34,23 +36,27 @@ def test_a_recipes_target_says_what_its_model_predicts(changes, norm_pix_loss):
     assert mae.target_name == (changes.get("target") or "normalized")
 
 
+@pytest.mark.backends("torch")
 def test_a_recipe_refuses_another_target():
     with pytest.raises(ValueError, match="`target` must be one of None, 'pixels', .* Received: target='hogs'"):
         PretrainRecipe(target="hogs")
 
 
+@pytest.mark.backends("torch")
 def test_a_recipe_refuses_changes_that_contradict():
     for target, norm_pix_loss in (("normalized", False), ("pixels", True), ("hog", True)):
         with pytest.raises(ValueError, match=f"norm_pix_loss={norm_pix_loss}, target={target}"):
             PretrainRecipe.for_size("base", target=target, norm_pix_loss=norm_pix_loss)
 
 
+@pytest.mark.backends("torch")
 def test_recipes_from_before_there_were_targets_predict_what_they_did():
     values = PretrainRecipe().to_dict()
     assert values.pop("target") is None
     assert Recipe.from_dict(values) == PretrainRecipe()
 
 
+@pytest.mark.backends("torch")
 def test_what_a_recipe_cannot_hold_has_to_be_given():
     with pytest.raises(ValueError, match="`target` must be the teacher or the function itself.*'teacher'"):
         build_mae(**PretrainRecipe(target="teacher").model_arguments)
@@ -69,6 +75,7 @@ def build_teacher():
     return Teacher(keras_mae.ViTEncoder((8, 8, 1), 4, embed_dim=12, depth=1, num_heads=2))
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize(
     ("target", "recipe", "disagreement"),
     [
@@ -104,6 +111,7 @@ def test_a_run_with_a_teacher_leaves_no_picture_and_says_what_it_predicted(tmp_p
     assert keras.saving.load_model(tmp_path / "run" / "model.keras").target_name == "teacher"
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize(("name", "make"), [("teacher", build_teacher), ("low_pass", lambda: LowPass(0.3))])
 def test_a_run_is_not_resumed_with_another_target(name, make, tmp_path):
     recipe = dataclasses.replace(RECIPE, target=name)
@@ -128,6 +136,7 @@ def test_a_run_is_not_resumed_with_another_target(name, make, tmp_path):
 SHORT = ("--epochs", 1, "--batch-size", 720)
 
 
+@pytest.mark.backends("torch")
 def test_pretrain_with_a_target(keras_mae_command, tmp_path):
     status, out, _ = keras_mae_command("pretrain", *SHORT, "--target", "hog", "--out", "run")
     assert status == 0
@@ -136,6 +145,7 @@ def test_pretrain_with_a_target(keras_mae_command, tmp_path):
     assert "histograms of oriented gradients" in keras_mae_command("info", "run/model.keras")[1]
 
 
+@pytest.mark.backends("torch")
 def test_pretrain_with_a_teacher(keras_mae_command, digits_model, tmp_path):
     status, _, _ = keras_mae_command("pretrain", *SHORT, "--teacher", digits_model, "--out", "run")
     assert status == 0
@@ -143,6 +153,7 @@ def test_pretrain_with_a_teacher(keras_mae_command, digits_model, tmp_path):
     assert (values["recipe"]["target"], values["teacher"]) == ("teacher", "model.keras")
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -158,6 +169,7 @@ def test_options_that_contradict_each_other_are_one_clear_line(keras_mae_command
     assert (status, message in " ".join(err.replace("│", " ").split())) == (2, True)
 
 
+@pytest.mark.backends("torch")
 def test_reconstruct_says_why_there_is_nothing_to_draw(keras_mae_command, tmp_path):
     from PIL import Image
 
@@ -168,6 +180,7 @@ def test_reconstruct_says_why_there_is_nothing_to_draw(keras_mae_command, tmp_pa
 
 
 # === Other libraries' files ===
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize("format", ["reference", "transformers"])
 def test_another_librarys_file_has_no_place_for_another_target(format, tmp_path):
     mae = build_student(target=LowPass(0.3))
@@ -176,6 +189,7 @@ def test_another_librarys_file_has_no_place_for_another_target(format, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.backends("torch")
 def test_a_loaded_target_is_told_in_the_report_and_the_card(tmp_path):
     mae = build_student(target="hog")
     keras_mae.convert.save(mae, tmp_path / "folder", "preset")

@@ -223,7 +223,9 @@ def test_vectors_are_those_of_the_patches_that_are_predicted(models, images):
     assert len({tuple(row.argmin(-1)) for row in apart}) == 6
 
 
-@pytest.mark.parametrize("name", ["low_pass, normalized", "hog", "function"])
+@pytest.mark.parametrize(
+    "name", ["low_pass, normalized", "hog", pytest.param("function", marks=pytest.mark.backends("torch"))]
+)
 def test_training_saved_and_loaded_goes_on_as_if_it_had_not_been(name, images, tmp_path):
     """Compiled steps, two masks an image; the prediction's width is the target's after loading, too."""
     arguments = TARGETS[name][0]

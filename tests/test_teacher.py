@@ -105,6 +105,7 @@ def test_any_keras_model_teaches_and_is_saved(class_tokens, images, tmp_path):
     np.testing.assert_array_equal(vectors_of(loaded, images), vectors_of(mae, images))
 
 
+@pytest.mark.backends("torch")
 def test_timms_and_transformers_files_teach(source, tmp_path):
     pytest.importorskip("safetensors")
     for format, path in (("timm", tmp_path / "vit.safetensors"), ("transformers", tmp_path / "vit")):
@@ -173,6 +174,7 @@ def other(image_shape=IMAGE_SHAPE, patch_size=(3, 2)):
     return keras_mae.ViTEncoder(image_shape, patch_size, embed_dim=8, depth=1, num_heads=2)
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -192,12 +194,14 @@ def test_a_teacher_that_does_not_fit_is_refused(make, message):
         build_mae(target=make())
 
 
+@pytest.mark.backends("torch")
 def test_a_student_is_not_its_own_teacher():
     encoder = other()
     with pytest.raises(ValueError, match="must be another encoder than the student"):
         keras_mae.MaskedAutoencoder(encoder, keras_mae.MAEDecoder(8, 1, 2), target=Teacher(encoder))
 
 
+@pytest.mark.backends("torch")
 def test_a_teacher_has_no_standardised_patches(source):
     with pytest.raises(ValueError, match="another name for .* Received: norm_pix_loss=True"):
         build_mae(target=Teacher(source.encoder.copy()), norm_pix_loss=True)

@@ -10,6 +10,8 @@ from data_helpers import CLASSES, COUNT, WITH_TENSORFLOW, epoch, needs_tensorflo
 import keras_mae
 from keras_mae import data
 
+pytestmark = pytest.mark.backends("torch")
+
 pytest.importorskip("tensorflow_datasets")
 
 
@@ -30,6 +32,11 @@ def test_classes_are_known(data_dir):
         "numbered", "train", 8, channels=3, data_dir=data_dir, download=False, allow_damaged=0.0
     )
     assert (source.class_names, source.labeled, len(source)) == (CLASSES, True, COUNT)
+
+
+def test_the_version_tells_data_apart(data_dir):
+    dataset = data.from_tfds("numbered", "train[:4]", 8, 4, data_dir=data_dir)
+    assert dataset.fingerprint()["data"] == {"kind": "TFDS", "name": "numbered/1.0.0", "split": "train[:4]"}
 
 
 def test_what_is_not_there_is_refused(data_dir, tmp_path):

@@ -1,11 +1,11 @@
 """Recipes, and the runner with its run directory."""
 
-import contextlib
 import csv
 import dataclasses
 import io
 import json
-import signal
+import re
+from typing import ClassVar
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 import keras_mae
-from keras_mae.training import PretrainRecipe, run_pretraining
+from keras_mae.training import PretrainRecipe, Progress, Saving, run_pretraining
 
 RECIPE = PretrainRecipe(epochs=2, warmup_epochs=1, batch_size=8, norm_pix_loss=False)
 
@@ -52,11 +52,13 @@ def test_accumulation_divides_the_batch_and_stretches_the_schedule():
     np.testing.assert_allclose(float(optimizer._learning_rate(20)), 0, atol=1e-12)
 
 
+@pytest.mark.backends("torch")
 def test_a_recipe_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         RECIPE.epochs = 3
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -136,9 +138,60 @@ def test_progress_shows_epoch_speed_and_time_left(run):
     assert len(lines) == 2
     assert lines[0].startswith("epoch 1/2  loss ")
     assert "images/s" in lines[0]
+    assert "skipped_steps" not in lines[0]
     assert lines[1].endswith("0:00 left")
 
 
+class Terminal(Progress):
+    """Keeps what the live line shows."""
+
+    _SECONDS_BETWEEN_LOSSES = 0
+    seen: ClassVar[list] = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch, logs)
+        [task] = self._bars.tasks
+        self.seen.append((task.completed, task.total, task.description))
+
+
+def test_the_bar_counts_what_is_left_and_shows_the_loss(images):
+    """An epoch of six steps, of which three are done, and two more epochs."""
+    model = small_model()
+    model.compile(RECIPE.optimizer(6), run_eagerly=keras.backend.backend() != "jax")
+    shown = io.StringIO()
+    progress = Terminal(12, Console(file=shown, force_terminal=True, width=200), epochs=3, steps=6)
+    batches = keras_mae.data.from_arrays(images[:12], batch_size=2, loader="grain")
+    model.fit(batches, epochs=1, steps_per_epoch=3, verbose=0, callbacks=[progress])
+    assert [seen[:2] for seen in Terminal.seen] == [(4, 18), (5, 18), (6, 18)]
+    assert all(re.fullmatch(r"epoch 1/3  loss \d.*", seen[2]) for seen in Terminal.seen)
+
+
+def test_a_picture_that_fails_is_a_warning_and_is_drawn_when_asked_for_again(images, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("no ink")
+
+    recipe = dataclasses.replace(RECIPE, epochs=1, warmup_epochs=0)
+
+    def again():
+        run_pretraining(
+            small_model(), dataset(images), recipe, tmp_path / "run", examples=images[:2], saving=Saving(resume=True)
+        )
+
+    with monkeypatch.context() as patched:
+        patched.setattr("keras_mae.visualize.reconstructions", fail)
+        patched.setattr("keras_mae.visualize.curves", fail)
+        with pytest.warns(UserWarning, match="(loss|reconstructions).png could not be drawn: .* no ink") as warned:
+            again()
+    assert sum("could not be drawn" in str(warning.message) for warning in warned) == 2
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").iterdir()}
+    assert {path.name for path in before} == {"encoder.keras", "history.csv", "model.keras", "run.json"}
+    again()
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").iterdir()}
+    assert before.items() <= after.items()
+    assert {path.name for path in after.keys() - before.keys()} == {"loss.png", "reconstructions.png"}
+
+
+@pytest.mark.backends("torch")
 def test_a_directory_with_files_is_refused_and_kept(tmp_path, images):
     (tmp_path / "precious.txt").write_text("mine")
     with pytest.raises(ValueError, match="`run_directory` must not exist or be empty"):
@@ -158,6 +211,7 @@ class Fails(keras.callbacks.Callback):
             raise self.error
 
 
+@pytest.mark.backends("torch")
 def test_a_run_that_fails_before_its_first_epoch_leaves_nothing(tmp_path, images):
     callbacks = [Fails(0, RuntimeError("no power"))]
     with pytest.raises(RuntimeError, match="no power"):
@@ -167,16 +221,7 @@ def test_a_run_that_fails_before_its_first_epoch_leaves_nothing(tmp_path, images
     assert not (tmp_path / "run").exists()
 
 
-def test_an_interrupted_run_keeps_what_was_learned(tmp_path, images):
-    model = small_model()
-    callbacks = [Fails(1, KeyboardInterrupt())]
-    with pytest.raises(KeyboardInterrupt):
-        run_pretraining(model, dataset(images), RECIPE, tmp_path / "run", examples=images[:1], callbacks=callbacks)
-    loaded = keras.saving.load_model(tmp_path / "run" / "model.keras")
-    assert int(loaded.encoder.step.value) == 2
-    assert len((tmp_path / "run" / "history.csv").read_text().splitlines()) == 2
-
-
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize(
     ("changes", "disagreement"),
     [
@@ -193,6 +238,7 @@ def test_model_and_recipe_must_agree(tmp_path, images, changes, disagreement):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize("changes", [{"masking": keras_mae.BlockMasking(0.75)}, {"seed": 5}])
 def test_a_kind_of_masking_and_a_seed_that_recipes_did_not_name_are_the_models(tmp_path, images, changes):
     run = run_pretraining(
@@ -205,6 +251,7 @@ def test_a_kind_of_masking_and_a_seed_that_recipes_did_not_name_are_the_models(t
     assert keras_mae.training.RunDirectory(run).metadata["masking"] == type(small_model(**changes).masking).__name__
 
 
+@pytest.mark.backends("torch")
 def test_a_model_made_with_a_recipes_arguments_agrees_with_it(tmp_path, images):
     recipe = PretrainRecipe(
         epochs=1, warmup_epochs=0, batch_size=8, mask_ratio=0.5, norm_pix_loss=True, masks_per_image=2, seed=7
@@ -214,30 +261,7 @@ def test_a_model_made_with_a_recipes_arguments_agrees_with_it(tmp_path, images):
     run_pretraining(model, dataset(images), recipe, tmp_path / "run", examples=images[:1])
 
 
+@pytest.mark.backends("torch")
 def test_a_dataset_without_length_is_refused(tmp_path, images):
     with pytest.raises(ValueError, match="`dataset` must have a known length"):
         run_pretraining(small_model(), iter([images]), RECIPE, tmp_path / "run", examples=images[:1])
-
-
-def test_an_interrupt_that_numpy_drops_still_stops_the_run(images, tmp_path):
-    """On JAX a step is waited for inside NumPy, which drops a KeyboardInterrupt raised there."""
-    ended = []
-
-    class Press(keras.callbacks.Callback):
-        def on_train_batch_begin(self, batch, logs=None):
-            if len(ended) == 3:
-                with contextlib.suppress(KeyboardInterrupt):  # as NumPy does
-                    signal.raise_signal(signal.SIGINT)
-
-        def on_train_batch_end(self, batch, logs=None):
-            ended.append(batch)
-
-    handler = signal.getsignal(signal.SIGINT)
-    recipe = dataclasses.replace(RECIPE, epochs=9)
-    with pytest.raises(KeyboardInterrupt):
-        run_pretraining(
-            small_model(), dataset(images), recipe, tmp_path / "run", examples=images[:2], callbacks=[Press()]
-        )
-    assert len(ended) == 3  # the step that was interrupted is the last: its end raises
-    assert (tmp_path / "run" / "model.keras").exists()  # the first epoch, of two steps, had ended
-    assert signal.getsignal(signal.SIGINT) is handler

@@ -90,7 +90,9 @@ def test_partial_fine_tuning_trains_the_last_blocks_of_a_copy():
     assert largest(values(last.weights), values(encoder.blocks[1].weights)) > 1e-3
 
 
-@pytest.mark.parametrize("protocol", ["fine_tune", "partial_fine_tune"])
+@pytest.mark.parametrize(
+    "protocol", ["fine_tune", pytest.param("partial_fine_tune", marks=pytest.mark.backends("torch"))]
+)
 def test_images_of_another_size_are_fine_tuned_on(protocol):
     images = np.random.default_rng(9).integers(0, 256, (BATCH, 4, 8, 1), "uint8")
     options = {"trainable_blocks": 0.5} if protocol == "partial_fine_tune" else {}
@@ -154,6 +156,7 @@ def test_cached_features_say_that_augmentation_is_off(probes):
     assert found["live"][1] == ""
 
 
+@pytest.mark.backends("torch")
 def test_a_silent_probe_says_nothing(capsys):
     transfer.linear_probe(make_encoder(), dataset(), CLASSES, PROBE, cache_features=True, verbose=0)
     said = capsys.readouterr()

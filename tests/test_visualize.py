@@ -1,10 +1,15 @@
 """Pictures: a figure out, nothing shown, nothing written."""
 
+import io
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from keras_mae import Reconstruction, visualize
 from keras_mae.training import RunDirectory
+
+pytestmark = pytest.mark.backends("torch")
 
 
 def result(channels):
@@ -20,6 +25,27 @@ def test_reconstructions_show_four_columns_and_name_the_statistics(channels):
     assert "none needed" in figure.get_suptitle()
     shown = figure.axes[0].get_images()[0].get_array()
     assert shown.shape == ((8, 12) if channels < 3 else (8, 12, 3))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_prediction_of_visible_patches_is_not_shown(channels):
+    shown = result(channels)
+    figure = visualize.reconstructions(replace(shown, grid=(2, 3)))
+    panel = figure.axes[5].get_images()[0].get_array()  # of the second image, whose second patch is removed
+    assert panel.shape == (8, 12, 4)
+    hidden = np.zeros((8, 12))
+    hidden[:4, 4:8] = 1
+    np.testing.assert_array_equal(panel[..., 3], hidden)
+    np.testing.assert_allclose(panel[..., :channels], shown.predicted[1] / np.float32(255))
+
+
+def test_names_are_written_beside_the_images():
+    names = ["a.png", "$x$/" + "long" * 30 + "/b.png", "\udcff.png"]
+    figure = visualize.reconstructions(result(3), names=names)
+    labels = [axes.get_ylabel() for axes in figure.axes[::4]]
+    assert (labels[0], labels[2]) == ("a.png", "?.png")
+    assert (labels[1][:3], labels[1][-6:]) == ("...", "/b.png")
+    figure.savefig(io.BytesIO(), format="png")
 
 
 def test_a_notebook_shows_a_figure_without_being_asked():
@@ -118,6 +144,8 @@ IMAGES = np.zeros((2, 8, 12, 5), "uint8")
     [
         (lambda: visualize.reconstructions([]), "`result` must be a Reconstruction or several"),
         (lambda: visualize.reconstructions(IMAGES), r"`result` must be .* result.shape=\(2, 8, 12, 5"),
+        (lambda: visualize.reconstructions(result(3), names="abc"), "`names` must be texts, one for each image"),
+        (lambda: visualize.reconstructions(result(3), names=[1]), "`names` must be texts, one for each image"),
         (lambda: visualize.reconstructions(result(3), max_images=0), "`max_images` must be a positive integer"),
         (lambda: visualize.reconstructions(result(3), bands=3), "`bands` must be one or three of the images' 3"),
         (lambda: visualize.reconstructions(result(5), bands=(0, 1)), "`bands` must be one or three of the images' 5"),

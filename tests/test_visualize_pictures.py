@@ -15,6 +15,8 @@ from PIL import Image
 import keras_mae
 from keras_mae import Reconstruction, visualize
 
+pytestmark = pytest.mark.backends("torch")
+
 PICTURES = Path(__file__).parent / "pictures"
 DPI = 50
 
@@ -175,6 +177,7 @@ def test_the_picture_is_the_stored_one(make, tmp_path):
     assert np.abs(small(got) - small(expected)).mean() < 1.5
 
 
+@pytest.mark.backends("torch", "jax", "tensorflow")
 def test_a_picture_of_maskings_shows_the_masks_themselves():
     images = np.full((2, 8, 12, 1), 255, "uint8")
     kinds = [keras_mae.RandomMasking(0.5), keras_mae.NoiseMasking(0.5, "red")]

@@ -20,7 +20,7 @@ def trained(*callbacks, epochs=3):
     keras.utils.set_random_seed(0)
     encoder = keras_mae.ViTEncoder((8, 12, 1), 4, embed_dim=8, depth=1, num_heads=2)
     mae = keras_mae.MaskedAutoencoder(encoder, keras_mae.MAEDecoder(8, depth=1, num_heads=2))
-    mae.compile(keras_mae.optimizers.AdamW(1e-2))
+    mae.compile(keras_mae.optimizers.AdamW(1e-2), run_eagerly=keras.backend.backend() == "tensorflow")
     history = mae.fit(IMAGES, batch_size=8, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks)
     return [ops.convert_to_numpy(weight) for weight in mae.weights], history.history
 
@@ -36,6 +36,17 @@ def test_watching_leaves_pictures_and_training_alone(tmp_path):
     assert history["probe_seconds"][1] > 0
 
 
+def test_a_picture_that_fails_is_a_warning(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr("keras_mae.visualize.reconstructions", fail)
+    with pytest.warns(UserWarning, match="epoch-0001.png could not be drawn: RuntimeError: no ink"):
+        _, history = trained(Watch(IMAGES[:3], tmp_path), epochs=1)
+    assert len(history["loss"]) == 1
+
+
+@pytest.mark.backends("torch")
 def test_tensorboard_reads_what_was_logged(tmp_path):
     if not importlib.util.find_spec("tensorboard"):
         pytest.skip("tensorboard is not installed here")
@@ -57,6 +68,7 @@ def test_a_linear_probe_is_trained_on_the_way():
     assert 0 <= history["probe_accuracy"][0] <= 1
 
 
+@pytest.mark.backends("torch")
 def test_the_neighbors_features_are_those_asked_for():
     data = (IMAGES[:16], LABELS[:16]), (IMAGES[16:], LABELS[16:])
     _, history = trained(OnlineProbe(*data, every_epochs=1, pooling="flatten"), epochs=1)
@@ -67,6 +79,7 @@ def test_the_neighbors_features_are_those_asked_for():
         OnlineProbe(*data, pooling="attentive")
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize("make", [lambda n: Watch(IMAGES, "x", n), lambda n: OnlineProbe(None, None, n)])
 def test_intervals_out_of_range_are_refused(make):
     with pytest.raises(ValueError, match="`every_epochs` must be a positive integer. Received: every_epochs=0"):

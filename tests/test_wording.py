@@ -8,6 +8,8 @@ import pytest
 
 import keras_mae
 
+pytestmark = pytest.mark.backends("torch")
+
 ROOT = Path(keras_mae.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 PATHS = {path.relative_to(ROOT).as_posix(): path for path in FILES}

@@ -23,10 +23,15 @@ def default_size(data: str, otherwise: str) -> str:
 
 
 def sized_recipe(kind: type[_Kind], size: str, images: int | None) -> _Kind:
-    """Return the recipe of a size: that for small images goes by how many there are, if that is given."""
+    """Return the recipe of a size: those of our own go by how many images there are, if that is given."""
+    from keras_mae.recipes.base import changed
+    from keras_mae.recipes.sources import PUBLISHED
+
     make: Any = kind
     recipe: _Kind = make.for_size(size, images=images if size == SMALL_IMAGES else None)
-    return recipe
+    if recipe.source in PUBLISHED or images is None or images >= recipe.batch_size:
+        return recipe
+    return changed(recipe, {"batch_size": images})  # its learning rate goes with the batches that there will be
 
 
 def changed_recipe(recipe: _Kind, given: dict[str, Any]) -> _Kind:
@@ -74,4 +79,6 @@ def resumed_recipe(recipe: _Kind, begun: Recipe | None, given: dict[str, Any], s
     if "epochs" in now:
         now.add("warmup_epochs")
     forgotten = {name: getattr(recipe, name) for name in begun.changed if name not in now}
-    return replace(begun, **forgotten, changed=tuple(name for name in begun.changed if name in now))
+    return replace(
+        begun, **forgotten, changed=tuple(name for name in begun.changed if name in now | {*recipe.changed})
+    )

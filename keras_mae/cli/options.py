@@ -10,6 +10,7 @@ import typer
 
 __all__ = [
     "AccumulationSteps",
+    "AllowChanged",
     "AllowDamaged",
     "BaseLearningRate",
     "BatchSize",
@@ -84,6 +85,13 @@ Distribution = Annotated[
 ]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Resume the run in --out if there is one; pass the same options.")
+]
+AllowChanged = Annotated[
+    bool,
+    typer.Option(
+        "--allow-changed",
+        help="Resume also with other data, or another MODEL, than the run began with; run.json says what differs.",
+    ),
 ]
 CheckpointMinutes = Annotated[float, typer.Option(help="Minutes between checkpoints.")]
 CheckpointSteps = Annotated[int | None, typer.Option(help="Also write a checkpoint every N steps.", metavar="N")]

@@ -11,6 +11,7 @@ import typer
 from keras_mae.cli.choosing import changed_recipe, default_size, resumed_recipe, sized_recipe
 from keras_mae.cli.options import (
     AccumulationSteps,
+    AllowChanged,
     AllowDamaged,
     BatchSize,
     CheckpointMinutes,
@@ -31,6 +32,7 @@ from keras_mae.cli.runs import begun_recipe, run_directory, say, say_files, say_
 if TYPE_CHECKING:
     from keras_mae.distribution import Devices
     from keras_mae.recipes import Recipe
+    from keras_mae.training import UnlabeledImages
 
 __all__ = ["pretrain"]
 
@@ -228,6 +230,7 @@ def pretrain(
         typer.Option(help="Draw reconstructions every N epochs, in watch/ in the run directory.", metavar="N"),
     ] = None,
     resume: Resume = False,
+    allow_changed: AllowChanged = False,
     checkpoint_minutes: CheckpointMinutes = 10.0,
     checkpoint_steps: CheckpointSteps = None,
 ) -> None:
@@ -238,7 +241,8 @@ def pretrain(
     --size base, large or huge is the one for ImageNet in the authors' repository.
 
     With --out DIRECTORY --resume, the same command starts a run, and resumes it if it was killed, with the same
-    result as if it had not been. So give both options from the start. With --schedule wsd,
+    result as if it had not been. So give both options from the start. If the data are others by then, it says so and
+    stops; --allow-changed goes on with them. With --schedule wsd,
     --resume and more --epochs make a finished run longer: it goes on from where its decay began.
 
     On several devices, each takes a part of every batch: --batch-size is the size of the whole batch. A run of
@@ -250,6 +254,7 @@ def pretrain(
     from keras_mae import training
     from keras_mae.recipes import PretrainRecipe
 
+    saving = training.Saving(resume, checkpoint_steps, checkpoint_minutes, allow_changed)
     with keras_mae.distribution.scope(distribution.value) as devices:
         directory = run_directory(Path(data).name, out, resume, devices)
         begun = begun_recipe(directory, resume)
@@ -314,8 +319,8 @@ def pretrain(
             mae,
             **with_metadata(feed, recipe_size=chosen),
             run_directory=directory,
-            callbacks=[] if watch is None else [_watch(watch, images.examples, directory, devices)],
-            saving=training.Saving(resume, checkpoint_steps, checkpoint_minutes),
+            callbacks=[] if watch is None else [_watch(watch, images, directory, devices)],
+            saving=saving,
         )
         say_files(devices, directory)
 
@@ -366,7 +371,7 @@ def _crops(smallest: float | None, shift: float | None, flip: bool | None) -> di
     return fields if flip is None else {**fields, "flip": flip}
 
 
-def _watch(every_epochs: int, examples: Any, directory: Path, devices: Devices) -> Any:
+def _watch(every_epochs: int, images: UnlabeledImages, directory: Path, devices: Devices) -> Any:
     """Return the callback that draws reconstructions, and print how to look at them."""
     from keras_mae import training
 
@@ -374,4 +379,4 @@ def _watch(every_epochs: int, examples: Any, directory: Path, devices: Devices) 
         raise ValueError(f"`watch` goes with one process. Received: {devices.processes} processes")
     pictures = directory / training.RunFile.WATCH
     echo(f"pictures: {pictures} (tensorboard --logdir {pictures})")
-    return training.Watch(examples, pictures, every_epochs)
+    return training.Watch(images.examples, pictures, every_epochs, names=images.example_names)

@@ -52,7 +52,10 @@ def say(devices: Devices, text: Any) -> None:
 
 def say_plan(devices: Devices, recipe: Recipe) -> None:
     """Print what a run is spread over, and what follows from it, in one line."""
-    say(devices, f"{devices}; global batch {recipe.batch_size}, learning rate {recipe.learning_rate:.3g}")
+    accumulated = recipe.gradient_accumulation_steps
+    several = f" in {accumulated} steps" if accumulated > 1 else ""
+    images = f"{recipe.batch_size} images for each update{several}"
+    say(devices, f"training on {devices}, {images}, learning rate {recipe.learning_rate:.3g}")
 
 
 def say_files(devices: Devices, directory: Path) -> None:

@@ -11,6 +11,7 @@ import typer
 from keras_mae.cli.choosing import SMALL_IMAGES, changed_recipe, default_size, resumed_recipe, sized_recipe
 from keras_mae.cli.options import (
     AccumulationSteps,
+    AllowChanged,
     BaseLearningRate,
     BatchSize,
     CheckpointMinutes,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate", "finetune", "knn", "probe"]
 
-HELD_OUT = "images not trained on"
+SCORED = "evaluation images"
 
 
 def finetune(
@@ -76,6 +77,7 @@ def finetune(
     out: Out = None,
     distribution: Distribution = Engine.auto,
     resume: Resume = False,
+    allow_changed: AllowChanged = False,
     checkpoint_minutes: CheckpointMinutes = 10.0,
     checkpoint_steps: CheckpointSteps = None,
 ) -> None:
@@ -88,6 +90,7 @@ def finetune(
 
     import keras_mae
 
+    saving = keras_mae.training.Saving(resume, checkpoint_steps, checkpoint_minutes, allow_changed)
     with keras_mae.distribution.scope(distribution.value) as devices:
         directory = run_directory(f"finetune-{Path(data).name}", out, resume, devices)
         encoder = _encoder(model)
@@ -128,7 +131,7 @@ def finetune(
             run_directory=directory,
             trainable_blocks=trainable_blocks,
             image_shape=shape,
-            saving=keras_mae.training.Saving(resume, checkpoint_steps, checkpoint_minutes),
+            saving=saving,
         )
         _say_end(devices, directory)
 
@@ -148,6 +151,7 @@ def probe(
     out: Out = None,
     distribution: Distribution = Engine.auto,
     resume: Resume = False,
+    allow_changed: AllowChanged = False,
     checkpoint_minutes: CheckpointMinutes = 10.0,
     checkpoint_steps: CheckpointSteps = None,
 ) -> None:
@@ -160,6 +164,7 @@ def probe(
 
     import keras_mae
 
+    saving = keras_mae.training.Saving(resume, checkpoint_steps, checkpoint_minutes, allow_changed)
     with keras_mae.distribution.scope(distribution.value) as devices:
         directory = run_directory(f"probe-{Path(data).name}", out, resume, devices)
         begun = begun_recipe(directory, resume)
@@ -185,7 +190,7 @@ def probe(
             encoder,
             **_identified(feed, model, chosen),
             run_directory=directory,
-            saving=keras_mae.training.Saving(resume, checkpoint_steps, checkpoint_minutes),
+            saving=saving,
         )
         _say_end(devices, directory)
 
@@ -230,7 +235,7 @@ def knn(
         temperature=temperature,
         pooling=pooling.value,
     )
-    say_scores(directory, HELD_OUT)
+    say_scores(directory, SCORED)
 
 
 def evaluate(
@@ -311,7 +316,7 @@ def _say_end(devices: Devices, directory: Path) -> None:
     from keras_mae import training
 
     if devices.processes == 1:
-        say_scores(directory, HELD_OUT)
+        say_scores(directory, SCORED)
     else:
         say(
             devices,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from keras_mae.convert.layout import Converted, Format, Hints
 from keras_mae.convert.state_dict import Files
 from keras_mae.convert.weight_map import Kind, Report, listed, named_weights
 from keras_mae.encoder import ViTEncoder
+from keras_mae.from_preset import CONFIG, config_text
 from keras_mae.masked_autoencoder import MaskedAutoencoder
 from keras_mae.masking.names import describe
 from keras_mae.pixels import range_name
@@ -28,7 +28,7 @@ __all__ = ["MODELS", "KerasFile", "PresetFolder", "load_model"]
 
 MODELS = (MaskedAutoencoder, ViTEncoder, ViTClassifier)
 """The classes that are saved and converted."""
-_CONFIG, _WEIGHTS, _CARD = "config.json", "model.weights.h5", "README.md"
+_WEIGHTS, _CARD = "model.weights.h5", "README.md"
 
 
 class _Own(Format):
@@ -84,11 +84,8 @@ class PresetFolder(_Own):
 
     def write(self, model: Any, path: Path) -> None:
         path.mkdir()
-        config = keras.saving.serialize_keras_object(model)
-        config.pop("compile_config", None)
         _save_weights_alone(model, path / _WEIGHTS)
-        config["keras_mae"] = {"sha256": _files.sha256(path / _WEIGHTS), "parameters": model.count_params()}
-        (path / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (path / CONFIG).write_text(config_text(model, _files.sha256(path / _WEIGHTS)), encoding="utf-8")
         (path / _CARD).write_text(_card(model, path.name), encoding="utf-8")
 
 
@@ -99,7 +96,7 @@ def load_model(path: str | Path, *, max_parameters: int | None = None) -> Any:
     file holds is refused.
 
     Args:
-        path: A `.keras` file, or a folder that `save_to_preset` wrote.
+        path: A `.keras` file, a folder that `save_to_preset` wrote, or a checkpoint of a run.
         max_parameters: Parameters of the largest model to read, 2,000,000,000 by default, with one transformer block
             for every 2,000,000 of them.
 
@@ -115,7 +112,7 @@ def load_model(path: str | Path, *, max_parameters: int | None = None) -> Any:
     if _is_folder(path):
         return documented(_read_folder, path, max_parameters)
     if path.is_dir():
-        inside = sorted(path.glob("*.keras")) or [path / "model.keras"]
+        inside = sorted(path.glob("*.keras")) or sorted(path.glob("checkpoints/step-*")) or [path / "model.keras"]
         raise ValueError(f"A model is a .keras file, not a folder: try {str(inside[-1])!r}")
     if not path.is_file():
         raise ValueError(f"There is no model file {str(path)!r}")
@@ -134,9 +131,9 @@ def _read_file(path: Path, max_parameters: int | None) -> Any:
     limits.check_size(path, max_parameters)
     limits.check_archive(path)
     with zipfile.ZipFile(path) as archive:
-        if missing := {_CONFIG, _WEIGHTS} - set(archive.namelist()):
+        if missing := {CONFIG, _WEIGHTS} - set(archive.namelist()):
             raise ValueError(f"Cannot load the model file {str(path)!r}: it has no {', '.join(sorted(missing))}")
-        config = _files.parsed_json(archive.read(_CONFIG), f"{path}: {_CONFIG}")
+        config = _files.parsed_json(archive.read(CONFIG), f"{path}: {CONFIG}")
         _check_class(path, config)
         stored = archive.getinfo(_WEIGHTS).compress_type == zipfile.ZIP_STORED
         with archive.open(_WEIGHTS) as opened:  # in which HDF5 jumps about
@@ -178,9 +175,9 @@ def _check_finite(path: Path, model: Any) -> None:
 
 def _read_folder(path: Path, max_parameters: int | None) -> Any:
     try:
-        config = _files.read_json(path / _CONFIG)
+        config = _files.read_json(path / CONFIG)
     except (OSError, ValueError) as error:
-        raise ValueError(f"The preset {str(path)!r} has no readable {_CONFIG}: {error}") from error
+        raise ValueError(f"The preset {str(path)!r} has no readable {CONFIG}: {error}") from error
     if str(config.get("registered_name")) not in [keras.saving.get_registered_name(model) for model in MODELS]:
         raise ValueError(
             f"The preset {str(path)!r} holds no model of keras_mae, but: {config.get('registered_name')}"
@@ -196,10 +193,10 @@ def _read_folder(path: Path, max_parameters: int | None) -> Any:
         model: Any = keras.saving.deserialize_keras_object(config)
         model.load_weights(path / _WEIGHTS)
     except Exception as error:  # Keras raises whatever its layers do
-        raise ValueError(f"The weights in {str(path)!r} do not fit its {_CONFIG}: {error}") from error
+        raise ValueError(f"The weights in {str(path)!r} do not fit its {CONFIG}: {error}") from error
     if model.count_params() != stated.get("parameters"):  # Keras overlooks weights that nobody asks for
         raise ValueError(
-            f"The weights in {str(path)!r} do not fit its {_CONFIG}: {stated.get('parameters')} parameters were "
+            f"The weights in {str(path)!r} do not fit its {CONFIG}: {stated.get('parameters')} parameters were "
             f"saved, and it has {model.count_params()}"
         )
     _check_finite(path, model)

@@ -117,6 +117,19 @@ class Augmentation:
         self.switch_probability = _checks.within("switch_probability", switch_probability, 1)
         self.magnitude = _checks.within("rand_augment", rand_augment, 10)
         self.seed = _checks.seed_int("seed", seed)
+        self.settings = {
+            "num_classes": self.num_classes,
+            "flip": bool(flip),
+            "shift": shift,
+            "rand_augment": float(rand_augment),
+            "random_erasing": float(random_erasing),
+            "mixup": float(mixup),
+            "cutmix": float(cutmix),
+            "switch_probability": float(switch_probability),
+            "label_smoothing": float(label_smoothing),
+            "seed": self.seed,
+            "pixel_range": list(self.pixel_range),
+        }
         shift = _checks.fraction("shift", shift)
         erasing = _checks.within("random_erasing", random_erasing, 1)
         layers = keras.layers

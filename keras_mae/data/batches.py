@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from keras_mae import _checks, distribution
+from keras_mae.data import fingerprints
 from keras_mae.data.augment import Augmentation
 from keras_mae.data.crops import Crop
-from keras_mae.data.sources import Generators, Source
+from keras_mae.data.levels import EIGHT_BITS
+from keras_mae.data.sources import Generators, Source, known_of
 from keras_mae.data.streams import Stream
 
 __all__ = ["Batches", "Plan", "checked_shard"]
@@ -69,6 +71,25 @@ class Plan:
             return [np.random.default_rng((self.seed, epoch, index, crop)) for crop in range(self.crops_per_image)]
 
         return of_image
+
+    def fingerprint(self, source: Source | Stream) -> dict[str, Any]:
+        """Return JSON values that tell the batches of a source from others, whoever loads them, in how many parts."""
+        augment, levels = self.augment, getattr(source, "levels", EIGHT_BITS)
+        return {
+            "data": known_of(source),
+            "batches": {
+                "batch_size": self.batch_size,
+                "shuffle": self.shuffle,
+                "seed": self.seed,
+                "drop_remainder": self.drop_remainder,
+                "image_shape": list(source.image_shape),
+                "pixel_range": list(levels.pixel_range),
+                "white_level": levels.white_level,
+                "crop": fingerprints.of_crop(self.crop),
+                "crops_per_image": self.crops_per_image,
+                "augment": None if augment is None else getattr(augment, "settings", type(augment).__name__),
+            },
+        }
 
     def check(self, source: Source | Stream) -> None:
         """Raise a `ValueError` unless the source can be loaded as planned and gives at least one batch."""
@@ -147,6 +168,15 @@ class Batches:
         epoch, place = divmod(number, len(self))
         start = place * self.plan.own_images
         return self.load(self.order(epoch)[start : start + self.plan.own_images], epoch)
+
+    @property
+    def num_images(self) -> int:
+        """Number of images in the source, each crop counted."""
+        return len(self.source) * self.plan.crops_per_image
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return JSON values that tell these batches from others."""
+        return self.plan.fingerprint(self.source)
 
     def check_place(self, epoch: Any, batch: Any) -> None:
         """Raise a `ValueError` unless there is such a batch of such an epoch."""

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,6 +53,16 @@ class GrainDataset(keras.utils.PyDataset):
         """Number of batches in an epoch."""
         return len(self._batches)
 
+    @property
+    def num_images(self) -> int:
+        """Number of images that an epoch is made of, each crop counted; the last batch may be left out."""
+        return self._batches.num_images
+
+    @property
+    def batch_size(self) -> int:
+        """Number of images in a batch of all workers together."""
+        return self._batches.plan.batch_size
+
     def __len__(self) -> int:
         return len(self._batches)
 
@@ -55,6 +70,10 @@ class GrainDataset(keras.utils.PyDataset):
     def position(self) -> dict[str, int]:
         """Epoch and number of the next batch to be handed out; what was loaded ahead does not count."""
         return {"epoch": self._epoch, "batch": self._next}
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return JSON values that tell these batches from others."""
+        return self._batches.fingerprint()
 
     def seek(self, epoch: int, batch: int = 0) -> None:
         """Continue with the `batch`th batch of an epoch, as if all before it had been seen.
@@ -91,9 +110,10 @@ class GrainDataset(keras.utils.PyDataset):
     def _read_ahead(self, start: int) -> Iterator[Any]:
         processes = self._batches.plan.workers or 0
         numbers = self._grain.MapDataset.range(start, _ENDLESS)
+        load = _InWorker(self._batches) if processes else self._batches.__getitem__
         threads = 1 if processes else _optional.cores()
         options = self._grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
-        ahead = numbers.map(self._batches.__getitem__).to_iter_dataset(options)
+        ahead = numbers.map(load).to_iter_dataset(options)
         if processes:
             from absl import flags
 
@@ -108,3 +128,35 @@ class GrainDataset(keras.utils.PyDataset):
         if labels is None:
             return images
         return (images, labels) if augment is None else augment(images, labels, self._batches.plan.draw(number))
+
+
+class _InWorker:
+    """Loads batches in a process of its own, which ends with the process that started it, whatever ended that.
+
+    Grain's own workers wait for one that was killed, for ever. And Ctrl-C, which a terminal sends to all of them, is
+    for the process that trains: it needs its workers to the end of the step.
+
+    Args:
+        batches: Batches by their number.
+    """
+
+    def __init__(self, batches: Batches):
+        self.batches, self.made_in = batches, os.getpid()
+
+    def __call__(self, number: int) -> Any:
+        return self.batches[number]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        parent = multiprocessing.parent_process()
+        if parent is None or os.getpid() == self.made_in:
+            return
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _end_with(sentinel: int) -> None:
+    """Wait for the end of a process, and end this one at once: its other threads may wait for ever."""
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)

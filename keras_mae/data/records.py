@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from keras_mae import _checks, _class_names, _optional
+from keras_mae.data import fingerprints
 from keras_mae.data.crops import Crop
 from keras_mae.data.images import MODES
 from keras_mae.data.levels import Levels, checked_levels
@@ -74,6 +75,10 @@ class RecordSource:
     def __len__(self) -> int:
         return len(self._records)
 
+    def fingerprint(self) -> dict[str, Any]:
+        """Return JSON values that tell these images from others."""
+        return {"kind": "ArrayRecord", **fingerprints.of_files(self._files, Path(self._files[0]).parent)}
+
     def batch(
         self, indices: Any, crop: Crop | None = None, generators: Generators | None = None
     ) -> tuple[np.ndarray, np.ndarray | None]:
@@ -88,6 +93,12 @@ class RecordSource:
             rule = f"in [0, {classes})" if classes else "from 0"
             raise ValueError(f"Labels of records in {self._files[0]!r} must be {rule}. Received: {wrong[0]}")
         return np.array(labels, "int64")
+
+    def names(self, indices: Any) -> list[str]:
+        """Return the names that the images at `indices` had in the folder they were prepared from."""
+        with self._clear_errors():
+            records = self._records.__getitems__([int(index) for index in indices])
+        return [os.fsdecode(features(record).get(NAME, b"")) for record in records]
 
     def _read(self, indices: list[int]) -> list[tuple[bytes, int | None]]:
         with self._clear_errors():
@@ -136,6 +147,7 @@ def tfrecord_stream(
         class_names=class_names,
         pixel_range=levels.pixel_range,
         white_level=levels.white_level,
+        fingerprint=lambda: {"kind": "TFRecord", **fingerprints.of_files(names, Path(names[0]).parent)},
     )
 
 
@@ -224,6 +236,8 @@ def features(record: bytes) -> dict[str, Any]:
         if len(feature[LABEL].int64_list.value) != 1:
             raise ValueError(f"A record must have one {LABEL!r}. Received: {len(feature[LABEL].int64_list.value)}")
         values[LABEL] = feature[LABEL].int64_list.value[0]
+    if NAME in feature:
+        values[NAME] = feature[NAME].bytes_list.value[0]
     return values
 
 

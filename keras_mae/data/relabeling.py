@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from keras_mae import _class_names
+from keras_mae.data import fingerprints
 from keras_mae.data.crops import Crop
 from keras_mae.data.levels import EIGHT_BITS
-from keras_mae.data.sources import Generators, Source
+from keras_mae.data.sources import Generators, Source, known_of
 from keras_mae.data.streams import Stream
 
 __all__ = ["Relabeled", "relabeled"]
@@ -38,6 +39,10 @@ class Relabeled:
 
     def __len__(self) -> int:
         return len(self._source)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return JSON values that tell these images, and their labels, from others."""
+        return {**known_of(self._source), **fingerprints.of_labels(self.labels)}
 
     def batch(
         self, indices: Any, crop: Crop | None = None, generators: Generators | None = None

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from keras_mae import _checks, _class_names, pixels
+from keras_mae.data import fingerprints
 from keras_mae.data import images as image_files
 from keras_mae.data.crops import CenterCrop, Crop, RandomCrop, moved
 from keras_mae.data.examination import examine, grays_in_the_dark
@@ -26,6 +27,7 @@ __all__ = [
     "Source",
     "Subset",
     "cut",
+    "known_of",
 ]
 
 Generators = Callable[[int], Sequence[np.random.Generator]]
@@ -63,6 +65,12 @@ class Source(Protocol):
 def _still(index: int) -> Sequence[np.random.Generator]:
     """Return the generators for one crop of each image, always the same."""
     return [np.random.default_rng(index)]
+
+
+def known_of(source: Any) -> dict[str, Any]:
+    """Return the fingerprint of a source, or of one of somebody else's that has none, its kind."""
+    found = getattr(source, "fingerprint", None)
+    return dict(found()) if callable(found) else {"kind": type(source).__name__}
 
 
 class ArraySource:
@@ -129,6 +137,10 @@ class ArraySource:
     def __len__(self) -> int:
         return len(self.images)
 
+    def fingerprint(self) -> dict[str, Any]:
+        """Return JSON values that tell these images from others."""
+        return {"kind": "array", **fingerprints.of_array(self.images), **fingerprints.of_labels(self.labels)}
+
     def batch(
         self, indices: Any, crop: Crop | None = None, generators: Generators | None = None
     ) -> tuple[np.ndarray, np.ndarray | None]:
@@ -165,6 +177,10 @@ class Subset:
 
     def __len__(self) -> int:
         return len(self._indices)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return JSON values that tell these images from others."""
+        return {**known_of(self._source), "indices": fingerprints.of_integers(self._indices)}
 
     def batch(
         self, indices: Any, crop: Crop | None = None, generators: Generators | None = None
@@ -248,6 +264,10 @@ class FolderSource:
             warnings.warn(f"{darkness}. keras-mae prepare --check lists all such files", stacklevel=2)
         self.labels = self._labels() if labeled else None
 
+    def names(self, indices: Any) -> list[str]:
+        """Return the paths, in the folder, of the images at `indices`."""
+        return [self.paths[index].relative_to(self.directory).as_posix() for index in indices]
+
     def _labels(self) -> np.ndarray:
         names = [path.relative_to(self.directory).parts for path in self.paths]
         if loose := [parts[0] for parts in names if len(parts) == 1]:
@@ -276,6 +296,11 @@ class FolderSource:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return JSON values that tell these images from others."""
+        known = fingerprints.of_files(self.paths, self.directory)
+        return {"kind": "folder", **known, **fingerprints.of_labels(self.labels)}
 
     def batch(
         self, indices: Any, crop: Crop | None = None, generators: Generators | None = None

@@ -41,6 +41,7 @@ class Stream:
         pixel_range: (low, high), the smallest and the largest pixel, as for `read_image`; images in any other than
             (0, 255) are made as float32.
         white_level: Number that becomes 255 in encoded grays of 9 to 16 bits, as for `read_image`.
+        fingerprint: Function that returns JSON values that tell the data from others.
     """
 
     labels = None
@@ -61,6 +62,7 @@ class Stream:
         shuffle_buffer: int = 4096,
         pixel_range: PixelRange = BYTES,
         white_level: int | None = None,
+        fingerprint: Callable[[], dict[str, Any]] | None = None,
     ):
         self.name, self.items, self.labeled = name, items, labeled
         self.allow_damaged = _checks.within("allow_damaged", allow_damaged, 1)
@@ -70,12 +72,19 @@ class Stream:
         self.levels = Levels(pixel_range, white_level)
         self.dtype = self.levels.dtype if self.levels.own_units else np.dtype(dtype)
         self.shuffle_buffer = _checks.positive_int("shuffle_buffer", shuffle_buffer)
+        self._fingerprint = fingerprint
         self._seen, self._bad, self._lock = 0, list[str](), threading.Lock()
 
     def __len__(self) -> int:
         if self.count is None:
             raise TypeError(f"The number of images in {self.name} is not known")
         return self.count
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return JSON values that tell these images from others."""
+        if self._fingerprint is not None:
+            return self._fingerprint()
+        return {"kind": "stream", "name": self.name, "images": self.count, "image_shape": list(self.image_shape)}
 
     @property
     def skips(self) -> bool:

@@ -54,6 +54,8 @@ def dataset(batches: Batches) -> Any:
     numbered = numbered.map(batch_of, num_parallel_calls=plan.workers or cores())
     numbered = numbered.apply(tf.data.experimental.assert_cardinality(len(batches)))
     finished = _finish(numbered, plan)
+    finished.fingerprint = batches.fingerprint
+    finished.num_images, finished.batch_size = batches.num_images, plan.batch_size
     finished.seek = seek  # the next iteration starts there, as if all before it had been seen
     return finished
 
@@ -77,7 +79,11 @@ def stream_dataset(stream: Stream, plan: Plan) -> Any:
         length = plan.length(stream.count)
         # This worker's part of the batch that is dropped may be full.
         numbered = numbered.take(length).apply(tf.data.experimental.assert_cardinality(length))
-    return _finish(numbered, plan)
+    finished = _finish(numbered, plan)
+    finished.fingerprint = lambda: plan.fingerprint(stream)
+    finished.batch_size = plan.batch_size
+    finished.num_images = None if stream.count is None else stream.count * plan.crops_per_image
+    return finished
 
 
 def _views(stream: Stream, plan: Plan) -> Any:

@@ -26,6 +26,8 @@ class TFDSSource(RecordSource):
         levels: What becomes of the files' numbers.
     """
 
+    names: Any = None  # its records have none
+
     def __init__(self, builder: Any, split: str, image_size: int | tuple[int, int], channels: int, levels: Levels):
         import tensorflow_datasets as tfds
 
@@ -34,6 +36,10 @@ class TFDSSource(RecordSource):
         self._set_levels(levels)
         self.labeled = self._label is not None
         self._records = builder.as_data_source(split, decoders={self._image: tfds.decode.SkipDecoding()})
+        self._known = _known(builder, split)
+
+    def fingerprint(self) -> dict[str, Any]:
+        return self._known
 
     def _read(self, indices: list[int]) -> list[tuple[bytes, int | None]]:
         examples = self._records.__getitems__(indices)
@@ -86,7 +92,13 @@ def tfds_source(
         class_names=class_names,
         pixel_range=levels.pixel_range,
         white_level=levels.white_level,
+        fingerprint=lambda: _known(builder, split),
     )
+
+
+def _known(builder: Any, split: str) -> dict[str, Any]:
+    """Return what tells a split from others: TFDS gives data that change another version."""
+    return {"kind": "TFDS", "name": builder.info.full_name, "split": split}
 
 
 def _prepared(name: str, data_dir: str | Path | None, download: bool) -> Any:

@@ -88,8 +88,9 @@ _MOST_EPOCHS = 2
 def by_images(base: Mapping[str, Any], cells: Mapping[int, Mapping[str, Any]], images: int) -> dict[str, Any]:
     """Return the fields of a recipe for a number of images.
 
-    They are those of the nearest number in `cells`, on a logarithmic scale, except for the length: the number of
-    updates is interpolated on that scale. Fewer images than any in `cells` are trained on for as many updates, within
+    They are those of the nearest number in `cells`, on a logarithmic scale, except for two. The batch is made smaller
+    where more than a tenth of the images would fill none. And the length: the number of updates is interpolated on
+    that scale. Fewer images than any in `cells` are trained on for as many updates, within
     twice as many epochs; more of them for as many epochs.
 
     Args:
@@ -104,6 +105,8 @@ def by_images(base: Mapping[str, Any], cells: Mapping[int, Mapping[str, Any]], i
     known = {count: {**base, **cells[count]} for count in sorted(cells)}
     chosen = dict(known[min(known, key=lambda count: abs(math.log(count / images)))])
     length = chosen["epochs"]
+    if images % chosen["batch_size"] > images / 10:
+        chosen["batch_size"] = images // math.ceil(images / chosen["batch_size"])
     if images < max(known):
         updates = [count * fields["epochs"] / fields["batch_size"] for count, fields in known.items()]
         wanted = np.exp(np.interp(math.log(images), np.log(list(known)), np.log(updates)))

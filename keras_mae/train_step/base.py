@@ -155,9 +155,10 @@ class BaseTrainStep(ChecksImages, keras.Model):
         results: dict[str, Any] = super().get_metrics_result()
         none_counted = (self.skipped_tracker.total > 0) & (self._loss_tracker.count == 0)
         missing = ops.where(none_counted, float("nan"), 0.0)
-        # A metric of the user's may give whole numbers, or several values in a dict.
+        # A metric of the user's may give whole numbers, or several values in a dict. A sum is its variable itself,
+        # which PyTorch sets back in place before an epoch's logs are read, if there is validation.
         return {
-            name: value
+            name: ops.copy(value)
             if name == self.skipped_tracker.name
             else keras.tree.map_structure(lambda each: ops.add(each, missing), value)
             for name, value in results.items()

@@ -3,7 +3,7 @@
 from keras_mae.recipes import PretrainRecipe
 from keras_mae.training.batches import evaluation_batches, fit_recipe, training_batches, validation_batches
 from keras_mae.training.callbacks import Progress, StopOnNonFinite
-from keras_mae.training.checkpoints import Checkpoints, Position, Preempted, Saving
+from keras_mae.training.checkpoints import Checkpoints, Interrupted, Position, Preempted
 from keras_mae.training.directory import RunDirectory, RunFile
 from keras_mae.training.feeding import (
     ClassifierFeed,
@@ -16,12 +16,14 @@ from keras_mae.training.feeding import (
 )
 from keras_mae.training.protocols import run_fine_tuning, run_linear_probe, run_pretraining
 from keras_mae.training.runner import RunOptions, run
+from keras_mae.training.saving import Saving
 from keras_mae.training.scoring import run_evaluation, run_knn
 from keras_mae.training.watching import OnlineProbe, Watch
 
 __all__ = [
     "Checkpoints",
     "ClassifierFeed",
+    "Interrupted",
     "LabeledImages",
     "OnlineProbe",
     "Position",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from keras_mae import _checks
@@ -25,40 +26,67 @@ class Progress(keras.callbacks.Callback):
         images_per_epoch: Images in an epoch.
         console: Console to write to; a new `rich` console by default.
         epochs: Total epochs of the run, if `fit` is called for only part of it.
+        steps: Steps in an epoch, if `fit` is called for only part of one.
     """
 
-    def __init__(self, images_per_epoch: int, console: Console | None = None, epochs: int | None = None):
+    _SECONDS_BETWEEN_LOSSES = 1.0  # to read one, the processor waits for the accelerator
+
+    def __init__(
+        self,
+        images_per_epoch: int,
+        console: Console | None = None,
+        epochs: int | None = None,
+        steps: int | None = None,
+    ):
         super().__init__()
-        self.epochs = epochs
+        self.epochs, self.steps = epochs, steps
         self.images_per_epoch = images_per_epoch
         self.console = console or Console()
         self._bars: Bars | None = None
+        self._task, self._loss, self._read = TaskID(0), "", 0.0
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._began = time.perf_counter()
-        self._done = 0
+        self._began, self._done = time.perf_counter(), 0
         self._epochs = self.epochs or self.params["epochs"]
+        self._first = True
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch, self._epoch_began, self._epoch_done = epoch, time.perf_counter(), 0
+        if self._bars is not None:
+            self._bars.update(self._task, description=self._described())
+        if not self._first:
+            return
+        self._first, steps = False, self.steps or self.params["steps"]
+        total = self._epochs * steps if steps else None
+        # What `fit` is not asked to do again of the epoch that it begins with was done before.
+        before = epoch * steps + steps - (self.params["steps"] or steps) if steps else 0
         if self.console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self._bars = Bars(*columns, console=self.console, transient=True)
-            total = self._epochs * self.params["steps"] if self.params["steps"] else None
-            self._task = self._bars.add_task("training", total=total)
+            self._loss, self._read = "", -self._SECONDS_BETWEEN_LOSSES
+            self._task = self._bars.add_task(self._described(), total=total, completed=before)
             self._bars.start()
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._epoch, self._epoch_began = epoch, time.perf_counter()
+    def _described(self) -> str:
+        return f"epoch {self._epoch + 1}/{self._epochs}{self._loss}"
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if self._bars is not None:
-            self._bars.update(self._task, advance=1, description=f"epoch {self._epoch + 1}/{self._epochs}")
+        self._done, self._epoch_done = self._done + 1, self._epoch_done + 1
+        if self._bars is None:
+            return
+        if logs and "loss" in logs and time.perf_counter() - self._read >= self._SECONDS_BETWEEN_LOSSES:
+            self._loss, self._read = f"  loss {float(logs['loss']):.4g}", time.perf_counter()
+        self._bars.update(self._task, advance=1, description=self._described())
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         now = time.perf_counter()
-        self._done += 1
-        rate = self.images_per_epoch / (now - self._epoch_began)
-        left = (now - self._began) / self._done * (self._epochs - epoch - 1)
+        steps = self.steps or self.params["steps"] or self._epoch_done
+        rate = self.images_per_epoch * self._epoch_done / max(steps, 1) / (now - self._epoch_began)
+        left = (now - self._began) / max(self._done, 1) * steps * (self._epochs - epoch - 1)
         measured = "  ".join(
-            f"{name} {float(value):.4g}" for name, value in (logs or {}).items() if value is not None
+            f"{name} {float(value):.4g}"
+            for name, value in (logs or {}).items()
+            if value is not None and (name != "skipped_steps" or value)
         )
         minutes, seconds = divmod(round(left), 60)
         self.console.print(
@@ -78,30 +106,46 @@ class Progress(keras.callbacks.Callback):
 
 
 class Interruptible(keras.callbacks.Callback):
-    """Makes one Ctrl-C stop a run, whatever code it interrupts.
+    """Makes one Ctrl-C save and stop a run at the end of the step, and a second one stop it at once.
 
     On JAX most of a step's time is spent where NumPy waits for its result, and NumPy drops the `KeyboardInterrupt`
     that is raised there. This remembers it, and raises it again at the end of the step.
+
+    Args:
+        interrupt: Function that has the run saved and stopped.
     """
 
-    def __init__(self) -> None:
+    _SAME = 0.5
+    """Seconds in which a second signal is the same Ctrl-C: torchrun passes on what the terminal has sent already."""
+
+    def __init__(self, interrupt: Callable[[], None]) -> None:
         super().__init__()
-        self._interrupted = False
-        self._handler = Handler(signal.SIGINT, self._interrupt)
+        self._interrupt = interrupt
+        self._first: float | None = None
+        self._at_once = False
+        self._handler = Handler(signal.SIGINT, self._pressed)
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._handler.install()
 
-    def _interrupt(self) -> None:
-        self._interrupted = True
-        raise KeyboardInterrupt
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if self._interrupted:
+    def _pressed(self) -> None:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = now
+            self._interrupt()
+        elif now - self._first > self._SAME:
+            self._at_once = True
             raise KeyboardInterrupt
 
-    def on_train_end(self, logs: Any = None) -> None:
-        self.close()
+    def _raise_if_dropped(self) -> None:
+        if self._at_once:
+            raise KeyboardInterrupt
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._raise_if_dropped()
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._raise_if_dropped()
 
     def close(self) -> None:
         """Restore the former handler; after an interrupt Keras calls no callback that would."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -19,18 +20,20 @@ import numpy as np
 from keras import ops
 
 from keras_mae import _checks, _files, _saving, distribution
-from keras_mae.training.metadata import check_same_run, from_flat, json_values
+from keras_mae.from_preset import CONFIG, config_text
+from keras_mae.training.metadata import DESPITE, WARNINGS, check_same_run, from_flat, json_values
 from keras_mae.training.signals import Handler
 
-__all__ = ["Checkpoints", "Position", "Preempted", "Saving", "check_room_for", "seek"]
+__all__ = ["Checkpoints", "Interrupted", "Position", "Preempted", "check_room_for", "seek"]
 
 _STATE, _WEIGHTS, _METRICS = "state.json", "model.weights.h5", "metrics.npz"
 _BYTES_AROUND_AN_ARRAY = 1024  # in HDF5: its name, its shape and its place
+_NOTHING, _SAVE, _INTERRUPT, _TERMINATE = range(4)  # what a run may be asked for; the largest number is heeded
 _STEPS_BETWEEN_QUESTIONS = 10  # between checks that all processes take part in: each costs a message
 
 
 class Preempted(SystemExit):
-    """Raised at the end of the step in which SIGTERM arrived, once the run is saved; the exit status is 143.
+    """Raised at the end of the step in which SIGTERM or SIGHUP arrived, once the run is saved; exit status 143.
 
     Args:
         path: Folder of the checkpoint that was written.
@@ -41,32 +44,16 @@ class Preempted(SystemExit):
         self.path = path
 
 
-@dataclass(frozen=True)
-class Saving:
-    """How a run guards against the end of its process.
+class Interrupted(KeyboardInterrupt):
+    """Raised at the end of the step in which Ctrl-C was pressed, once the run is saved.
 
-    Attributes:
-        resume: Whether to resume the run in the run directory, if there is one. A finished run is left as it is.
-        every_steps: Steps between checkpoints; `None` for checkpoints by the clock only.
-        every_minutes: Minutes between checkpoints.
-
-    Raises:
-        ValueError: If a value is out of range.
-
-    Example:
-        >>> keras_mae.training.Saving(resume=True, every_minutes=30)
+    Args:
+        path: Folder of the checkpoint that was written.
     """
 
-    resume: bool = False
-    every_steps: int | None = None
-    every_minutes: float = 10.0
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.resume, bool):
-            raise _checks.argument_error("resume", "True or False", self.resume)
-        if self.every_steps is not None:
-            _checks.positive_int("every_steps", self.every_steps)
-        _checks.non_negative("every_minutes", self.every_minutes)
+    def __init__(self, path: Path):
+        super().__init__()
+        self.path = path
 
 
 @dataclass
@@ -88,11 +75,14 @@ class Position:
 
 class Checkpoints(keras.callbacks.Callback):
     """Saves a whole run as it goes: weights, optimizer with its schedule, averages and loss scale, step counters,
-    metrics, history and the position in the data; at intervals, when an epoch ends, and on SIGTERM.
+    metrics, history and the position in the data; at intervals, when an epoch ends, on SIGTERM and SIGHUP, and on
+    `interrupt`.
 
     A checkpoint is a folder that appears under its name only when all of it is on the disk. It holds a checksum of
     each file; if it is damaged, the one before it is used. Of several processes only the main one writes, and all
     save, stop and resume at the same step, on however many devices are then available; they must share the folder.
+    `from_preset` and the commands that take a model load a checkpoint, too: the weights as they were, not their
+    averages.
 
     Args:
         directory: Folder for the checkpoints.
@@ -101,6 +91,7 @@ class Checkpoints(keras.callbacks.Callback):
         every_steps: Steps between checkpoints; `None` for checkpoints by the clock only.
         every_minutes: Minutes between checkpoints.
         keep: Number of checkpoints to keep.
+        allow_changed: Whether to go on from a checkpoint of other data, too; see `Saving`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -124,6 +115,7 @@ class Checkpoints(keras.callbacks.Callback):
         every_steps: int | None = None,
         every_minutes: float = 10.0,
         keep: int = 3,
+        allow_changed: bool = False,
     ):
         super().__init__()
         self.directory = Path(directory)
@@ -132,12 +124,15 @@ class Checkpoints(keras.callbacks.Callback):
         self.every_steps = None if every_steps is None else _checks.positive_int("every_steps", every_steps)
         self.every_minutes = _checks.non_negative("every_minutes", every_minutes)
         self.keep = _checks.positive_int("keep", keep)
+        self.allow_changed = _checks.boolean("allow_changed", allow_changed)
         self.position = Position()
         self._metrics: list[np.ndarray] | None = None
         self._offset = 0
-        self._saved_step: int | None = None
-        self._terminated = False
-        self._handler = Handler(signal.SIGTERM, self._terminate)
+        self.saved_step: int | None = None
+        self._asked_for = _NOTHING
+        # Windows has no SIGHUP, by which a terminal that is closed ends its processes.
+        numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        self._handlers = [Handler(number, self._terminate) for number in numbers]
 
     # === Loading ===
     def restore(self, model: Any) -> Position:
@@ -157,7 +152,7 @@ class Checkpoints(keras.callbacks.Callback):
         newest = self.newest()
         if newest is not None:
             path, state = newest
-            check_same_run(self.directory.parent, self.metadata, state["metadata"])
+            self._compare(state)
             self._load(model, path, state)
         steps = distribution.gather(self.position.step)  # also keeps the first from writing while others read
         if len(set(steps)) > 1:
@@ -166,6 +161,20 @@ class Checkpoints(keras.callbacks.Callback):
                 f"Received: steps {', '.join(f'{step:.0f}' for step in steps)}"
             )
         return self.position
+
+    def _compare(self, state: dict[str, Any]) -> None:
+        """Compare the run with that of a checkpoint, and take over the record of what changed on the way."""
+        stored, refusal, changed = state["metadata"], None, list[str]()
+        try:
+            changed = check_same_run(self.directory.parent, self.metadata, stored, allow_changed=self.allow_changed)
+        except ValueError as error:
+            refusal = error
+        if max(distribution.gather(refusal is not None)):  # the main process alone looks at the data
+            raise refusal or ValueError(f"The main process says why {str(self.directory.parent)!r} is another run")
+        since = [{"step": state["position"]["step"], "differences": changed}] if changed else []
+        for name, added in ((DESPITE, since), (WARNINGS, [])):
+            if record := [*stored.get(name, []), *added]:
+                self.metadata[name] = record
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
         """Return the newest whole checkpoint and its state, if any; a warning names damaged ones that were skipped.
@@ -176,8 +185,8 @@ class Checkpoints(keras.callbacks.Callback):
         damaged = []
         for path in reversed(self._paths()):
             try:
-                state = _whole_state(path)
-            except (OSError, ValueError, KeyError) as error:
+                state = whole_state(path)
+            except (OSError, ValueError) as error:
                 damaged.append(f"{path.name} ({error})")
                 continue
             if damaged:
@@ -196,7 +205,7 @@ class Checkpoints(keras.callbacks.Callback):
         with np.load(path / _METRICS) as arrays:
             self._metrics = [arrays[str(index)] for index in range(len(arrays.files))]
         self.position = Position(**state["position"])
-        self._saved_step = self.position.step
+        self.saved_step = self.position.step
 
     def _paths(self) -> list[Path]:
         return sorted(self.directory.glob("step-*"))
@@ -212,7 +221,7 @@ class Checkpoints(keras.callbacks.Callback):
             OSError: If it cannot be written; earlier checkpoints are left as they were.
         """
         path = self.directory / f"step-{self.position.step:09d}"
-        if self._saved_step == self.position.step:
+        if self.saved_step == self.position.step:
             return path
         values = enumerate(self.model.metrics_variables)
         metrics: dict[str, Any] = {str(index): ops.convert_to_numpy(value) for index, value in values}
@@ -223,7 +232,7 @@ class Checkpoints(keras.callbacks.Callback):
             with tempfile.TemporaryDirectory() as folder:
                 _saving.save_weights(self.model, Path(folder) / _WEIGHTS)
         distribution.gather(0)  # nobody exits before it is written
-        self._saved, self._saved_step = time.monotonic(), self.position.step
+        self._saved, self.saved_step = time.monotonic(), self.position.step
         return path
 
     def _write(self, path: Path, metrics: dict[str, Any]) -> None:
@@ -233,12 +242,15 @@ class Checkpoints(keras.callbacks.Callback):
             _saving.save_weights(self.model, unfinished / _WEIGHTS)
             with _saving.unfailing(unfinished / _METRICS) as file:
                 np.savez(file, **metrics)
-            state = {
+            state: dict[str, Any] = {
                 "metadata": self.metadata,
                 "position": vars(self.position),
                 "sha256": {name: _files.sha256(unfinished / name) for name in (_WEIGHTS, _METRICS)},
             }
             (unfinished / _STATE).write_text(checksummed(state))
+            with contextlib.suppress(TypeError, ValueError, NotImplementedError):  # functions of the caller's own
+                config = config_text(self.model, state["sha256"][_WEIGHTS])
+                (unfinished / CONFIG).write_text(config, encoding="utf-8")
             shutil.rmtree(path, ignore_errors=True)  # a damaged one that was skipped
         for old in self._paths()[: -self.keep]:
             shutil.rmtree(old)
@@ -246,10 +258,15 @@ class Checkpoints(keras.callbacks.Callback):
     # === As a callback ===
     def on_train_begin(self, logs: Any = None) -> None:
         self._saved = time.monotonic()
-        self._handler.install()
+        for handler in self._handlers:
+            handler.install()
+
+    def interrupt(self) -> None:
+        """Have the run saved at the end of the step, and ended with `Interrupted`; a signal's handler may call it."""
+        self._asked_for = max(self._asked_for, _INTERRUPT)
 
     def _terminate(self) -> None:
-        self._terminated = True
+        self._asked_for = _TERMINATE
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._offset = self.position.batch
@@ -265,29 +282,30 @@ class Checkpoints(keras.callbacks.Callback):
         done = self.position.batch == self.batches_per_epoch
         if done:  # the epoch is evaluated first
             return
-        stop, due = (False, False)
+        asked = _NOTHING
         if distribution.current().processes == 1 or self.position.step % _STEPS_BETWEEN_QUESTIONS == 0:
-            stop, due = self._asked()
-        if stop:
-            raise Preempted(self.save())
-        if due or (self.every_steps is not None and self.position.step % self.every_steps == 0):
-            self.save()
+            asked = self._asked()
+        self._heed(asked, self.every_steps is not None and self.position.step % self.every_steps == 0)
 
-    def _asked(self) -> tuple[bool, bool]:
-        """Return whether any process was told to stop, and whether it is time to save by any clock."""
+    def _asked(self) -> int:
+        """Return what any process was asked for, or that it is time to save by any clock."""
         due = time.monotonic() - self._saved >= 60 * self.every_minutes
-        asked = distribution.gather(2 * self._terminated + due)
-        return max(asked) >= 2, max(asked) > 0
+        return round(max(distribution.gather(max(self._asked_for, _SAVE if due else _NOTHING))))
+
+    def _heed(self, asked: int, save: bool) -> None:
+        """Save, and stop, as is asked for; `save` says that it is time to save by the number of steps."""
+        if asked == _TERMINATE:
+            raise Preempted(self.save())
+        if asked == _INTERRUPT:
+            raise Interrupted(self.save())
+        if asked == _SAVE or save:
+            self.save()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         for name, value in (logs or {}).items():
             self.position.history.setdefault(name, []).append(float(value))
         self.position.epoch, self.position.batch = epoch + 1, 0
-        stop, due = self._asked()
-        if stop:
-            raise Preempted(self.save())
-        if due or self.every_steps is not None:
-            self.save()
+        self._heed(self._asked(), self.every_steps is not None)
 
     def on_train_end(self, logs: Any = None) -> None:
         self._end_with_averages(True)
@@ -298,8 +316,9 @@ class Checkpoints(keras.callbacks.Callback):
         optimizer.averages_at_end = ends
 
     def close(self) -> None:
-        """Restore the former handler of SIGTERM; after an interrupt Keras calls no callback that would."""
-        self._handler.remove()
+        """Restore the former handlers of signals; after an interrupt Keras calls no callback that would."""
+        for handler in self._handlers:
+            handler.remove()
 
 
 def seek(dataset: Any, epoch: int, batch: int = 0) -> None:
@@ -326,22 +345,28 @@ def check_room_for(model: Any, directory: Path) -> None:
     _files.check_room(directory, 4 * numbers + _BYTES_AROUND_AN_ARRAY * len(variables))
 
 
-def _whole_state(path: Path) -> dict[str, Any]:
+def whole_state(path: Path) -> dict[str, Any]:
     """Return the state of a checkpoint.
 
     Raises:
         OSError: If a file is missing.
-        ValueError: If a file is damaged.
-        KeyError: If the state is of something else.
+        ValueError: If a file is damaged, or the state is of something else.
     """
     state = _files.read_json(path / _STATE)
-    if state.pop("checksum", None) != _checksum(state):
+    try:
+        intact = state.pop("checksum", None) == _checksum(state)
+        digests = state["sha256"].items()
+        if "facts" in state:  # from before run.json
+            state["metadata"] = from_flat(state.pop("facts"))
+        Position(**state["position"])
+        intact = intact and isinstance(state["metadata"], dict)
+    except (AttributeError, KeyError, TypeError, RecursionError):  # other kinds of values, or nested without end
+        intact = False
+    if not intact:
         raise ValueError(f"{_STATE} is damaged")
-    for name, digest in state["sha256"].items():
+    for name, digest in digests:
         if _files.sha256(path / name) != digest:
             raise ValueError(f"{name} is damaged")
-    if "facts" in state:  # from before run.json
-        state["metadata"] = from_flat(state.pop("facts"))
     return state
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import json
 import os
 import shutil
@@ -55,6 +56,7 @@ class RunFile(StrEnum):
 
 _FLAT_RUN = "recipe.json"  # before run.json
 _OUTDATED_CHECKPOINTS = ".checkpoints"
+_OF_A_BEGUN_RUN = {RunFile.RUN, RunFile.HISTORY, RunFile.WATCH}  # what it leaves before its first checkpoint
 
 
 class RunDirectory:
@@ -168,32 +170,44 @@ class RunDirectory:
             raise ValueError(
                 f"`run_directory` must not exist or be empty, so that no other run is lost. "
                 f"Received: run_directory={str(self.path)!r}"
+                + (", a run that `resume` (--resume) continues" if self._is_in_progress else "")
             )
 
-    def is_finished(self, epochs: int, metadata: Mapping[str, Any]) -> bool:
-        """Return whether the directory holds the run of these metadata, with all its epochs.
+    @property
+    def _is_in_progress(self) -> bool:
+        """Whether the directory holds a run that has checkpoints, or has not got that far."""
+        return RunFile.CHECKPOINTS in self.files or {RunFile.RUN} <= set(self.files) <= _OF_A_BEGUN_RUN
+
+    def is_finished(self, epochs: int, metadata: Mapping[str, Any], *, allow_changed: bool = False) -> bool:
+        """Return whether the directory holds the run of these metadata, with all its epochs or results of fewer.
+
+        A run that was stopped before its first checkpoint is not finished, and begins anew.
 
         Args:
             epochs: Epochs of the whole run.
             metadata: JSON values that identify the run.
+            allow_changed: Whether its data may have changed since; see `Saving`.
 
         Raises:
-            ValueError: If the directory holds another run, or files and no checkpoint to resume from.
+            ValueError: If the directory holds another run, or files of none.
         """
-        only_pictures = self.files == [RunFile.WATCH]  # drawn before the first checkpoint
-        if self.is_free or only_pictures or self.file(RunFile.CHECKPOINTS).exists():
+        if self.is_free or self.file(RunFile.CHECKPOINTS).exists():
             return False
         if not (self.file(RunFile.RUN).is_file() or (self.path / _FLAT_RUN).is_file()):
+            if self.files == [RunFile.WATCH]:  # drawn before there was a run.json from the start
+                return False
             found = ", ".join(self.files)
             raise ValueError(f"{str(self.path)!r} holds files, and no {RunFile.RUN} that says of what run: {found}")
-        check_same_run(self.path, metadata, self.metadata)
-        columns = self.history.values() if self.file(RunFile.HISTORY).is_file() else ()
-        done = len(next(iter(columns), ()))
-        if done < epochs:
-            raise ValueError(
-                f"{str(self.path)!r} holds files, and no checkpoint to resume from: {done} of {epochs} epochs"
-            )
-        return True
+        check_same_run(self.path, metadata, self.metadata, allow_changed=allow_changed)
+        return self.epochs_done >= epochs or not set(self.files) <= _OF_A_BEGUN_RUN
+
+    @property
+    def epochs_done(self) -> int:
+        """Number of epochs in the history, 0 where it cannot be read."""
+        try:
+            return len(next(iter(self.history.values()), ()))
+        except ValueError:
+            return 0
 
     @contextlib.contextmanager
     def opened(self, *, free: bool = False) -> Iterator[None]:
@@ -226,6 +240,24 @@ class RunDirectory:
                     folder.rmdir()
 
     # === Writing ===
+    @contextlib.contextmanager
+    def begun(self, metadata: Mapping[str, Any], learned: Callable[[], bool]) -> Iterator[None]:
+        """Write `run.json`, and take it away again if the block ends with an error before anything was learned.
+
+        Args:
+            metadata: JSON values that identify the run.
+            learned: Function that says whether anything was.
+        """
+        was_there = bool(self.files)
+        if distribution.current().is_main:
+            self.write_json(RunFile.RUN, metadata)
+        try:
+            yield
+        except BaseException:
+            if distribution.current().is_main and not was_there and not learned():
+                self.file(RunFile.RUN).unlink()
+            raise
+
     def write(self, name: RunFile | str, save: Callable[[Path], Any]) -> None:
         """Write a file whole or not at all.
 
@@ -253,13 +285,22 @@ class RunDirectory:
 
         def save(path: Path) -> None:
             with path.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                writer.writerow(["epoch", *history])
-                writer.writerows(
-                    [epoch, *map(float, row)] for epoch, row in enumerate(zip(*history.values(), strict=True), 1)
-                )
+                csv.writer(file).writerows([["epoch", *history], *_lines(history)])
 
         self.write(RunFile.HISTORY, save)
+
+    def add_to_history(self, history: Mapping[str, Any]) -> None:
+        """Add the line of the last epoch to `history.csv`, which holds those before it, or nothing."""
+        path, names = self.file(RunFile.HISTORY), io.StringIO()
+        csv.writer(names).writerow(["epoch", *history])
+        *others, last = _lines(history)
+        if path.is_file() and others:
+            with path.open("r+", newline="", encoding="utf-8") as file:
+                if file.readline() == names.getvalue():
+                    file.seek(0, io.SEEK_END)
+                    csv.writer(file).writerow(last)
+                    return
+        self.write_history(history)  # the first line, or other metrics than before
 
     def remove_checkpoints(self) -> None:
         """Remove the checkpoints of a finished run, all at once: nothing could be resumed from a part of them."""
@@ -269,6 +310,11 @@ class RunDirectory:
         if self.file(RunFile.CHECKPOINTS).exists():
             os.replace(self.file(RunFile.CHECKPOINTS), outdated)
         shutil.rmtree(outdated, ignore_errors=True)
+
+
+def _lines(history: Mapping[str, Any]) -> list[list[float]]:
+    """Return the lines of `history.csv` below that of the names."""
+    return [[epoch, *map(float, row)] for epoch, row in enumerate(zip(*history.values(), strict=True), 1)]
 
 
 @contextlib.contextmanager

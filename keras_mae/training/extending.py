@@ -11,13 +11,15 @@ import keras
 
 from keras_mae import _files, distribution
 from keras_mae.recipes import PretrainRecipe, Recipe
-from keras_mae.training.checkpoints import Checkpoints, checksummed
+from keras_mae.training.checkpoints import Checkpoints, checksummed, whole_state
 from keras_mae.training.directory import RunDirectory, RunFile
-from keras_mae.training.metadata import RECIPE, json_values
+from keras_mae.training.metadata import DESPITE, MAY_CHANGE, RECIPE, check_same_run, differing, json_values
 
 __all__ = ["KeepBeforeDecay", "extend"]
 
 _STATE = "state.json"
+_LENGTH = ("epochs", "decay_epochs")
+"""Fields of a recipe in which a longer run differs."""
 
 
 class KeepBeforeDecay(keras.callbacks.Callback):
@@ -45,7 +47,7 @@ class KeepBeforeDecay(keras.callbacks.Callback):
             _replace(self.directory.file(RunFile.BEFORE_DECAY), path)
 
 
-def extend(directory: RunDirectory, metadata: Mapping[str, Any]) -> None:
+def extend(directory: RunDirectory, metadata: Mapping[str, Any], *, allow_changed: bool = False) -> None:
     """Let a finished run of schedule "wsd" go on to more epochs, if that is what differs in its metadata.
 
     Its checkpoint from where the decay began becomes that of the longer run, as which it is then resumed: up to there
@@ -54,20 +56,23 @@ def extend(directory: RunDirectory, metadata: Mapping[str, Any]) -> None:
     Args:
         directory: Directory of the run.
         metadata: JSON values that identify the longer run.
+        allow_changed: Whether its data may have changed since; see `Saving`.
 
     Raises:
-        ValueError: If the longer run's decay would begin before the shorter one's did.
+        ValueError: If the longer run's decay would begin before the shorter one's did, or its data have changed.
     """
     kept = directory.file(RunFile.BEFORE_DECAY)
     if not kept.is_dir() or directory.file(RunFile.CHECKPOINTS).exists() or RunFile.RUN not in directory.files:
         return
     stored, wanted = directory.metadata, json_values(metadata)
-    lengths = ("epochs", "decay_epochs", "source", "changed")
-    if _without(stored, lengths) != _without(wanted, lengths):
-        return  # another run, which is said elsewhere
     begun, longer = directory.recipe, Recipe.from_dict(wanted[RECIPE])
     if not isinstance(begun, PretrainRecipe) or not isinstance(longer, PretrainRecipe):
         return
+    length = {name: value for name, value in begun.to_dict().items() if name in _LENGTH}
+    as_long = {**wanted, RECIPE: {**longer.to_dict(), **length}}
+    changed = dict(differing(as_long, stored))
+    if not changed.keys() <= set(MAY_CHANGE):
+        return  # another run, which is said elsewhere
     if (begun.epochs, begun.stable_epochs) == (longer.epochs, longer.stable_epochs):
         return
     if longer.epochs <= begun.epochs or longer.stable_epochs < begun.stable_epochs:
@@ -76,15 +81,14 @@ def extend(directory: RunDirectory, metadata: Mapping[str, Any]) -> None:
             f"{begun.epochs} epochs and a decay after {begun.stable_epochs}. "
             f"Received: epochs={longer.epochs}, with a decay after {longer.stable_epochs}"
         )
-    state = _files.read_json(kept / _STATE)
-    step = state["position"]["step"]
-    _replace(directory.file(RunFile.CHECKPOINTS) / f"step-{step:09d}", kept, metadata=wanted)
-
-
-def _without(metadata: Mapping[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
-    """Return metadata without these fields of their recipe."""
-    recipe = Recipe.from_dict(metadata[RECIPE]).to_dict()
-    return {**metadata, RECIPE: {name: value for name, value in recipe.items() if name not in fields}}
+    check_same_run(directory.path, as_long, stored, allow_changed=allow_changed)
+    try:
+        step = whole_state(kept)["position"]["step"]
+    except (OSError, ValueError) as error:
+        raise ValueError(f"The run cannot be made longer: {str(kept)!r} is not whole: {error}") from error
+    # With what it was given until then: where it is resumed from here, that is compared again, and recorded.
+    given = {name: stored[name] for name in (*changed, DESPITE) if name in stored}
+    _replace(directory.file(RunFile.CHECKPOINTS) / f"step-{step:09d}", kept, metadata={**wanted, **given})
 
 
 def _replace(path: Path, checkpoint: Path, metadata: Mapping[str, Any] | None = None) -> None:

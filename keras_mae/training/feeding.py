@@ -30,7 +30,6 @@ from keras_mae.data import (
     Stream,
     Subset,
     load_builtin,
-    make_dataset,
     open_directory,
 )
 from keras_mae.data.levels import Levels
@@ -38,6 +37,7 @@ from keras_mae.data.sources import Source
 from keras_mae.pixels import BYTES, PixelRange
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, check_recipe
 from keras_mae.training.batches import evaluation_batches, fit_recipe, training_batches, validation_batches
+from keras_mae.training.examples import EXAMPLES, spread
 
 __all__ = [
     "ClassifierFeed",
@@ -50,8 +50,6 @@ __all__ = [
 ]
 
 _SPLITS = {"dev", "eval", "test", "testing", "train", "training", "val", "valid", "validation"}
-EXAMPLES = 8
-"""Images whose reconstructions a run of pre-training draws."""
 
 
 class PretrainingFeed(TypedDict):
@@ -60,6 +58,7 @@ class PretrainingFeed(TypedDict):
     dataset: Any
     recipe: PretrainRecipe
     examples: np.ndarray
+    example_names: tuple[str, ...]
     metadata: dict[str, Any]
 
 
@@ -82,11 +81,13 @@ class UnlabeledImages:
         train: Source of the images to train on.
         examples: Images (n, height, width, channels) to draw reconstructions of.
         metadata: JSON values that identify the data.
+        example_names: Names of the examples.
     """
 
     train: Source | Stream
     examples: np.ndarray
     metadata: dict[str, Any]
+    example_names: tuple[str, ...] = ()
 
     def feed(self, recipe: PretrainRecipe, *, crops_per_image: int = 1) -> PretrainingFeed:
         """Return the arguments of `run_pretraining` that say what it trains on.
@@ -103,7 +104,13 @@ class UnlabeledImages:
         if self.train.sized:
             recipe = replace(recipe, crop_area=None, flip=recipe.flip and recipe.shift > 0)
         dataset = training_batches(self.train, recipe, crops_per_image=crops_per_image)
-        return {"dataset": dataset, "recipe": recipe, "examples": self.examples, "metadata": dict(self.metadata)}
+        return {
+            "dataset": dataset,
+            "recipe": recipe,
+            "examples": self.examples,
+            "example_names": self.example_names,
+            "metadata": dict(self.metadata),
+        }
 
 
 @dataclass(frozen=True)
@@ -171,8 +178,8 @@ def open_unlabeled(
         white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
 
     Returns:
-        The images, and a few to draw reconstructions of: test images of a built-in data set, and the first that a
-        folder holds.
+        The images, and a few to draw reconstructions of: test images of a built-in data set; of a folder, images
+        spread over it, which are trained on like the others.
 
     Raises:
         ValueError: If there is no such data set or folder, or it holds no images.
@@ -182,6 +189,7 @@ def open_unlabeled(
     if data in BUILTIN:
         train = ArraySource(load_builtin(str(data), "train")[0])
         examples = load_builtin(str(data), "test")[0][:EXAMPLES]
+        names = tuple(f"test image {number}" for number in range(1, EXAMPLES + 1))
     elif Path(data).is_dir():
         train = open_directory(
             data,
@@ -197,12 +205,12 @@ def open_unlabeled(
                 f"{str(data)!r}, prepared as TFRecord, `allow_damaged` must be 0. Received: "
                 f"allow_damaged={allow_damaged}"
             )
-        first: Any = next(iter(make_dataset(train, EXAMPLES, shuffle=False, shard=(0, 1))))
-        examples = np.asarray(first[0] if isinstance(first, tuple) else first)
+        examples, names = spread(train)
     else:
         known = ", ".join(BUILTIN)
         raise ValueError(f"`data` must be {known} or an existing folder of images. Received: data={str(data)!r}")
-    return UnlabeledImages(train, examples, {"data": Path(data).name, "images": len(train), **levels.metadata})
+    metadata = {"data": Path(data).name, "images": len(train), **levels.metadata}
+    return UnlabeledImages(train, examples, metadata, names)
 
 
 def open_labeled(

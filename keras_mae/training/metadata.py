@@ -3,22 +3,47 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from keras_mae import _checks
+from keras_mae.data.fingerprints import differences, were_copied
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, Recipe
 from keras_mae.recipes.base import completed
 
-__all__ = ["RECIPE", "check_same_run", "from_flat", "json_values", "merged"]
+__all__ = [
+    "DESPITE",
+    "FINGERPRINT",
+    "MAY_CHANGE",
+    "NOTES",
+    "RECIPE",
+    "WARNINGS",
+    "check_same_run",
+    "differing",
+    "from_flat",
+    "json_values",
+    "merged",
+]
 
 RECIPE = "recipe"
 """Name under which the metadata of a run hold its recipe, as `Recipe.to_dict` returns it."""
 
-_RECORDED_LATER = ("class_names", "recipe_size")
+FINGERPRINT = "fingerprint"
+"""Name under which they hold what tells its data and model from others; see `keras_mae.training.fingerprints`."""
+DESPITE = "resumed_despite"
+"""Name under which they hold the differences in spite of which the run was resumed."""
+WARNINGS = "warnings"
+"""Name under which they hold what was suspicious of the run."""
+NOTES = (DESPITE, WARNINGS)
+"""Names of what is recorded of a run and does not tell it from others."""
+
+_RECORDED_LATER = ("class_names", "recipe_size", FINGERPRINT)
 """Names of values that runs did not record at first: a run without one is taken to have had the same."""
+MAY_CHANGE = (FINGERPRINT, "data", "test", "images", "num_labels", "model", "teacher", "teacher_weights")
+"""Names of values with others of which a run may go on if it is asked to: what it is given, not how it trains."""
 
 
 def json_values(metadata: Any) -> dict[str, Any]:
@@ -54,15 +79,55 @@ def merged(own: Mapping[str, Any], metadata: Mapping[str, Any] | None) -> dict[s
     return json_values(own) | added
 
 
-def check_same_run(directory: Path, metadata: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
-    """Raise ValueError if one of `metadata` differs from what was `stored` with the run in `directory`."""
-    if differences := ", ".join(_differences(metadata, stored)):
-        raise ValueError(f"The run in {str(directory)!r} is another one. Received: {differences}")
+def check_same_run(
+    directory: Path, metadata: Mapping[str, Any], stored: Mapping[str, Any], *, allow_changed: bool = False
+) -> list[str]:
+    """Check that metadata are those that were stored with a run.
+
+    Args:
+        directory: Directory of the run.
+        metadata: Metadata to compare.
+        stored: Those of the run.
+        allow_changed: Whether what the run is given, its data for example, may be something else.
+
+    Returns:
+        The differences that are allowed, in words.
+
+    Raises:
+        ValueError: If one of `metadata` differs, and is not allowed to.
+    """
+    found = dict(differing(metadata, stored))
+    _warn_of_copies(metadata, stored)
+    last = {name: found[name] for name in sorted(found, key=lambda name: name == FINGERPRINT)}
+    words = [text for texts in last.values() for text in texts]
+    may_change = all(name in MAY_CHANGE for name in found)
+    if not found or (allow_changed and may_change):
+        return words
+    way_on = (
+        ". To go on with what there is now, allow it: --resume --allow-changed, or "
+        "Saving(resume=True, allow_changed=True)"
+    )
+    raise ValueError(
+        f"The run in {str(directory)!r} is another one. Received: {', '.join(words)}{way_on * may_change}"
+    )
 
 
-def _differences(metadata: Mapping[str, Any], stored: Mapping[str, Any]) -> Iterator[str]:
+def _warn_of_copies(metadata: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+    """Say that data with other times are taken to be copies: nothing but those that were looked into is known."""
+    now, then = (dict(one.get(FINGERPRINT) or {}) for one in (metadata, stored))
+    for part in ("data", "test"):
+        if were_copied(now.get(part), then.get(part)):
+            warnings.warn(
+                f"The files of the run's {part} have other times than when it began, and what was looked into is the "
+                "same: they are taken to be copies",
+                stacklevel=3,
+            )
+
+
+def differing(metadata: Mapping[str, Any], stored: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    """Yield the names of metadata that differ from those of a run, and in what they do, in words."""
     for name, value in metadata.items():
-        if name in _RECORDED_LATER and name not in stored:
+        if (name in _RECORDED_LATER and name not in stored) or name in NOTES:
             continue
         other = stored.get(name)
         if name == RECIPE and isinstance(value, dict) and isinstance(other, dict):
@@ -70,9 +135,13 @@ def _differences(metadata: Mapping[str, Any], stored: Mapping[str, Any]) -> Iter
             # And earlier recipes had no name for the masking, whose class is recorded beside them.
             passed_over = {"source", "changed"} | ({"masking"} - other.keys())
             numbers = {field: number for field, number in value.items() if field not in passed_over}
-            yield from _differences(numbers, completed(other))
-        elif value != other:
-            yield f"{name}={value} and not {other}"
+            words = [text for _, texts in differing(numbers, completed(other)) for text in texts]
+        elif name == FINGERPRINT and isinstance(value, dict) and isinstance(other, dict):
+            words = [text for part in value if part in other for text in differences(value[part], other[part], part)]
+        else:
+            words = [f"{name}={value} and not {other}"] if value != other else []
+        if words:
+            yield name, words
 
 
 # === Runs from before run.json ===

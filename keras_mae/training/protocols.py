@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
@@ -19,8 +19,10 @@ from keras_mae.masking import RandomMasking
 from keras_mae.masking.names import describe
 from keras_mae.pixels import check_images
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, Recipe, check_recipe
+from keras_mae.training import fingerprints
 from keras_mae.training.directory import RunDirectory, RunFile
 from keras_mae.training.metadata import merged
+from keras_mae.training.pictures import draw
 from keras_mae.training.runner import RunOptions, run
 from keras_mae.training.scoring import leave_scores, predicted_and_true, trained_names
 from keras_mae.training.targets import identified
@@ -43,6 +45,7 @@ def run_pretraining(
     run_directory: str | Path,
     *,
     examples: np.ndarray,
+    example_names: Sequence[str] | None = None,
     validation_data: Any = None,
     jit_compile: bool | str = "auto",
     metadata: Mapping[str, Any] | None = None,
@@ -57,6 +60,7 @@ def run_pretraining(
         recipe: Numbers of the run.
         run_directory: Folder that does not exist or is empty.
         examples: Images (n, height, width, channels) for `reconstructions.png`.
+        example_names: Names of these images, to write beside them.
         validation_data: Batches to evaluate after every epoch.
         jit_compile: The argument of `keras.Model.compile`.
         metadata: More JSON values that identify the run, such as its data's name: they are written to `run.json`, and
@@ -75,6 +79,7 @@ def run_pretraining(
     known = _known(model, recipe, steps) | {"masking": describe(model.masking)}
     if model.target_name not in _BY_NORM_PIX_LOSS:
         known |= identified(model)
+    known |= fingerprints.of_pretraining(model, dataset)
     identity = merged(known, metadata)
     model.compile(recipe.optimizer(steps), jit_compile=jit_compile)
 
@@ -82,11 +87,23 @@ def run_pretraining(
         # Most precious first, should the disk fill up.
         directory.write(RunFile.MODEL, partial(_saving.save_model, model))
         directory.write(RunFile.ENCODER, partial(_saving.save_model, model.encoder))
-        _leave_record(directory, identity, history, RunFile.LOSS)
+        directory.write_history(history)
+        pictures(directory, lambda: model)
+
+    def pictures(directory: RunDirectory, trained: Callable[[], Any], missing_only: bool = False) -> None:
+        history = directory.file(RunFile.HISTORY)
+        draw(directory, RunFile.LOSS, lambda: visualize.curves(history), missing_only=missing_only)
         # `predict` is the work of all processes, and some may be gone.
         if model.predicts_pixels and distribution.current().processes == 1:
-            result = model.reconstruct(examples)
-            directory.write(RunFile.RECONSTRUCTIONS, visualize.reconstructions(result).savefig)
+
+            def figure() -> Any:
+                return visualize.reconstructions(trained().reconstruct(examples), names=example_names)
+
+            draw(directory, RunFile.RECONSTRUCTIONS, figure, missing_only=missing_only)
+
+    def complete(directory: RunDirectory) -> None:
+        if directory.file(RunFile.MODEL).is_file():
+            pictures(directory, lambda: keras.saving.load_model(directory.file(RunFile.MODEL)), missing_only=True)
 
     return run(
         model,
@@ -95,6 +112,7 @@ def run_pretraining(
         run_directory,
         metadata=identity,
         leave=leave,
+        complete=complete,
         validation_data=validation_data,
         **options,
     )
@@ -153,6 +171,7 @@ def run_fine_tuning(
         "protocol": "fine-tuning",
         "trainable_blocks": trainable_blocks,
     }
+    known |= fingerprints.of_classifier(encoder, dataset, test)
     return _run_classifier(
         classifier,
         dataset,
@@ -184,6 +203,7 @@ def run_linear_probe(
     steps, names = length(dataset), trained_names(class_names, dataset)
     probe = compiled_probe(encoder, len(names), recipe, steps, class_names=names)
     known = _known(probe, recipe, steps) | {"class_names": names, "protocol": "linear probe"}
+    known |= fingerprints.of_classifier(encoder, dataset, test)
     return _run_classifier(
         probe,
         dataset,
@@ -257,9 +277,24 @@ def _run_classifier(
 
     def leave(directory: RunDirectory, history: dict[str, list[float]]) -> None:
         directory.write(RunFile.CLASSIFIER, partial(_saving.save_model, classifier))
-        _leave_record(directory, metadata, history, RunFile.CURVES)
+        directory.write_history(history)
+        curves(directory)
+        scores(directory, classifier)
+
+    def curves(directory: RunDirectory, missing_only: bool = False) -> None:
+        history = directory.file(RunFile.HISTORY)
+        draw(directory, RunFile.CURVES, lambda: visualize.curves(history), missing_only=missing_only)
+
+    def scores(directory: RunDirectory, trained: ViTClassifier) -> None:
         if distribution.current().processes == 1:
-            leave_scores(directory, *predicted_and_true(classifier, test, places), names)
+            leave_scores(directory, *predicted_and_true(trained, test, places), names)
+
+    def complete(directory: RunDirectory) -> None:
+        if not directory.file(RunFile.CLASSIFIER).is_file():
+            return
+        curves(directory, missing_only=True)
+        if not all(directory.file(name).is_file() for name in (RunFile.METRICS, RunFile.CONFUSION)):
+            scores(directory, keras.saving.load_model(directory.file(RunFile.CLASSIFIER)))
 
     return run(
         classifier,
@@ -268,14 +303,7 @@ def _run_classifier(
         run_directory,
         metadata=metadata,
         leave=leave,
+        complete=complete,
         validation_data=test if validation_data is None else validation_data,
         **options,
     )
-
-
-def _leave_record(
-    directory: RunDirectory, metadata: dict[str, Any], history: dict[str, list[float]], curves: RunFile
-) -> None:
-    directory.write_json(RunFile.RUN, metadata)
-    directory.write_history(history)
-    directory.write(curves, lambda path: visualize.curves(history).savefig(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
@@ -13,10 +14,14 @@ from keras_mae import _checks, distribution
 from keras_mae.data.reading import length
 from keras_mae.optimizers import ValidateAverages
 from keras_mae.recipes import Recipe
+from keras_mae.training import sanity
 from keras_mae.training.callbacks import Interruptible, LogLearningRate, Progress, StopOnNonFinite
-from keras_mae.training.checkpoints import Checkpoints, Preempted, Saving, check_room_for, seek
+from keras_mae.training.checkpoints import Checkpoints, check_room_for, seek
 from keras_mae.training.directory import RunDirectory, RunFile
 from keras_mae.training.extending import KeepBeforeDecay, extend
+from keras_mae.training.metadata import WARNINGS
+from keras_mae.training.recording import Record
+from keras_mae.training.saving import Saving
 
 __all__ = ["RunOptions", "run"]
 
@@ -43,6 +48,7 @@ def run(
     *,
     metadata: Mapping[str, Any],
     leave: Callable[[RunDirectory, dict[str, list[float]]], None],
+    complete: Callable[[RunDirectory], None] | None = None,
     validation_data: Any = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     console: Console | None = None,
@@ -50,8 +56,8 @@ def run(
 ) -> Path:
     """Train a compiled model to the end of its recipe, and let `leave` write the results.
 
-    If training stops early, by Ctrl-C or an error, what has been learned so far is still written; a run that stops
-    before the end of its first epoch leaves no results, at most checkpoints.
+    `run.json` is there from the start, and `history.csv` gets a line after every epoch; results are written when the
+    run is finished.
 
     Where the recipe averages weights (`ema_momentum`), `val_` metrics, pictures and results are the averages'.
 
@@ -60,7 +66,10 @@ def run(
     A finished run with schedule "wsd" is made longer by resuming it with more epochs: it goes on from
     `before_decay/`, and ends as if it had been begun with them.
 
-    On SIGTERM, which a preempted machine receives, a checkpoint is written and the process exits with status 143.
+    On Ctrl-C, on SIGTERM, which a preempted machine receives, and on SIGHUP, which a closed terminal sends, the step
+    is finished, a checkpoint is written, one line says so, and the run stops: with `Interrupted`, a
+    `KeyboardInterrupt`, or with exit status 143. A second Ctrl-C stops it at once. After that, as after an error or a
+    kill, the last checkpoint is what the run continues from. A checkpoint is a folder that `from_preset` loads, too.
 
     Inside a `keras_mae.distribution.scope` of several processes all of them call this, with the same arguments, and
     only the main one writes.
@@ -72,6 +81,8 @@ def run(
         run_directory: Folder that does not exist or is empty.
         metadata: JSON values that identify the run; a checkpoint with different ones is refused.
         leave: Function called with (`RunDirectory`, history) to write the run's files.
+        complete: Function called with the `RunDirectory` of a finished run that is asked for again, to draw what
+            could not be drawn.
         validation_data: Batches to evaluate after every epoch.
         callbacks: Additional Keras callbacks.
         console: Console to show progress on; a new one by default.
@@ -84,6 +95,7 @@ def run(
         ValueError: If `run_directory` holds files or another run, another process is at work there, `metadata` are
             not JSON values, or `dataset` has no `seek`, which resuming requires.
         FloatingPointError: If too many steps in a row were not finite.
+        Interrupted: On Ctrl-C.
     """
     saving = Saving() if saving is None else saving
     if not isinstance(saving, Saving):
@@ -97,14 +109,15 @@ def run(
         metadata=metadata,
         every_steps=saving.every_steps,
         every_minutes=saving.every_minutes,
+        allow_changed=saving.allow_changed,
     )
-    if saving.resume and distribution.current().is_main:
-        extend(directory, checkpoints.metadata)
-    distribution.gather(0)  # the others see what it left
-    if saving.resume and directory.is_finished(recipe.epochs, checkpoints.metadata):
-        directory.remove_checkpoints()  # of which a kill may have left a part
-        _console(console).print(f"{directory.path}: this run is finished, nothing is left to do", highlight=False)
-        return directory.path
+    console = _console(console)
+    record = Record(checkpoints, directory, recipe.epochs)
+
+    def note(warning: str) -> None:
+        checkpoints.metadata.setdefault(WARNINGS, []).append(warning)
+        if distribution.current().is_main and directory.file(RunFile.RUN).is_file():
+            directory.write_json(RunFile.RUN, checkpoints.metadata)
 
     def train() -> None:
         _fit(
@@ -113,43 +126,75 @@ def run(
             recipe,
             checkpoints,
             validation_data=validation_data,
-            callbacks=[*callbacks, checkpoints, KeepBeforeDecay(checkpoints, directory, recipe)],
-            console=_console(console),
+            callbacks=[
+                *callbacks,
+                sanity.RisingLoss(checkpoints.position.history, note),
+                checkpoints,
+                record,
+                KeepBeforeDecay(checkpoints, directory, recipe),
+            ],
+            console=console,
         )
 
     def end() -> None:
-        if history := checkpoints.position.history:
-            if distribution.current().is_main:
-                check_room_for(model, directory.path)
-            # `fit` does so only where it comes to its end, and not in an epoch that was begun before.
-            model.optimizer.finalize_variable_values(model.trainable_variables)
-            leave(directory, history)
+        if distribution.current().is_main:
+            check_room_for(model, directory.path)
+        # `fit` does so only where it comes to its end, and not in an epoch that was begun before.
+        model.optimizer.finalize_variable_values(model.trainable_variables)
+        leave(directory, checkpoints.position.history)
 
     with directory.opened(free=not saving.resume):
         if saving.resume:
+            if distribution.current().is_main:
+                extend(directory, checkpoints.metadata, allow_changed=saving.allow_changed)
+            distribution.gather(0)  # the others see what it left
+            if directory.is_finished(recipe.epochs, checkpoints.metadata, allow_changed=saving.allow_changed):
+                directory.remove_checkpoints()  # of which a kill may have left a part
+                if complete is not None:
+                    complete(directory)
+                console.print(_finished(directory, recipe.epochs), highlight=False, soft_wrap=True)
+                return directory.path
             checkpoints.restore(model)
-        _to_its_end(train, end)
+        for text in sanity.doubts(recipe, checkpoints.batches_per_epoch, dataset):
+            if text not in checkpoints.metadata.get(WARNINGS, []):  # where it was said when the run began
+                sanity.say(text)
+                note(text)
+        with directory.begun(checkpoints.metadata, lambda: checkpoints.position.step > 0):
+            try:
+                train()
+                end()
+            except BaseException:
+                if checkpoints.position.step:
+                    with contextlib.suppress(OSError):  # the disk may be full, or the terminal closed
+                        record.rewrite()  # with the line of the epoch at whose end it was
+                        line = _stopped(directory, checkpoints, dataset, saving)
+                        console.print(line, highlight=False, soft_wrap=True)
+                raise
         directory.remove_checkpoints()
     return directory.path
+
+
+def _finished(directory: RunDirectory, epochs: int) -> str:
+    """Return the line that says that a run is finished; a callback may have stopped it early."""
+    done = directory.epochs_done
+    early = f" after {done} of {epochs} epochs" if done < epochs else ""
+    return f"{directory.path}: this run is finished{early}, nothing is left to do"
+
+
+def _stopped(directory: RunDirectory, checkpoints: Checkpoints, dataset: Any, saving: Saving) -> str:
+    """Return the line that says where a run stopped, and how it goes on."""
+    step, saved = checkpoints.position.step, checkpoints.saved_step
+    stopped = f"{directory.path}: stopped at step {step}"
+    if saved and not hasattr(dataset, "seek"):
+        return f"{stopped}, saved at step {saved}; to continue it the dataset must have `seek(epoch, batch)`"
+    how = "" if saving.resume else f" with --out {directory.path} --resume (saving=Saving(resume=True))"
+    goes_on = "continues it" + f" from step {saved}" * (saved != step) if saved else "begins it anew"
+    return f"{stopped}; the same command{how} {goes_on}"
 
 
 def _console(console: Console | None) -> Console:
     """Return the console to write to: one process is enough to show what all do."""
     return console or Console() if distribution.current().is_main else Console(quiet=True)
-
-
-def _to_its_end(train: Callable[[], None], end: Callable[[], None]) -> None:
-    """Train, then write the results; also after an error, except where a checkpoint is what remains."""
-    try:
-        train()
-    except Preempted:
-        raise
-    except BaseException:
-        # Other processes are elsewhere, and may be needed to read the weights: the checkpoints remain.
-        if distribution.current().processes == 1:
-            end()
-        raise
-    end()
 
 
 def _fit(
@@ -164,8 +209,8 @@ def _fit(
 ) -> None:
     """Call `fit` from where the run is to its last epoch."""
     position, steps = checkpoints.position, checkpoints.batches_per_epoch
-    interruptible, stop = Interruptible(), StopOnNonFinite(dataset=dataset)
-    progress = Progress(steps * recipe.step_batch_size, console, recipe.epochs)
+    interruptible, stop = Interruptible(checkpoints.interrupt), StopOnNonFinite(dataset=dataset)
+    progress = Progress(steps * recipe.step_batch_size, console, recipe.epochs, steps)
     options: dict[str, Any] = {
         "validation_data": validation_data,
         "callbacks": [interruptible, LogLearningRate(), stop, progress, ValidateAverages(), *callbacks],

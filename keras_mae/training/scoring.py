@@ -16,6 +16,7 @@ from keras_mae.data.reading import numpy_batches
 from keras_mae.encoder import ViTEncoder
 from keras_mae.labels import check_labels, class_indices
 from keras_mae.training.directory import RunDirectory, RunFile
+from keras_mae.training.pictures import draw
 
 __all__ = ["leave_scores", "predicted_and_true", "run_evaluation", "run_knn", "trained_names"]
 
@@ -158,7 +159,7 @@ def leave_scores(
     true, taken_for = places.reshape(2, -1)
     names = [class_names[index] for index in shown]
     directory.write_json(RunFile.METRICS, {**_scores(predicted, labels, class_names), **settings})
-    directory.write(RunFile.CONFUSION, lambda path: visualize.confusion(true, taken_for, names).savefig(path))
+    draw(directory, RunFile.CONFUSION, lambda: visualize.confusion(true, taken_for, names))
 
 
 def _scores(predicted: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:

@@ -23,8 +23,13 @@ class Handler:
         self._previous: Any = None
 
     def install(self) -> None:
-        """Install the handler; outside the main thread, where Python allows none, do nothing."""
-        if self._previous is None and threading.current_thread() is threading.main_thread():
+        """Install the handler, except outside the main thread, where Python allows none.
+
+        A signal that is ignored stays so: `nohup` and shells that start a process in the background mean it.
+        """
+        if threading.current_thread() is not threading.main_thread() or self._previous is not None:
+            return
+        if signal.getsignal(self.number) is not signal.SIG_IGN:
             self._previous = signal.signal(self.number, lambda *_: self.handle())
 
     def remove(self) -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
-import keras
-from keras import ops
-
 from keras_mae.targets import HOG, LowPass, Teacher
+from keras_mae.training.fingerprints import of_weights
 
 __all__ = ["identified"]
 
@@ -24,15 +21,7 @@ def identified(model: Any) -> dict[str, Any]:
     """
     target, known = model.target, {"target": model.target_description}
     if isinstance(target, Teacher):
-        known["teacher_weights"] = _digest(target)
+        known["teacher_weights"] = of_weights(target)
     elif isinstance(target, HOG | LowPass) and target.get_config() != type(target)().get_config():
         known["target_settings"] = target.get_config()
     return known
-
-
-def _digest(layer: keras.layers.Layer) -> str:
-    """Return a short digest of a layer's weights."""
-    digest = hashlib.sha256()
-    for weight in layer.weights:
-        digest.update(ops.convert_to_numpy(ops.cast(weight, "float32")).tobytes())
-    return digest.hexdigest()[:16]

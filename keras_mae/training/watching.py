@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from keras_mae.optimizers import averaged_weights
 from keras_mae.pixels import check_images
 from keras_mae.pooling import POOLINGS, check_pooling
 from keras_mae.recipes import LinearProbeRecipe
+from keras_mae.training.pictures import drawing
 
 __all__ = ["OnlineProbe", "Watch"]
 
@@ -26,19 +28,23 @@ class Watch(keras.callbacks.Callback):
     `directory` gets a picture at each interval, and, where the package `tensorboard` is installed, its event files:
     all logged numbers at every epoch, and the pictures. `tensorboard --logdir DIRECTORY` shows them. A picture costs
     one forward pass of the images, and about a second of drawing; where the optimizer averages weights, the averages
-    reconstruct. A model that does not predict pixels gets none.
+    reconstruct. A model that does not predict pixels gets none; a picture that cannot be drawn is a warning.
 
     Args:
         examples: Images (n, height, width, channels) in the encoder's `pixel_range`.
         directory: Folder for pictures and event files, such as a run's `RunDirectory.file("watch")`.
         every_epochs: Epochs between pictures.
+        names: Names of the images, to write beside them.
 
     Raises:
         ValueError: If an argument is out of range; in `fit`, if the images do not fit the model.
     """
 
-    def __init__(self, examples: Any, directory: str | Path, every_epochs: int = 1):
+    def __init__(
+        self, examples: Any, directory: str | Path, every_epochs: int = 1, *, names: Sequence[str] | None = None
+    ):
         super().__init__()
+        self.names = names
         self.examples = np.asarray(examples)
         self.directory = Path(directory)
         self.every_epochs = _checks.positive_int("every_epochs", every_epochs)
@@ -55,14 +61,15 @@ class Watch(keras.callbacks.Callback):
         if (epoch + 1) % self.every_epochs == 0 and self.model.predicts_pixels:
             with averaged_weights(self.model):
                 result = self.model.reconstruct(self.examples)
-            figure = visualize.reconstructions(result, len(self.examples))
             path = self.directory / f"epoch-{epoch + 1:04d}.png"
-            drawn = io.BytesIO()
-            figure.savefig(drawn, format="png")
-            path.write_bytes(drawn.getvalue())
-            width, height = (round(side * figure.dpi) for side in figure.get_size_inches())
-            image = {"height": height, "width": width, "colorspace": 4, "encoded_image_string": drawn.getvalue()}
-            summaries.append({"tag": "reconstructions", "image": image})
+            with drawing(path):
+                figure = visualize.reconstructions(result, len(self.examples), names=self.names)
+                drawn = io.BytesIO()
+                figure.savefig(drawn, format="png")
+                path.write_bytes(drawn.getvalue())
+                width, height = (round(side * figure.dpi) for side in figure.get_size_inches())
+                image = {"height": height, "width": width, "colorspace": 4, "encoded_image_string": drawn.getvalue()}
+                summaries.append({"tag": "reconstructions", "image": image})
         if importlib.util.find_spec("tensorboard"):
             self._write(epoch + 1, summaries)
 

@@ -92,9 +92,16 @@ def four_dimensions(argument: str, images: Any) -> np.ndarray:
 
 
 def reconstructions(
-    result: Reconstruction | Sequence[Reconstruction], max_images: int = 8, *, bands: _Bands = None
+    result: Reconstruction | Sequence[Reconstruction],
+    max_images: int = 8,
+    *,
+    bands: _Bands = None,
+    names: Sequence[str] | None = None,
 ) -> Any:
     """Draw masked, predicted, pasted and original side by side, one row per image, as in the paper's figure 2.
+
+    The prediction is shown where patches are removed. That of visible patches, for which the loss never asked, is
+    noise, and left blank.
 
     Args:
         result: A `Reconstruction` from `MaskedAutoencoder.reconstruct`, or several, such as the mask ratios of
@@ -102,6 +109,7 @@ def reconstructions(
         max_images: Number of images to show of each result, from the first on.
         bands: Channels to show: one in gray, or three as red, green and blue. By default the first three, or the
             first where there are fewer.
+        names: Names of the images, such as their files', to write beside them.
 
     Returns:
         A matplotlib `Figure`; `figure.savefig(path)` writes it.
@@ -114,6 +122,9 @@ def reconstructions(
     if not results or not all(isinstance(one, Reconstruction) for one in results):
         raise _checks.argument_error("result", "a Reconstruction or several", result)
     _checks.positive_int("max_images", max_images)
+    several = isinstance(names, Sequence) and not isinstance(names, str)
+    if names is not None and not (several and all(isinstance(name, str) for name in names)):
+        raise _checks.argument_error("names", "texts, one for each image", names)
     rows = [(one, index) for one in results for index in range(min(max_images, len(one.original)))]
     titles = {
         "masked": "masked",
@@ -125,15 +136,36 @@ def reconstructions(
     figure, grid = panel_grid(len(rows), len(titles), height / width)
     for axes, (one, index) in zip(grid, rows, strict=True):
         for panel, name in zip(axes, titles, strict=True):
-            show_panel(panel, as_shown(getattr(one, name)[index], bands, one.pixel_range))
-        if len(results) > 1:
-            axes[0].set_ylabel(f"{one.mask[index].mean():.0%}", fontsize=8)
+            shown = as_shown(getattr(one, name)[index], bands, one.pixel_range)
+            show_panel(panel, _removed_only(shown, one, index) if name == "predicted" else shown)
+        label = [_short(names[index])] if names is not None and index < len(names) else []
+        label += [f"{one.mask[index].mean():.0%}"] if len(results) > 1 else []
+        axes[0].set_ylabel("\n".join(label), fontsize=5 if names is not None else 8, parse_math=False)
     for panel, title in zip(grid[0], titles.values(), strict=True):
         panel.set_title(title, fontsize=8)
     removed = ", ".join(dict.fromkeys(f"{one.mask.mean():.0%}" for one in results))
     sources = " / ".join(dict.fromkeys(one.statistics for one in results))
     figure.suptitle(f"{removed} of the patches removed; statistics: {sources}", fontsize=7)
     return figure
+
+
+def _removed_only(shown: np.ndarray, result: Reconstruction, index: int) -> np.ndarray:
+    """Return a prediction, float32 in [0, 1], with the visible patches transparent, (height, width, 4)."""
+    if result.grid is None:
+        return shown
+    rows, columns = result.grid
+    height, width = shown.shape[:2]
+    removed = result.mask[index].reshape(rows, columns)
+    removed = removed.repeat(height // rows, axis=0).repeat(width // columns, axis=1)
+    colors = shown if shown.shape[-1] == 3 else shown.repeat(3, axis=-1)
+    return np.concatenate([colors, removed[..., None].astype("float32")], axis=-1)
+
+
+def _short(name: str, length: int = 24) -> str:
+    """Return a name as it can be drawn beside a picture: its end, in two lines."""
+    name = name.encode("utf-8", "replace").decode()  # those of files may be other bytes
+    name = name if len(name) <= 2 * length else "..." + name[3 - 2 * length :]
+    return "\n".join(filter(None, (name[:-length], name[-length:])))
 
 
 def overlays(images: Any, maps: Any, bands: _Bands = None, *, pixel_range: PixelRange = BYTES) -> Any:

@@ -1,0 +1,53 @@
+"""Images of a data set to draw reconstructions of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from keras_mae.data import CenterCrop, Stream
+from keras_mae.data.sources import Source
+
+__all__ = ["EXAMPLES", "spread"]
+
+EXAMPLES = 8
+"""Images whose reconstructions a run of pre-training draws."""
+_READ_THROUGH = 8192  # images of files that are read from front to back, of which all are read for a few of them
+
+
+def spread(source: Source | Stream) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return images spread evenly over all there are, and their names.
+
+    Args:
+        source: Images; a stream must have a length.
+
+    Returns:
+        (images, names): (n, height, width, channels), n up to 8, and what to write beside each.
+    """
+    if isinstance(source, Stream):
+        return _of_stream(source)
+    indices = np.unique(np.linspace(0, len(source) - 1, EXAMPLES).round().astype("int64"))
+    images, _ = source.batch(indices)
+    named = getattr(source, "names", None)
+    return images, tuple(named(indices)) if named else _numbered(indices)
+
+
+def _of_stream(stream: Stream) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return evenly spaced images where there are few, or else the first of files drawn at random."""
+    few = len(stream) <= _READ_THROUGH
+    step = max(len(stream) // EXAMPLES, 1)
+    items = stream.items(not few, 0).enumerate()
+    if few:
+        items = items.filter(lambda index, _: index % step == 0)
+    crop = None if stream.sized else CenterCrop()
+    images, indices = [], []
+    for number, (image, _) in items.take(EXAMPLES):
+        indices.append(int(number))
+        images.append(stream.views(image.numpy(), indices[-1], crop, lambda index: [np.random.default_rng(index)]))
+    stream.start_of_epoch()  # these do not count
+    return np.concatenate([views for views in images if views is not None]), _numbered(indices) if few else ()
+
+
+def _numbered(indices: Any) -> tuple[str, ...]:
+    return tuple(f"image {index + 1}" for index in indices)
