@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_mae import _checks
+from keras_mae._terminal import printable
 
 __all__ = ["by_place", "check_places", "checked", "given_or_named", "listed", "named", "places", "usable"]
 
@@ -58,7 +59,7 @@ def given_or_named(class_names: Sequence[str] | None, data: Any) -> Sequence[str
 def listed(class_names: Sequence[str]) -> str:
     """Return names in one line, the first ones if there are many."""
     rest = len(class_names) - MOST_LISTED
-    return ", ".join(class_names[:MOST_LISTED]) + (f" and {rest} more" if rest > 0 else "")
+    return ", ".join(map(printable, class_names[:MOST_LISTED])) + (f" and {rest} more" if rest > 0 else "")
 
 
 def places(class_names: Sequence[str], among: Sequence[str]) -> np.ndarray:

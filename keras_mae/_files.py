@@ -12,11 +12,14 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 UNFINISHED = ".writing-"
 """What the name of everything unfinished begins with; the process that writes it follows."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_MOST_JSON = 2**28  # bytes; a manifest of a million skipped files has fewer
 
 
 @contextlib.contextmanager
@@ -24,8 +27,8 @@ def whole(path: str | Path) -> Iterator[Path]:
     """Yield a path to write a file or a folder to, and move it to `path` when the block ends without an error.
 
     Under its own name the file or folder is never half written: it is on the disk before it is moved there, and
-    an error, or a kill at any moment, leaves `path` as it was. What a killed process left is removed by the next one
-    that writes to the same folder.
+    an error, or a kill at any moment, leaves `path` as it was. A link stays one: what it leads to is written. What a
+    killed process left is removed by the next one that writes to the same folder.
 
     Args:
         path: The file, which is replaced if it exists, or the folder, which must not exist or be empty. Missing
@@ -35,26 +38,60 @@ def whole(path: str | Path) -> Iterator[Path]:
         A path that does not exist yet, with the name of `path`: libraries choose a format by its ending.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If it cannot be written; it names `path`. Whatever else the block raises is left as it is, unless
+            the disk turns out to be full.
     """
     path = Path(path)
     if path.name in ("", ".."):
         raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(path.parent)
-    folder = Path(tempfile.mkdtemp(prefix=f"{UNFINISHED}{os.getpid()}@{platform.node()}-", dir=path.parent))
-    unfinished = folder / path.name
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path  # what a link leads to, and not the link
+    folder = None
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(target.parent)
+        folder = Path(tempfile.mkdtemp(prefix=f"{UNFINISHED}{os.getpid()}@{platform.node()}-", dir=target.parent))
+        unfinished = folder / path.name
         yield unfinished
         for file in [unfinished, *unfinished.rglob("*")] if unfinished.is_dir() else [unfinished]:
             flush(file)
-        try:
-            os.replace(unfinished, path)
-        except OSError as error:  # by its own name, not by one that nobody knows
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        flush(path.parent)
+        os.replace(unfinished, target)
+        flush(target.parent)
+    except Exception as error:
+        if (named := _by_its_own_name(error, path, folder)) is error:
+            raise
+        raise named from error
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _by_its_own_name(error: Exception, path: Path, folder: Path | None) -> Exception:
+    """Return the error to raise for one that came up while `path` was written in `folder`.
+
+    Nobody knows the folder's name, so none is told; and what libraries raise in their own words where a disk is full
+    or a file must not grow is an `OSError`.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        ours = error.errno in _FULL if error.filename is None else UNFINISHED in str(error.filename)
+        return OSError(error.errno, error.strerror, str(path)) if ours else error
+    number = 0 if folder is None else _no_room(folder)
+    return OSError(number, os.strerror(number), str(path)) if number else error
+
+
+def _no_room(folder: Path) -> int:
+    """Return the number of the error that a folder's disk, or the limit of this process, has for more; 0 for none."""
+    try:
+        with (folder / "room").open("wb", buffering=0) as file:
+            if file.write(bytes(2**16)) < 2**16:
+                return errno.ENOSPC
+        import resource
+    except ImportError:  # Windows
+        return 0
+    except OSError as error:
+        return error.errno or 0
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    sizes = (file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return errno.EFBIG if most != resource.RLIM_INFINITY and max(sizes, default=0) >= most else 0
 
 
 def remove_abandoned(directory: Path) -> None:
@@ -92,15 +129,41 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file.
 
     Raises:
-        ValueError: If it is damaged, or holds something else; the message names the file.
+        ValueError: If it is damaged, too large, or holds something else; the message names the file.
+        OSError: If it cannot be read.
     """
+    if (size := path.stat().st_size) > _MOST_JSON:
+        raise ValueError(f"{str(path)!r} has {size:,} bytes, and a JSON file of {_MOST_JSON:,} is read")
+    return parsed_json(path.read_bytes(), str(path))
+
+
+def parsed_json(content: bytes, name: str) -> dict[str, Any]:
+    """Return the object that a JSON text holds, an error as of `read_json`."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        parsed = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # a ValueError: no JSON, no UTF-8, or an integer too long
-        raise ValueError(f"{str(path)!r} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{str(path)!r} must hold a JSON object. Received: {type(content).__name__}")
-    return content
+        raise ValueError(f"{name!r} is not JSON: {error}") from error
+    if not isinstance(parsed, dict):
+        raise ValueError(f"{name!r} must hold a JSON object. Received: {type(parsed).__name__}")
+    return parsed
+
+
+def inside(folder: Path, name: Any, said_by: str) -> Path:
+    """Return the path of a file in a folder or below, whose name another file says.
+
+    Args:
+        folder: The folder.
+        name: Name or relative path.
+        said_by: The file that says it, for the error.
+
+    Raises:
+        ValueError: If it leads out of the folder, on this system or another, or is no name.
+    """
+    parts = PureWindowsPath(name).parts if isinstance(name, str) else ()  # which also knows the other systems' paths
+    leads_out = ".." in parts or PureWindowsPath(*parts).root or PureWindowsPath(*parts).drive
+    if not parts or leads_out or "\0" in name:
+        raise ValueError(f"{said_by!r} must name files in its own folder. Received: {name!r}")
+    return folder / str(name)
 
 
 def sha256(path: Path) -> str:

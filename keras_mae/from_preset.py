@@ -75,15 +75,17 @@ class PresetFiles:
             overrides: Arguments of the model, or of its encoder, that differ; for an autoencoder by the name of its
                 architecture also `decoder`, "self_attention" or "cross_attention"; and for another library's file
                 what it may not say, as in `keras_mae.convert.load`: `num_heads`, `decoder_num_heads`,
-                `norm_pix_loss`, `checkpoint_key`. Another `num_classes` or other `class_names` take a new head; names
-                alone are given to a head that has none.
+                `norm_pix_loss`, `checkpoint_key`; for all that is read, `max_parameters`. Another `num_classes` or
+                other `class_names` take a new head; names alone are given to a head that has none.
 
         Returns:
             The model.
 
         Raises:
-            ValueError: If there is no such preset, it holds another kind of model (an encoder alone cannot
-                reconstruct), it does not fit the architecture, or an argument is unknown.
+            ValueError: If there is no such preset, it is damaged or too large, it holds another kind of model (an
+                encoder alone cannot reconstruct), it does not fit the architecture, or an argument is unknown.
+            ImportError: If a package that reads it is missing.
+            OSError: If it may not be read.
         """
         model: Self = _opener().open_preset(cls, preset, weights, overrides)
         return model

@@ -132,7 +132,7 @@ def train(run: Path, epochs: int, protocol: str, every_step: bool) -> None:
     }
     if protocol == "pretrain":
         mae = keras_mae.MaskedAutoencoder(
-            encoder, keras_mae.MAEDecoder(16, 1, 2), norm_pix_loss=recipe.norm_pix_loss, seed=1
+            encoder, keras_mae.CrossAttentionDecoder(16, 1, 2), **{**recipe.model_arguments, "seed": 1}
         )
         data = keras_mae.data.from_arrays(images, batch_size=8, drop_remainder=True)
         keras_mae.training.run_pretraining(mae, data, recipe, run, examples=images[:2], **options)

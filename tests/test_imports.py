@@ -62,7 +62,7 @@ def test_import_costs_less_than_03_seconds(fresh_imports):
 
 # === Who may import whom ===
 LEAVES = {"_backend", "_checks", "_files", "_optional", "_types", "distribution", "from_preset", "ops", "random"}
-LEAVES |= {"_class_names", "first_batch", "fit_arguments", "pixels"}
+LEAVES |= {"_class_names", "_saving", "_terminal", "first_batch", "fit_arguments", "pixels"}
 FIRST = {"patches", "pooling", "positions", "transformer", "masking", "presets"}
 SECOND = {"cross_attention", "encoder", "decoder", "loss"}
 MODEL = {"copying", "fusion", "mask_inputs", "masked_autoencoder", "partial_prediction", "reconstruction", "targets"}

@@ -10,6 +10,7 @@ import warnings
 
 import typer
 
+from keras_mae import _terminal
 from keras_mae.cli import converting, preparing, pretraining, saved, transfer
 
 __all__ = ["app", "main"]
@@ -38,7 +39,7 @@ for command in (
 def main() -> None:
     """Run the command that was typed; a mistake of the user is answered with one line and status 2."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    warnings.formatwarning = lambda message, *_, **__: f"Warning: {message}\n"  # no line of our code
+    warnings.formatwarning = lambda message, *_, **__: f"Warning: {_terminal.lines(message)}\n"  # no line of our code
     if "" in sys.argv or any(re.fullmatch("--[a-z-]+=", word) for word in sys.argv):
         # `pathlib` would take it for the current folder.
         _fail(f"An argument is empty, as a variable of the shell without a value is. Received: {_typed()}", 2)
@@ -65,5 +66,5 @@ def _typed() -> str:
 
 
 def _fail(message: str, status: int) -> None:
-    print(f"Error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"Error: {_terminal.printable(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(status)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from keras_mae.cli.options import SavedModel
+from keras_mae.cli.output import add_row, echo, table
 
 if TYPE_CHECKING:
     from keras_mae.convert import Report
@@ -77,6 +78,10 @@ def convert(
             "positions.",
         ),
     ] = None,
+    max_parameters: Annotated[
+        int | None,
+        typer.Option(help="Parameters of the largest model to read, 2,000,000,000 by default.", metavar="N"),
+    ] = None,
     checkpoint_key: Annotated[
         str | None,
         typer.Option(
@@ -99,10 +104,11 @@ def convert(
         decoder_num_heads=decoder_num_heads,
         image_shape=image_shape,
         checkpoint_key=checkpoint_key,
+        max_parameters=max_parameters,
     )
     _print(report, source)
     convert.save(model, out, format.value)
-    typer.echo(f"{out}: {type(model).__name__}, {model.count_params():,} parameters")
+    echo(f"{out}: {type(model).__name__}, {model.count_params():,} parameters")
 
 
 def export(
@@ -129,7 +135,7 @@ def export(
         name = f"{model.stem}_{part}" if part is Part.encoder else model.stem
         out = model.with_name(f"{name}{convert.export_ending(format.value) or '_saved_model'}")
     difference = convert.export(loaded, out, format.value)
-    typer.echo(f"{out}: {type(loaded).__name__}, within {difference:.1e} of Keras' outputs at batch 1 and 7")
+    echo(f"{out}: {type(loaded).__name__}, within {difference:.1e} of Keras' outputs at batch 1 and 7")
 
 
 def _checked_format(format: Format | None, out: Path) -> Format:
@@ -146,15 +152,14 @@ def _checked_format(format: Format | None, out: Path) -> Format:
 
 def _print(report: Report, source: str) -> None:
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(title=f"{source}: {report.title}")
+    rows = table(f"{source}: {report.title}")
     for title in ("tensor", "weight", "shape", "remark"):
-        table.add_column(title)
+        rows.add_column(title)
     for theirs, ours, shape, remark in report.rows:
-        table.add_row(theirs, ours, "x".join(map(str, shape)), remark)
+        add_row(rows, theirs, ours, "x".join(map(str, shape)), remark)
     for names, why in report.left_out_by_reason:
-        table.add_row(names, "", "", f"left out: {why}")
-    Console().print(table)
+        add_row(rows, names, "", "", f"left out: {why}")
+    Console().print(rows)
     for note in report.notes:
-        typer.echo(note)
+        echo(note)

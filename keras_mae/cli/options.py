@@ -149,6 +149,10 @@ WhiteLevel = Annotated[
         metavar="N",
     ),
 ]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(help="Pixels of the largest image to read; by default as many as Pillow reads.", metavar="N"),
+]
 PixelRange = Annotated[
     tuple[float, float],
     typer.Option(

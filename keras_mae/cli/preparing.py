@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from keras_mae.cli.options import AllowDamaged, PixelRange, WhiteLevel
+from keras_mae.cli.options import AllowDamaged, MaxPixels, PixelRange, WhiteLevel
+from keras_mae.cli.output import echo
 
 __all__ = ["prepare"]
 
@@ -32,6 +33,7 @@ def prepare(
     allow_damaged: AllowDamaged = 0.0,
     white_level: WhiteLevel = None,
     pixel_range: PixelRange = (0.0, 255.0),
+    max_pixels: MaxPixels = None,
 ) -> None:
     """Pack images for training, or check them.
 
@@ -46,13 +48,15 @@ def prepare(
         raise ValueError("`out` is where shards are written, and with --check nothing is: give one of the two")
     if out is None:
         with _progress("checking") as show:
-            found = data.check_directory(source, show, pixel_range=pixel_range, white_level=white_level)
+            found = data.check_directory(
+                source, show, pixel_range=pixel_range, white_level=white_level, max_pixels=max_pixels
+            )
         for _, message in (*found.damaged, *found.dark):
-            typer.echo(message)
+            echo(message)
         if found.passed_over:
-            typer.echo(found.passed_over)
+            echo(found.passed_over)
         damage = f"{len(found.damaged)} damaged" if found.damaged else "nothing is damaged"
-        typer.echo(f"{source}: {damage}" + (f", {len(found.dark)} nearly black" if found.dark else ""))
+        echo(f"{source}: {damage}" + (f", {len(found.dark)} nearly black" if found.dark else ""))
         raise typer.Exit(1 if found.damaged else 0)
     if pixel_range != (0.0, 255.0):
         raise ValueError(
@@ -70,10 +74,11 @@ def prepare(
             labeled=labeled,
             allow_damaged=allow_damaged,
             white_level=white_level,
+            max_pixels=max_pixels,
             progress=show,
         )
     left_out = f", {len(manifest['skipped'])} damaged ones left out" if manifest["skipped"] else ""
-    typer.echo(f"{out}: {manifest['images']:,} images in {len(manifest['shards'])} files{left_out}")
+    echo(f"{out}: {manifest['images']:,} images in {len(manifest['shards'])} files{left_out}")
 
 
 @contextlib.contextmanager

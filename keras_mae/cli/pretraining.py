@@ -26,6 +26,7 @@ from keras_mae.cli.options import (
     Resume,
     WhiteLevel,
 )
+from keras_mae.cli.output import echo
 from keras_mae.cli.runs import begun_recipe, run_directory, say, say_files, say_plan, with_metadata
 
 if TYPE_CHECKING:
@@ -383,5 +384,5 @@ def _watch(every_epochs: int, images: UnlabeledImages, directory: Path, devices:
     if devices.processes > 1:
         raise ValueError(f"`watch` goes with one process. Received: {devices.processes} processes")
     pictures = directory / training.RunFile.WATCH
-    typer.echo(f"pictures: {pictures} (tensorboard --logdir {pictures})")
+    echo(f"pictures: {pictures} (tensorboard --logdir {pictures})")
     return training.Watch(images.examples, pictures, every_epochs, names=images.example_names)

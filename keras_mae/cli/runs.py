@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
+from keras_mae.cli.output import echo
 
 if TYPE_CHECKING:
     from keras_mae.distribution import Devices
@@ -47,7 +47,7 @@ def with_metadata(feed: Any, **metadata: Any) -> dict[str, Any]:
 def say(devices: Devices, text: Any) -> None:
     """Print a text once, however many processes there are."""
     if devices.is_main:
-        typer.echo(text)
+        echo(text)
 
 
 def say_plan(devices: Devices, recipe: Recipe) -> None:
@@ -73,6 +73,6 @@ def say_scores(directory: Path, of: str) -> None:
     scores, by_class = run.metrics, run.metrics["accuracy_by_class"]
     scored = sum(accuracy is not None for accuracy in by_class.values())
     share = f", of {scored} of the {len(by_class)} classes" if scored < len(by_class) else ""
-    typer.echo(
+    echo(
         f"accuracy {scores['accuracy']:.2%} on {scores['images']:,} {of}{share}; {directory}: {', '.join(run.files)}"
     )

@@ -12,6 +12,7 @@ import typer
 
 from keras_mae import _class_names
 from keras_mae.cli.options import SavedModel, WhiteLevel
+from keras_mae.cli.output import add_row, echo, table
 
 __all__ = ["info", "reconstruct"]
 
@@ -59,20 +60,19 @@ def reconstruct(
     figure = keras_mae.visualize.reconstructions(result, max_images=len(batch))
     with _files.whole(out) as unfinished:
         figure.savefig(unfinished)
-    typer.echo(f"{out}: {len(batch)} image{'s' if len(batch) > 1 else ''}")
+    echo(f"{out}: {len(batch)} image{'s' if len(batch) > 1 else ''}")
 
 
 def info(model: SavedModel) -> None:
     """Show what is in a saved model."""
     from rich.console import Console
-    from rich.table import Table
 
     from keras_mae import convert
 
-    table = Table(title=str(model), show_header=False)
+    facts = table(model, show_header=False)
     for name, value in _facts(convert.load_model(model)).items():
-        table.add_row(name, str(value))
-    Console().print(table)
+        add_row(facts, name, value)
+    Console().print(facts)
 
 
 def _facts(loaded: Any) -> dict[str, Any]:

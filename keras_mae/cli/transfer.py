@@ -33,6 +33,7 @@ from keras_mae.cli.options import (
     TestFolder,
     WhiteLevel,
 )
+from keras_mae.cli.output import echo
 from keras_mae.cli.runs import begun_recipe, run_directory, say, say_plan, say_scores, with_metadata
 
 if TYPE_CHECKING:
@@ -270,7 +271,7 @@ def evaluate(
         data, loaded.encoder.image_shape, pixel_range=loaded.encoder.pixel_range, white_level=white_level
     )
     if loaded.class_names is None:
-        typer.echo(_class_names.by_place(images.class_names or (), loaded.num_classes))
+        echo(_class_names.by_place(images.class_names or (), loaded.num_classes))
         loaded.class_names = images.class_names
     recipe = keras_mae.recipes.FineTuneRecipe.for_size(size.value)
     directory = run_directory(f"evaluate-{Path(data).name}", out, False, keras_mae.distribution.current())

@@ -25,7 +25,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mae import _checks, _files
+from keras_mae import _checks, _files, _saving
 from keras_mae.classifier import ViTClassifier
 from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
@@ -83,7 +83,7 @@ def export(model: Any, path: str | Path, format: str) -> float:
     model = in_float32(model)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        model.save(work / "model.keras")
+        _saving.save_model(model, work / "model.keras")
         for batch in BATCHES:
             inputs = _example(model, batch)
             outputs = _flat(model(inputs if len(inputs) > 1 else inputs["images"]))

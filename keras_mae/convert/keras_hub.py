@@ -11,7 +11,7 @@ from keras import ops
 from keras_mae import _checks, _files
 from keras_mae._optional import require
 from keras_mae.classifier import ViTClassifier
-from keras_mae.convert import metadata
+from keras_mae.convert import limits, metadata
 from keras_mae.convert.layout import Converted, Hints, Layout, Sizes
 from keras_mae.convert.state_dict import Files, StateDict
 from keras_mae.convert.weight_map import Kind, Rule, Transform, save_weights
@@ -20,6 +20,7 @@ from keras_mae.encoder import ViTEncoder
 __all__ = ["KerasHub", "from_keras_hub", "image_converter_of", "to_keras_hub"]
 
 _METADATA = f"{metadata.KEY}.json"
+_WEIGHTS = ("model.weights.h5", "task.weights.h5")
 
 
 class KerasHub(Layout):
@@ -30,7 +31,7 @@ class KerasHub(Layout):
     def matches(self, files: Files) -> bool:
         config = files.path / "config.json"
         is_preset = (files.path / "metadata.json").is_file() and config.is_file()
-        return is_preset and "keras_hub" in config.read_text("utf-8")
+        return is_preset and b"keras_hub" in config.read_bytes()
 
     def read(self, files: Files) -> StateDict:
         """Return the weights of the model in a preset, and its sizes."""
@@ -38,8 +39,10 @@ class KerasHub(Layout):
         if files.checkpoint_key is not None:
             raise ValueError(f"A KerasHub preset holds one model. Received: checkpoint_key={files.checkpoint_key!r}")
         said = _files.read_json(path / _METADATA) if (path / _METADATA).is_file() else None
-        if _files.read_json(path / "config.json").get("class_name") != "ViTBackbone":
+        config = _files.read_json(path / "config.json")
+        if config.get("class_name") != "ViTBackbone":
             raise ValueError(f"The KerasHub preset {str(path)!r} is no ViTBackbone")
+        _check_sizes(files, config)
         try:
             if (path / "task.json").is_file():
                 return _state_of(hub.models.ViTImageClassifier.from_preset(str(path)), said=said)
@@ -101,6 +104,8 @@ class KerasHub(Layout):
     def write(self, model: Any, path: Path) -> None:
         """Write a preset of an encoder or a classifier, with its image converter."""
         theirs = to_keras_hub(model)
+        # KerasHub writes HDF5 itself, which a full disk crashes.
+        _files.check_room(path.parent, 4 * theirs.count_params() + 2048 * len(theirs.weights))
         theirs.save_to_preset(str(path))
         (path / _METADATA).write_text(metadata.encoded(metadata.metadata_of(model)) + "\n", encoding="utf-8")
         if isinstance(model, ViTEncoder):  # a classifier's preprocessor has it
@@ -109,6 +114,17 @@ class KerasHub(Layout):
 
 def _package() -> Any:
     return require("keras_hub", "Exchanging models with KerasHub")
+
+
+def _check_sizes(files: Files, backbone: dict[str, Any]) -> None:
+    """Raise a `ValueError` if a preset asks for more than its weights hold, which KerasHub would allocate first."""
+    path, held = files.path, 0
+    for name in _WEIGHTS:
+        if (path / name).is_file():
+            limits.check_size(path / name, files.max_parameters)
+            held += limits.check_hdf5(path / name, str(path / name))
+    for config in (backbone, _files.read_json(path / "task.json") if (path / "task.json").is_file() else {}):
+        limits.check_config(str(path), config, held, files.max_parameters)
 
 
 # === From KerasHub ===

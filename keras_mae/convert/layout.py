@@ -6,6 +6,7 @@ A further library is one file with one subclass of `Layout`, one entry in `load_
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 
 from keras_mae import _class_names
 from keras_mae.classifier import ViTClassifier
-from keras_mae.convert import metadata
+from keras_mae.convert import limits, metadata
 from keras_mae.convert.grids import size_said, size_without_a_word
 from keras_mae.convert.state_dict import Files, StateDict
 from keras_mae.convert.weight_map import Kind, Report, Rule, load_weights
@@ -52,6 +53,7 @@ class Hints:
     checkpoint_key: str | None = None
     image_hint: tuple[int, int, int] | None = None
     """Shape to which the caller will resize: it decides on the rows of a file that does not say them, and no more."""
+    max_parameters: int | None = None
 
     def check_heads(self, state: StateDict, encoder: int | None, decoder: int | None = None) -> None:
         """Raise a `ValueError` if numbers of attention heads were given that are not those the file states.
@@ -206,6 +208,15 @@ class Layout(Format):
                 f"`image_shape` may differ in height and width from the file's {stored_shape}; for other channels "
                 f"load it and then `encoder.copy(image_shape=...)`. Received: image_shape={tuple(image_shape)}"
             )
+        limits.check_config(
+            PurePath(state.name).name,
+            [{"image_shape": image_shape, **sizes.encoder}, sizes.decoder],
+            # What is only somewhat too little is named below, tensor by tensor.
+            4 * sum(tensor.size for tensor in state.tensors.values()) + 2**24
+            if image_shape == stored_shape
+            else sys.maxsize,
+            hints.max_parameters,
+        )
         height, width = sizes.encoder["patch_size"]
         stored_grid = (stored_shape[0] // height, stored_shape[1] // width)
         said = metadata.encoder_arguments(state.config.get(metadata.KEY, {}))  # the library's own words go before

@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_mae import _checks, _files
 from keras_mae.classifier import ViTClassifier
+from keras_mae.convert.doors import documented
 from keras_mae.convert.hugging_face import HuggingFace
 from keras_mae.convert.keras_hub import KerasHub
 from keras_mae.convert.layout import Converted, Format, Hints
@@ -18,6 +19,7 @@ from keras_mae.convert.own import MODELS, KerasFile, PresetFolder
 from keras_mae.convert.reference import Reference
 from keras_mae.convert.state_dict import Files
 from keras_mae.convert.timm import Timm
+from keras_mae.convert.weight_map import listed
 from keras_mae.masked_autoencoder import MaskedAutoencoder
 
 __all__ = ["FORMATS", "format_of", "load", "save"]
@@ -39,7 +41,7 @@ def format_of(files: Files) -> Format:
     for format in FORMATS.values():
         if format.matches(files):
             return format
-    some = ", ".join(sorted(files.state.tensors)[:5]) or "nothing"  # raises an error for what cannot be read
+    some = listed(sorted(files.state.tensors)) or "nothing"  # raises an error for what cannot be read
     raise ValueError(f"{str(files.path)!r} has no layout known here: {', '.join(FORMATS)}. It holds {some}")
 
 
@@ -52,6 +54,7 @@ def load(
     image_shape: tuple[int, int, int] | None = None,
     encoder_only: bool = False,
     checkpoint_key: str | None = None,
+    max_parameters: int | None = None,
     **encoder: Any,
 ) -> Converted:
     """Return the model in a file: an encoder, masked autoencoder or classifier, whichever it holds.
@@ -74,16 +77,20 @@ def load(
         checkpoint_key: Which of several ViTs in a checkpoint: a dictionary, such as "model_ema" or "teacher", or a
             word before the names, such as "momentum_encoder". Without it weights go before a teacher, a teacher
             before averages (ema, momentum), all before a student; the report says what else there is.
+        max_parameters: Parameters of the largest model to read, 2,000,000,000 by default, with one transformer block
+            for every 2,000,000 of them. A file that asks for more is refused before anything is allocated for it.
         encoder: Other arguments of `ViTEncoder`, such as `pixel_mean`, `drop_path_rate` or `dtype`.
 
     Returns:
         The model and the report.
 
     Raises:
-        ValueError: If the file is damaged, of no known layout, or does not fit as a whole. Every tensor that is
-            missing, unexpected, of another shape or not finite is named. If neither the file nor `image_shape` says
-            in how many rows its patches are, and they are no square; the possible shapes are named.
+        ValueError: If the file is damaged, too large, of no known layout, or does not fit as a whole. Every tensor
+            that is missing, unexpected, of another shape or not finite is named. If neither the file nor
+            `image_shape` says in how many rows its patches are, and they are no square; the possible shapes are
+            named.
         ImportError: If a package that reads it is missing: PyTorch for `.pth` and `.bin`, `safetensors`, KerasHub.
+        OSError: If it may not be read.
     """
     _checks.path("path", path)
     _checks.optional(_checks.boolean, "norm_pix_loss", norm_pix_loss)
@@ -93,10 +100,22 @@ def load(
     _checks.optional(_checks.text, "checkpoint_key", checkpoint_key)
     if image_shape is not None:
         image_shape = _checks.image_shape(image_shape)
-    files = Files(download(str(path)) if str(path).startswith(HUB) else path, checkpoint_key)
+    files = Files(download(str(path)) if str(path).startswith(HUB) else path, checkpoint_key, max_parameters)
     hints = Hints(
-        norm_pix_loss, num_heads, decoder_num_heads, image_shape, encoder_only, encoder, checkpoint_key=checkpoint_key
+        norm_pix_loss,
+        num_heads,
+        decoder_num_heads,
+        image_shape,
+        encoder_only,
+        encoder,
+        checkpoint_key=checkpoint_key,
+        max_parameters=max_parameters,
     )
+    return documented(load_format, files, hints)
+
+
+def load_format(files: Files, hints: Hints) -> Converted:
+    """Return the model in files of any format."""
     return format_of(files).load(files, hints)
 
 

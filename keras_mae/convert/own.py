@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import io
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
+from keras import ops
 
-from keras_mae import _checks, _class_names, _files
+from keras_mae import _checks, _class_names, _files, _saving
 from keras_mae.classifier import ViTClassifier
+from keras_mae.convert import limits
+from keras_mae.convert.doors import documented
 from keras_mae.convert.layout import Converted, Format, Hints
 from keras_mae.convert.state_dict import Files
-from keras_mae.convert.weight_map import Kind, Report, named_weights
+from keras_mae.convert.weight_map import Kind, Report, listed, named_weights
 from keras_mae.encoder import ViTEncoder
 from keras_mae.from_preset import CONFIG, config_text
 from keras_mae.masked_autoencoder import MaskedAutoencoder
@@ -34,12 +38,12 @@ class _Own(Format):
     holds_batch_norm = True
 
     def load(self, files: Files, hints: Hints) -> Converted:
-        if hints != Hints(encoder_only=hints.encoder_only):
+        if hints != Hints(encoder_only=hints.encoder_only, max_parameters=hints.max_parameters):
             raise ValueError(
                 f"{str(files.path)!r} is a model of keras_mae, which says itself what it is: load it without other "
                 "arguments, and then change its encoder with `encoder.copy`"
             )
-        model = load_model(files.path)
+        model = load_model(files.path, max_parameters=hints.max_parameters)
         model = getattr(model, "encoder", model) if hints.encoder_only else model
         paths = {id(weight): weight.path for weight in model.weights}
         rows = [
@@ -63,7 +67,7 @@ class KerasFile(_Own):
             raise ValueError(f"`path` must end in '.keras'. Received: {str(path)!r}")
 
     def write(self, model: Any, path: Path) -> None:
-        model.save(path)
+        _saving.save_model(model, path)
 
 
 class PresetFolder(_Own):
@@ -85,21 +89,28 @@ class PresetFolder(_Own):
         (path / _CARD).write_text(_card(model, path.name), encoding="utf-8")
 
 
-def load_model(path: str | Path) -> Any:
+def load_model(path: str | Path, *, max_parameters: int | None = None) -> Any:
     """Return a model that keras_mae saved.
+
+    Its configuration is compared with its weights before anything is allocated: a model that asks for more than the
+    file holds is refused.
 
     Args:
         path: A `.keras` file, a folder that `save_to_preset` wrote, or a checkpoint of a run.
+        max_parameters: Parameters of the largest model to read, 2,000,000,000 by default, with one transformer block
+            for every 2,000,000 of them.
 
     Returns:
         A `MaskedAutoencoder`, `ViTEncoder` or `ViTClassifier`.
 
     Raises:
-        ValueError: If there is none; the message says what `path` is instead.
+        ValueError: If there is none, it is damaged or too large, or weights are NaN or infinite; the message says
+            what `path` is instead, or what of it is damaged.
+        OSError: If it may not be read.
     """
     path = _checks.path("path", path)
     if _is_folder(path):
-        return _read_folder(path)
+        return documented(_read_folder, path, max_parameters)
     if path.is_dir():
         inside = sorted(path.glob("*.keras")) or sorted(path.glob("checkpoints/step-*")) or [path / "model.keras"]
         raise ValueError(f"A model is a .keras file, not a folder: try {str(inside[-1])!r}")
@@ -107,7 +118,7 @@ def load_model(path: str | Path) -> Any:
         raise ValueError(f"There is no model file {str(path)!r}")
     if path.suffix != ".keras" or not zipfile.is_zipfile(path):
         raise ValueError(f"A model file is a .keras file that keras_mae saved. Received: {str(path)!r}")
-    return _read_file(path)
+    return documented(_read_file, path, max_parameters)
 
 
 def _is_folder(path: Path) -> bool:
@@ -116,41 +127,79 @@ def _is_folder(path: Path) -> bool:
     return (path / _WEIGHTS).is_file() and not (path / "metadata.json").is_file()
 
 
-def _read_file(path: Path) -> Any:
+def _read_file(path: Path, max_parameters: int | None) -> Any:
+    limits.check_size(path, max_parameters)
+    limits.check_archive(path)
+    with zipfile.ZipFile(path) as archive:
+        if missing := {CONFIG, _WEIGHTS} - set(archive.namelist()):
+            raise ValueError(f"Cannot load the model file {str(path)!r}: it has no {', '.join(sorted(missing))}")
+        config = _files.parsed_json(archive.read(CONFIG), f"{path}: {CONFIG}")
+        _check_class(path, config)
+        stored = archive.getinfo(_WEIGHTS).compress_type == zipfile.ZIP_STORED
+        with archive.open(_WEIGHTS) as opened:  # in which HDF5 jumps about
+            held = limits.check_hdf5(opened if stored else io.BytesIO(opened.read()), f"{path}: {_WEIGHTS}")
+    limits.check_config(str(path), config, held, max_parameters)
     try:
         model = keras.saving.load_model(path)
     except Exception as error:  # Keras raises whatever its layers do
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"Cannot load the model file {str(path)!r}: {first}") from error
     if not isinstance(model, MODELS):
-        raise ValueError(
-            f"{str(path)!r} holds no model of keras_mae. Received: a {type(model).__name__}; it must hold a "
-            "MaskedAutoencoder, a ViTEncoder or a ViTClassifier"
-        )
+        raise _no_model_of_ours(path, type(model).__name__)
+    _check_finite(path, model)
     return model
 
 
-def _read_folder(path: Path) -> Any:
+def _check_class(path: Path, config: dict[str, Any]) -> None:
+    """Raise a `ValueError` if what Keras would build first is known to be no model of ours."""
+    name = config.get("registered_name") or config.get("class_name")
+    known = keras.saving.get_registered_object(name) if isinstance(name, str) else None
+    if str(config.get("module")).partition(".")[0] == "keras" or (known and not issubclass(known, MODELS)):
+        raise _no_model_of_ours(path, str(config.get("class_name")))
+
+
+def _no_model_of_ours(path: Path, received: str) -> ValueError:
+    return ValueError(
+        f"{str(path)!r} holds no model of keras_mae. Received: a {received}; it must hold a MaskedAutoencoder, a "
+        "ViTEncoder or a ViTClassifier"
+    )
+
+
+def _check_finite(path: Path, model: Any) -> None:
+    """Raise a `ValueError` if weights are NaN or infinite, and name them."""
+    if wrong := [weight for weight in model.weights if not np.isfinite(ops.convert_to_numpy(weight)).all()]:
+        names = {id(weight): name for name, weight in named_weights(model).items()}
+        found = listed([names.get(id(weight), weight.path) for weight in wrong])
+        raise ValueError(f"Weights in {str(path)!r} are NaN or infinite: {found}")
+
+
+def _read_folder(path: Path, max_parameters: int | None) -> Any:
     try:
-        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        config = _files.read_json(path / CONFIG)
     except (OSError, ValueError) as error:
         raise ValueError(f"The preset {str(path)!r} has no readable {CONFIG}: {error}") from error
-    registered = str(config.get("registered_name")) if isinstance(config, dict) else ""
-    if registered not in [keras.saving.get_registered_name(model) for model in MODELS]:
-        raise ValueError(f"The preset {str(path)!r} holds no model of keras_mae, but: {registered}")
-    stated = config.pop("keras_mae", {})
+    if str(config.get("registered_name")) not in [keras.saving.get_registered_name(model) for model in MODELS]:
+        raise ValueError(
+            f"The preset {str(path)!r} holds no model of keras_mae, but: {config.get('registered_name')}"
+        )
+    stated = config.pop("keras_mae", None)
+    stated = stated if isinstance(stated, dict) else {}
+    limits.check_size(path / _WEIGHTS, max_parameters)
     if stated.get("sha256") != _files.sha256(path / _WEIGHTS):
         raise ValueError(f"The weights in {str(path)!r} are damaged, or not those it was saved with")
+    held = limits.check_hdf5(path / _WEIGHTS, str(path / _WEIGHTS))
+    limits.check_config(str(path), config, held, max_parameters)
     try:
         model: Any = keras.saving.deserialize_keras_object(config)
         model.load_weights(path / _WEIGHTS)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # Keras raises whatever its layers do
         raise ValueError(f"The weights in {str(path)!r} do not fit its {CONFIG}: {error}") from error
     if model.count_params() != stated.get("parameters"):  # Keras overlooks weights that nobody asks for
         raise ValueError(
             f"The weights in {str(path)!r} do not fit its {CONFIG}: {stated.get('parameters')} parameters were "
             f"saved, and it has {model.count_params()}"
         )
+    _check_finite(path, model)
     return model
 
 
@@ -159,7 +208,7 @@ def _save_weights_alone(model: Any, path: Path) -> None:
     optimizer = getattr(model, "optimizer", None)
     model.optimizer = None
     try:
-        model.save_weights(path)
+        _saving.save_weights(model, path)
     finally:
         model.optimizer = optimizer
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from keras_mae import _checks, _class_names, presets
 from keras_mae.classifier import ViTClassifier
+from keras_mae.convert.doors import documented
 from keras_mae.convert.layout import Hints
-from keras_mae.convert.load_save import format_of, save
+from keras_mae.convert.load_save import format_of, load_format, save
 from keras_mae.convert.locate import located
 from keras_mae.convert.state_dict import Files
 from keras_mae.cross_attention import DECODERS
@@ -60,15 +61,15 @@ def open_preset(
         return maker.from_model(cls, _with_weights(maker, preset, sizes, weights, overrides), overrides)
     if weights is not None:
         raise ValueError(f"`weights` are for an architecture by name. Received: preset={str(preset)!r}")
-    key = overrides.pop("checkpoint_key", None)
-    files = Files(located(preset), key)
-    format = format_of(files)
+    key, most = overrides.pop("checkpoint_key", None), overrides.pop("max_parameters", None)
+    files = Files(located(preset), key, most)
+    format = documented(format_of, files)
     given = _taken(overrides, (*_HEADS, "norm_pix_loss")) if format.takes_hints else {}
     if "image_shape" in overrides:
         overrides["image_shape"] = shape = _checks.image_shape(overrides["image_shape"])
         given |= {"image_hint": shape} if format.takes_hints else {}
-    hints = Hints(encoder_only=maker.encoder_only, checkpoint_key=key, **given)
-    loaded = format.load(files, hints).model
+    hints = Hints(encoder_only=maker.encoder_only, checkpoint_key=key, max_parameters=most, **given)
+    loaded = documented(load_format, files, hints).model
     if overrides.get("image_shape") == getattr(loaded, "encoder", loaded).image_shape:
         del overrides["image_shape"]
     model = maker.from_model(cls, loaded, overrides)
@@ -86,12 +87,12 @@ def _with_weights(
     maker: _Maker, preset: str | Path, sizes: Preset, weights: str | Path, overrides: dict[str, Any]
 ) -> Any:
     """Return the model in `weights`, which must be the architecture's; what it used of `overrides` is taken out."""
-    key = overrides.pop("checkpoint_key", None)
-    files = Files(located(weights, published=True), key)
-    format = format_of(files)
+    key, most = overrides.pop("checkpoint_key", None), overrides.pop("max_parameters", None)
+    files = Files(located(weights, published=True), key, most)
+    format = documented(format_of, files)
     image_shape = _checks.image_shape(overrides.get("image_shape", sizes.encoder["image_shape"]))
     other_channels = image_shape[2] != sizes.encoder["image_shape"][2]
-    hints = Hints(encoder_only=maker.encoder_only, checkpoint_key=key)
+    hints = Hints(encoder_only=maker.encoder_only, checkpoint_key=key, max_parameters=most)
     if format.takes_hints:
         # With another number of channels an encoder is loaded as it is, and copied.
         shape = {} if other_channels else _taken(overrides, ("image_shape",))
@@ -103,7 +104,7 @@ def _with_weights(
         }
         target = _taken(overrides, ("norm_pix_loss",))
         hints = replace(hints, encoder=encoder, **shape, **heads, **target)
-    model = format.load(files, hints).model
+    model = documented(load_format, files, hints).model
     expected = {"class_tokens": overrides.pop("class_tokens", 1)} | sizes.encoder
     expected |= {} if other_channels else {"image_shape": image_shape}
     _refuse_other_sizes(getattr(model, "encoder", model), expected, preset, weights)

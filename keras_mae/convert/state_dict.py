@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_mae import _files
+from keras_mae import _files, _saving
 from keras_mae._optional import require
+from keras_mae.convert import limits, unwrap
 from keras_mae.convert import metadata as beside_tensors
-from keras_mae.convert import unwrap
 
 __all__ = ["Files", "StateDict", "read", "write_safetensors", "write_torch"]
 
@@ -53,16 +54,18 @@ class Files:
     Args:
         path: The file or folder.
         checkpoint_key: Which of several models in a file to read, as of `read`.
+        max_parameters: Parameters of the largest model to read, as of `read`.
     """
 
-    def __init__(self, path: str | Path, checkpoint_key: str | None = None):
+    def __init__(self, path: str | Path, checkpoint_key: str | None = None, max_parameters: int | None = None):
         self.path = Path(path)
         self.checkpoint_key = checkpoint_key
+        self.max_parameters = max_parameters
 
     @cached_property
     def state(self) -> StateDict:
         """The weights, if it is a safetensors or PyTorch file or a folder with some; else an error as of `read`."""
-        return read(self.path, self.checkpoint_key)
+        return read(self.path, self.checkpoint_key, self.max_parameters)
 
     @property
     def names(self) -> frozenset[str]:
@@ -79,7 +82,7 @@ class Files:
         return said
 
 
-def read(path: str | Path, checkpoint_key: str | None = None) -> StateDict:
+def read(path: str | Path, checkpoint_key: str | None = None, max_parameters: int | None = None) -> StateDict:
     """Return the weights in a file, or in a folder that `transformers` saved.
 
     A PyTorch file is read with `weights_only=True`: one whose pickle would run code is refused.
@@ -88,17 +91,19 @@ def read(path: str | Path, checkpoint_key: str | None = None) -> StateDict:
         path: The file or folder.
         checkpoint_key: Which of several ViTs in it: a dictionary, such as "model_ema", or a word before the names,
             such as "teacher".
+        max_parameters: Parameters of the largest model to read, 2,000,000,000 by default.
 
     Raises:
-        ValueError: If there is no such file, it is damaged, or it holds no tensors by name; or it holds several
-            ViTs, and neither `checkpoint_key` nor the rule (weights before a teacher, a teacher before averages, all
-            before a student) chooses one.
+        ValueError: If there is no such file, it is damaged or too large, it names files outside of its folder, or it
+            holds no tensors by name; or it holds several ViTs, and neither `checkpoint_key` nor the rule (weights
+            before a teacher, a teacher before averages, all before a student) chooses one.
         ImportError: If a package that reads it is missing.
     """
     path = Path(path)
     found: dict[str, dict[str, Any]] = {}
     config: dict[str, Any] = {}
     for file in _weight_files(path):
+        limits.check_size(file, max_parameters)
         dictionaries, beside = _read_file(file)
         for key, values in dictionaries.items():
             found.setdefault(key, {}).update(values)
@@ -131,10 +136,11 @@ def _weight_files(path: Path) -> list[Path]:
             return [path / name]
     for name in _SHARDS:
         if (path / name).is_file():
-            shards = sorted(set(_weight_map(path / name).values()))
-            if absent := [shard for shard in shards if not (path / shard).is_file()]:
+            named = sorted(set(_weight_map(path / name).values()))
+            shards = [_files.inside(path, shard, str(path / name)) for shard in named]
+            if absent := [shard.name for shard in shards if not shard.is_file()]:
                 raise ValueError(f"{str(path / name)!r} names files that are not there: {', '.join(absent)}")
-            return [path / shard for shard in shards]
+            return shards
     raise ValueError(f"The folder {str(path)!r} holds no weights: none of {', '.join(_WHOLE + _SHARDS)}")
 
 
@@ -178,6 +184,8 @@ def _own(path: Path, beside: Mapping[Any, Any]) -> dict[str, Any]:
 
 def _read_torch(path: Path) -> tuple[Dictionaries, dict[str, Any]]:
     torch = require("torch", f"Reading {path.name}, unlike safetensors files,")
+    if zipfile.is_zipfile(path):
+        limits.check_archive(path)
     try:
         with torch.serialization.safe_globals(_harmless()), path.open("rb") as file:
             content = torch.load(file, map_location="cpu", weights_only=True)
@@ -190,6 +198,9 @@ def _read_torch(path: Path) -> tuple[Dictionaries, dict[str, Any]]:
         ) from error
     if not (found := unwrap.dictionaries(content, _is_tensor)):
         raise ValueError(f"{str(path)!r} holds no tensors by name, in no dictionary")
+    for place, values in found.items():
+        tensors = {f"{place}.{name}": value for name, value in values.items() if _is_tensor(value)}
+        limits.check_arrays(path, tensors)
     args = content.get("args")
     said = {"args": vars(args)} if isinstance(args, argparse.Namespace) else {}
     return found, said | _own(path, content)
@@ -260,7 +271,7 @@ def write_torch(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, 
     """Write a PyTorch file of the tensors under the key "model"; arguments as of `write_safetensors`."""
     torch = require("torch", f"Writing {path.name}, unlike safetensors files,")
     content = {"model": {name: torch.from_numpy(value.copy()) for name, value in tensors.items()}, **_said(metadata)}
-    with path.open("wb") as file:
+    with _saving.unfailing(path) as file:
         torch.save(content, file)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from keras import ops
 
+from keras_mae._terminal import printable
 from keras_mae.convert.state_dict import StateDict
 from keras_mae.cross_attention import CrossAttentionBlock
 from keras_mae.positions import resize_positions
@@ -24,6 +25,7 @@ __all__ = [
     "Rule",
     "Transform",
     "dense",
+    "listed",
     "load_weights",
     "named_weights",
     "norm",
@@ -121,13 +123,14 @@ class Report:
         reasons: dict[str, list[str]] = {}
         for name, why in self.left_out.items():
             reasons.setdefault(why, []).append(name)
-        return [(_listed(names), why) for why, names in reasons.items()]
+        return [(listed(names), why) for why, names in reasons.items()]
 
     def __str__(self) -> str:
         width = max((len(row[0]) for row in self.rows), default=0)
-        lines = [f"{len(self.rows)} weights: {self.title}", *self.notes]
+        lines = [f"{len(self.rows)} weights: {self.title}", *map(printable, self.notes)]
         lines += [
-            f"{names:{width}}  {weight}  {shape}  {remark}".rstrip() for names, weight, shape, remark in self.rows
+            printable(f"{names:{width}}  {weight}  {shape}  {remark}".rstrip())
+            for names, weight, shape, remark in self.rows
         ]
         return "\n".join(lines + [f"{names}: left out, {why}" for names, why in self.left_out_by_reason])
 
@@ -260,7 +263,7 @@ def load_weights(
     if any(wrong.values()):
         raise ValueError(
             f"The weights in {state.name!r} do not fit, and none was loaded. "
-            + "; ".join(f"{what}: {_listed(names)}" for what, names in wrong.items() if names)
+            + "; ".join(f"{what}: {listed(names)}" for what, names in wrong.items() if names)
             + "".join(f". {note}" for note in state.notes)
         )
     for target, value in values.items():
@@ -292,7 +295,7 @@ def save_weights(model: Any, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
         odd = sorted(set(weights) ^ set(targets)) or sorted({one for one in sources if sources.count(one) > 1})
         raise ValueError(
             "A layout must have one rule for each weight, and a name of its own for each tensor. "
-            f"Received, too few or too many: {_listed(odd)}"
+            f"Received, too few or too many: {listed(odd)}"
         )
     for rule in rules:
         weight = ops.convert_to_numpy(weights[rule.target]).astype("float32")
@@ -301,6 +304,7 @@ def save_weights(model: Any, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:6])
+def listed(names: Sequence[str]) -> str:
+    """Return names in one line, the first ones if there are many, as a terminal may show them."""
+    shown = ", ".join(map(printable, names[:6]))
     return shown if len(names) <= 6 else f"{shown} and {len(names) - 6} more"

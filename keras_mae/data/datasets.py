@@ -14,7 +14,7 @@ from keras_mae.data.batches import Batches, Plan, check_options, checked_shard
 from keras_mae.data.crops import CenterCrop, Crop, RandomResizedCrop
 from keras_mae.data.grain_data import GrainDataset
 from keras_mae.data.levels import EIGHT_BITS, Levels, checked_levels
-from keras_mae.data.preparation import read_manifest
+from keras_mae.data.manifests import read_manifest
 from keras_mae.data.records import IMAGE, LABEL, RecordSource, tfrecord_stream
 from keras_mae.data.relabeling import relabeled
 from keras_mae.data.sources import ArraySource, FolderSource, Source, check_source
@@ -215,25 +215,25 @@ def open_directory(
         )
         return relabeled(folder, class_names)
     _check_prepared(directory, manifest, Levels(pixel_range, white_level))
-    if labeled and not manifest["classes"]:
+    if labeled and not manifest.get("classes"):
         raise ValueError(f"{str(directory)!r} was prepared without labels: prepare it again with --labeled")
     files = [Path(directory) / shard["file"] for shard in manifest["shards"]]
     if manifest["format"] == "array_record":
         if allow_damaged:
             rule = f"0 for {str(directory)!r}, prepared as ArrayRecord"
             raise _checks.argument_error("allow_damaged", rule, allow_damaged)
-        records = RecordSource(files, image_size, channels, class_names=manifest["classes"] or None)
+        records = RecordSource(files, image_size, channels, class_names=manifest.get("classes") or None)
         return relabeled(records, class_names)
     stream = tfrecord_stream(
         files,
         image_size,
         channels,
         image_key=IMAGE,
-        label_key=LABEL if manifest["classes"] else None,
+        label_key=LABEL if manifest.get("classes") else None,
         count=manifest["images"],
         allow_damaged=allow_damaged,
         levels=EIGHT_BITS,
-        class_names=manifest["classes"] or None,
+        class_names=manifest.get("classes") or None,
     )
     return relabeled(stream, class_names)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from keras_mae.data import images as image_files
-from keras_mae.data.levels import EIGHT_BITS, Levels, numbers_of
+from keras_mae.data.levels import Levels, numbers_of
+from keras_mae.data.sizes import room
 
 __all__ = ["Examination", "examine", "grays_in_the_dark"]
 
@@ -44,7 +45,11 @@ def examine(paths: Sequence[Path], levels: Levels, done: Callable[[], None] | No
         try:
             pages = image_files.check_header(path, levels)
             small = image_files.read_image(
-                path, (8, 8, 1), pixel_range=levels.pixel_range, white_level=levels.white_level
+                path,
+                (8, 8, 1),
+                pixel_range=levels.pixel_range,
+                white_level=levels.white_level,
+                max_pixels=levels.max_pixels,
             )
             may_be_dark = not levels.own_units and small.max() <= _NEARLY_BLACK
             return "", _darkness(path, levels) if may_be_dark else "", pages > 1
@@ -65,20 +70,21 @@ def examine(paths: Sequence[Path], levels: Levels, done: Callable[[], None] | No
 
 def grays_in_the_dark(paths: Sequence[Path], levels: Levels) -> str:
     """Return what makes a folder's deep grays nearly black, by a look at a few of its files; "" if they are not."""
-    if levels != EIGHT_BITS:
+    if not levels.eight_bits:
         return ""
     looked_at = paths[:: max(len(paths) // _LOOKED_AT, 1)][:_LOOKED_AT]
-    deep = [path for path in looked_at if image_files.is_deep(path)]
+    deep = [path for path in looked_at if image_files.is_deep(path, levels.max_pixels)]
     dark = examine(deep, levels).dark if deep else []
     return dark[0][1] if dark and len(dark) == len(deep) else ""
 
 
 def _darkness(path: Path, levels: Levels) -> str:
     """Return what makes an image nearly black, or "" if there is something bright in it."""
-    with image_files.open_file(path) as file:
+    with image_files.open_file(path, levels.max_pixels) as file, room(file.size):
         numbers = numbers_of(file)
         largest = int(numbers.of(file).max())
-    with image_files.decoded(path, 1 << 20, levels.white_level) as image:  # not reduced: no pixel may be missed
+    # Not reduced: no pixel may be missed.
+    with image_files.decoded(path, 1 << 20, levels.white_level, levels.max_pixels) as image:
         brightest = int(np.asarray(image).max())
     if brightest > _NEARLY_BLACK:
         return ""

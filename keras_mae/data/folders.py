@@ -7,6 +7,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from keras_mae._terminal import printable
 from keras_mae.data.images import extensions
 
 __all__ = ["FolderContents", "look_into"]
@@ -45,7 +46,7 @@ class FolderContents:
         """
         parts = []
         if count := self.other.total():
-            kinds = ", ".join(f"{number:,} {ending}" for ending, number in self.other.most_common())
+            kinds = ", ".join(f"{number:,} {printable(ending)}" for ending, number in self.other.most_common())
             parts.append(
                 f"{_counted(count, 'file')} that {'is no image' if count == 1 else 'are no images'}: {kinds}"
             )

@@ -24,6 +24,7 @@ from keras_mae.data.levels import (
     numbers_of,
     refuse,
 )
+from keras_mae.data.sizes import TooLarge, allowed, check_pixels, room, webp_size
 from keras_mae.pixels import BYTES, PixelRange
 
 __all__ = ["MODES", "check_header", "decoded", "extensions", "is_deep", "open_file", "pillow", "read_image"]
@@ -44,6 +45,7 @@ def read_image(
     *,
     pixel_range: PixelRange = BYTES,
     white_level: int | None = None,
+    max_pixels: int | None = None,
 ) -> np.ndarray:
     """Read one image file, or its content, as an array of `image_shape`.
 
@@ -59,13 +61,15 @@ def read_image(
             other range it is float32 in the file's own numbers, and a number beyond the range is an error.
         white_level: Number in a file of 9 to 16 bits a gray that becomes 255, such as 4095 for 12 bits in a 16-bit
             file; by default the largest number there is, 65535 in that file.
+        max_pixels: Pixels of the largest image to read: by default as many as Pillow reads, 178,956,970, and no more
+            than 10,000 in a byte of a file of above 16 megapixels. Checked before anything is decoded.
 
     Returns:
         uint8 or float32 (height, width, channels).
 
     Raises:
-        ValueError: If the file cannot be decoded as a whole, or its numbers not be read as this says; the message
-            names it.
+        ValueError: If the file cannot be decoded as a whole, is too large, or its numbers cannot be read as this
+            says; the message names it.
     """
     file = file if isinstance(file, bytes) else _checks.path("file", file, "the path of an image file, or its bytes")
     name = "an image in memory" if isinstance(file, bytes) else str(file)
@@ -74,7 +78,7 @@ def read_image(
         raise _checks.argument_error("image_shape", "(height, width, channels) of 1, 3 or 4 channels", image_shape)
     if crop is not None:
         _checks.function("crop", crop, "a crop, such as keras_mae.data.CenterCrop(), or None")
-    levels = checked_levels(pixel_range, white_level, image_shape[2])
+    levels = checked_levels(pixel_range, white_level, image_shape[2], max_pixels)
     return views(file, name, image_shape, crop or CenterCrop(), [np.random.default_rng(0)], levels)[0].copy()
 
 
@@ -94,7 +98,7 @@ def check_header(path: Path, levels: Levels) -> int:
     Raises:
         ValueError: If it is no image, or its numbers cannot be read in these levels.
     """
-    with _named_errors(path, str(path)), open_file(path) as file:
+    with _named_errors(path, str(path)), open_file(path, levels.max_pixels) as file:
         refuse(file, numbers_of(file), levels)
         return int(file.n_frames) if file.format == "TIFF" else 1
 
@@ -117,9 +121,10 @@ def views(
         return [_cut_array(image, box, image_shape, levels.pixel_range) for box in boxes]
     with contextlib.ExitStack() as stack:
         with _named_errors(image, name):
-            file = stack.enter_context(open_file(image))
+            file = stack.enter_context(open_file(image, levels.max_pixels))
             numbers = numbers_of(file)
             if file.format not in _DRAFTED:
+                stack.enter_context(room(file.size))
                 file.load()  # Pillow turns TIFF files upright here, and has their upright size before: ask afterwards
             turned = file.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
         width, height = file.size[::-1] if turned else file.size
@@ -141,14 +146,16 @@ def _named_errors(image: str | Path | bytes, name: str) -> Iterator[None]:
         raise _unreadable(image, name, error) from error
 
 
-def is_deep(path: Path) -> bool:
+def is_deep(path: Path, max_pixels: int | None = None) -> bool:
     """Return whether a file holds grays that Pillow does not have in 8 bits."""
-    with open_file(path) as file:
+    with _named_errors(path, str(path)), open_file(path, max_pixels) as file:
         return numbers_of(file).deep
 
 
 @contextlib.contextmanager
-def decoded(path: Path, short_side: int, white_level: int | None = None) -> Iterator[Any]:
+def decoded(
+    path: Path, short_side: int, white_level: int | None = None, max_pixels: int | None = None
+) -> Iterator[Any]:
     """Yield a file's image in 8 bits, whole and upright, gray or RGB; perhaps smaller, if it has twice `short_side`.
 
     Raises:
@@ -156,29 +163,45 @@ def decoded(path: Path, short_side: int, white_level: int | None = None) -> Iter
     """
     from PIL import ImageOps
 
-    with _named_errors(path, str(path)), open_file(path) as file:
+    with _named_errors(path, str(path)), open_file(path, max_pixels) as file:
         if file.format in _DRAFTED:
             file.draft(file.mode, (2 * short_side, 2 * short_side))
         numbers = numbers_of(file)
-        image = ImageOps.exif_transpose(file)
-        yield _in_mode(image, "L" if image.mode in ("1", "L") or numbers.deep else "RGB", numbers, white_level)
+        with room(file.size):
+            image = ImageOps.exif_transpose(file)
+            yield _in_mode(image, "L" if image.mode in ("1", "L") or numbers.deep else "RGB", numbers, white_level)
 
 
-def upright_size(path: Path) -> tuple[int, int]:
+def upright_size(path: Path, max_pixels: int | None = None) -> tuple[int, int]:
     """Return (height, width) of an image file's image, turned upright."""
-    with _named_errors(path, str(path)), open_file(path) as file:
+    with _named_errors(path, str(path)), open_file(path, max_pixels) as file:
         if file.format not in _DRAFTED:
-            file.load()  # see `views`
+            with room(file.size):
+                file.load()  # see `views`
         turned = file.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
         width, height = file.size
     return (width, height) if turned else (height, width)
 
 
-def open_file(image: str | Path | bytes) -> Any:
-    """Open an image: its header is read, and its pixels are not yet decoded."""
+def open_file(image: str | Path | bytes, max_pixels: int | None = None) -> Any:
+    """Open an image: its header is read, and its pixels are not yet decoded; refuse one that is too large."""
     pillow().init()  # all of its formats
     formats = [name for name in pillow().ID if name not in _NOT_READ]
-    return pillow().open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=formats)
+    most = allowed(pillow(), max_pixels)
+    with io.BytesIO(image) if isinstance(image, bytes) else open(image, "rb") as opened:
+        stored = opened.seek(0, 2)
+        opened.seek(0)
+        at_once = webp_size(opened.read(30))
+    sparse = max_pixels is not None
+    if at_once is not None:
+        check_pixels(at_once, stored, most, sparse)
+    file = pillow().open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=formats)
+    try:
+        check_pixels(file.size, stored, most, sparse)
+    except TooLarge:
+        file.close()
+        raise
+    return file
 
 
 def _unreadable(image: str | Path | bytes, name: str, error: Exception) -> ValueError:
@@ -187,7 +210,7 @@ def _unreadable(image: str | Path | bytes, name: str, error: Exception) -> Value
         empty = len(image) == 0 if isinstance(image, bytes) else Path(image).stat().st_size == 0
     except OSError:
         empty = False
-    reason = str(error) if isinstance(error, UnclearNumbers) else f"{type(error).__name__}: {error}"
+    reason = str(error) if isinstance(error, UnclearNumbers | TooLarge) else f"{type(error).__name__}: {error}"
     what = "it is empty" if empty else reason
     return ValueError(f"Cannot read the image file {name!r}: {what}")
 
@@ -211,16 +234,17 @@ def _decode_and_cut(
     size, mode = image_shape[:2], MODES[image_shape[2]]
     if file.format in _DRAFTED:
         _decode_smaller(file, boxes, size, mode)
-    image = ImageOps.exif_transpose(file) if _ORIENTATION in file.getexif() else file
-    across, down = image.size[0] / upright[0], image.size[1] / upright[1]
-    boxes = [box.scaled(across, down) for box in boxes]
-    if levels.own_units:
-        values = _own_values(image, mode, numbers, levels)
-        shape = (*size, values.shape[2])  # a gray image has one channel, however many are wanted
-        parts = [_cut_array(values, box, shape, levels.pixel_range) for box in boxes]
-        return [np.broadcast_to(part, image_shape) for part in parts]
-    image = _in_mode(image, mode, numbers, levels.white_level)
-    return [_cut(image, box, size).reshape(image_shape) for box in boxes]
+    with room(file.size) if file.format in _DRAFTED else contextlib.nullcontext():
+        image = ImageOps.exif_transpose(file) if _ORIENTATION in file.getexif() else file
+        across, down = image.size[0] / upright[0], image.size[1] / upright[1]
+        boxes = [box.scaled(across, down) for box in boxes]
+        if levels.own_units:
+            values = _own_values(image, mode, numbers, levels)
+            shape = (*size, values.shape[2])  # a gray image has one channel, however many are wanted
+            parts = [_cut_array(values, box, shape, levels.pixel_range) for box in boxes]
+            return [np.broadcast_to(part, image_shape) for part in parts]
+        image = _in_mode(image, mode, numbers, levels.white_level)
+        return [_cut(image, box, size).reshape(image_shape) for box in boxes]
 
 
 def _own_values(image: Any, mode: str, numbers: Numbers, levels: Levels) -> np.ndarray:

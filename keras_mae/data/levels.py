@@ -38,6 +38,7 @@ class Levels:
         pixel_range: (low, high), the smallest and the largest pixel. (0, 255) stands for 8 bits: deeper grays are
             brought to them. Any other range is that of the files' own numbers, which are then read as float32.
         white_level: Number that is white in grays of 9 to 16 bits; by default the largest that has so many bits.
+        max_pixels: Pixels of the largest image to read; by default as many as Pillow reads.
 
     Raises:
         ValueError: If an argument is out of range, or a white level comes with a range that needs none.
@@ -45,9 +46,12 @@ class Levels:
 
     pixel_range: PixelRange = BYTES
     white_level: int | None = None
+    max_pixels: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pixel_range", checked_range(self.pixel_range))
+        if self.max_pixels is not None:
+            _checks.positive_int("max_pixels", self.max_pixels)
         if self.white_level is None:
             return
         _checks.positive_int("white_level", self.white_level)
@@ -56,6 +60,11 @@ class Levels:
                 "`white_level` says which gray becomes 255, so `pixel_range` must be (0, 255). "
                 f"Received: white_level={self.white_level}, pixel_range={self.pixel_range}"
             )
+
+    @property
+    def eight_bits(self) -> bool:
+        """Whether nothing is said of deeper numbers."""
+        return not self.own_units and self.white_level is None
 
     @property
     def own_units(self) -> bool:
@@ -76,13 +85,13 @@ class Levels:
 EIGHT_BITS = Levels()
 
 
-def checked_levels(pixel_range: Any, white_level: int | None, channels: int) -> Levels:
+def checked_levels(pixel_range: Any, white_level: int | None, channels: int, max_pixels: int | None = None) -> Levels:
     """Return the levels for images of so many channels.
 
     Raises:
         ValueError: If they are not levels, or opacity would have to be read in some unit.
     """
-    levels = Levels(pixel_range, white_level)
+    levels = Levels(pixel_range, white_level, max_pixels)
     if levels.own_units and channels == 4:
         raise ValueError(
             "The fourth channel of a file is opacity, which has no unit: `channels` must be 1 or 3 where "

@@ -22,16 +22,13 @@ from keras_mae import _checks, _files, _optional
 from keras_mae.data import images as image_files
 from keras_mae.data.examination import Examination, examine
 from keras_mae.data.folders import look_into
-from keras_mae.data.levels import Levels
+from keras_mae.data.levels import EIGHT_BITS, Levels
+from keras_mae.data.manifests import FORMATS, MANIFEST, PLAN, read_manifest, read_own
 from keras_mae.data.records import serialize
 from keras_mae.data.sources import FolderSource
 from keras_mae.pixels import BYTES, PixelRange
 
-__all__ = ["check_directory", "find_damaged", "prepare", "read_manifest"]
-
-_MANIFEST = "manifest.json"
-_PLAN = ".unfinished.json"  # the arguments of a run that has not ended
-_FORMATS = ("array_record", "tfrecord")
+__all__ = ["check_directory", "find_damaged", "prepare"]
 
 Progress = Callable[[int, int], None]
 """Called with the number of images or files done, and their total."""
@@ -48,6 +45,7 @@ def prepare(
     labeled: bool = False,
     allow_damaged: float = 0.0,
     white_level: int | None = None,
+    max_pixels: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write a folder's images as shards, and a manifest of their counts and checksums.
@@ -69,6 +67,7 @@ def prepare(
         allow_damaged: Largest share of damaged files, in [0, 1], that is left out and listed in the manifest; more is
             an error. With 0 the first damaged file is an error that names it.
         white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
+        max_pixels: Pixels of the largest image to read, as for `read_image`.
         progress: Function that is called with the number of images done and their total.
 
     Returns:
@@ -79,18 +78,20 @@ def prepare(
     """
     _checks.positive_int("short_side", short_side)
     _checks.positive_int("images_per_shard", images_per_shard)
-    _checks.one_of("format", format, _FORMATS)
+    _checks.one_of("format", format, FORMATS)
     if format == "tfrecord":
         _optional.require("tensorflow", "Writing TFRecord files")
     _checks.int_within("quality", quality, 1, 100)
     _check_progress(progress)
     directory, out = _checks.path("directory", directory), _checks.path("out", out)
-    if out.resolve() == directory.resolve() or directory.resolve() in out.resolve().parents:
+    if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(directory)):
         raise ValueError(
             "`out` must lie outside of `directory`, whose images would be its own shards the next time. "
             f"Received: out={str(out)!r}, directory={str(directory)!r}"
         )
-    source = FolderSource(directory, labeled=labeled, allow_damaged=allow_damaged, white_level=white_level)
+    source = FolderSource(
+        directory, labeled=labeled, allow_damaged=allow_damaged, white_level=white_level, max_pixels=max_pixels
+    )
     plan = {
         "format": format,
         "short_side": short_side,
@@ -104,25 +105,8 @@ def prepare(
     }
     known = _claim(out, plan)
     manifest = plan | {"shards": _write_shards(source, out, plan, known, progress)}
-    _write_json(out / _MANIFEST, manifest)
-    (out / _PLAN).unlink()
-    return manifest
-
-
-def read_manifest(directory: str | Path) -> dict[str, Any] | None:
-    """Return the manifest of a folder that `prepare` wrote, or `None` for any other.
-
-    Raises:
-        ValueError: If `prepare` did not finish, or a shard is missing.
-    """
-    directory = Path(directory)
-    if (directory / _PLAN).exists():
-        raise ValueError(f"{str(directory)!r} is not complete: call `keras-mae prepare` again, and it continues")
-    manifest = _read_own(directory / _MANIFEST)
-    if manifest is None:
-        return None
-    if missing := [shard["file"] for shard in manifest["shards"] if not (directory / shard["file"]).is_file()]:
-        raise ValueError(f"{str(directory)!r} lacks {len(missing)} of its shards. Missing: {', '.join(missing[:5])}")
+    _write_json(out / MANIFEST, manifest)
+    (out / PLAN).unlink()
     return manifest
 
 
@@ -132,6 +116,7 @@ def find_damaged(
     *,
     pixel_range: PixelRange = BYTES,
     white_level: int | None = None,
+    max_pixels: int | None = None,
 ) -> list[tuple[Path, str]]:
     """Find the images of a folder that cannot be read, or the shards that are not what the manifest says.
 
@@ -140,7 +125,9 @@ def find_damaged(
 
     The arguments, and what is raised, are those of `check_directory`.
     """
-    return check_directory(directory, progress, pixel_range=pixel_range, white_level=white_level).damaged
+    return check_directory(
+        directory, progress, pixel_range=pixel_range, white_level=white_level, max_pixels=max_pixels
+    ).damaged
 
 
 def check_directory(
@@ -149,6 +136,7 @@ def check_directory(
     *,
     pixel_range: PixelRange = BYTES,
     white_level: int | None = None,
+    max_pixels: int | None = None,
 ) -> Examination:
     """Report on a folder of images: which are damaged or nearly black, and what is passed over.
 
@@ -157,6 +145,7 @@ def check_directory(
         progress: Function that is called with the number of files done and their total.
         pixel_range: (low, high), the smallest and the largest pixel, as for `read_image`.
         white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
+        max_pixels: Pixels of the largest image to read, as for `read_image`.
 
     Returns:
         An `Examination`.
@@ -164,7 +153,7 @@ def check_directory(
     Raises:
         ValueError: If there is no such folder, or nothing in it.
     """
-    directory, levels = _checks.path("directory", directory), Levels(pixel_range, white_level)
+    directory, levels = _checks.path("directory", directory), Levels(pixel_range, white_level, max_pixels)
     _check_progress(progress)
     manifest = read_manifest(directory) if directory.is_dir() else None
     contents = None if manifest else look_into(directory)
@@ -193,25 +182,15 @@ def _check_progress(progress: Any) -> None:
         _checks.function("progress", progress, "a function of (done, total), or None")
 
 
-def _read_own(path: Path) -> dict[str, Any] | None:
-    """Return what `prepare` wrote into this file, or `None` if there is no such file, or it is another program's."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    keys = {"format", "source"} | ({"shards"} if path.name == _MANIFEST else set())
-    return content if isinstance(content, dict) and content.keys() >= keys else None
-
-
 def _claim(out: Path, plan: dict[str, Any]) -> dict[str, str]:
     """Take the folder for this plan, and return the checksums of shards known so far.
 
     Raises:
         ValueError: If the folder holds files of another plan, or of other programs.
     """
-    manifest = _read_own(out / _MANIFEST) or {}
+    manifest = read_own(out / MANIFEST) or {}
     known = {shard["file"]: shard["sha256"] for shard in manifest.pop("shards", ())}
-    if before := _read_own(out / _PLAN) or manifest:
+    if before := read_own(out / PLAN) or manifest:
         before = {"white_level": None, **before}  # which earlier versions did not have
         if before != plan:
             differ = sorted(name for name in plan if before.get(name) != plan[name])
@@ -225,7 +204,7 @@ def _claim(out: Path, plan: dict[str, Any]) -> dict[str, str]:
         )
     out.mkdir(parents=True, exist_ok=True)
     _files.remove_unfinished(out)
-    _write_json(out / _PLAN, plan)
+    _write_json(out / PLAN, plan)
     return known
 
 
@@ -251,7 +230,7 @@ def _records(
     def record(index: int) -> bytes:
         path = source.paths[index]
         label = None if source.labels is None else int(source.labels[index])
-        smaller = _smaller(path, short_side, quality, source.levels.white_level)
+        smaller = _smaller(path, short_side, quality, source.levels)
         return serialize(smaller, path.relative_to(source.directory).as_posix(), label)
 
     pool = ThreadPoolExecutor()
@@ -264,11 +243,11 @@ def _records(
         pool.shutdown(cancel_futures=True)
 
 
-def _smaller(path: Path, short_side: int, quality: int, white_level: int | None = None) -> bytes:
+def _smaller(path: Path, short_side: int, quality: int, levels: Levels = EIGHT_BITS) -> bytes:
     """Return the image's own bytes, or those of a JPEG whose short side is `short_side`."""
-    with image_files.decoded(path, short_side, white_level) as image:
+    with image_files.decoded(path, short_side, levels.white_level, levels.max_pixels) as image:
         scale = short_side / min(image.size)
-        is_final = white_level is None or not image_files.is_deep(path)
+        is_final = levels.white_level is None or not image_files.is_deep(path, levels.max_pixels)
         if scale >= 1 and is_final and path.suffix.lower() in (".jpg", ".jpeg", ".png"):
             return path.read_bytes()
         if scale < 1:
@@ -331,5 +310,5 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 def _is_unfinished_plan(path: Path) -> bool:
     """Return whether this is all that a run left which was killed while it claimed the folder."""
     if path.is_dir() and path.name.startswith(_files.UNFINISHED):
-        return all(file.name == _PLAN for file in path.iterdir())
-    return path.name == f"{_files.UNFINISHED}{_PLAN}"
+        return all(file.name == PLAN for file in path.iterdir())
+    return path.name == f"{_files.UNFINISHED}{PLAN}"

@@ -87,9 +87,16 @@ class RecordSource:
         self, indices: Any, crop: Crop | None = None, generators: Generators | None = None
     ) -> tuple[np.ndarray, np.ndarray | None]:
         pairs = self._read([int(index) for index in indices])
-        labels = np.array([label for _, label in pairs], "int64") if self.labeled else None
+        labels = self._labels([label for _, label in pairs]) if self.labeled else None
         images = (image for image, _ in pairs)
         return cut(images, indices, self.image_shape, crop, generators, self.levels), labels
+
+    def _labels(self, labels: list[int | None]) -> np.ndarray:
+        classes = len(self.class_names or ())
+        if wrong := [label for label in labels if label is None or label < 0 or (classes and label >= classes)]:
+            rule = f"in [0, {classes})" if classes else "from 0"
+            raise ValueError(f"Labels of records in {self._files[0]!r} must be {rule}. Received: {wrong[0]}")
+        return np.array(labels, "int64")
 
     def names(self, indices: Any) -> list[str]:
         """Return the names that the images at `indices` had in the folder they were prepared from."""
@@ -243,6 +250,8 @@ def features(record: bytes) -> dict[str, Any]:
         raise ValueError(f"A record must have the feature {IMAGE!r}. Received: {sorted(feature)}")
     values: dict[str, Any] = {IMAGE: feature[IMAGE].bytes_list.value[0]}
     if LABEL in feature:
+        if len(feature[LABEL].int64_list.value) != 1:
+            raise ValueError(f"A record must have one {LABEL!r}. Received: {len(feature[LABEL].int64_list.value)}")
         values[LABEL] = feature[LABEL].int64_list.value[0]
     if NAME in feature:
         values[NAME] = feature[NAME].bytes_list.value[0]

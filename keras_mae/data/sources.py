@@ -224,6 +224,7 @@ class FolderSource:
         pixel_range: (low, high), the smallest and the largest pixel, as for `read_image`: (0, 255) for uint8, any
             other for float32 in the files' own numbers.
         white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
+        max_pixels: Pixels of the largest image to read, as for `read_image`.
 
     Raises:
         ValueError: If the folder does not exist or holds no image, files cannot be read as one, a labeled image lies
@@ -242,13 +243,14 @@ class FolderSource:
         allow_damaged: float = 0.0,
         pixel_range: PixelRange = BYTES,
         white_level: int | None = None,
+        max_pixels: int | None = None,
     ):
         self.directory = _checks.path("directory", directory)
         _checks.boolean("labeled", labeled)
         height, width = _checks.pair("image_size", image_size)
         self.image_shape = (height, width, _checks.one_of("channels", channels, MODES))
         _checks.within("allow_damaged", allow_damaged, 1)
-        self.levels = checked_levels(pixel_range, white_level, channels)
+        self.levels = checked_levels(pixel_range, white_level, channels, max_pixels)
         self.dtype = self.levels.dtype
         contents = look_into(self.directory)
         self.paths, self.labeled = contents.paths, labeled

@@ -92,8 +92,14 @@ def _each_file(folder: FolderSource) -> Iterator[np.ndarray]:
 
     def read(path: Path) -> np.ndarray:
         levels = folder.levels
-        shape = (*upright_size(path), folder.image_shape[2])
-        return read_image(path, shape, pixel_range=levels.pixel_range, white_level=levels.white_level)
+        shape = (*upright_size(path, levels.max_pixels), folder.image_shape[2])
+        return read_image(
+            path,
+            shape,
+            pixel_range=levels.pixel_range,
+            white_level=levels.white_level,
+            max_pixels=levels.max_pixels,
+        )
 
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(folder.paths), _FILES):

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mae import _checks, _files, distribution
+from keras_mae import _checks, _files, _saving, distribution
 from keras_mae.from_preset import CONFIG, config_text
 from keras_mae.training.metadata import DESPITE, WARNINGS, check_same_run, from_flat, json_values
 from keras_mae.training.signals import Handler
@@ -27,6 +27,7 @@ from keras_mae.training.signals import Handler
 __all__ = ["Checkpoints", "Interrupted", "Position", "Preempted", "check_room_for", "seek"]
 
 _STATE, _WEIGHTS, _METRICS = "state.json", "model.weights.h5", "metrics.npz"
+_BYTES_AROUND_AN_ARRAY = 1024  # in HDF5: its name, its shape and its place
 _NOTHING, _SAVE, _INTERRUPT, _TERMINATE = range(4)  # what a run may be asked for; the largest number is heeded
 _STEPS_BETWEEN_QUESTIONS = 10  # between checks that all processes take part in: each costs a message
 
@@ -231,7 +232,7 @@ class Checkpoints(keras.callbacks.Callback):
             self._write(path, metrics)
         elif devices.collective_reads:
             with tempfile.TemporaryDirectory() as folder:
-                self.model.save_weights(Path(folder) / _WEIGHTS)
+                _saving.save_weights(self.model, Path(folder) / _WEIGHTS)
         distribution.gather(0)  # nobody exits before it is written
         self._saved, self.saved_step = time.monotonic(), self.position.step
         return path
@@ -240,8 +241,9 @@ class Checkpoints(keras.callbacks.Callback):
         check_room_for(self.model, self.directory.parent)
         with _files.whole(path) as unfinished:
             unfinished.mkdir()
-            self.model.save_weights(unfinished / _WEIGHTS)
-            np.savez(unfinished / _METRICS, **metrics)
+            _saving.save_weights(self.model, unfinished / _WEIGHTS)
+            with _saving.unfailing(unfinished / _METRICS) as file:
+                np.savez(file, **metrics)
             state: dict[str, Any] = {
                 "metadata": self.metadata,
                 "position": vars(self.position),
@@ -338,10 +340,11 @@ def seek(dataset: Any, epoch: int, batch: int = 0) -> None:
 def check_room_for(model: Any, directory: Path) -> None:
     """Raise OSError if a model and its optimizer do not fit on the disk that holds `directory`.
 
-    HDF5 finds out too late: it cannot close a file that it could not write, and crashes the process.
+    It is asked before anything is written, which for a large model takes minutes.
     """
     variables = (*model.variables, *model.optimizer.variables)
-    _files.check_room(directory, 4 * sum(int(np.prod(variable.shape)) for variable in variables))
+    numbers = sum(int(np.prod(variable.shape)) for variable in variables)
+    _files.check_room(directory, 4 * numbers + _BYTES_AROUND_AN_ARRAY * len(variables))
 
 
 def whole_state(path: Path) -> dict[str, Any]:

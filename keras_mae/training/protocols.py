@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
 import keras
 import numpy as np
 
-from keras_mae import _checks, _class_names, distribution, visualize
+from keras_mae import _checks, _class_names, _saving, distribution, visualize
 from keras_mae.classifier import ViTClassifier
 from keras_mae.data.reading import check_batches, length
 from keras_mae.encoder import ViTEncoder
@@ -84,8 +85,8 @@ def run_pretraining(
 
     def leave(directory: RunDirectory, history: dict[str, list[float]]) -> None:
         # Most precious first, should the disk fill up.
-        directory.write(RunFile.MODEL, model.save)
-        directory.write(RunFile.ENCODER, model.encoder.save)
+        directory.write(RunFile.MODEL, partial(_saving.save_model, model))
+        directory.write(RunFile.ENCODER, partial(_saving.save_model, model.encoder))
         directory.write_history(history)
         pictures(directory, lambda: model)
 
@@ -277,7 +278,7 @@ def _run_classifier(
     places = _class_names.places(test_names, names)  # now: an unknown class must not be found after the training
 
     def leave(directory: RunDirectory, history: dict[str, list[float]]) -> None:
-        directory.write(RunFile.CLASSIFIER, classifier.save)
+        directory.write(RunFile.CLASSIFIER, partial(_saving.save_model, classifier))
         directory.write_history(history)
         curves(directory)
         scores(directory, classifier)

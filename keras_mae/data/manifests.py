@@ -1,0 +1,91 @@
+"""What `prepare` says of a folder in a file of its own, and whether that file still says it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from keras_mae import _class_names, _files
+
+__all__ = ["FORMATS", "MANIFEST", "PLAN", "read_manifest", "read_own"]
+
+MANIFEST = "manifest.json"
+PLAN = ".unfinished.json"
+"""The arguments of a run that has not ended."""
+FORMATS = ("array_record", "tfrecord")
+_SHARD = re.compile(rf"\d+-of-\d+\.({'|'.join(FORMATS)})")
+
+
+def read_manifest(directory: str | Path) -> dict[str, Any] | None:
+    """Return the manifest of a folder that `prepare` wrote, or `None` for any other.
+
+    Raises:
+        ValueError: If `prepare` did not finish, a shard is missing, or the manifest is damaged or was changed.
+    """
+    directory = Path(directory)
+    if (directory / PLAN).exists():
+        raise ValueError(f"{str(directory)!r} is not complete: call `keras-mae prepare` again, and it continues")
+    manifest = read_own(directory / MANIFEST)
+    if manifest is None:
+        return None
+    if missing := [shard["file"] for shard in manifest["shards"] if not (directory / shard["file"]).is_file()]:
+        raise ValueError(f"{str(directory)!r} lacks {len(missing)} of its shards. Missing: {', '.join(missing[:5])}")
+    return manifest
+
+
+def read_own(path: Path) -> dict[str, Any] | None:
+    """Return what `prepare` wrote into this file, or `None` if there is no such file, or it is another program's.
+
+    Raises:
+        ValueError: If it is `prepare`'s, and damaged or changed.
+    """
+    try:
+        content = _files.read_json(path)
+    except OSError:
+        return None
+    except ValueError as error:
+        if any(_SHARD.fullmatch(beside.name) for beside in path.parent.iterdir()):
+            raise _damaged(path, str(error)) from error
+        return None
+    if not content.keys() >= {"format", "source"} | ({"shards"} if path.name == MANIFEST else set()):
+        return None
+    if wrong := _wrong_values(content):
+        raise _damaged(path, f"{wrong} is not what `prepare` writes")
+    if path.name == MANIFEST:
+        _check_shards(path, content)
+    return content
+
+
+def _damaged(path: Path, what: str) -> ValueError:
+    return ValueError(f"{str(path)!r} is damaged, or was changed: {what}. Prepare the images again")
+
+
+def _wrong_values(content: dict[str, Any]) -> str:
+    """Return what in a plan or a manifest is not of its kind, "" if nothing is."""
+    classes, skipped, white = content.get("classes", []), content.get("skipped", []), content.get("white_level")
+    right = {
+        "format": content["format"] in FORMATS,
+        "images": _is_count(content.get("images")),
+        "classes": isinstance(classes, list) and (not classes or _class_names.usable(classes) is not None),
+        "skipped": isinstance(skipped, list) and all(isinstance(name, str) for name in skipped),
+        "white_level": white is None or _is_count(white),
+    }
+    return next((repr(name) for name, fine in right.items() if not fine), "")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _check_shards(path: Path, manifest: dict[str, Any]) -> None:
+    shards, names = manifest["shards"], list[Any]()
+    if not isinstance(shards, list) or not all(isinstance(shard, dict) for shard in shards):
+        raise _damaged(path, "'shards' is not what `prepare` writes")
+    for shard in shards:
+        names.append(shard.get("file"))
+        _files.inside(path.parent, shard.get("file"), str(path))
+        if not _is_count(shard.get("images")) or not re.fullmatch("[0-9a-f]{64}", str(shard.get("sha256"))):
+            raise _damaged(path, f"a shard has no number of images or no checksum: {shard.get('file')!r}")
+    if len(set(names)) < len(names) or sum(shard["images"] for shard in shards) != manifest["images"]:
+        raise _damaged(path, f"its {len(shards)} shards do not hold its {manifest['images']:,} images, each once")
