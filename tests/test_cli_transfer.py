@@ -72,7 +72,7 @@ def test_a_probe_that_an_earlier_version_began_keeps_its_crops(tmp_path, stopped
     del recipe["clamp_crops"]
     assert begun_recipe(tmp_path, True) is begun_recipe(tmp_path, False) is None
     if stopped:
-        state = {"metadata": {"recipe": recipe}, "sha256": {}}
+        state = {"metadata": {"recipe": recipe}, "position": {}, "sha256": {}}
         file = tmp_path / "checkpoints" / "step-000000001" / "state.json"
         file.parent.mkdir(parents=True)
         file.write_text(json.dumps({**state, "checksum": checkpoints._checksum(state)}))

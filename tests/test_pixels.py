@@ -30,7 +30,7 @@ MULTIPLY = (
     r"in 0-255 .*: multiply by 255, or make the encoder with pixel_range=\(0, 1\). Received: float32 values from"
 )
 
-CHANNELS_FIRST = r"channels last: np.transpose\(images, \(0, 2, 3, 1\)\).*shape=\(6, 3, 12, 20\), channels first"
+CHANNELS_FIRST = r"channels last: np.transpose\(images, \(0, 2, 3, 1\)\).*shape=\((6|12), 3, 12, 20\), channels first"
 WRONG = {
     "0 to 1": (UNIT, MULTIPLY),
     "-1 to 1": (FLOATS / 127.5 - 1, r"add 1 and multiply by 127.5, or .* pixel_range=\(-1, 1\). Received: float32"),
