@@ -42,7 +42,8 @@ def write_array_record(path, payloads):
 # === One record ===
 @pytest.mark.parametrize("label", [None, 0, 11])
 def test_a_record_gives_back_what_was_put_in(label):
-    expected = {records.IMAGE: b"pixels", records.NAME: b"a/b.png"} | ({} if label is None else {records.LABEL: label})
+    expected = {records.IMAGE: b"pixels", records.NAME: b"a/b.png"}
+    expected |= {} if label is None else {records.LABEL: label}
     assert records.features(records.serialize(b"pixels", "a/b.png", label)) == expected
 
 
