@@ -27,7 +27,7 @@ def spread(source: Source | Stream) -> tuple[np.ndarray, tuple[str, ...]]:
     """
     if isinstance(source, Stream):
         return _of_stream(source)
-    indices = np.unique(np.linspace(0, len(source) - 1, EXAMPLES).round().astype("int64"))
+    indices = _evenly(len(source))
     images, _ = source.batch(indices)
     named = getattr(source, "names", None)
     return images, tuple(named(indices)) if named else _numbered(indices)
@@ -36,17 +36,22 @@ def spread(source: Source | Stream) -> tuple[np.ndarray, tuple[str, ...]]:
 def _of_stream(stream: Stream) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return evenly spaced images where there are few, or else the first of files drawn at random."""
     few = len(stream) <= _READ_THROUGH
-    step = max(len(stream) // EXAMPLES, 1)
-    items = stream.items(not few, 0).enumerate()
-    if few:
-        items = items.filter(lambda index, _: index % step == 0)
+    wanted = {*_evenly(len(stream)).tolist()} if few else set(range(EXAMPLES))
     crop = None if stream.sized else CenterCrop()
     images, indices = [], []
-    for number, (image, _) in items.take(EXAMPLES):
-        indices.append(int(number))
-        images.append(stream.views(image.numpy(), indices[-1], crop, lambda index: [np.random.default_rng(index)]))
+    for number, (image, _) in stream.items(not few, 0).take(max(wanted) + 1).enumerate():
+        if int(number) in wanted:
+            indices.append(int(number))
+            images.append(
+                stream.views(image.numpy(), indices[-1], crop, lambda index: [np.random.default_rng(index)])
+            )
     stream.start_of_epoch()  # these do not count
     return np.concatenate([views for views in images if views is not None]), _numbered(indices) if few else ()
+
+
+def _evenly(count: int) -> np.ndarray:
+    """Return up to eight numbers below `count`; not every n-th, which shards that take turns might all be of one."""
+    return np.unique(np.linspace(0, count - 1, EXAMPLES).round().astype("int64"))
 
 
 def _numbered(indices: Any) -> tuple[str, ...]:
