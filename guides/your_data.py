@@ -293,7 +293,7 @@ leave out those on which you will report an accuracy, or say that you did not.
 Mask 75 %; warm up for a tenth of a short run, a twentieth of a long one; weight decay 0.05, which is the default;
 `norm_pix_loss=True` for features, `False` for pictures. The 4e-3 was tuned on Fashion-MNIST with the micro model and
 AdamW: for your data it is a start. `recipes.PretrainRecipe.for_size("base")` holds the published numbers, and
-`for_size("small_images")` those that did best on Fashion-MNIST in the same time, which are Muon's with 2e-3. (For a
+`for_size("small_images")` those that did best in our trials on Fashion-MNIST, which are Muon's with 2e-3. (For a
 folder, the command line takes `for_size("photos")`: 8e-3 with batches of 32, which nothing was tuned on.)
 [Options](../docs/options.md) lists what can be tried beyond the paper.
 
