@@ -7,7 +7,9 @@ from importlib import import_module
 from typing import Any
 
 from keras_mae._backend import choose_backend
+from keras_mae._interrupt import answer_early
 
+answer_early()
 choose_backend()  # before anything imports Keras
 
 from keras_mae import (

@@ -10,7 +10,7 @@ import warnings
 
 import typer
 
-from keras_mae import _terminal
+from keras_mae import _interrupt, _terminal
 from keras_mae.cli import converting, preparing, pretraining, saved, transfer
 
 __all__ = ["app", "main"]
@@ -38,6 +38,7 @@ for command in (
 
 def main() -> None:
     """Run the command that was typed; a mistake of the user is answered with one line and status 2."""
+    _interrupt.answer_late()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     warnings.formatwarning = lambda message, *_, **__: f"Warning: {_terminal.lines(message)}\n"  # no line of our code
     if "" in sys.argv or any(re.fullmatch("--[a-z-]+=", word) for word in sys.argv):
