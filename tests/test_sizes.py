@@ -64,6 +64,39 @@ def test_a_folder_is_checked_and_prepared_by_the_limit(tmp_path):
         data.prepare(tmp_path / "images", tmp_path / "out", max_pixels=1000)
 
 
+@pytest.mark.parametrize("kind", ["folder", "array_record", "tfrecord", "dataset"])
+def test_whatever_reads_image_files_goes_by_the_limit(tmp_path, kind):
+    """The image has 40 x 30 pixels."""
+    (tmp_path / "images").mkdir()
+    bytes_of = png(tmp_path / "images" / "a.png", 40, 30).read_bytes()
+    how = {"crop": data.CenterCrop(), "loader": "grain"}
+    if kind in ("tfrecord", "dataset"):
+        tf = pytest.importorskip("tensorflow")
+        how["loader"] = "tf.data"
+    if kind in ("array_record", "tfrecord"):
+        data.prepare(tmp_path / "images", tmp_path / "out", format=kind)
+
+    def first(most):
+        if kind == "dataset":
+            dataset = tf.data.Dataset.from_tensors(bytes_of)
+            batches = data.from_dataset(dataset, 1, 8, channels=1, max_pixels=most, **how)
+        else:
+            folder = tmp_path / ("images" if kind == "folder" else "out")
+            batches = data.from_directory(folder, 8, 1, channels=1, max_pixels=most, **how)
+        return next(iter(batches))
+
+    assert first(1200).shape == first(None).shape == (1, 8, 8, 1)
+    with pytest.raises(Exception, match="40 x 30 pixels, and 1,199 are read"):  # TensorFlow's error within tf.data
+        first(1199)
+
+
+def test_a_tfds_source_goes_by_the_limit():
+    """Which takes it with the levels, as all sources."""
+    for make in (data.from_tfds, data.from_tfrecords):
+        with pytest.raises(ValueError, match="`max_pixels` must be a positive integer. Received: max_pixels=0"):
+            make("mnist", max_pixels=0)
+
+
 def test_pillows_own_limit_is_raised_for_who_asks_for_more(tmp_path, monkeypatch):
     from PIL import Image
 

@@ -43,6 +43,7 @@ LABELED: dict[str, tuple[str, ...]] = {
     "--num-labels": ("0", "-1", "2.5", "x", "99999"),
     "--test": ("nowhere", "", "taken"),
     "--white-level": COUNT,
+    "--max-pixels": COUNT,
     "--pooling": CHOICE,
 }
 PRETRAIN: dict[str, tuple[str, ...]] = {
@@ -71,6 +72,7 @@ PRETRAIN: dict[str, tuple[str, ...]] = {
     "--allow-damaged": UP_TO_ONE,
     "--pixel-range": PIXEL_RANGE,
     "--white-level": COUNT,
+    "--max-pixels": COUNT,
     "--precision": CHOICE,
     "--watch": COUNT,
 }
@@ -203,6 +205,7 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
         "--quality": ("0", "101", "x", "1.5"),
         "--allow-damaged": UP_TO_ONE,
         "--white-level": COUNT,
+        "--max-pixels": COUNT,
         "--pixel-range": PIXEL_RANGE,
     }
     convert: dict[str, tuple[str, ...]] = {
@@ -219,7 +222,7 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
         options(
             "evaluate",
             ["evaluate", classifier, photos],
-            {"--size": CHOICE, "--white-level": COUNT, "--out": RUN["--out"]},
+            {"--size": CHOICE, "--white-level": COUNT, "--max-pixels": COUNT, "--out": RUN["--out"]},
         ),
         options(
             "reconstruct",

@@ -20,6 +20,7 @@ from keras_mae.cli.options import (
     EmaMomentum,
     Engine,
     Epochs,
+    MaxPixels,
     Out,
     PixelRange,
     PretrainSize,
@@ -221,6 +222,7 @@ def pretrain(
     allow_damaged: AllowDamaged = 0.0,
     pixel_range: PixelRange = (0.0, 255.0),
     white_level: WhiteLevel = None,
+    max_pixels: MaxPixels = None,
     precision: Annotated[Precision, typer.Option(help="Keras dtype policy.")] = Precision.float32,
     seed: Annotated[int, typer.Option(help="Random seed for weights, masks and data order.")] = 0,
     out: Out = None,
@@ -265,6 +267,7 @@ def pretrain(
             allow_damaged=allow_damaged,
             pixel_range=pixel_range,
             white_level=white_level,
+            max_pixels=max_pixels,
         )
         crops = _crops(crop_area, shift, flip)
         given = {

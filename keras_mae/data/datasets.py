@@ -13,8 +13,8 @@ from keras_mae.data.augment import Augmentation
 from keras_mae.data.batches import Batches, Plan, check_options, checked_shard
 from keras_mae.data.crops import CenterCrop, Crop, RandomResizedCrop
 from keras_mae.data.grain_data import GrainDataset
-from keras_mae.data.levels import EIGHT_BITS, Levels, checked_levels
-from keras_mae.data.manifests import read_manifest
+from keras_mae.data.levels import Levels, checked_levels
+from keras_mae.data.manifests import check_levels, read_manifest
 from keras_mae.data.records import IMAGE, LABEL, RecordSource, tfrecord_stream
 from keras_mae.data.relabeling import relabeled
 from keras_mae.data.sources import ArraySource, FolderSource, Source, check_source
@@ -147,6 +147,7 @@ def from_directory(
     allow_damaged: float = 0.0,
     pixel_range: PixelRange = BYTES,
     white_level: int | None = None,
+    max_pixels: int | None = None,
     **options: Any,
 ) -> Any:
     """Load batches of all images below a folder, flat or nested, or of a folder that `keras-mae prepare` wrote.
@@ -166,6 +167,7 @@ def from_directory(
         pixel_range: (low, high), the smallest and the largest pixel: (0, 255) for uint8, any other for float32 in the
             files' own numbers; see `read_image`. Prepared folders hold 0–255.
         white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`. Prepared folders know it.
+        max_pixels: Pixels of the largest image to read, as for `read_image`.
         options: Other arguments of `make_dataset`, `crop` among them.
 
     Returns:
@@ -184,6 +186,7 @@ def from_directory(
         allow_damaged=allow_damaged,
         pixel_range=pixel_range,
         white_level=white_level,
+        max_pixels=max_pixels,
     )
     return make_dataset(source, batch_size, **options)
 
@@ -198,6 +201,7 @@ def open_directory(
     allow_damaged: float = 0.0,
     pixel_range: PixelRange = BYTES,
     white_level: int | None = None,
+    max_pixels: int | None = None,
 ) -> Source | Stream:
     """Open the source behind `from_directory`, which has the same arguments."""
     _checks.within("allow_damaged", allow_damaged, 1)
@@ -212,9 +216,10 @@ def open_directory(
             allow_damaged=allow_damaged,
             pixel_range=pixel_range,
             white_level=white_level,
+            max_pixels=max_pixels,
         )
         return relabeled(folder, class_names)
-    _check_prepared(directory, manifest, Levels(pixel_range, white_level))
+    check_levels(directory, manifest, Levels(pixel_range, white_level))
     if labeled and not manifest.get("classes"):
         raise ValueError(f"{str(directory)!r} was prepared without labels: prepare it again with --labeled")
     files = [Path(directory) / shard["file"] for shard in manifest["shards"]]
@@ -222,7 +227,8 @@ def open_directory(
         if allow_damaged:
             rule = f"0 for {str(directory)!r}, prepared as ArrayRecord"
             raise _checks.argument_error("allow_damaged", rule, allow_damaged)
-        records = RecordSource(files, image_size, channels, class_names=manifest.get("classes") or None)
+        names = manifest.get("classes") or None
+        records = RecordSource(files, image_size, channels, class_names=names, max_pixels=max_pixels)
         return relabeled(records, class_names)
     stream = tfrecord_stream(
         files,
@@ -232,23 +238,10 @@ def open_directory(
         label_key=LABEL if manifest.get("classes") else None,
         count=manifest["images"],
         allow_damaged=allow_damaged,
-        levels=EIGHT_BITS,
+        levels=Levels(max_pixels=max_pixels),
         class_names=manifest.get("classes") or None,
     )
     return relabeled(stream, class_names)
-
-
-def _check_prepared(directory: str | Path, manifest: dict[str, Any], levels: Levels) -> None:
-    """Raise a `ValueError` if a prepared folder's images would have to be read in other levels than they have."""
-    if levels.own_units:
-        raise ValueError(
-            "Prepared folders hold pixels of 0-255: read images in units of their own from the folder they were "
-            f"prepared from. Received: pixel_range={levels.pixel_range} for {str(directory)!r}"
-        )
-    white, given = manifest.get("white_level"), levels.white_level
-    if given not in (None, white):
-        rule = f"{str(directory)!r} was prepared with white_level={white}: prepare it again."
-        raise ValueError(f"{rule} Received: white_level={given}")
 
 
 def from_tfds(
@@ -263,6 +256,7 @@ def from_tfds(
     allow_damaged: float = 0.0,
     pixel_range: PixelRange = BYTES,
     white_level: int | None = None,
+    max_pixels: int | None = None,
     **options: Any,
 ) -> Any:
     """Load batches of a TensorFlow Datasets split.
@@ -280,6 +274,7 @@ def from_tfds(
         allow_damaged: As for `Stream`; 0 for data sets stored as ArrayRecord.
         pixel_range: (low, high), the smallest and the largest pixel, as for `read_image`.
         white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
+        max_pixels: Pixels of the largest image to read, as for `read_image`.
         options: Other arguments of `make_dataset`.
 
     Returns:
@@ -297,7 +292,7 @@ def from_tfds(
         data_dir=data_dir,
         download=download,
         allow_damaged=allow_damaged,
-        levels=checked_levels(pixel_range, white_level, channels),
+        levels=checked_levels(pixel_range, white_level, channels, max_pixels),
     )
     return make_dataset(source, batch_size, **options)
 
@@ -314,6 +309,7 @@ def from_tfrecords(
     allow_damaged: float = 0.0,
     pixel_range: PixelRange = BYTES,
     white_level: int | None = None,
+    max_pixels: int | None = None,
     **options: Any,
 ) -> Any:
     """Load batches from TFRecord files of `tf.train.Example`s, several files read side by side. tf.data only.
@@ -329,6 +325,7 @@ def from_tfrecords(
         allow_damaged: As for `Stream`.
         pixel_range: (low, high), the smallest and the largest pixel, as for `read_image`.
         white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
+        max_pixels: Pixels of the largest image to read, as for `read_image`.
         options: Other arguments of `make_dataset`.
 
     Returns:
@@ -345,7 +342,7 @@ def from_tfrecords(
         label_key=label_key,
         count=count,
         allow_damaged=allow_damaged,
-        levels=checked_levels(pixel_range, white_level, channels),
+        levels=checked_levels(pixel_range, white_level, channels, max_pixels),
     )
     return make_dataset(stream, batch_size, **options)
 
@@ -359,6 +356,7 @@ def from_dataset(
     allow_damaged: float = 0.0,
     pixel_range: PixelRange = BYTES,
     white_level: int | None = None,
+    max_pixels: int | None = None,
     **options: Any,
 ) -> Any:
     """Load batches from any `tf.data.Dataset` of images, cut to one size.
@@ -373,6 +371,7 @@ def from_dataset(
         allow_damaged: As for `Stream`.
         pixel_range: (low, high), the smallest and the largest pixel, as for `read_image`.
         white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
+        max_pixels: Pixels of the largest image to read, as for `read_image`.
         options: Other arguments of `make_dataset`.
 
     Returns:
@@ -381,7 +380,7 @@ def from_dataset(
     Raises:
         ValueError: If the elements hold no images.
     """
-    levels = Levels(pixel_range, white_level)
+    levels = Levels(pixel_range, white_level, max_pixels)
     return make_dataset(dataset_stream(dataset, image_size, channels, allow_damaged, levels), batch_size, **options)
 
 

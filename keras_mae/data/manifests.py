@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from keras_mae import _class_names, _files
+from keras_mae.data.levels import Levels
 
-__all__ = ["FORMATS", "MANIFEST", "PLAN", "read_manifest", "read_own"]
+__all__ = ["FORMATS", "MANIFEST", "PLAN", "check_levels", "read_manifest", "read_own"]
 
 MANIFEST = "manifest.json"
 PLAN = ".unfinished.json"
@@ -89,3 +90,16 @@ def _check_shards(path: Path, manifest: dict[str, Any]) -> None:
             raise _damaged(path, f"a shard has no number of images or no checksum: {shard.get('file')!r}")
     if len(set(names)) < len(names) or sum(shard["images"] for shard in shards) != manifest["images"]:
         raise _damaged(path, f"its {len(shards)} shards do not hold its {manifest['images']:,} images, each once")
+
+
+def check_levels(directory: str | Path, manifest: dict[str, Any], levels: Levels) -> None:
+    """Raise a `ValueError` if a prepared folder's images would have to be read in other levels than they have."""
+    if levels.own_units:
+        raise ValueError(
+            "Prepared folders hold pixels of 0-255: read images in units of their own from the folder they were "
+            f"prepared from. Received: pixel_range={levels.pixel_range} for {str(directory)!r}"
+        )
+    white, given = manifest.get("white_level"), levels.white_level
+    if given not in (None, white):
+        rule = f"{str(directory)!r} was prepared with white_level={white}: prepare it again."
+        raise ValueError(f"{rule} Received: white_level={given}")

@@ -40,6 +40,7 @@ class RecordSource:
         class_names: Names of the classes, in the order of the labels.
         pixel_range: (low, high), the smallest and the largest pixel, as for `read_image`.
         white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
+        max_pixels: Pixels of the largest image to read, as for `read_image`.
 
     Raises:
         ValueError: If there is no file, one is damaged, or a record is not one that `prepare` writes.
@@ -57,6 +58,7 @@ class RecordSource:
         class_names: Sequence[str] | None = None,
         pixel_range: PixelRange = BYTES,
         white_level: int | None = None,
+        max_pixels: int | None = None,
     ):
         grain_sources = _optional.require("grain.sources", "Reading ArrayRecord")
         rule = "a list of paths of ArrayRecord files"
@@ -66,7 +68,7 @@ class RecordSource:
         if not files:
             raise ValueError("`files` must name at least one ArrayRecord file. Received: none")
         self.image_shape = (*_checks.pair("image_size", image_size), _checks.one_of("channels", channels, MODES))
-        self._set_levels(checked_levels(pixel_range, white_level, channels))
+        self._set_levels(checked_levels(pixel_range, white_level, channels, max_pixels))
         self._files, self.class_names = [str(file) for file in files], _class_names.checked(class_names)
         with self._clear_errors():
             self._records = grain_sources.ArrayRecordDataSource(self._files)
@@ -164,6 +166,7 @@ def tfrecord_stream(
         class_names=class_names,
         pixel_range=levels.pixel_range,
         white_level=levels.white_level,
+        max_pixels=levels.max_pixels,
         fingerprint=lambda: {"kind": "TFRecord", **fingerprints.of_files(names, Path(names[0]).parent)},
     )
 

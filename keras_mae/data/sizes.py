@@ -49,7 +49,7 @@ def check_pixels(size: tuple[int, int], stored: int, most: float, sparse: bool =
         raise TooLarge(f"it has {_counted(size)} in {stored:,} bytes. If it is meant to be so empty, {_REMEDY}")
 
 
-_REMEDY = "raise `max_pixels` (keras-mae prepare --max-pixels)"
+_REMEDY = "raise `max_pixels` (--max-pixels)"
 
 
 def _counted(size: tuple[int, int]) -> str:

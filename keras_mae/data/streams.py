@@ -41,6 +41,7 @@ class Stream:
         pixel_range: (low, high), the smallest and the largest pixel, as for `read_image`; images in any other than
             (0, 255) are made as float32.
         white_level: Number that becomes 255 in encoded grays of 9 to 16 bits, as for `read_image`.
+        max_pixels: Pixels of the largest encoded image to read, as for `read_image`.
         fingerprint: Function that returns JSON values that tell the data from others.
     """
 
@@ -62,6 +63,7 @@ class Stream:
         shuffle_buffer: int = 4096,
         pixel_range: PixelRange = BYTES,
         white_level: int | None = None,
+        max_pixels: int | None = None,
         fingerprint: Callable[[], dict[str, Any]] | None = None,
     ):
         self.name = _checks.text("name", name)
@@ -72,7 +74,7 @@ class Stream:
         known: int | None = _checks.optional(_checks.count, "count", count)
         self.count = None if self.skips else known
         self.class_names = _class_names.checked(class_names)
-        self.levels = Levels(pixel_range, white_level)
+        self.levels = Levels(pixel_range, white_level, max_pixels)
         _checks.one_of("dtype", dtype, ("uint8", "float32"))
         self.dtype = self.levels.dtype if self.levels.own_units else np.dtype(dtype)
         self.shuffle_buffer = _checks.positive_int("shuffle_buffer", shuffle_buffer)
@@ -187,6 +189,7 @@ def dataset_stream(
         sized=size == own_size,
         pixel_range=levels.pixel_range,
         white_level=levels.white_level,
+        max_pixels=levels.max_pixels,
     )
 
 

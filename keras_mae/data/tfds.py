@@ -96,6 +96,7 @@ def tfds_source(
         class_names=class_names,
         pixel_range=levels.pixel_range,
         white_level=levels.white_level,
+        max_pixels=levels.max_pixels,
         fingerprint=lambda: _known(builder, split),
     )
 

@@ -167,6 +167,7 @@ def open_unlabeled(
     allow_damaged: float = 0.0,
     pixel_range: PixelRange = BYTES,
     white_level: int | None = None,
+    max_pixels: int | None = None,
 ) -> UnlabeledImages:
     """Open images to pre-train on.
 
@@ -178,6 +179,7 @@ def open_unlabeled(
         pixel_range: (low, high), the smallest and the largest pixel of a folder's images, as for `read_image`: the
             `pixel_range` of the encoder that gets them.
         white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
+        max_pixels: Pixels of the largest image of a folder to read, as for `read_image`.
 
     Returns:
         The images, and a few to draw reconstructions of: test images of a built-in data set; of a folder, images
@@ -189,7 +191,7 @@ def open_unlabeled(
     data, image_shape = _named_or_path(data), _checks.image_shape(image_shape)
     _checks.within("allow_damaged", allow_damaged, 1)
     train: Source | Stream
-    levels = _checked_levels(data, pixel_range, white_level)
+    levels = _checked_levels(data, pixel_range, white_level, max_pixels)
     if data in BUILTIN:
         train = ArraySource(load_builtin(str(data), "train")[0])
         examples = load_builtin(str(data), "test")[0][:EXAMPLES]
@@ -202,6 +204,7 @@ def open_unlabeled(
             allow_damaged=allow_damaged,
             pixel_range=pixel_range,
             white_level=white_level,
+            max_pixels=max_pixels,
         )
         if isinstance(train, Stream) and train.count is None:  # the schedule needs to know how many images there are
             raise ValueError(
@@ -226,6 +229,7 @@ def open_labeled(
     seed: int = 0,
     pixel_range: PixelRange = BYTES,
     white_level: int | None = None,
+    max_pixels: int | None = None,
 ) -> LabeledImages:
     """Open labeled images to train a classifier on, and others to evaluate it on.
 
@@ -241,6 +245,7 @@ def open_labeled(
         pixel_range: (low, high), the smallest and the largest pixel of a folder's images, as for `read_image`: the
             `pixel_range` of the encoder that gets them.
         white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
+        max_pixels: Pixels of the largest image of a folder to read, as for `read_image`.
 
     Raises:
         ValueError: If there is no such data set or folder, its images cannot be brought to `image_shape`, `test`
@@ -248,7 +253,7 @@ def open_labeled(
     """
     generator = np.random.default_rng(_checks.seed_int("seed", seed))
     data, test = _named_or_path(data), _checks.optional(_checks.path, "test", test)
-    levels = _checked_levels(data, pixel_range, white_level)
+    levels = _checked_levels(data, pixel_range, white_level, max_pixels)
     train = _source(data, "train", image_shape, levels)
     _warn_of_classes(train, data)
     total, held_out = len(train), 0
@@ -286,6 +291,7 @@ def open_test(
     *,
     pixel_range: PixelRange = BYTES,
     white_level: int | None = None,
+    max_pixels: int | None = None,
 ) -> Source:
     """Open labeled images to score a classifier on.
 
@@ -295,6 +301,7 @@ def open_test(
         pixel_range: (low, high), the smallest and the largest pixel of a folder's images, as for `read_image`: the
             `pixel_range` of the encoder that gets them.
         white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
+        max_pixels: Pixels of the largest image of a folder to read, as for `read_image`.
 
     Returns:
         The source, for `evaluation_batches`; its `class_names` say what the labels mean.
@@ -303,7 +310,7 @@ def open_test(
         ValueError: If there is no such data set or folder, or its images cannot be brought to `image_shape`.
     """
     data = _named_or_path(data)
-    return _source(data, "test", image_shape, _checked_levels(data, pixel_range, white_level))
+    return _source(data, "test", image_shape, _checked_levels(data, pixel_range, white_level, max_pixels))
 
 
 def _named_or_path(data: Any) -> str | Path:
@@ -313,10 +320,12 @@ def _named_or_path(data: Any) -> str | Path:
     return str(data) if str(data) in BUILTIN and isinstance(data, str) else path
 
 
-def _checked_levels(data: str | Path, pixel_range: tuple[float, float], white_level: int | None) -> Levels:
+def _checked_levels(
+    data: str | Path, pixel_range: PixelRange, white_level: int | None, max_pixels: int | None
+) -> Levels:
     """Return the levels of a folder's images; built-in ones have levels of their own."""
-    levels = Levels(pixel_range, white_level)
-    if data in BUILTIN and levels != Levels():
+    levels = Levels(pixel_range, white_level, max_pixels)
+    if data in BUILTIN and levels != Levels(max_pixels=max_pixels):
         raise ValueError(
             f"{data} has images of 0-255. Received: pixel_range={levels.pixel_range}, white_level={white_level}"
         )
@@ -365,6 +374,7 @@ def _source(
         class_names=class_names,
         pixel_range=levels.pixel_range,
         white_level=levels.white_level,
+        max_pixels=levels.max_pixels,
     )
     if isinstance(folder, Stream):
         raise ValueError(
