@@ -18,7 +18,17 @@ from keras_mae._types import Tensor
 from keras_mae.fit_arguments import PREDICT, check_data, check_fitting
 from keras_mae.ops import concrete
 
-__all__ = ["ChecksImages", "IteratorStep", "ListStep", "Places", "Step", "images_of", "is_stale", "looking"]
+__all__ = [
+    "ChecksImages",
+    "IteratorStep",
+    "ListStep",
+    "Places",
+    "Step",
+    "images_of",
+    "is_stale",
+    "looking",
+    "rows_of",
+]
 
 _WEIGHTS = ("trainable_variables", "non_trainable_variables")
 
@@ -27,6 +37,13 @@ def images_of(data: Any) -> Any:
     """Return the images of a batch as a dataset gives it."""
     x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
     return x.get("images") if isinstance(x, dict) else x
+
+
+def rows_of(x: Any) -> Any:
+    """Return the part of a model's input that has a row for each sample."""
+    if not isinstance(x, dict):
+        return x
+    return x["images"] if "images" in x else next(iter(x.values()))
 
 
 class ChecksImages:

@@ -57,8 +57,20 @@ def test_probe_of_some_labels(keras_mae_command, encoder_file):
     assert sorted(path.name for path in run.iterdir()) == TRAINED
     record = read(run / "run.json")
     assert (record["recipe"]["batch_size"], record["steps_per_epoch"], record["protocol"]) == (101, 1, "linear probe")
+    assert (record["recipe"]["flip"], record["cache_features"]) == (False, True)
     assert "LinearProbeRecipe" in out
     assert out.splitlines()[-1] == saying(run, read(run / "metrics.json")["accuracy"], 360)
+
+
+@pytest.mark.backends("torch")
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_probe_by_the_published_recipe_is_asked_to_keep_features(keras_mae_command, encoder_file, keep):
+    """Which takes its crops and flips off, in the recipe."""
+    options = ("--size", "base", "--epochs", 2, "--num-labels", 40, "--out", "run")
+    status, _, _ = keras_mae_command("probe", encoder_file, *options, *["--cache-features"] * keep)
+    record = read(Path("run/run.json"))
+    assert (status, record["cache_features"], record["recipe"]["flip"]) == (0, keep, not keep)
+    assert ("flip" in record["recipe"]["changed"]) is keep
 
 
 @pytest.mark.backends("torch")

@@ -157,7 +157,8 @@ def test_what_cannot_be_opened_is_refused(call, message, class_folders):
         ({"epochs": None, "batch_size": None}, (128, 40, 2)),
         ({"batch_size": 500}, (200, 40, 2)),  # no more than there are
         ({"epochs": 2}, (128, 2, 0)),
-        ({"epochs": 3}, (128, 3, 2)),
+        ({"epochs": 3}, (128, 3, 0)),
+        ({"epochs": 4}, (128, 4, 2)),
         ({"epochs": 2, "warmup_epochs": 1}, (128, 2, 1)),
     ],
 )

@@ -62,7 +62,7 @@ def test_import_costs_less_than_03_seconds(fresh_imports):
 
 # === Who may import whom ===
 LEAVES = {"_backend", "_checks", "_files", "_optional", "_types", "distribution", "from_preset", "ops", "random"}
-LEAVES |= {"_class_names", "_saving", "_terminal", "first_batch", "fit_arguments", "pixels"}
+LEAVES |= {"_class_names", "_interrupt", "_saving", "_terminal", "first_batch", "fit_arguments", "pixels"}
 FIRST = {"patches", "pooling", "positions", "transformer", "masking", "presets"}
 SECOND = {"cross_attention", "encoder", "decoder", "loss"}
 MODEL = {"copying", "fusion", "mask_inputs", "masked_autoencoder", "partial_prediction", "reconstruction", "targets"}
@@ -84,11 +84,12 @@ ALLOWED = {
     "partial_prediction": LEAVES | FIRST,
     "masked_autoencoder": LEAVES | FIRST | SECOND | MODEL - {"masked_autoencoder"},
     "labels": LEAVES | {"loss"},
-    "classifier": LEAVES | FIRST | {"encoder", "labels", "loss", "train_step"},
+    "frozen_features": LEAVES | {"encoder"},
+    "classifier": LEAVES | FIRST | {"encoder", "frozen_features", "labels", "loss", "train_step"},
     "optimizers": LEAVES,
     "recipes": LEAVES | {"masking", "optimizers", "pooling"},
     "data": LEAVES,
-    "transfer": LEAVES | FIRST | LEARNING | {"encoder", "labels", "loss"},
+    "transfer": LEAVES | FIRST | LEARNING | {"encoder", "frozen_features", "labels", "loss"},
     "visualize": LEAVES | FIRST | SECOND | MODEL | {"classifier"},
     "convert": LEAVES | FIRST | SECOND | MODEL | {"classifier"},
 }

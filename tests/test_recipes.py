@@ -1,6 +1,7 @@
 """The published recipes, number by number, and what is refused."""
 
 import dataclasses
+import functools
 import json
 import re
 
@@ -386,6 +387,23 @@ def test_a_number_of_images_goes_with_small_ones(function):
     with pytest.raises(ValueError, match="`images` must be a positive integer"):
         function("small_images", images=0)
     assert function("small_images", images=600, epochs=3, warmup_epochs=0).changed == ("epochs", "warmup_epochs")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "epochs", "warmup"),
+    [
+        (PretrainRecipe.for_size, 3, 0),
+        (PretrainRecipe.for_size, 79, 3),
+        (PretrainRecipe.for_size, 80, 40),  # as long as the rest of the run: as it always was
+        (FineTuneRecipe.for_size, 3, 0),
+        (LinearProbeRecipe.for_size, 19, 2),
+        (functools.partial(LinearProbeRecipe.for_size, "small_images"), 3, 0),
+        (functools.partial(LinearProbeRecipe.for_size, "small_images"), 20, 10),
+    ],
+)
+def test_a_warmup_that_would_take_more_than_half_keeps_its_share(recipe, epochs, warmup):
+    assert recipe(epochs=epochs).warmup_epochs == warmup
+    assert recipe(epochs=epochs, warmup_epochs=2).warmup_epochs == 2
 
 
 def test_small_images_without_a_number():

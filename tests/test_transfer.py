@@ -124,22 +124,23 @@ def run_probe(encoder, **options):
 
 @pytest.fixture(scope="module")
 def probes():
-    """The encoder, its weights before, and the probe after two epochs: live and on cached features."""
+    """The encoder, its weights before, and the probe after two epochs: live, and on features computed once."""
     encoder = make_encoder()
     before = values(encoder.weights)
     # `fit` would shuffle the features.
     cached = run_probe(encoder, cache_features=True, shuffle=False)
-    return encoder, before, {"live": run_probe(encoder), "cached": cached}
+    live, default = run_probe(encoder, cache_features=False), run_probe(encoder)
+    return encoder, before, {"live": live, "cached": cached, "by default": default}
 
 
-@pytest.mark.parametrize("how", ["live", "cached"])
+@pytest.mark.parametrize("how", ["live", "cached", "by default"])
 def test_a_probe_changes_no_encoder(probes, how):
     encoder, before, found = probes
     assert_same(values(encoder.weights), before)
     assert_same(values(found[how][0].encoder.weights), before)
 
 
-@pytest.mark.parametrize("how", ["live", "cached"])
+@pytest.mark.parametrize("how", ["live", "cached", "by default"])
 def test_a_probes_batch_statistics_move(probes, how):
     """They start at 0 and 1, and after eight steps have gone most of the way to the features' own."""
     encoder, _, found = probes
@@ -153,7 +154,7 @@ def test_a_probes_batch_statistics_move(probes, how):
 def test_cached_features_say_that_augmentation_is_off(probes):
     found = probes[2]
     assert "cached features: augmentation is off" in found["cached"][1]
-    assert found["live"][1] == ""
+    assert found["live"][1] == found["by default"][1] == ""
 
 
 @pytest.mark.backends("torch")
@@ -163,8 +164,9 @@ def test_a_silent_probe_says_nothing(capsys):
     assert said.out + said.err == ""
 
 
-def test_cached_and_live_probes_agree_where_nothing_is_random(probes):
-    (live, _), (cached, _) = probes[2]["live"], probes[2]["cached"]
+@pytest.mark.parametrize("how", ["cached", "by default"])
+def test_cached_and_live_probes_agree_where_nothing_is_random(probes, how):
+    (live, _), (cached, _) = probes[2]["live"], probes[2][how]
     assert largest(values(live.head.weights), values(cached.head.weights)) < 1e-4
     assert np.abs(values(live.head.weights)[3]).max() > 0.1  # the bias, which started at 0
     for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
@@ -346,7 +348,7 @@ def test_a_dataset_without_length_is_refused():
             protocol(make_encoder(), unknown_length(IMAGES, LABELS), CLASSES, recipe, verbose=0)
 
 
-CACHED = {"live": {}, "cached": {"cache_features": True}}
+CACHED = {"live": {"cache_features": False}, "cached": {"cache_features": True}, "by default": {}}
 
 
 @pytest.mark.parametrize("how", CACHED)

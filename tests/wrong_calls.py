@@ -662,7 +662,7 @@ def of_arrays(folder: Path) -> list[Group]:
 
 def of_folders(folder: Path) -> list[Group]:
     place = {"directory": (*PATH, "nowhere", "encoder.keras")}
-    levels: dict[str, Any] = {"pixel_range": PIXEL_RANGE, "white_level": OPTIONAL_COUNT}
+    levels: dict[str, Any] = {"pixel_range": PIXEL_RANGE, "white_level": OPTIONAL_COUNT, "max_pixels": OPTIONAL_COUNT}
     opening: dict[str, Any] = {
         **place,
         "image_size": PAIR,
@@ -682,6 +682,7 @@ def of_folders(folder: Path) -> list[Group]:
         "labeled": BOOLEAN,
         "allow_damaged": UP_TO_ONE,
         "white_level": OPTIONAL_COUNT,
+        "max_pixels": OPTIONAL_COUNT,
         "progress": CALLABLE,
     }
     image = folder / "photos" / "a" / "0.png"
@@ -756,6 +757,7 @@ def of_datasets(folder: Path) -> list[Group]:
                     "allow_damaged": UP_TO_ONE,
                     "pixel_range": PIXEL_RANGE,
                     "white_level": OPTIONAL_COUNT,
+                    "max_pixels": OPTIONAL_COUNT,
                     "shuffle": BOOLEAN,
                 },
                 dataset=("dataset", "mages", "abels"),
@@ -942,7 +944,7 @@ def of_training(folder: Path) -> list[Group]:
             "run_linear_probe",
             training.run_linear_probe,
             {**tuned, "recipe": recipe("linear_probe")},
-            {**classes, **run, "recipe": (None, 3, "x", recipe())},
+            {**classes, **run, "recipe": (None, 3, "x", recipe()), "cache_features": OPTIONAL_BOOLEAN},
             check_right=False,
             callbacks="callback",
             dataset=("dataset", "class_names"),
@@ -1035,7 +1037,7 @@ def of_transfer(folder: Path) -> list[Group]:
             "linear_probe",
             transfer.linear_probe,
             probed,
-            {**training_options, "cache_features": BOOLEAN, "console": (3, "x")},
+            {**training_options, "cache_features": OPTIONAL_BOOLEAN, "console": (3, "x")},
             check_right=False,
         ),
     ]

@@ -40,13 +40,13 @@ def changed_recipe(recipe: _Kind, given: dict[str, Any]) -> _Kind:
     A warm-up that was not given keeps its share of the epochs.
     """
     from keras_mae import _checks
-    from keras_mae.recipes.base import changed
+    from keras_mae.recipes.base import changed, warmup_share
 
     # A field of the crops is there only if an option says it: to take none is a choice.
     given = {name: _plain(value) for name, value in given.items() if value is not None or name == "crop_area"}
     if "epochs" in given:
         epochs = _checks.positive_int("epochs", given["epochs"])
-        given.setdefault("warmup_epochs", recipe.warmup_epochs * epochs // recipe.epochs)
+        given.setdefault("warmup_epochs", warmup_share(recipe, epochs))
     return changed(recipe, given)
 
 

@@ -14,12 +14,14 @@ __all__ = [
     "AllowDamaged",
     "BaseLearningRate",
     "BatchSize",
+    "CacheFeatures",
     "CheckpointMinutes",
     "CheckpointSteps",
     "Distribution",
     "Engine",
     "Epochs",
     "LabeledData",
+    "MaxPixels",
     "NumLabels",
     "Out",
     "PixelRange",
@@ -109,6 +111,16 @@ AccumulationSteps = Annotated[
 ]
 BaseLearningRate = Annotated[
     float | None, typer.Option(help="Learning rate for a batch of 256; the recipe's by default.")
+]
+
+CacheFeatures = Annotated[
+    bool | None,
+    typer.Option(
+        "--cache-features/--no-cache-features",
+        help="Compute each image's features once, and not in every epoch: without crops and flips. By default where "
+        "the recipe has none and they fit into half of the free memory.",
+        show_default=False,
+    ),
 ]
 
 Pooling = Annotated[

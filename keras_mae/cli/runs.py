@@ -27,15 +27,15 @@ def run_directory(name: str, out: Path | None, resume: bool, devices: Devices) -
 
 def begun_recipe(directory: Path, resume: bool) -> Recipe | None:
     """Return the recipe by which a run to be resumed began, or `None` if it has not."""
-    from keras_mae import recipes, training
+    from keras_mae.recipes import Recipe
+    from keras_mae.training.begun import begun_metadata
 
-    if not resume:
+    begun = begun_metadata(directory) if resume else None
+    if begun is None:
         return None
-    run = training.RunDirectory(directory)
-    newest = training.Checkpoints(run.file(training.RunFile.CHECKPOINTS), 1).newest()
-    if newest is not None:
-        return recipes.Recipe.from_dict(newest[1]["metadata"]["recipe"])
-    return run.recipe if training.RunFile.RUN in run.files else None
+    if "recipe" not in begun:
+        raise ValueError(f"The run in {str(directory)!r} has no recipe. Received: {', '.join(begun)}")
+    return Recipe.from_dict(begun["recipe"])
 
 
 def with_metadata(feed: Any, **metadata: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from keras_mae.cli.options import (
     AllowChanged,
     BaseLearningRate,
     BatchSize,
+    CacheFeatures,
     CheckpointMinutes,
     CheckpointSteps,
     Distribution,
@@ -21,6 +22,7 @@ from keras_mae.cli.options import (
     Engine,
     Epochs,
     LabeledData,
+    MaxPixels,
     NumLabels,
     Out,
     Pooling,
@@ -51,6 +53,7 @@ def finetune(
     test: TestFolder = None,
     num_labels: NumLabels = None,
     white_level: WhiteLevel = None,
+    max_pixels: MaxPixels = None,
     trainable_blocks: Annotated[
         float | None, typer.Option(help="Number of last blocks to train: 0, 0.5, 1, ...; all by default.")
     ] = None,
@@ -104,6 +107,7 @@ def finetune(
             num_labels=num_labels,
             seed=seed,
             white_level=white_level,
+            max_pixels=max_pixels,
         )
         given = {
             "epochs": epochs,
@@ -142,11 +146,13 @@ def probe(
     test: TestFolder = None,
     num_labels: NumLabels = None,
     white_level: WhiteLevel = None,
+    max_pixels: MaxPixels = None,
     pooling: Pooling = None,
     size: Size = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     base_learning_rate: BaseLearningRate = None,
+    cache_features: CacheFeatures = None,
     seed: Seed = 0,
     out: Out = None,
     distribution: Distribution = Engine.auto,
@@ -158,7 +164,8 @@ def probe(
     """Train a probe on MODEL's frozen features.
 
     A linear one, or, with --pooling attentive, an attentive one. It leaves a run directory with the classifier, its
-    scores and curves; see the help of finetune.
+    scores and curves; see the help of finetune. Features are computed once where images are the same in every epoch,
+    as the recipe for small images has them.
     """
     import keras
 
@@ -169,7 +176,16 @@ def probe(
         directory = run_directory(f"probe-{Path(data).name}", out, resume, devices)
         begun = begun_recipe(directory, resume)
         encoder = _encoder(model)
-        images = _open(data, encoder, devices, test=test, num_labels=num_labels, seed=seed, white_level=white_level)
+        images = _open(
+            data,
+            encoder,
+            devices,
+            test=test,
+            num_labels=num_labels,
+            seed=seed,
+            white_level=white_level,
+            max_pixels=max_pixels,
+        )
         given = {
             "epochs": epochs,
             "batch_size": batch_size,
@@ -177,6 +193,7 @@ def probe(
             "clamp_crops": getattr(begun, "clamp_crops", None),  # earlier versions drew crops otherwise
             "pooling": pooling,
             "seed": seed,
+            **({"crop_area": None, "flip": False} if cache_features else {}),
         }
         chosen = str(size or default_size(data, SMALL_IMAGES))
         recipe = sized_recipe(keras_mae.recipes.LinearProbeRecipe, chosen, len(images.train))
@@ -190,6 +207,7 @@ def probe(
             encoder,
             **_identified(feed, model, chosen),
             run_directory=directory,
+            cache_features=cache_features,
             saving=saving,
         )
         _say_end(devices, directory)
@@ -201,6 +219,7 @@ def knn(
     test: TestFolder = None,
     num_labels: NumLabels = None,
     white_level: WhiteLevel = None,
+    max_pixels: MaxPixels = None,
     k: Annotated[int, typer.Option(help="Number of neighbors that vote.")] = 20,
     temperature: Annotated[
         float, typer.Option(help="Temperature of the votes; the lower, the more the nearest neighbors count.")
@@ -224,7 +243,16 @@ def knn(
     devices = distribution.current()
     loaded = convert.load_model(model)
     encoder = getattr(loaded, "encoder", loaded)
-    images = _open(data, encoder, devices, test=test, num_labels=num_labels, seed=seed, white_level=white_level)
+    images = _open(
+        data,
+        encoder,
+        devices,
+        test=test,
+        num_labels=num_labels,
+        seed=seed,
+        white_level=white_level,
+        max_pixels=max_pixels,
+    )
     directory = run_directory(f"knn-{Path(data).name}", out, False, devices)
     training.run_knn(
         loaded if _is_attentive(loaded, pooling) else encoder,
@@ -252,6 +280,7 @@ def evaluate(
         typer.Option(help="Recipe the classifier was trained by: it says how much of each image to look at."),
     ] = RecipeSize.small_images,
     white_level: WhiteLevel = None,
+    max_pixels: MaxPixels = None,
     out: Out = None,
 ) -> None:
     """Score a trained CLASSIFIER on labeled images.
@@ -268,7 +297,11 @@ def evaluate(
             f"`classifier` must be a ViTClassifier. Received: a {type(loaded).__name__} in {str(classifier)!r}"
         )
     images = training.open_test(
-        data, loaded.encoder.image_shape, pixel_range=loaded.encoder.pixel_range, white_level=white_level
+        data,
+        loaded.encoder.image_shape,
+        pixel_range=loaded.encoder.pixel_range,
+        white_level=white_level,
+        max_pixels=max_pixels,
     )
     if loaded.class_names is None:
         echo(_class_names.by_place(images.class_names or (), loaded.num_classes))

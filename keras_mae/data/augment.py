@@ -159,6 +159,12 @@ class Augmentation:
         self._mixup = drawing(layers.MixUp(mixup, **options)) if mixup else None
         self._cutmix = drawing(layers.CutMix((cutmix,) * 2, **options)) if cutmix else None
 
+    @property
+    def changes_images(self) -> bool:
+        """Whether images, or labels, may come out otherwise than they went in."""
+        unchanging = ("num_classes", "switch_probability", "seed", "pixel_range")
+        return any(value for name, value in self.settings.items() if name not in unchanging)
+
     def __call__(self, images: Any, labels: Any, number: Any = None) -> Any:
         in_tf_data = not isinstance(images, np.ndarray)
         self._draws.begin(self._numbered(number, in_tf_data))

@@ -11,7 +11,7 @@ import numpy as np
 from keras_mae import _checks, distribution
 from keras_mae.data import fingerprints
 from keras_mae.data.augment import Augmentation
-from keras_mae.data.crops import Crop, RandomCrop
+from keras_mae.data.crops import CenterCrop, Crop, RandomCrop
 from keras_mae.data.levels import EIGHT_BITS
 from keras_mae.data.sources import Generators, Source, known_of
 from keras_mae.data.streams import Stream
@@ -63,6 +63,13 @@ class Plan:
     def draw(self, number: Any) -> Any:
         """Return the seed offset for augmenting batch `number`, which is distinct for each worker."""
         return number * self.shard[1] + self.shard[0]
+
+    @property
+    def augmented(self) -> bool:
+        """Whether an image may look otherwise in every epoch; of crops that are not ours it is not known."""
+        augment = self.augment
+        cuts_anew = self.crop is not None and not isinstance(self.crop, CenterCrop)
+        return cuts_anew or (augment is not None and getattr(augment, "changes_images", True))
 
     def generators(self, epoch: int) -> Generators:
         """Return the function from an image's index to the generators that draw its crops in an epoch."""

@@ -49,6 +49,11 @@ class GrainDataset(keras.utils.PyDataset):
         self._ahead: Iterator[Any] | None = None
 
     @property
+    def batches(self) -> Batches:
+        """The batches by their number."""
+        return self._batches
+
+    @property
     def num_batches(self) -> int:
         """Number of batches in an epoch."""
         return len(self._batches)

@@ -54,7 +54,7 @@ def dataset(batches: Batches) -> Any:
     numbered = numbered.map(batch_of, num_parallel_calls=plan.workers or cores())
     numbered = numbered.apply(tf.data.experimental.assert_cardinality(len(batches)))
     finished = _finish(numbered, plan)
-    finished.fingerprint = batches.fingerprint
+    finished.batches, finished.fingerprint = batches, batches.fingerprint
     finished.num_images, finished.batch_size = batches.num_images, plan.batch_size
     finished.seek = seek  # the next iteration starts there, as if all before it had been seen
     return finished

@@ -183,11 +183,23 @@ _Kind = TypeVar("_Kind", bound=Recipe)
 
 
 def changed(recipe: _Kind, changes: dict[str, Any]) -> _Kind:
-    """Return the recipe with other values, which it then names in `changed`."""
+    """Return the recipe with other values, which it then names in `changed`.
+
+    A warm-up that is not among them, and would take more than half of other `epochs`, keeps its share of the run.
+    """
     refuse_unknown(type(recipe), changes)
+    if "epochs" in changes and "warmup_epochs" not in changes:
+        epochs = _checks.positive_int("epochs", changes["epochs"])
+        if 2 * recipe.warmup_epochs > epochs:
+            changes = {**changes, "warmup_epochs": warmup_share(recipe, epochs)}
     made = replace(recipe, **recipe._with_implied(changes))
     names = {name for name in changes if getattr(made, name) != getattr(recipe, name)} | {*made.changed}
     return replace(made, changed=tuple(field.name for field in fields(made) if field.name in names))
+
+
+def warmup_share(recipe: Recipe, epochs: int) -> int:
+    """Return the epochs of warm-up in a run of so many, as large a share of them as in the recipe's."""
+    return recipe.warmup_epochs * epochs // recipe.epochs
 
 
 def refuse_unknown(kind: type[Recipe], values: Mapping[str, Any]) -> None:

@@ -121,7 +121,8 @@ class PretrainRecipe(Recipe):
                 normalized patches, the paper's default pixels (table 1d).
             images: Number of small images to train on, by which "small_images" chooses batch and length; by default
                 those for about 60,000.
-            changes: Values of fields that differ.
+            changes: Values of fields that differ. Of other `epochs` the warm-up keeps its share where it would take
+                more than half.
 
         Raises:
             ValueError: If there is no such recipe or field, or `norm_pix_loss` contradicts `target`.
@@ -245,7 +246,8 @@ class FineTuneRecipe(Recipe):
                 repository's.
             images: Number of small images to train on, by which "small_images" chooses batch, learning rate and
                 length; by default it has those it had before it knew such numbers, 40 epochs in batches of 128.
-            changes: Values of fields that differ.
+            changes: Values of fields that differ. Of other `epochs` the warm-up keeps its share where it would take
+                more than half.
 
         Raises:
             ValueError: If there is no such recipe or field.
@@ -339,7 +341,8 @@ class LinearProbeRecipe(Recipe):
                 base learning rate of 0.1 for all sizes; what it leaves open is the linear probe's.
             images: Number of small images to train on, by which "small_images" chooses batch and length; by default
                 those for 6,000 or more.
-            changes: Values of fields that differ.
+            changes: Values of fields that differ. Of other `epochs` the warm-up keeps its share where it would take
+                more than half.
 
         Raises:
             ValueError: If there is no such recipe or field.

@@ -76,6 +76,7 @@ PROBE: dict[str, Any] = {
     "batch_size": 256,
     "base_learning_rate": 4.0,
     "crop_area": None,
+    "flip": False,  # its features are computed once, as in examples/study.py
     "evaluation_fraction": 1.0,
     "clamp_crops": False,
 }

@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras_mae import pixels
 from keras_mae._types import Tensor
 from keras_mae.distribution import batch_parts, several_workers
-from keras_mae.first_batch import Step, images_of
+from keras_mae.first_batch import Step, images_of, rows_of
 from keras_mae.train_step.base import BaseTrainStep, poisoned
 
 __all__ = ["TrainStep"]
@@ -248,7 +248,7 @@ def _extremes(images: Tensor) -> Tensor:
 
 def _rows(x: Any) -> Tensor:
     """Return the number of samples in this replica's part of a batch."""
-    return tf.shape(x["images"] if isinstance(x, dict) else x)[0]
+    return tf.shape(rows_of(x))[0]
 
 
 def _global_means(means: list[Tensor], rows: Tensor) -> list[Tensor]:

@@ -11,7 +11,7 @@ from torch import distributed
 
 from keras_mae._types import Tensor
 from keras_mae.distribution import batch_parts
-from keras_mae.first_batch import ListStep, looking
+from keras_mae.first_batch import ListStep, looking, rows_of
 from keras_mae.train_step.base import BaseTrainStep, poisoned
 
 __all__ = ["TrainStep"]
@@ -34,7 +34,7 @@ class TrainStep(BaseTrainStep):
         ]
         with torch.no_grad():
             # Of the global batch first: what is clipped, and whether it is finite, must not differ between processes.
-            global_loss = _global_means(loss.detach(), gradients, len(x["images"] if isinstance(x, dict) else x))
+            global_loss = _global_means(loss.detach(), gradients, len(rows_of(x)))
             # One pass over the gradients; a norm that overflows where they do not is no step to take either.
             finite = torch.isfinite(torch.nn.utils.get_total_norm(gradients)) & torch.isfinite(global_loss)
             if self._scales_loss:

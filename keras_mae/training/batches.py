@@ -25,8 +25,8 @@ def fit_recipe(recipe: _Recipe, images: int, **changes: Any) -> _Recipe:
     Args:
         recipe: Recipe for fine-tuning or for a linear probe.
         images: Number of images to train on.
-        changes: Fields with values of their own; `None` stands for the recipe's. A warm-up that is not among them is
-            shortened to a tenth of the epochs where it would not end before them.
+        changes: Fields with values of their own; `None` stands for the recipe's. A warm-up that is not among them
+            keeps its share of the run where it would take more than half of other epochs.
 
     Raises:
         ValueError: If there is no such field, or a value is out of range.
@@ -41,10 +41,7 @@ def fit_recipe(recipe: _Recipe, images: int, **changes: Any) -> _Recipe:
     _checks.positive_int("images", images)
     changes = {name: value for name, value in changes.items() if value is not None}
     batch_size = _checks.positive_int("batch_size", changes.get("batch_size", recipe.batch_size))
-    epochs = _checks.positive_int("epochs", changes.get("epochs", recipe.epochs))
     changes["batch_size"] = min(batch_size, images)
-    if recipe.warmup_epochs >= epochs:
-        changes.setdefault("warmup_epochs", epochs // 10)
     return changed(recipe, changes)
 
 

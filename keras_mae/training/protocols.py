@@ -20,12 +20,14 @@ from keras_mae.masking.names import describe
 from keras_mae.pixels import check_images
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, Recipe, check_recipe
 from keras_mae.training import fingerprints
+from keras_mae.training.begun import begun_metadata
 from keras_mae.training.directory import RunDirectory, RunFile
 from keras_mae.training.metadata import merged
 from keras_mae.training.pictures import draw
 from keras_mae.training.runner import RunOptions, run
 from keras_mae.training.scoring import leave_scores, predicted_and_true, trained_names
 from keras_mae.training.targets import identified
+from keras_mae.transfer.cached import has_room, on_features, why_not_cached
 from keras_mae.transfer.fine_tuning import compiled_classifier
 from keras_mae.transfer.probing import compiled_probe
 
@@ -193,16 +195,25 @@ def run_linear_probe(
     *,
     class_names: Sequence[str] | None = None,
     validation_data: Any = None,
+    cache_features: bool | None = None,
     metadata: Mapping[str, Any] | None = None,
     **options: Unpack[RunOptions],
 ) -> Path:
     """Train a linear probe on the frozen encoder and leave what `run_fine_tuning` leaves.
 
-    The arguments, and what is returned and raised, are those of `run_fine_tuning`.
+    All arguments but one, and what is returned and raised, are those of `run_fine_tuning`.
+
+    Args:
+        cache_features: Whether to compute the features once, and not in every epoch, which is much faster and makes
+            no difference beyond rounding. By default they are if `dataset` is one of `keras_mae.data` that is read
+            by index and neither augments its images nor cuts them at random, on one device, and if they fit into
+            half of the free memory. A run that is resumed goes on as it began.
     """
     steps, names = length(dataset), trained_names(class_names, dataset)
     probe = compiled_probe(encoder, len(names), recipe, steps, class_names=names)
+    cached = _caches(probe, dataset, _checks.path("run_directory", run_directory), cache_features, options)
     known = _known(probe, recipe, steps) | {"class_names": names, "protocol": "linear probe"}
+    known["cache_features"] = cached
     known |= fingerprints.of_classifier(encoder, dataset, test)
     return _run_classifier(
         probe,
@@ -213,7 +224,25 @@ def run_linear_probe(
         metadata=merged(known, metadata),
         validation_data=validation_data,
         options=options,
+        cached=cached,
     )
+
+
+def _caches(probe: ViTClassifier, dataset: Any, directory: Path, asked: bool | None, options: RunOptions) -> bool:
+    """Return whether a probe's features are computed once: as when the run began, as is asked for, or if they can."""
+    _checks.optional(_checks.boolean, "cache_features", asked)
+    saving = options.get("saving")
+    begun = begun_metadata(directory) if saving is not None and saving.resume else None
+    if begun is not None:
+        began = bool(begun.get("cache_features", False))  # which earlier versions did not
+        if asked not in (None, began):
+            how = "computes its features once" if began else "computes its features anew in every epoch"
+            raise ValueError(f"The run in {str(directory)!r} {how}. Received: cache_features={asked}")
+        return began
+    reason = why_not_cached(dataset)
+    if asked and reason:
+        raise ValueError(f"`cache_features` takes images that are the same in every epoch, and {reason}")
+    return not reason and (bool(asked) or (asked is None and has_room(probe, dataset)))
 
 
 def _check_agreement(model: MaskedAutoencoder, recipe: PretrainRecipe) -> None:
@@ -271,6 +300,7 @@ def _run_classifier(
     metadata: dict[str, Any],
     validation_data: Any,
     options: RunOptions,
+    cached: bool = False,
 ) -> Path:
     check_batches("test", test)
     names = classifier.class_names or ()
@@ -298,6 +328,7 @@ def _run_classifier(
         if not all(directory.file(name).is_file() for name in (RunFile.METRICS, RunFile.CONFUSION)):
             scores(directory, keras.saving.load_model(directory.file(RunFile.CLASSIFIER)))
 
+    held_out = test if validation_data is None else validation_data
     return run(
         classifier,
         dataset,
@@ -306,6 +337,7 @@ def _run_classifier(
         metadata=metadata,
         leave=leave,
         complete=complete,
-        validation_data=test if validation_data is None else validation_data,
+        prepare=partial(on_features, classifier, dataset, held_out) if cached else None,
+        validation_data=held_out,
         **options,
     )

@@ -50,6 +50,7 @@ def run(
     metadata: Mapping[str, Any],
     leave: Callable[[RunDirectory, dict[str, list[float]]], None],
     complete: Callable[[RunDirectory], None] | None = None,
+    prepare: Callable[[], tuple[Any, Any]] | None = None,
     validation_data: Any = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     console: Console | None = None,
@@ -84,6 +85,8 @@ def run(
         leave: Function called with (`RunDirectory`, history) to write the run's files.
         complete: Function called with the `RunDirectory` of a finished run that is asked for again, to draw what
             could not be drawn.
+        prepare: Function called before a run that is not finished is trained: it returns the dataset and the
+            validation data to train with in place of `dataset` and `validation_data`, batch by batch the same.
         validation_data: Batches to evaluate after every epoch.
         callbacks: Additional Keras callbacks.
         console: Console to show progress on; a new one by default.
@@ -123,12 +126,13 @@ def run(
             directory.write_json(RunFile.RUN, checkpoints.metadata)
 
     def train() -> None:
+        batches, held_out = (dataset, validation_data) if prepare is None else prepare()
         _fit(
             model,
-            dataset,
+            batches,
             recipe,
             checkpoints,
-            validation_data=validation_data,
+            validation_data=held_out,
             callbacks=[
                 *callbacks,
                 sanity.RisingLoss(checkpoints.position.history, note),

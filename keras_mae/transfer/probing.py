@@ -14,6 +14,7 @@ from keras_mae.encoder import ViTEncoder
 from keras_mae.labels import check_labels
 from keras_mae.loss import Accuracy, CrossEntropy
 from keras_mae.recipes import LinearProbeRecipe, check_recipe
+from keras_mae.transfer.cached import has_room, on_features, why_not_cached
 from keras_mae.transfer.features import extract_features
 from keras_mae.transfer.fine_tuning import fit_classifier
 
@@ -28,7 +29,7 @@ def linear_probe(
     *,
     class_names: Sequence[str] | None = None,
     validation_data: Any = None,
-    cache_features: bool = False,
+    cache_features: bool | None = None,
     console: Any = None,
     jit_compile: bool | str = "auto",
     **fit_options: Any,
@@ -45,10 +46,12 @@ def linear_probe(
         recipe: Numbers of the training; see `keras_mae.recipes.LinearProbeRecipe.for_size`.
         class_names: Names of the classes, in the order of the labels; by default the dataset's, if it has any.
         validation_data: Images and labels to evaluate after every epoch.
-        cache_features: Whether to compute the features once and train on them: much faster, but every epoch sees
-            the images as they came in that one pass. A notice says that augmentation is off. Attentive pooling, as
-            "flatten", keeps all patch tokens in memory, 4 * patches * embed_dim bytes an image: 1.5 GB for 60,000
-            images of 49 patches, 128 wide.
+        cache_features: Whether to compute the features once and train on them, which is much faster. By default they
+            are if that makes no difference beyond rounding: if `dataset` is one of `keras_mae.data` that is read by
+            index and neither augments its images nor cuts them at random, on one device, and if they fit into half
+            of the free memory. `True` takes any dataset, and the images as they come in one pass over it; a notice
+            says that augmentation is off. Attentive pooling, as "flatten", keeps all patch tokens in memory,
+            4 * patches * embed_dim bytes an image: 1.5 GB for 60,000 images of 49 patches, 128 wide.
         console: The `rich` console for that notice; a new one on stderr by default, none if `verbose` is 0.
         jit_compile: As in `keras.Model.compile`.
         fit_options: Other options of `keras.Model.fit`: `verbose`, `callbacks` and the like.
@@ -67,7 +70,7 @@ def linear_probe(
     "Attention, Please! Revisiting Attentive Probing for Masked Image Modeling" (arXiv 2506.10178).
     """
     check_recipe(recipe, LinearProbeRecipe)
-    _checks.boolean("cache_features", cache_features)
+    _checks.optional(_checks.boolean, "cache_features", cache_features)
     if console is not None:
         _checks.has("console", console, ("print",), "a rich.console.Console, or None")
     length(dataset) if not cache_features else check_batches("dataset", dataset)
@@ -76,6 +79,9 @@ def linear_probe(
         probe = compiled_probe(
             encoder, num_classes, recipe, length(dataset), class_names=names, jit_compile=jit_compile
         )
+        if cache_features is None and not why_not_cached(dataset) and has_room(probe, dataset):
+            progress = fit_options.get("verbose", 1) != 0
+            dataset, validation_data = on_features(probe, dataset, validation_data, progress=progress)
         return fit_classifier(probe, dataset, recipe.epochs, validation_data=validation_data, **fit_options)
     if console is None and fit_options.get("verbose", 1):
         from rich.console import Console
@@ -123,12 +129,11 @@ def _fit_on_features(
     **fit_options: Any,
 ) -> None:
     """Compute once what the frozen encoder gives, and train on it all that comes after."""
-    frozen = {"attentive": "flatten"}.get(probe.pooling, probe.pooling)
 
     def features_of(data: Any) -> tuple[Any, Any]:
         _class_names.check_places(data, probe.class_names)
         progress = fit_options.get("verbose", 1) != 0
-        features, labels = extract_features(probe.encoder, data, pooling=frozen, progress=progress)
+        features, labels = extract_features(probe.encoder, data, pooling=probe.frozen_pooling, progress=progress)
         if labels is None:
             raise ValueError("A classifier is trained on (images, labels). Received: no labels")
         check_labels(labels, probe.num_classes)
