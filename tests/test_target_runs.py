@@ -45,7 +45,7 @@ def test_a_recipe_refuses_another_target():
 @pytest.mark.backends("torch")
 def test_a_recipe_refuses_changes_that_contradict():
     for target, norm_pix_loss in (("normalized", False), ("pixels", True), ("hog", True)):
-        with pytest.raises(ValueError, match=f"norm_pix_loss={norm_pix_loss}, target={target}"):
+        with pytest.raises(ValueError, match=f"norm_pix_loss={norm_pix_loss}, target='{target}'"):
             PretrainRecipe.for_size("base", target=target, norm_pix_loss=norm_pix_loss)
 
 
@@ -158,8 +158,8 @@ def test_pretrain_with_a_teacher(keras_mae_command, digits_model, tmp_path):
     ("options", "message"),
     [
         (["--target", "hog", "--teacher", "x.keras"], "A teacher is a target: give one of them"),
-        (["--target", "hog", "--norm-pix-loss"], "`norm_pix_loss` does not go with this target"),
-        (["--target", "normalized", "--no-norm-pix-loss"], "`norm_pix_loss` does not go with this target"),
+        (["--target", "hog", "--norm-pix-loss"], "`norm_pix_loss` is what the target says"),
+        (["--target", "normalized", "--no-norm-pix-loss"], "`norm_pix_loss` is what the target says"),
         (["--target", "hogs"], "'hogs' is not one of 'pixels', 'normalized', 'low_pass', 'hog'"),
         (["--teacher", "mae_vit_base_patch16_224"], "A teacher takes weights"),
     ],

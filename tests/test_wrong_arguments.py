@@ -1,5 +1,6 @@
 """Every wrong argument and option is answered by one clear line; `wrong_arguments.py` says what that is."""
 
+import dataclasses
 import warnings
 
 import pytest
@@ -46,10 +47,21 @@ def test_what_is_accepted_or_answered_unclearly_is_found():
 @pytest.mark.parametrize(
     ("target", "norm_pix_loss"), [("hog", True), ("pixels", True), ("normalized", False), ("teacher", True)]
 )
-def test_a_recipe_says_that_its_target_decides_over_norm_pix_loss(target, norm_pix_loss):
-    with pytest.warns(UserWarning, match=f"norm_pix_loss={norm_pix_loss}, target='{target}'"):
-        recipe = PretrainRecipe(target=target, norm_pix_loss=norm_pix_loss)
-    assert recipe.norm_pix_loss is not norm_pix_loss
+def test_a_target_and_norm_pix_loss_that_contradict_are_refused(target, norm_pix_loss):
+    with pytest.raises(ValueError, match=f"leave it out, .* norm_pix_loss={norm_pix_loss}, target='{target}'"):
+        PretrainRecipe(target=target, norm_pix_loss=norm_pix_loss)
+    with pytest.raises(ValueError, match="`norm_pix_loss` is what the target says"):
+        PretrainRecipe.for_size(target=target, norm_pix_loss=norm_pix_loss)
+    plain = PretrainRecipe(norm_pix_loss=norm_pix_loss)
+    with pytest.raises(ValueError, match="`norm_pix_loss` is what the target says"):
+        dataclasses.replace(plain, target=target)
+    assert dataclasses.replace(plain, target=target, norm_pix_loss=None).norm_pix_loss is not norm_pix_loss
+
+
+def test_a_recipe_of_an_earlier_version_that_contradicts_itself_is_read():
+    old = {**PretrainRecipe(target="hog").to_dict(), "norm_pix_loss": True}
+    with pytest.warns(UserWarning, match="its target counts.*norm_pix_loss=True, target='hog'"):
+        assert PretrainRecipe.from_dict(old) == PretrainRecipe(target="hog")
 
 
 def test_a_target_alone_warns_of_nothing():

@@ -103,6 +103,11 @@ class Recipe:
         size = _checks.positive_int("image_size", image_size)
         return {"fraction": self.evaluation_fraction if size <= 224 else 1.0}
 
+    @classmethod
+    def _as_read(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the values of fields that a file has, as those of this version."""
+        return values
+
     def _with_implied(self, changes: dict[str, Any]) -> dict[str, Any]:
         """Return changes with those of other fields that they imply."""
         return changes
@@ -156,7 +161,7 @@ class Recipe:
         if not issubclass(chosen, cls):
             raise _checks.argument_error("kind", repr(getattr(cls, "kind", None)), chosen.kind)
         refuse_unknown(chosen, values)
-        return chosen(**values)
+        return chosen(**chosen._as_read(values))
 
     def __str__(self) -> str:
         """Return the recipe as a table: of values that are not the paper's it says where they come from."""

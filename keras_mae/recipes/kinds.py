@@ -38,7 +38,8 @@ class PretrainRecipe(Recipe):
             or "purple"; see `keras_mae.masking.make`.
         mask_cell: Number of patches along each side of the cells that "random" draws masks for.
         norm_pix_loss: Whether each patch is standardized before it is predicted; it is by default. Targets other than
-            "low_pass" say so themselves, and set it: a warning says where that is against what was given.
+            "low_pass" say so themselves, and set it; to give the other is an error. `dataclasses.replace` gives it
+            again: with another target give it `None`.
         target: What to predict: "pixels", "normalized", "low_pass" or "hog"; "teacher" or "custom" for a model that
             is given a `keras_mae.targets.Teacher` or a function; `None` for what `norm_pix_loss` says.
         masks_per_image: Number of masks drawn for each image in one step.
@@ -164,6 +165,10 @@ class PretrainRecipe(Recipe):
         if self.optimizer_name == "muon":
             return pretraining_muon(adam_beta_1=self.beta_1, adam_beta_2=self.beta_2, **settings)
         return pretraining_adamw(beta_1=self.beta_1, beta_2=self.beta_2, **settings)
+
+    @classmethod
+    def _as_read(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return options.without_contradiction(values)
 
     def _with_implied(self, changes: dict[str, Any]) -> dict[str, Any]:
         return changes if changes.get("target") in (None, "low_pass") else {"norm_pix_loss": None, **changes}

@@ -16,6 +16,7 @@ __all__ = [
     "check_target_and_norm",
     "decay_schedule",
     "settled_norm",
+    "without_contradiction",
 ]
 
 _TARGETS = ("pixels", "normalized", "low_pass", "hog", "teacher", "custom")
@@ -56,33 +57,40 @@ def check_target_and_norm(target: str | None, norm_pix_loss: bool | None) -> Non
     if target in (None, "low_pass") or norm_pix_loss is None or norm_pix_loss == (target == "normalized"):
         return
     raise ValueError(
-        f"`norm_pix_loss` does not go with this target. Received: norm_pix_loss={norm_pix_loss}, target={target}"
+        f"`norm_pix_loss` is what the target says, {target == 'normalized'}: leave it out, or give None. "
+        f"Received: norm_pix_loss={norm_pix_loss}, target={target!r}"
     )
 
 
 def settled_norm(target: Any, norm_pix_loss: Any) -> bool:
-    """Return whether a recipe's patches are standardized; a warning says so if the target decides otherwise.
-
-    It is no error: `dataclasses.replace(recipe, target="hog")` gives the recipe's own `norm_pix_loss` again.
+    """Return whether a recipe's patches are standardized.
 
     Args:
         target: Name of the recipe's target, or `None`.
         norm_pix_loss: What was asked for; `None` if nobody said.
 
     Raises:
-        ValueError: If an argument is none of these.
+        ValueError: If an argument is none of these, or the two contradict each other.
     """
     _checks.one_of("target", target, (None, *_TARGETS))
     norm: bool | None = _checks.optional(_checks.boolean, "norm_pix_loss", norm_pix_loss)
-    if target in (None, "low_pass"):
-        return norm is None or norm
-    said = bool(target == "normalized")
-    if norm not in (None, said):
+    check_target_and_norm(target, norm)
+    return target == "normalized" if norm is None and target not in (None, "low_pass") else norm is None or norm
+
+
+def without_contradiction(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a recipe's fields, as a file has them, with what the target says of `norm_pix_loss`.
+
+    A warning says if the file said otherwise: an earlier version trained by the target all the same.
+    """
+    try:
+        check_target_and_norm(values.get("target"), values.get("norm_pix_loss"))
+    except ValueError as error:
         warnings.warn(
-            f"`norm_pix_loss` is what the target says: {said}. Received: norm_pix_loss={norm}, target={target!r}",
-            stacklevel=5,
+            f"The recipe of an earlier version contradicts itself, and its target counts. {error}", stacklevel=4
         )
-    return said
+        return {**values, "norm_pix_loss": None}
+    return values
 
 
 def averaging(ema_momentum: float | None) -> dict[str, Any]:

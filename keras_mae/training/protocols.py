@@ -25,6 +25,7 @@ from keras_mae.training.directory import RunDirectory, RunFile
 from keras_mae.training.metadata import merged
 from keras_mae.training.pictures import draw
 from keras_mae.training.runner import RunOptions, run
+from keras_mae.training.saving import Saving
 from keras_mae.training.scoring import leave_scores, predicted_and_true, trained_names
 from keras_mae.training.targets import identified
 from keras_mae.transfer.cached import has_room, on_features, why_not_cached
@@ -232,7 +233,7 @@ def _caches(probe: ViTClassifier, dataset: Any, directory: Path, asked: bool | N
     """Return whether a probe's features are computed once: as when the run began, as is asked for, or if they can."""
     _checks.optional(_checks.boolean, "cache_features", asked)
     saving = options.get("saving")
-    begun = begun_metadata(directory) if saving is not None and saving.resume else None
+    begun = begun_metadata(directory) if isinstance(saving, Saving) and saving.resume else None
     if begun is not None:
         began = bool(begun.get("cache_features", False))  # which earlier versions did not
         if asked not in (None, began):
