@@ -239,6 +239,16 @@ def test_flat_metadata_are_read_in_today_s_form(facts, kind, others, tmp_path):
     assert directory.recipe == RECIPE
 
 
+@pytest.mark.parametrize("protocol", [None, "fine-tuning", "linear probe", ["mine"]])
+def test_flat_metadata_of_a_callers_own_stay_apart_from_the_recipe(protocol):
+    """Whatever fields recipes have had since."""
+    own = {"target": "cats", "schedule": [1, 2], "pooling": "x", "changed": 3, "decoder": None, "recipe": "mine"}
+    known = from_flat({**FLAT, **own, "protocol": protocol})
+    assert recipes.Recipe.from_dict(known.pop("recipe")).epochs == 3
+    del own["recipe"]  # which cannot be told from ours
+    assert {name: known[name] for name in own} == own
+
+
 def test_flat_metadata_without_a_recipe_stay_flat():
     assert from_flat({"data": "x"}) == {"data": "x"}
 

@@ -159,7 +159,8 @@ def from_flat(facts: Mapping[str, Any]) -> dict[str, Any]:
     """
     # Under the old names, too: a caller may have chosen one, and gives it again.
     values = {**facts, **{new: facts[old] for old, new in _RENAMED.items() if old in facts}}
-    kind = _PROTOCOLS.get(values.get("protocol"), PretrainRecipe)
-    names = [field.name for field in fields(kind) if field.name != "masking"]  # which was the class of the model's
+    kind = _PROTOCOLS.get(str(values.get("protocol")), PretrainRecipe)
+    # Fields that recipes have had since then are names that callers may have given to values of their own.
+    names = [field.name for field in fields(kind) if field.name not in {**Recipe._added, **kind._added}]
     recipe = {name: values.pop(name) for name in names if name in values}
-    return {RECIPE: {"kind": kind.kind, **recipe}, **values} if recipe else values
+    return {**values, RECIPE: {"kind": kind.kind, **recipe}} if recipe else values
