@@ -58,8 +58,19 @@ def test_probe_of_some_labels(keras_mae_command, encoder_file):
     record = read(run / "run.json")
     assert (record["recipe"]["batch_size"], record["steps_per_epoch"], record["protocol"]) == (101, 1, "linear probe")
     assert (record["recipe"]["flip"], record["cache_features"]) == (False, True)
+    assert (record["num_labels"], record["balanced"]) == (101, True)
     assert "LinearProbeRecipe" in out
     assert out.splitlines()[-1] == saying(run, read(run / "metrics.json")["accuracy"], 360)
+
+
+@pytest.mark.backends("torch")
+def test_labels_are_drawn_as_many_of_each_class_unless_a_run_began_before_that(tmp_path):
+    from keras_mae.cli.runs import draws_balanced
+
+    assert draws_balanced(tmp_path, True)
+    for known, expected in (({}, True), ({"num_labels": 6}, False), ({"num_labels": 6, "balanced": True}, True)):
+        (tmp_path / "run.json").write_text(json.dumps({"recipe": {}, "num_labels": None, **known}))
+        assert (draws_balanced(tmp_path, True), draws_balanced(tmp_path, False)) == (expected, True)
 
 
 @pytest.mark.backends("torch")

@@ -1,5 +1,6 @@
 """From a data set's name or folder and a recipe to the batches of a run, without the command line."""
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -10,6 +11,8 @@ from PIL import Image
 
 import keras_mae
 from keras_mae import data, distribution, training
+from keras_mae.data import fingerprints
+from keras_mae.data.drawing import balanced_draw
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe
 
 pytestmark = pytest.mark.backends("torch")
@@ -110,6 +113,44 @@ def test_another_folder_is_evaluated_on_and_some_labels_are_taken(class_folders)
     images = training.open_labeled(class_folders, SHAPE, test=class_folders.with_name("others"), num_labels=5)
     assert (len(images.train), len(images.test), images.total, images.held_out) == (5, 4, 11, 0)
     assert images.metadata == {"data": "photos", "test": "others", "num_labels": 5, "images": 5, **IN_BYTES}
+
+
+def test_labels_are_drawn_as_many_of_each_class():
+    def drawn(count, **options):
+        images = training.open_labeled("digits", (8, 8, 1), num_labels=count, **options)
+        return np.bincount(images.train.labels, minlength=10), images
+
+    counts, images = drawn(43, balanced=True)
+    assert sorted(counts) == [4] * 7 + [5] * 3
+    assert images.metadata["balanced"] is True
+    known, again, other = (drawn(43, balanced=True, seed=seed)[1].train.fingerprint() for seed in (0, 0, 1))
+    assert known == again != other
+    counts, images = drawn(43)  # as it always was
+    generator = np.random.default_rng(0)
+    assert images.train.fingerprint()["indices"] == fingerprints.of_integers(generator.permutation(1437)[:43])
+    assert counts.max() > counts.min() + 1
+    assert "balanced" not in images.metadata
+    assert "balanced" not in training.open_labeled("digits", (8, 8, 1), balanced=True).metadata
+
+
+def test_a_class_with_few_images_gives_all_of_them_and_a_larger_draw_holds_the_smaller():
+    labels = np.array([0] * 50 + [2] * 3 + [5] * 20)
+    draws = [balanced_draw(labels, count, np.random.default_rng(1)) for count in (1, 9, 10, 30, 73)]
+    by_class = [sorted(np.bincount(labels[draw])[[0, 2, 5]]) for draw in draws[1:]]
+    assert by_class == [[3, 3, 3], [3, 3, 4], [3, 13, 14], [3, 20, 50]]
+    assert sorted(draws[4]) == list(range(73))
+    for smaller, larger in itertools.pairwise(draws):
+        assert set(smaller) < set(larger)
+
+
+def test_labels_in_records_are_drawn_as_many_of_each_class(class_folders, tmp_path):
+    """Of a folder with seven cats and four dogs, or the other way round."""
+    data.prepare(class_folders, tmp_path / "out", labeled=True)
+    images = training.open_labeled(tmp_path / "out", SHAPE, num_labels=6, balanced=True)
+    assert images.train.labels is None
+    labels = images.train.batch(np.arange(6))[1]
+    assert np.bincount(labels).tolist() == [3, 3]
+    np.testing.assert_array_equal(labels, images.train.read_labels())
 
 
 def test_images_to_score_on_are_the_test_images_or_all_of_a_folder(class_folders):

@@ -152,7 +152,10 @@ TestFolder = Annotated[
     Path | None,
     typer.Option(help="Folder of images to evaluate on; by default a tenth of DATA's folder is held out for that."),
 ]
-NumLabels = Annotated[int | None, typer.Option(help="Number of labeled images to train on; all by default.")]
+NumLabels = Annotated[
+    int | None,
+    typer.Option(help="Number of labeled images to train on, as many of each class as there are; all by default."),
+]
 Seed = Annotated[int, typer.Option(help="Random seed for weights, augmentation, and the choice and order of images.")]
 WhiteLevel = Annotated[
     int | None,

@@ -11,7 +11,16 @@ if TYPE_CHECKING:
     from keras_mae.distribution import Devices
     from keras_mae.recipes import Recipe
 
-__all__ = ["begun_recipe", "run_directory", "say", "say_files", "say_plan", "say_scores", "with_metadata"]
+__all__ = [
+    "begun_recipe",
+    "draws_balanced",
+    "run_directory",
+    "say",
+    "say_files",
+    "say_plan",
+    "say_scores",
+    "with_metadata",
+]
 
 
 def run_directory(name: str, out: Path | None, resume: bool, devices: Devices) -> Path:
@@ -36,6 +45,14 @@ def begun_recipe(directory: Path, resume: bool) -> Recipe | None:
     if "recipe" not in begun:
         raise ValueError(f"The run in {str(directory)!r} has no recipe. Received: {', '.join(begun)}")
     return Recipe.from_dict(begun["recipe"])
+
+
+def draws_balanced(directory: Path, resume: bool) -> bool:
+    """Return whether --num-labels takes as many images of each class: not in runs that began before it did."""
+    from keras_mae.training.begun import begun_metadata
+
+    begun = begun_metadata(directory) if resume else None
+    return begun is None or begun.get("num_labels") is None or bool(begun.get("balanced"))
 
 
 def with_metadata(feed: Any, **metadata: Any) -> dict[str, Any]:

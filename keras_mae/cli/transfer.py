@@ -36,7 +36,7 @@ from keras_mae.cli.options import (
     WhiteLevel,
 )
 from keras_mae.cli.output import echo
-from keras_mae.cli.runs import begun_recipe, run_directory, say, say_plan, say_scores, with_metadata
+from keras_mae.cli.runs import begun_recipe, draws_balanced, run_directory, say, say_plan, say_scores, with_metadata
 
 if TYPE_CHECKING:
     from keras_mae.distribution import Devices
@@ -105,6 +105,7 @@ def finetune(
             image_shape=shape,
             test=test,
             num_labels=num_labels,
+            balanced=draws_balanced(directory, resume),
             seed=seed,
             white_level=white_level,
             max_pixels=max_pixels,
@@ -182,6 +183,7 @@ def probe(
             devices,
             test=test,
             num_labels=num_labels,
+            balanced=draws_balanced(directory, resume),
             seed=seed,
             white_level=white_level,
             max_pixels=max_pixels,
@@ -249,6 +251,7 @@ def knn(
         devices,
         test=test,
         num_labels=num_labels,
+        balanced=True,
         seed=seed,
         white_level=white_level,
         max_pixels=max_pixels,

@@ -27,6 +27,7 @@ from keras_mae.pixels import BYTES, PixelRange
 
 __all__ = ["IMAGE", "LABEL", "NAME", "RecordSource", "count_tfrecords", "features", "serialize", "tfrecord_stream"]
 
+_AT_A_TIME = 256  # records read at once
 IMAGE, LABEL, NAME = "image/encoded", "image/class/label", "image/filename"
 
 
@@ -92,6 +93,11 @@ class RecordSource:
         labels = self._labels([label for _, label in pairs]) if self.labeled else None
         images = (image for image, _ in pairs)
         return cut(images, indices, self.image_shape, crop, generators, self.levels), labels
+
+    def read_labels(self) -> np.ndarray:
+        """Return the labels of all images, for which all records are read."""
+        parts = (range(start, min(start + _AT_A_TIME, len(self))) for start in range(0, len(self), _AT_A_TIME))
+        return self._labels([label for part in parts for _, label in self._read(list(part))])
 
     def _labels(self, labels: list[int | None]) -> np.ndarray:
         classes = len(self.class_names or ())

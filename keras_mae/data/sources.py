@@ -14,6 +14,7 @@ from keras_mae import _checks, _class_names, pixels
 from keras_mae.data import fingerprints
 from keras_mae.data import images as image_files
 from keras_mae.data.crops import CenterCrop, Crop, RandomCrop, moved
+from keras_mae.data.drawing import labels_of
 from keras_mae.data.examination import examine, grays_in_the_dark
 from keras_mae.data.folders import look_into
 from keras_mae.data.images import MODES
@@ -192,6 +193,11 @@ class Subset:
     def fingerprint(self) -> dict[str, Any]:
         """Return JSON values that tell these images from others."""
         return {**known_of(self._source), "indices": fingerprints.of_integers(self._indices)}
+
+    def read_labels(self) -> np.ndarray | None:
+        """Return the labels of all images, `None` if the other source has none by index."""
+        labels = labels_of(self._source)
+        return None if labels is None else labels[self._indices]
 
     def batch(
         self, indices: Any, crop: Crop | None = None, generators: Generators | None = None

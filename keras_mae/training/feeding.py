@@ -32,6 +32,7 @@ from keras_mae.data import (
     load_builtin,
     open_directory,
 )
+from keras_mae.data.drawing import balanced_draw, labels_of
 from keras_mae.data.levels import Levels
 from keras_mae.data.sources import Source
 from keras_mae.pixels import BYTES, PixelRange
@@ -226,6 +227,7 @@ def open_labeled(
     *,
     test: str | Path | None = None,
     num_labels: int | None = None,
+    balanced: bool = False,
     seed: int = 0,
     pixel_range: PixelRange = BYTES,
     white_level: int | None = None,
@@ -241,6 +243,8 @@ def open_labeled(
             of the folder, at least one image, is held out for that. The built-in data sets have a test set of their
             own.
         num_labels: Number of labeled images to train on; all by default.
+        balanced: Whether `num_labels` are as many of each class, or as nearly as there are images of them, as
+            `keras-mae --num-labels` takes them; by default they are drawn from all images alike.
         seed: Seed for which images are held out and which are trained on.
         pixel_range: (low, high), the smallest and the largest pixel of a folder's images, as for `read_image`: the
             `pixel_range` of the encoder that gets them.
@@ -253,6 +257,7 @@ def open_labeled(
     """
     generator = np.random.default_rng(_checks.seed_int("seed", seed))
     data, test = _named_or_path(data), _checks.optional(_checks.path, "test", test)
+    _checks.boolean("balanced", balanced)
     levels = _checked_levels(data, pixel_range, white_level, max_pixels)
     train = _source(data, "train", image_shape, levels)
     _warn_of_classes(train, data)
@@ -274,15 +279,22 @@ def open_labeled(
         if not whole or not 0 < num_labels <= len(train):
             rule = f"an integer in [1, {len(train)}], the images there are"
             raise _checks.argument_error("num_labels", rule, num_labels)
-        train = Subset(train, generator.permutation(len(train))[:num_labels])
+        train = Subset(train, _drawn(train, int(num_labels), balanced, generator))
     metadata = {
         "data": Path(data).name,
         "test": None if test is None else Path(test).name,
         "num_labels": num_labels,
         "images": len(train),
+        **({"balanced": True} if balanced and num_labels is not None else {}),
         **levels.metadata,
     }
     return LabeledImages(train, evaluated, total, held_out, metadata)
+
+
+def _drawn(source: Source, count: int, balanced: bool, generator: np.random.Generator) -> np.ndarray:
+    """Return the indices of so many images."""
+    labels = labels_of(source) if balanced else None
+    return generator.permutation(len(source))[:count] if labels is None else balanced_draw(labels, count, generator)
 
 
 def open_test(

@@ -42,7 +42,7 @@ NOTES = (DESPITE, WARNINGS)
 
 _RECORDED_LATER = ("cache_features", "class_names", "recipe_size", FINGERPRINT)
 """Names of values that runs did not record at first: a run without one is taken to have had the same."""
-MAY_CHANGE = (FINGERPRINT, "data", "test", "images", "num_labels", "model", "teacher", "teacher_weights")
+MAY_CHANGE = (FINGERPRINT, "data", "test", "images", "num_labels", "balanced", "model", "teacher", "teacher_weights")
 """Names of values with others of which a run may go on if it is asked to: what it is given, not how it trains."""
 
 
