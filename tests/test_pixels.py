@@ -189,6 +189,34 @@ def test_compiled_steps_look_at_the_first_batch_of_each_call_only(how, steps):
     assert np.isfinite(logs["loss"]).all()
 
 
+class Few(keras.utils.PyDataset):
+    """Three batches of an array."""
+
+    def __init__(self, images):
+        super().__init__()
+        self.images = np.concatenate([images, images[:BATCH]])
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return self.images[index * BATCH : (index + 1) * BATCH]
+
+
+@pytest.mark.parametrize(("how", "steps"), COMPILED, ids=str)
+def test_compiled_steps_look_at_bytes_of_a_dataset_and_lose_none(how, steps):
+    """Somebody thresholded these. Of the others every batch is trained on once."""
+    mae = autoencoder({**how, "steps_per_execution": steps})
+    for call in (mae.fit, mae.evaluate, mae.predict):
+        with pytest.raises(ValueError, match="Received: uint8 values from 0 to 1"):
+            call(Few((BYTES > 99).astype("uint8")), verbose=0)
+    mae.fit(Few(BYTES), epochs=2, shuffle=False, verbose=0)
+    assert int(mae.optimizer.iterations) == 6
+    others = autoencoder({**how, "steps_per_execution": steps})
+    others.fit(Few(FLOATS), epochs=2, shuffle=False, verbose=0)  # which the graph itself looks at
+    assert_identical(arrays(mae.weights), arrays(others.weights))
+
+
 # === What is let through ===
 @pytest.mark.parametrize(
     ("images", "pixel_range"),

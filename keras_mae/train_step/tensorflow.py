@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 from typing import Any
 
@@ -194,6 +195,7 @@ class _GraphStep(Step):
         self.before()
         if self.pending:
             self.armed.assign(True)
+            iterator = self._with_bytes_looked_at(iterator)
         try:
             outputs = self.function(iterator)
         except tf.errors.InvalidArgumentError as error:
@@ -206,6 +208,21 @@ class _GraphStep(Step):
             self.armed.assign(False)
             self.pending = False
         return outputs
+
+    def _with_bytes_looked_at(self, iterator: Any) -> Any:
+        """Return an iterator over the batches of this call, after a look at the first if it is bytes.
+
+        A graph does not look at bytes: it would cost every step something, for what is seldom wrong.
+        """
+        if not isinstance(iterator, tf.data.Iterator):  # under a strategy
+            return iterator
+        images = images_of(iterator.element_spec)
+        if not isinstance(images, tf.TensorSpec) or images.dtype != tf.uint8:
+            return iterator
+        taken = list(itertools.islice(iterator, self.model.steps_per_execution))
+        if taken:
+            self.model.look(taken[0], together=True)
+        return iter(tf.data.Dataset.from_generator(lambda: iter(taken), output_signature=iterator.element_spec))
 
     def context(self, data: Any) -> Any:
         """Look at a batch, and return the context of what is to come after."""
