@@ -311,8 +311,12 @@ def test_a_run_is_not_resumed_with_other_classes():
     from keras_mae.training import metadata
 
     given = {"class_names": list(NAMES), "backend": BACKEND}
-    with pytest.raises(ValueError, match=r"is another one. Received: class_names=\['kind a'.* and not \['kind e'"):
-        metadata.check_same_run("run", given, {**given, "class_names": list(TURNED)})
+    for others, said in (
+        (list(TURNED), r"other classes \(the same in another order\)"),
+        ([*NAMES[1:], "cats", "dogs"], rf"other classes \(new: {NAMES[0]}; missing: cats, dogs\)"),
+    ):
+        with pytest.raises(ValueError, match=f"is another one. Received: {said}"):
+            metadata.check_same_run("run", given, {**given, "class_names": others})
     metadata.check_same_run("run", given, {"backend": BACKEND})
 
 

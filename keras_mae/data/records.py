@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from keras_mae import _checks, _class_names, _optional
-from keras_mae.data import fingerprints
+from keras_mae.data import fingerprints, listings
 from keras_mae.data.crops import Crop
 from keras_mae.data.images import MODES
 from keras_mae.data.levels import Levels, checked_levels
@@ -85,6 +85,10 @@ class RecordSource:
     def fingerprint(self) -> dict[str, Any]:
         """Return JSON values that tell these images from others."""
         return {"kind": "ArrayRecord", **fingerprints.of_files(self._files, Path(self._files[0]).parent)}
+
+    def listing(self) -> dict[str, list[int]] | None:
+        """Return size and time of each ArrayRecord file by its name."""
+        return listings.of_paths(self._files, os.path.commonpath([os.path.dirname(file) for file in self._files]))
 
     def batch(
         self, indices: Any, crop: Crop | None = None, generators: Generators | None = None

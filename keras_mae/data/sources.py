@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from keras_mae import _checks, _class_names, pixels
-from keras_mae.data import fingerprints
+from keras_mae.data import fingerprints, listings
 from keras_mae.data import images as image_files
 from keras_mae.data.crops import CenterCrop, Crop, RandomCrop, moved
 from keras_mae.data.drawing import labels_of
@@ -194,6 +194,11 @@ class Subset:
         """Return JSON values that tell these images from others."""
         return {**known_of(self._source), "indices": fingerprints.of_integers(self._indices)}
 
+    def listing(self) -> dict[str, list[int]] | None:
+        """Return the other source's listing of its files, if it has any."""
+        made = getattr(self._source, "listing", None)
+        return made() if callable(made) else None
+
     def read_labels(self) -> np.ndarray | None:
         """Return the labels of all images, `None` if the other source has none by index."""
         labels = labels_of(self._source)
@@ -319,6 +324,10 @@ class FolderSource:
         """Return JSON values that tell these images from others."""
         known = fingerprints.of_files(self.paths, self.directory)
         return {"kind": "folder", **known, **fingerprints.of_labels(self.labels)}
+
+    def listing(self) -> dict[str, list[int]] | None:
+        """Return size and time of each file by its path in the folder; `None` of very many files."""
+        return listings.of_paths(self.paths, self.directory)
 
     def batch(
         self, indices: Any, crop: Crop | None = None, generators: Generators | None = None

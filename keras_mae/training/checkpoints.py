@@ -10,7 +10,7 @@ import signal
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ import numpy as np
 from keras import ops
 
 from keras_mae import _checks, _files, _saving, distribution
+from keras_mae.data import listings
 from keras_mae.from_preset import CONFIG, config_text
+from keras_mae.training.agreement import together
 from keras_mae.training.metadata import DESPITE, WARNINGS, check_same_run, from_flat, json_values
 from keras_mae.training.signals import Handler
 
@@ -129,6 +131,9 @@ class Checkpoints(keras.callbacks.Callback):
         self._metrics: list[np.ndarray] | None = None
         self._offset = 0
         self.saved_step: int | None = None
+        self.listing: Callable[[], Mapping[str, Any] | None] = lambda: None
+        """Function that returns the files of the data by name, to say later which of them are others."""
+        self._listed = False
         self._asked_for = _NOTHING
         # Windows has no SIGHUP, by which a terminal that is closed ends its processes.
         numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -166,13 +171,14 @@ class Checkpoints(keras.callbacks.Callback):
 
     def _compare(self, state: dict[str, Any]) -> None:
         """Compare the run with that of a checkpoint, and take over the record of what changed on the way."""
-        stored, refusal, changed = state["metadata"], None, list[str]()
-        try:
-            changed = check_same_run(self.directory.parent, self.metadata, stored, allow_changed=self.allow_changed)
-        except ValueError as error:
-            refusal = error
-        if max(distribution.gather(refusal is not None)):  # the main process alone looks at the data
-            raise refusal or ValueError(f"The main process says why {str(self.directory.parent)!r} is another run")
+        stored, known = state["metadata"], listings.read(self.directory / listings.LISTING)
+
+        def changed_files() -> list[str]:
+            now = None if known is None else self.listing()
+            return [] if known is None or now is None else listings.changed_files(now, known)
+
+        options: dict[str, Any] = {"allow_changed": self.allow_changed, "changed_files": changed_files}
+        changed = together(lambda: check_same_run(self.directory.parent, self.metadata, stored, **options))
         since = [{"step": state["position"]["step"], "differences": changed}] if changed else []
         for name, added in ((DESPITE, since), (WARNINGS, [])):
             if record := [*stored.get(name, []), *added]:
@@ -254,6 +260,9 @@ class Checkpoints(keras.callbacks.Callback):
                 config = config_text(self.model, state["sha256"][_WEIGHTS])
                 (unfinished / CONFIG).write_text(config, encoding="utf-8")
             shutil.rmtree(path, ignore_errors=True)  # a damaged one that was skipped
+        if not self._listed and (listing := self.listing()) is not None:
+            listings.write(self.directory / listings.LISTING, listing)
+        self._listed = True
         for old in self._paths()[: -self.keep]:
             shutil.rmtree(old)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from keras_mae import _checks
+from keras_mae import _checks, _class_names
 from keras_mae.data.fingerprints import differences, were_copied
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, Recipe
 from keras_mae.recipes.base import completed
@@ -80,7 +80,12 @@ def merged(own: Mapping[str, Any], metadata: Mapping[str, Any] | None) -> dict[s
 
 
 def check_same_run(
-    directory: Path, metadata: Mapping[str, Any], stored: Mapping[str, Any], *, allow_changed: bool = False
+    directory: Path,
+    metadata: Mapping[str, Any],
+    stored: Mapping[str, Any],
+    *,
+    allow_changed: bool = False,
+    changed_files: Callable[[], list[str]] = list,
 ) -> list[str]:
     """Check that metadata are those that were stored with a run.
 
@@ -89,6 +94,7 @@ def check_same_run(
         metadata: Metadata to compare.
         stored: Those of the run.
         allow_changed: Whether what the run is given, its data for example, may be something else.
+        changed_files: Function that returns in words which files of the data are others.
 
     Returns:
         The differences that are allowed, in words.
@@ -100,6 +106,8 @@ def check_same_run(
     _warn_of_copies(metadata, stored)
     last = {name: found[name] for name in sorted(found, key=lambda name: name == FINGERPRINT)}
     words = [text for texts in last.values() for text in texts]
+    if any(text.startswith(("data: ", "data.")) for text in words):
+        words += changed_files()
     may_change = all(name in MAY_CHANGE for name in found)
     if not found or (allow_changed and may_change):
         return words
@@ -136,12 +144,24 @@ def differing(metadata: Mapping[str, Any], stored: Mapping[str, Any]) -> Iterato
             passed_over = {"source", "changed"} | ({"masking"} - other.keys())
             numbers = {field: number for field, number in value.items() if field not in passed_over}
             words = [text for _, texts in differing(numbers, completed(other)) for text in texts]
+        elif name == "class_names" and isinstance(value, list) and isinstance(other, list) and value != other:
+            words = [_differing_classes(value, other)]
         elif name == FINGERPRINT and isinstance(value, dict) and isinstance(other, dict):
             words = [text for part in value if part in other for text in differences(value[part], other[part], part)]
         else:
             words = [f"{name}={value} and not {other}"] if value != other else []
         if words:
             yield name, words
+
+
+def _differing_classes(names: list[str], others: list[str]) -> str:
+    """Return in words how the classes of the data differ from those of a run."""
+    parts = {
+        "new": [name for name in names if name not in others],
+        "missing": [name for name in others if name not in names],
+    }
+    said = "; ".join(f"{kind}: {_class_names.listed(found)}" for kind, found in parts.items() if found)
+    return f"other classes ({said or 'the same in another order'})"
 
 
 # === Runs from before run.json ===

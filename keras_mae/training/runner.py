@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -11,11 +12,13 @@ import keras
 from rich.console import Console
 
 from keras_mae import _checks, distribution
+from keras_mae.data.listings import of_dataset
 from keras_mae.data.reading import length
 from keras_mae.fit_arguments import check_fitting
 from keras_mae.optimizers import ValidateAverages
 from keras_mae.recipes import Recipe
 from keras_mae.training import sanity
+from keras_mae.training.agreement import together
 from keras_mae.training.callbacks import Interruptible, LogLearningRate, Progress, StopOnNonFinite
 from keras_mae.training.checkpoints import Checkpoints, check_room_for, seek
 from keras_mae.training.directory import RunDirectory, RunFile
@@ -107,8 +110,8 @@ def run(
     if console is not None:
         _checks.instance("console", console, Console, "a rich.console.Console, or None")
     directory = RunDirectory(_checks.path("run_directory", run_directory))
-    if distribution.current().is_main and not saving.resume:
-        directory.check_free()
+    if not saving.resume:
+        together(directory.check_free if distribution.current().is_main else lambda: None)
     checkpoints = Checkpoints(
         directory.file(RunFile.CHECKPOINTS),
         length(dataset),
@@ -117,6 +120,7 @@ def run(
         every_minutes=saving.every_minutes,
         allow_changed=saving.allow_changed,
     )
+    checkpoints.listing = partial(of_dataset, dataset)
     console = _console(console)
     record = Record(checkpoints, directory, recipe.epochs)
 
@@ -152,10 +156,12 @@ def run(
 
     with directory.opened(free=not saving.resume):
         if saving.resume:
+            known, allowed = checkpoints.metadata, saving.allow_changed
             if distribution.current().is_main:
-                extend(directory, checkpoints.metadata, allow_changed=saving.allow_changed)
-            distribution.gather(0)  # the others see what it left
-            if directory.is_finished(recipe.epochs, checkpoints.metadata, allow_changed=saving.allow_changed):
+                together(lambda: extend(directory, known, allow_changed=allowed))
+            else:
+                together(lambda: None)  # and see what it left
+            if together(lambda: directory.is_finished(recipe.epochs, known, allow_changed=allowed)):
                 directory.remove_checkpoints()  # of which a kill may have left a part
                 if complete is not None:
                     complete(directory)
