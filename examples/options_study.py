@@ -26,9 +26,11 @@ from typing import Any
 import peers
 import study
 
+LARGER: dict[str, Any] = {"batch_size": 256, "base_learning_rate": 2e-3}  # the same learning rate
+CHEAPER: dict[str, Any] = {"decoder": "cross_attention", "predict_ratio": 0.33}
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "batch_256": {"batch_size": 256, "base_learning_rate": 2e-3},
+    "batch_256": LARGER,
     "pixels": {"norm_pix_loss": False},
     "low_pass": {"target": "low_pass"},
     "hog": {"target": "hog"},
@@ -41,15 +43,18 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "4_class_tokens": {"class_tokens": 4},
     "third": {"predict_ratio": 0.33},
     "cross": {"decoder": "cross_attention"},
-    "cross_third": {"decoder": "cross_attention", "predict_ratio": 0.33},
+    "cross_third": CHEAPER,
     "fused": {"fuse_blocks": (0, 1, 3)},
     "gentle": {"shift": 2 / 28, "flip": True},
     "muon": {"optimizer_name": "muon"},
-    "muon_256": {"optimizer_name": "muon", "batch_size": 256, "base_learning_rate": 2e-3},
+    "muon_256": {**LARGER, "optimizer_name": "muon"},
     "ema": {"ema_momentum": 0.999},
     "wsd": {"schedule": "wsd"},
+    "muon_256_cross_third": {**LARGER, **CHEAPER, "optimizer_name": "muon"},
+    "muon_256_cross_third_hog": {**LARGER, **CHEAPER, "optimizer_name": "muon", "target": "hog"},
+    "muon_256_hog": {**LARGER, "optimizer_name": "muon", "target": "hog"},
 }
-BEST: dict[str, Any] = {"optimizer_name": "muon", "decoder": "cross_attention", "predict_ratio": 0.33}
+BEST: dict[str, Any] = {**CHEAPER, "optimizer_name": "muon"}
 FINALS = ("plain", "best", "long", "transformers")
 LONGER = 4  # times the budget that "long" has, which is "best" and the recipe for small images
 RIVALS = ("vit", "cnn", "vit_long")  # trained from random weights for as much as "best" in all, and as "long"
@@ -86,7 +91,7 @@ FASHION = Setting(
     option_budget=300,
     final_budget=600,
     plain=study.PLAIN,
-    best={**BEST, "batch_size": 256, "base_learning_rate": 2e-3},
+    best={**BEST, **LARGER},
     tuning={},
 )
 DIGITS = Setting(  # too few for larger batches; and digits are not mirrored
