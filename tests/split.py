@@ -35,7 +35,7 @@ PRETRAINED = {
     NOT_FINITE: (
         keras_mae.optimizers.AdamW,
         {"learning_rate": 1e-3, "epsilon": 1e-4, "global_clipnorm": 0.1, "use_ema": True, "ema_momentum": 0.9},
-        {"drop_path_rate": 0.3},
+        {"drop_path_rate": 0.3, "masks_per_image": 2},
     ),
     "beyond the range": (keras.optimizers.SGD, {"learning_rate": 0.5}, {}),
 }

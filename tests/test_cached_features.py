@@ -12,6 +12,7 @@ import keras_mae
 from keras_mae import recipes, training, transfer
 from keras_mae.classifier import ViTClassifier
 from keras_mae.data import Augmentation, RandomCrop
+from keras_mae.training import checkpoints
 from keras_mae.transfer import cached
 
 PROBE = recipes.LinearProbeRecipe.for_size("small_images", epochs=2, batch_size=BATCH, base_learning_rate=20.0)
@@ -41,18 +42,23 @@ def run(directory, **options):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("runs")
-    return {how: run(directory / str(how), cache_features=how) for how in (None, False)}
+def alone(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("runs") / "cached")
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("runs") / "live", cache_features=False)
 
 
 # === Whether ===
-def test_shuffled_batches_of_features_hold_what_those_of_images_hold(runs):
+@pytest.mark.backends("torch")  # `test_transfer.py` compares them on each
+def test_shuffled_batches_of_features_hold_what_those_of_images_hold(alone, live):
     """Epoch by epoch, in the same order, and none of the images is always left out."""
-    (default, known), (live, without) = runs[None], runs[False]
+    (default, known), (probe, without) = alone, live
     assert (known["cache_features"], without["cache_features"]) == (True, False)
-    assert largest(values(default.head.weights), values(live.head.weights)) < 1e-4
-    assert np.abs(values(live.head.weights)[3]).max() > 0.1
+    assert largest(values(default.head.weights), values(probe.head.weights)) < 1e-4
+    assert np.abs(values(probe.head.weights)[3]).max() > 0.1
 
 
 @pytest.mark.backends("torch")
@@ -108,30 +114,30 @@ def test_a_run_refuses_to_keep_features_of_augmented_images(tmp_path):
 
 
 # === Resuming ===
-@pytest.mark.parametrize("how", [None, False])
-def test_a_probe_goes_on_as_it_began(runs, how, tmp_path):
+def test_a_probe_goes_on_as_it_began(alone, tmp_path):
     """In the middle of an epoch, to the same weights."""
     with pytest.raises(MemoryError):
-        run(tmp_path, cache_features=how, saving=SAVING, callbacks=[Stop(3, killed)])
+        run(tmp_path, saving=SAVING, callbacks=[Stop(3, killed)])
     began, goes_on = run(tmp_path, saving=SAVING)
-    assert goes_on["cache_features"] is (how is None)
-    assert_same(values(began.weights), values(runs[how][0].weights))
+    assert goes_on["cache_features"] is True
+    assert_same(values(began.weights), values(alone[0].weights))
 
 
 @pytest.mark.backends("torch")
-def test_a_run_of_an_earlier_version_goes_on_without(runs, tmp_path):
-    """Which said nothing of it."""
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_run_that_began_without_goes_on_without(live, tmp_path, earlier):
+    """Earlier versions said nothing of it."""
     with pytest.raises(MemoryError):
         run(tmp_path, cache_features=False, saving=SAVING, callbacks=[Stop(3, killed)])
-    from keras_mae.training import checkpoints
-
-    for file in tmp_path.glob("checkpoints/*/state.json"):
+    for file in tmp_path.glob("checkpoints/*/state.json") if earlier else ():
         state = json.loads(file.read_text())
         del state["metadata"]["cache_features"]
         file.write_text(checkpoints.checksummed(state))
     with pytest.raises(ValueError, match="features anew in every epoch. Received: cache_features=True"):
         run(tmp_path, saving=SAVING, cache_features=True)
-    assert_same(values(run(tmp_path, saving=SAVING)[0].weights), values(runs[False][0].weights))
+    probe, known = run(tmp_path, saving=SAVING)
+    assert known["cache_features"] is False
+    assert_same(values(probe.weights), values(live[0].weights))
 
 
 # === Batches of features ===

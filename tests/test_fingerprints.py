@@ -11,6 +11,8 @@ from keras_mae import data
 from keras_mae.data import fingerprints
 from keras_mae.data.relabeling import relabeled
 
+pytestmark = pytest.mark.backends("torch")
+
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), "uint8")
 
 
@@ -197,6 +199,7 @@ def test_one_setting_of_an_augmentation_that_differs_is_named():
     assert said(now, then) == ["data.augment.shift=0.1 and not 0.2"]
 
 
+@pytest.mark.backends("torch", "tensorflow")
 @pytest.mark.parametrize("loader", ["grain", "tf.data"])
 def test_who_loads_the_batches_makes_no_difference(loader):
     if loader == "tf.data":

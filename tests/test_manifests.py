@@ -7,6 +7,8 @@ import pytest
 from keras_mae import data
 from keras_mae.data import manifests
 
+pytestmark = pytest.mark.backends("torch")
+
 SHARD = {"file": "00000-of-00001.array_record", "images": 3, "sha256": "0" * 64}
 MANIFEST = {
     "format": "array_record",

@@ -14,6 +14,9 @@ from keras_mae.training import PretrainRecipe, RunDirectory, Saving, fingerprint
 from keras_mae.training.checkpoints import Checkpoints, checksummed
 from keras_mae.training.metadata import check_same_run
 
+pytestmark = pytest.mark.backends("torch")
+EACH = pytest.mark.backends("torch", "jax", "tensorflow")
+
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 1), "uint8")
 RECIPE = PretrainRecipe(epochs=2, warmup_epochs=1, batch_size=4, norm_pix_loss=False)
 
@@ -123,6 +126,7 @@ def test_allowing_changes_takes_a_run_that_is_resumed():
 
 
 # === What a run knows of its model ===
+@EACH
 def test_encoders_of_other_weights_are_told_apart():
     dataset = data.from_arrays(IMAGES, [0, 1] * 4, 4)
     first, same, other = (build().encoder for _ in range(3))
@@ -135,6 +139,7 @@ def test_encoders_of_other_weights_are_told_apart():
     assert entries[0]["test"] == entries[0]["data"]
 
 
+@EACH
 def test_functions_as_targets_are_told_apart_by_what_they_make():
     def scaled(factor):
         return lambda images: keras.ops.reshape(images, (-1, 4, 16)) * factor
@@ -153,6 +158,7 @@ def test_functions_as_targets_are_told_apart_by_what_they_make():
     assert known(random).keys() == {"name"}
 
 
+@EACH
 def test_masks_are_told_apart():
     known = [fingerprints.of_pretraining(build(seed=seed), None)["fingerprint"] for seed in (0, 1)]
     assert [name for name in known[0] if known[0][name] != known[1][name]] == ["masks"]

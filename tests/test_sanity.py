@@ -13,6 +13,8 @@ from keras_mae import data
 from keras_mae.recipes import LinearProbeRecipe, PretrainRecipe
 from keras_mae.training import RunDirectory, Saving, run_pretraining, sanity
 
+pytestmark = pytest.mark.backends("torch")
+
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 1), "uint8")
 
 
@@ -64,6 +66,7 @@ def test_of_a_dataset_that_says_nothing_the_recipe_is_judged():
     assert sanity.doubts(recipe(), 10, object()) == []
 
 
+@pytest.mark.backends("torch", "tensorflow")
 @pytest.mark.parametrize("loader", ["grain", "tf.data"])
 def test_datasets_say_how_many_images_they_hold(loader):
     if loader == "tf.data":

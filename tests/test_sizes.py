@@ -10,6 +10,7 @@ import pytest
 from keras_mae import data
 from keras_mae.data import sizes
 
+pytestmark = pytest.mark.backends("torch")
 pytest.importorskip("PIL")
 
 
@@ -64,6 +65,7 @@ def test_a_folder_is_checked_and_prepared_by_the_limit(tmp_path):
         data.prepare(tmp_path / "images", tmp_path / "out", max_pixels=1000)
 
 
+@pytest.mark.backends("torch", "tensorflow")
 @pytest.mark.parametrize("kind", ["folder", "array_record", "tfrecord", "dataset"])
 def test_whatever_reads_image_files_goes_by_the_limit(tmp_path, kind):
     """The image has 40 x 30 pixels."""

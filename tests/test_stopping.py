@@ -1,6 +1,7 @@
 """Ctrl-C, and other ends of a run before its end: it is saved, says so, and goes on as if nothing had happened."""
 
 import contextlib
+import functools
 import io
 import os
 import signal
@@ -17,6 +18,7 @@ from keras_mae.training import Interrupted, Preempted, RunDirectory, Saving
 from keras_mae.training.callbacks import Interruptible
 from keras_mae.training.signals import Handler
 
+ON_TORCH = functools.partial(pytest.param, marks=pytest.mark.backends("torch"))  # once is enough for the others
 HANDLERS = ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL))
 
 
@@ -49,7 +51,7 @@ def names(directory):
     return sorted(path.name for path in directory.iterdir())
 
 
-@pytest.mark.parametrize("step", [1, 6, 17])
+@pytest.mark.parametrize("step", [ON_TORCH(1), 6, ON_TORCH(17)])
 def test_ctrl_c_saves_and_the_same_call_continues(step, alone, tmp_path):  # noqa: F811
     """In the first step, at the end of an epoch, and at the last step but one."""
     handler, directory = signal.getsignal(signal.SIGINT), tmp_path / "run"
@@ -61,6 +63,7 @@ def test_ctrl_c_saves_and_the_same_call_continues(step, alone, tmp_path):  # noq
     assert_as_if_nothing_had_happened(run(directory), directory, alone)
 
 
+@pytest.mark.backends("torch")
 @pytest.mark.parametrize(("stop", "kind"), [(pressed, Interrupted), (hung_up, Preempted)])
 def test_a_run_that_was_not_to_be_resumed_says_how(stop, kind, alone, tmp_path):  # noqa: F811
     directory = tmp_path / "run"
@@ -73,7 +76,7 @@ def test_a_run_that_was_not_to_be_resumed_says_how(stop, kind, alone, tmp_path):
     assert_as_if_nothing_had_happened(run(directory), directory, alone)
 
 
-@pytest.mark.parametrize("dropped", [False, True])
+@pytest.mark.parametrize("dropped", [ON_TORCH(False), True])
 def test_a_second_one_stops_at_once_even_if_numpy_drops_it(dropped, alone, tmp_path, monkeypatch):  # noqa: F811
     """On JAX a step is waited for inside NumPy, which drops a KeyboardInterrupt raised there."""
     monkeypatch.setattr(Interruptible, "_SAME", 0)
@@ -96,6 +99,7 @@ def test_a_second_one_stops_at_once_even_if_numpy_drops_it(dropped, alone, tmp_p
     assert_as_if_nothing_had_happened(run(directory), directory, alone)
 
 
+@pytest.mark.backends("torch")
 def test_a_signal_that_is_ignored_stays_ignored():
     """As `nohup` and a shell that starts a run in the background ask for."""
     asked = []
@@ -107,6 +111,7 @@ def test_a_signal_that_is_ignored_stays_ignored():
     assert (asked, signal.getsignal(signal.SIGHUP)) == ([], signal.SIG_IGN)
 
 
+@pytest.mark.backends("torch")
 def test_two_signals_of_one_ctrl_c_are_one(tmp_path):
     def twice():
         pressed()
@@ -116,6 +121,7 @@ def test_two_signals_of_one_ctrl_c_are_one(tmp_path):
     assert type(error) is Interrupted
 
 
+@pytest.mark.backends("torch")
 def test_a_run_that_cannot_be_continued_says_so(tmp_path):
     class Still(keras.utils.PyDataset):
         def __len__(self):
@@ -134,6 +140,7 @@ def test_a_run_that_cannot_be_continued_says_so(tmp_path):
 
 
 # === Other ends ===
+@pytest.mark.backends("torch")
 def test_an_error_leaves_the_history_and_the_run_begins_anew(alone, tmp_path):  # noqa: F811
     shown = io.StringIO()
     with pytest.raises(MemoryError):
@@ -144,6 +151,7 @@ def test_an_error_leaves_the_history_and_the_run_begins_anew(alone, tmp_path):  
     assert_as_if_nothing_had_happened(run(tmp_path / "run"), tmp_path / "run", alone)
 
 
+@pytest.mark.backends("torch")
 def test_killed_while_results_are_written(alone, tmp_path, monkeypatch):  # noqa: F811
     """The last step is saved by then, whatever `every_steps` is."""
     directory, write = tmp_path / "run", RunDirectory.write
@@ -165,6 +173,7 @@ def test_killed_while_results_are_written(alone, tmp_path, monkeypatch):  # noqa
     assert not list(directory.glob(".writing-*"))
 
 
+@pytest.mark.backends("torch")
 def test_a_run_that_a_callback_ended_early_is_finished(tmp_path):
     class Enough(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):

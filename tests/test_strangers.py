@@ -14,6 +14,8 @@ import keras_mae
 from keras_mae import _files, convert
 from keras_mae.convert import doors, limits
 
+pytestmark = pytest.mark.backends("torch")
+EACH = pytest.mark.backends("torch", "jax", "tensorflow")
 h5py = pytest.importorskip("h5py")
 
 
@@ -73,6 +75,7 @@ def not_a_number(opened, name):
 
 
 # === Bombs ===
+@EACH
 @pytest.mark.parametrize(
     ("values", "asks"),
     [
@@ -133,6 +136,7 @@ def test_the_limit_can_be_raised_and_lowered(saved):
         limits.check_config("file", {"embed_dim": 8, "depth": 1500}, 10**9)
 
 
+@EACH
 def test_what_a_configuration_asks_for_is_never_more_than_the_model_has():
     plain = {"embed_dim": 16, "depth": 2, "num_heads": 2}
     encoder = keras_mae.ViTEncoder((8, 16, 3), patch_size=4, **plain)
@@ -165,12 +169,14 @@ def test_views_of_the_same_numbers_are_counted(tmp_path):
 
 
 # === Damage ===
+@EACH
 def test_weights_that_are_no_numbers_are_named(saved, tmp_path):
     file = changed(saved, tmp_path / "mae.keras", weights=with_array(not_a_number))
     with pytest.raises(ValueError, match=r"Weights in '\S+' are NaN or infinite: (encoder|decoder)\.\S+$"):
         convert.load_model(file)
 
 
+@EACH
 def test_a_changed_byte_is_found_where_it_is(saved, tmp_path):
     content = bytearray((saved / "mae.keras").read_bytes())
     content[len(content) // 2] ^= 255

@@ -5,6 +5,8 @@ import pytest
 from keras_mae import _terminal, cli
 from keras_mae.cli import output
 
+pytestmark = pytest.mark.backends("torch")
+
 
 @pytest.mark.parametrize(
     ("name", "shown"),
