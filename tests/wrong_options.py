@@ -11,6 +11,7 @@ from typing import Any
 from unittest import mock
 
 import wrong_calls
+from wrong import inputs
 from wrong_arguments import Group, Wrong
 
 import keras_mae
@@ -176,8 +177,8 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
         wrong_calls.make_files(folder)
     (folder / "taken").mkdir(exist_ok=True)
     (folder / "taken" / "file").write_text("x")
-    wrong_calls.mae().save(folder / "mae.keras")
-    keras_mae.ViTClassifier(wrong_calls.encoder(), 2, class_names=("a", "b")).save(folder / "classifier.keras")
+    inputs.mae().save(folder / "mae.keras")
+    keras_mae.ViTClassifier(inputs.encoder(), 2, class_names=("a", "b")).save(folder / "classifier.keras")
     mae, classifier = str(folder / "mae.keras"), str(folder / "classifier.keras")
     image = str(folder / "photos" / "a" / "0.png")
     fine: dict[str, tuple[str, ...]] = {
