@@ -52,6 +52,10 @@ def fit(classifier: Any, *arrays: Any, steps: int = 1, **kwargs: Any) -> dict[st
     return classifier.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0, **kwargs).history
 
 
+def to_numpy(x: Any) -> np.ndarray:
+    return keras.ops.convert_to_numpy(x)
+
+
 def values(variables: Any) -> list[np.ndarray]:
     """Copies, in order."""
     return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]

@@ -1,19 +1,17 @@
-"""Random, block, grid and explicit masks."""
+"""Masks are a pure function of (seed, step, sample, token), bit-identical on every backend."""
 
 from functools import partial
 
-import keras
 import numpy as np
 import oracles
 import pytest
 from conftest import run_quickly
 from keras import ops
+from masking_helpers import GRID, draw, make, to_numpy
 
 import keras_mae
-from keras_mae.masking import explicit_mask, names
 from keras_mae.random import hash_noise
 
-GRID = (6, 10)
 ORACLES = {
     "RandomMasking": oracles.random_mask,
     "Cells": oracles.cell_mask,
@@ -37,34 +35,6 @@ GOLDEN = {
     ("purple", 0.75): "0db2f06799ed1460e0d2ddeb167106af",
     ("GridMasking", 0.75): "26fa181039b91f6b7ae5a022e2f79226",
 }
-
-
-def to_numpy(x):
-    return ops.convert_to_numpy(x)
-
-
-def make(kind, ratio, **kwargs):
-    if kind == "Cells":
-        return keras_mae.RandomMasking(ratio, cell=2, **kwargs)
-    if kind in oracles.BANDS:
-        return keras_mae.NoiseMasking(ratio, kind, **kwargs)
-    return getattr(keras_mae, kind)(ratio, **kwargs)
-
-
-def draw(kind, ratio, batch=13, grid=GRID, seed=3, step=11, **kwargs):
-    masking = make(kind, ratio, **kwargs)
-
-    @run_quickly
-    def drawn(index):
-        mask = masking(hash_noise(seed, step, index, grid[0] * grid[1]), grid=grid)
-        return {
-            "ids_keep": mask.ids_keep,
-            "ids_removed": mask.ids_removed,
-            "restore": mask.ids_restore,
-            "mask": mask.mask,
-        }
-
-    return {key: to_numpy(value) for key, value in drawn(ops.arange(batch, dtype="int32")).items()}
 
 
 @pytest.mark.parametrize(("kind", "ratio"), list(GOLDEN))
@@ -235,223 +205,3 @@ def test_cell_must_be_a_positive_integer(cell):
 def test_one_cell_must_not_cover_the_grid():
     with pytest.raises(ValueError, match="`cell` must be smaller than the grid.*cell=7 for a grid of 7 x 6"):
         keras_mae.RandomMasking(0.75, cell=7).num_kept((7, 6))
-
-
-# === Filtered noise ===
-def neighbors_of_kept(color, grid=(14, 14)):
-    """How often the patch to the right of a visible one is visible, too."""
-    kept = 1 - draw(color, 0.75, 500, grid)["mask"].reshape(-1, *grid)
-    return (kept[:, :, 1:] * kept[:, :, :-1]).sum() / kept[:, :, :-1].sum()
-
-
-def test_colors_are_bands_from_large_spots_to_single_patches():
-    red, green, white, blue = map(neighbors_of_kept, ("red", "green", "RandomMasking", "blue"))
-    assert red > green + 0.1 > white + 0.2 > blue + 0.25
-    spectra = {}
-    for color in oracles.BANDS:
-        kept = draw(color, 0.75, 500, (14, 14))["mask"].reshape(-1, 14, 14) - 0.75
-        spectra[color] = (np.abs(np.fft.fft2(kept)) ** 2).mean(axis=0) / (0.75 * 0.25 * 196)
-    slow, middle, fast = (0, 1), (0, 3), (7, 7)  # of 14 periods to the side at most 7
-    power = {color: [spectrum[place] for place in (slow, middle, fast)] for color, spectrum in spectra.items()}
-    assert power["red"][0] > 3 > 0.5 > power["red"][2]
-    assert power["green"][1] > 2 > 1 > max(power["green"][0], power["green"][2])
-    assert power["blue"][2] > 1.2 > 0.7 > power["blue"][1]
-    assert min(power["purple"][0], power["purple"][2]) > 0.8 > 0.6 > power["purple"][1]
-
-
-@pytest.mark.parametrize("color", list(oracles.BANDS))
-@pytest.mark.parametrize("side", [7, 14])
-def test_filtered_noise_keeps_every_patch_equally_often(color, side):
-    """Also at the borders and in the corners."""
-    kept = 1 - draw(color, 0.75, 10_000, (side, side))["mask"].mean(axis=0)
-    share = keras_mae.RandomMasking(0.75).num_kept((side, side)) / side**2
-    assert np.abs(kept - share).max() < 4.5 * np.sqrt(share * (1 - share) / 10_000)
-
-
-@pytest.mark.parametrize("color", list(oracles.BANDS))
-def test_filters_of_large_grids_do_not_overflow(color):
-    """72 x 72 patches have more ranks than the filters get bits, and here the ranks are extreme side by side."""
-    noise = np.indices((72, 72)).sum(axis=0).reshape(1, -1) % 2 * 10_000 - np.arange(72 * 72)
-    masking = make(color, 0.75)
-    mask = to_numpy(run_quickly(lambda noise: masking(noise, grid=(72, 72)).mask)(noise.astype("int32")))
-    np.testing.assert_array_equal(mask, wide_color_mask(noise, (72, 72), color))
-
-
-def wide_color_mask(noise, grid, color):
-    """`oracles.color_mask` by NumPy's 64-bit integers."""
-    order = np.argsort(noise[0], kind="stable")
-    rank = np.argsort(order)
-    x = (rank >> 1).reshape(grid)
-    passes = [x]
-    for _ in range(4):
-        for axis in (0, 1):
-            x = np.roll(x, 1, axis) + 2 * x + np.roll(x, -1, axis)
-        passes.append(x)
-    band = sum(times * passes[number] for number, times in oracles.BANDS[color].items()).reshape(-1)
-    mask = np.ones((1, len(rank)))
-    mask[0, np.lexsort((rank, -band))[: len(rank) // 4]] = 0
-    return mask
-
-
-@pytest.mark.parametrize("color", list(oracles.BANDS))
-def test_only_the_order_of_the_noise_counts(color):
-    noise = np.random.default_rng(1).permutation(35 * 4).reshape(4, 35)
-    floats = (noise**2 / 1e4).astype("float32")
-    masks = [to_numpy(make(color, 0.75)(values, grid=(5, 7)).mask) for values in (noise.astype("int32"), floats)]
-    np.testing.assert_array_equal(*masks)
-    np.testing.assert_array_equal(masks[0], oracles.color_mask(noise, (5, 7), 0.75, color))
-
-
-@pytest.mark.parametrize("color", ["pink", "", None, "Green", 1])
-def test_color_must_be_one_of_four(color):
-    with pytest.raises(ValueError, match="`color` must be one of 'green', 'red', 'blue', 'purple'. Received: color="):
-        keras_mae.NoiseMasking(0.75, color)
-
-
-# === Names ===
-@pytest.mark.parametrize("name", keras_mae.masking.names.NAMES)
-def test_every_name_makes_a_masking_and_is_found_again(name):
-    masking = keras_mae.masking.make(name, 0.75, cell=2 if name == "random" else 1)
-    again = keras_mae.masking.make(**names.arguments_of(masking))
-    ignored = {"name"}
-    assert type(again) is type(masking)
-    assert {key: value for key, value in again.get_config().items() if key not in ignored} == {
-        key: value for key, value in masking.get_config().items() if key not in ignored
-    }
-
-
-def test_names_say_which_masking_it_is():
-    described = [names.describe(keras_mae.masking.make(name)) for name in keras_mae.masking.names.NAMES]
-    assert described[:4] == ["RandomMasking", "BlockMasking", "GridMasking", "NoiseMasking, green"]
-    assert names.describe(keras_mae.RandomMasking(0.75, cell=3)) == "RandomMasking, cells of 3 x 3"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"name": "spiral"}, "`masking` must be one of 'random', 'block', .*'purple'. Received: masking='spiral'"),
-        ({"name": "green", "cell": 2}, "Cells are for random masking. Received: mask_cell=2, masking='green'"),
-        ({"cell": 0}, "`mask_cell` must be a positive integer"),
-    ],
-)
-def test_names_that_are_none_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        keras_mae.masking.make(**arguments)
-
-
-def test_masks_of_one_image_in_successive_steps_are_independent():
-    kept = np.stack([1 - draw("RandomMasking", 0.75, 500, (7, 7), step=step)["mask"] for step in (8, 9)])
-    both = (kept[0] * kept[1]).sum(axis=1)
-    # Hypergeometric: mean 12 * 12 / 49, variance 12 * (12/49) * (37/49) * (37/48).
-    deviation = np.sqrt(12 * 12 / 49 * 37 / 49 * 37 / 48 / 500)
-    assert abs(both.mean() - 144 / 49) < 4.5 * deviation
-
-
-def test_block_masks_remove_neighbours():
-    """Pairs of horizontal neighbours with the same fate: near 1 in blocks, 0.5 for independent patches."""
-
-    def alike(kind):
-        mask = draw(kind, 0.5, 200, (14, 14))["mask"].reshape(-1, 14, 14)
-        return (mask[:, :, 1:] == mask[:, :, :-1]).mean()
-
-    assert alike("BlockMasking") > 0.75
-    assert alike("RandomMasking") < 0.55
-
-
-def test_block_masks_reach_every_patch_and_differ():
-    mask = draw("BlockMasking", 0.5, 500, (7, 7))["mask"]
-    rate = mask.mean(axis=0)
-    assert rate.min() > 0.2
-    assert rate.max() < 0.9
-    assert len(np.unique(mask, axis=0)) > 400
-
-
-def test_grid_masks_keep_the_same_place_of_every_cell_and_all_places_come():
-    mask = draw("GridMasking", 0.75, 400)["mask"].reshape(400, 3, 2, 5, 2)
-    kept = (1 - mask).transpose(0, 2, 4, 1, 3).reshape(400, 4, 15)  # sample, place, cell
-    assert set(np.unique(kept.sum(axis=2))) == {0, 15}
-    counts = kept[:, :, 0].sum(axis=0)
-    # 100 of 400 are expected at each place, with a standard deviation of 8.7.
-    assert np.abs(counts - 100).max() < 4.5 * 8.7
-
-
-def test_grid_ratio_must_be_that_of_a_cell():
-    with pytest.raises(ValueError, match=r"`mask_ratio` must be 1 - 1 / side\*\*2 .*Received: mask_ratio=0.6"):
-        keras_mae.GridMasking(0.6)
-
-
-def test_grid_cells_must_divide_the_grid():
-    with pytest.raises(ValueError, match=r"must divide the grid of patches.*2 x 2 \(mask_ratio=0.75\) for 5 x 8"):
-        keras_mae.GridMasking(0.75).num_kept((5, 8))
-
-
-# === Masks of the caller ===
-FLAGS = np.array([[1, 0, 1, 1, 0, 1], [0, 1, 1, 1, 1, 0]])
-
-
-@pytest.mark.parametrize("dtype", ["int32", "float32", "bool", "uint8"])
-def test_explicit_mask_is_taken_as_it_is(dtype):
-    mask = explicit_mask(ops.convert_to_tensor(FLAGS.astype(dtype)), (2, 3))
-    assert to_numpy(mask.ids_keep).tolist() == [[1, 4], [0, 5]]
-    assert to_numpy(mask.ids_removed).tolist() == [[0, 2, 3, 5], [1, 2, 3, 4]]
-    np.testing.assert_array_equal(to_numpy(mask.mask), FLAGS)
-
-
-def test_explicit_mask_may_have_the_shape_of_the_grid():
-    square = explicit_mask(ops.convert_to_tensor(FLAGS.reshape(2, 2, 3)), (2, 3))
-    np.testing.assert_array_equal(to_numpy(square.mask), FLAGS)
-
-
-def test_explicit_mask_may_have_one_channel_as_images_do():
-    wanted = to_numpy(explicit_mask(ops.convert_to_tensor(FLAGS), (2, 3)).mask).tolist()
-    for patch, side in (((1, 1), 1), ((2, 2), 2)):
-        pixels = np.kron(FLAGS.reshape(2, 2, 3), np.ones((1, side, side), FLAGS.dtype))[..., None]
-        found = explicit_mask(ops.convert_to_tensor(pixels), (2, 3), patch_size=patch)
-        assert to_numpy(found.mask).tolist() == wanted
-
-
-@pytest.mark.parametrize("shape", [(2, 5), (2, 3, 2), (2, 1, 6), (2,), (2, 6, 1)])
-def test_explicit_mask_of_another_shape_is_refused(shape):
-    with pytest.raises(ValueError, match=r"shape \(batch, 6\) or \(batch, 2, 3\). Received: mask.shape=\(2"):
-        explicit_mask(ops.zeros(shape, dtype="int32"), (2, 3))
-
-
-@pytest.mark.parametrize("value", [2, 0.5, -1, float("nan")])
-def test_explicit_mask_of_other_values_is_refused(value):
-    flags = FLAGS.astype("float32")
-    flags[1, 1] = value
-    with pytest.raises(ValueError, match=r"`mask` must hold 1 \(removed\) and 0 \(kept\) only"):
-        explicit_mask(ops.convert_to_tensor(flags), (2, 3))
-
-
-def test_explicit_mask_must_keep_something():
-    with pytest.raises(ValueError, match="`mask` must leave at least one patch of every image visible"):
-        explicit_mask(ops.ones((2, 6), dtype="int32"), (2, 3))
-
-
-def test_unequal_counts_are_refused_in_every_form(compiled, request):
-    if "xla" in request.node.callspec.id:
-        request.applymarker(pytest.mark.xfail(strict=True, reason="TensorFlow drops assertions under XLA"))
-    flags = FLAGS.copy()
-    flags[1, 0] = 1
-
-    @compiled
-    def ids(mask):
-        return explicit_mask(mask, (2, 3), num_kept=2).ids_keep
-
-    with pytest.raises(Exception, match="must keep the same number of patches in every image, here 2 of 6"):
-        run_to_the_end(ids, ops.convert_to_tensor(flags))
-
-
-def test_equal_counts_are_taken_in_every_form(compiled):
-    ids = compiled(lambda mask: explicit_mask(mask, (2, 3), num_kept=2).ids_keep)
-    assert to_numpy(ids(ops.convert_to_tensor(FLAGS))).tolist() == [[1, 4], [0, 5]]
-
-
-def run_to_the_end(function, *args):
-    """JAX reports an error of a running step when its effects are waited for."""
-    to_numpy(function(*args))
-    if keras.backend.backend() == "jax":
-        import jax
-
-        jax.effects_barrier()

@@ -1,60 +1,27 @@
-"""AdamW against its formula, PyTorch's and Keras' own, and the learning-rate schedule."""
+"""AdamW against NumPy, and the pre-training optimizer."""
 
 import keras
 import numpy as np
 import pytest
 from keras import ops
+from optimizer_helpers import (
+    BACKEND,
+    DECAYED,
+    GRADIENTS,
+    OWN_DECAYED,
+    SCALES,
+    SHAPES,
+    START,
+    STEPS,
+    apply,
+    assert_close,
+    numpy_adamw,
+    train,
+    variables_of,
+)
 
 import keras_mae
-from keras_mae.optimizers import AdamW, pretraining_adamw, warmup_cosine, warmup_stable_decay
-
-BACKEND = keras.backend.backend()
-SHAPES = {"kernel": (3, 5), "bias": (5,), "class_token": (1, 1, 7)}
-DECAYED = ("kernel", "class_token")
-STEPS = 5
-
-
-def draws(seed, scale=1.0):
-    generator = np.random.default_rng(seed)
-    return {name: (scale * generator.standard_normal(shape)).astype("float32") for name, shape in SHAPES.items()}
-
-
-START, GRADIENTS = draws(0), [draws(step, scale=0.3) for step in range(1, 1 + STEPS)]
-
-
-def variables_of(start=START):
-    return [keras.Variable(value, name=name) for name, value in start.items()]
-
-
-def apply(optimizer, variables, gradients):
-    for step in gradients:
-        optimizer.apply([ops.convert_to_tensor(value) for value in step.values()], variables)
-    return {variable.name: np.array(ops.convert_to_numpy(variable)) for variable in variables}
-
-
-def train(optimizer, gradients=GRADIENTS):
-    return apply(optimizer, variables_of(), gradients)
-
-
-def numpy_adamw(gradients, rate, decay, beta_1, beta_2, epsilon):
-    """Adam's algorithm 1, `epsilon` added to the root after the bias correction, and decay of its own."""
-    values = {name: value.astype("float64") for name, value in START.items()}
-    mean, square = ({name: 0.0 for name in SHAPES} for _ in range(2))
-    for step, gradient in enumerate(gradients, start=1):
-        rate_now = rate(step - 1) if callable(rate) else rate
-        for name in SHAPES:
-            if name in DECAYED:
-                values[name] = values[name] * (1 - rate_now * decay)
-            mean[name] = beta_1 * mean[name] + (1 - beta_1) * gradient[name]
-            square[name] = beta_2 * square[name] + (1 - beta_2) * gradient[name].astype("float64") ** 2
-            corrected = mean[name] / (1 - beta_1**step), square[name] / (1 - beta_2**step)
-            values[name] = values[name] - rate_now * corrected[0] / (np.sqrt(corrected[1]) + epsilon)
-    return values
-
-
-def assert_close(got, expected, atol=1e-6):
-    for name in SHAPES:
-        np.testing.assert_allclose(got[name], expected[name], rtol=0, atol=atol, equal_nan=False, err_msg=name)
+from keras_mae.optimizers import AdamW, pretraining_adamw, warmup_cosine
 
 
 # === AdamW ===
@@ -185,10 +152,6 @@ def test_the_decay_rule_survives_saving(tmp_path):
     np.testing.assert_array_equal(kept, bias)
 
 
-# kernel, bias, class token: no two share a factor, and the exclusions are not those of the default rule.
-SCALES, OWN_DECAYED = [0.5, 2.0, 0.25], [True, False, False]
-
-
 def numpy_scaled_adamw(gradients, rate):
     """Each variable as if it had an optimizer with a learning rate of its own."""
     found = {}
@@ -250,166 +213,6 @@ def test_config_round_trips():
     assert type(again) is AdamW
     assert again.get_config() == config
     assert (again.learning_rate_scales, again.decayed) == (SCALES, OWN_DECAYED)
-
-
-# === PyTorch's fused update ===
-needs_torch = pytest.mark.skipif(BACKEND != "torch", reason="the fused update is PyTorch's")
-
-
-@pytest.fixture
-def fused_calls(monkeypatch):
-    """The number of variables of every call of the fused update."""
-    from keras_mae.optimizers import adamw
-
-    calls, fused = [], adamw.fused_adamw
-
-    def spy(gradients, variables, *args, **kwargs):
-        calls.append(len(variables))
-        return fused(gradients, variables, *args, **kwargs)
-
-    monkeypatch.setattr(adamw, "fused_adamw", spy)
-    return calls
-
-
-@needs_torch
-def test_the_fused_update_is_taken_once_for_each_decay(fused_calls):
-    train(AdamW(0.02), GRADIENTS[:2])
-    assert fused_calls == [1, 2] * 2  # the bias, and what is decayed
-
-
-@needs_torch
-def test_the_fused_update_is_taken_once_for_each_scale(fused_calls):
-    """Not once for each variable, though the variables of one scale are not neighbours."""
-    train(AdamW(0.02, learning_rate_scales=[0.5, 1.0, 0.5], decayed=[True, True, True]), GRADIENTS[:1])
-    assert fused_calls == [2, 1]
-
-
-@needs_torch
-@pytest.mark.parametrize("options", [{}, {"learning_rate_scales": SCALES}, {"amsgrad": True}], ids=str)
-def test_fused_and_unfused_updates_agree(fused_calls, options):
-    sizes = {"learning_rate": 0.02, "weight_decay": 0.5, "epsilon": 0.01, **options}
-    unfused = AdamW(**sizes)
-    unfused._fused = False
-    expected = train(unfused)
-    assert fused_calls == []
-    assert_close(train(AdamW(**sizes)), expected)
-    assert sum(fused_calls) == len(SHAPES) * STEPS
-
-
-@needs_torch
-@pytest.mark.parametrize("amsgrad", [False, True], ids=["plain", "amsgrad"])
-def test_the_update_is_pytorchs(amsgrad):
-    """A large `epsilon`; and gradients that shrink, or the largest second moment would be the last."""
-    import torch
-
-    gradients = [{name: value / step**2 for name, value in each.items()} for step, each in enumerate(GRADIENTS, 1)]
-    sizes = {"weight_decay": 0.5, "amsgrad": amsgrad}
-    values = {name: torch.tensor(value) for name, value in START.items()}
-    groups = [
-        {"params": [value for name, value in values.items() if (name in DECAYED) == decays], **options}
-        for decays, options in ((True, {}), (False, {"weight_decay": 0.0}))
-    ]
-    theirs = torch.optim.AdamW(groups, lr=0.02, betas=(0.9, 0.95), eps=0.01, **sizes)
-    for step in gradients:
-        for name, value in values.items():
-            value.grad = torch.tensor(step[name])
-        theirs.step()
-    assert_close(train(AdamW(0.02, epsilon=0.01, **sizes), gradients), values)
-    if not amsgrad:
-        assert_close(values, numpy_adamw(gradients, 0.02, 0.5, 0.9, 0.95, 0.01))
-
-
-@needs_torch
-def test_the_fused_update_goes_into_a_compiled_step(fused_calls):
-    import torch
-
-    compiled = torch.compile(train, backend="aot_eager")  # what fails does so before code is generated
-    assert_close(compiled(AdamW(0.02)), train(AdamW(0.02)))
-    assert fused_calls == [1, 2] * 2 * STEPS
-
-
-# === The schedule ===
-@pytest.mark.parametrize(
-    ("step", "expected"),
-    [(0, 0.0), (3, 0.15), (10, 0.5), (10 + 26, 0.25), (10 + 13, 0.25 * (1 + np.sqrt(0.5))), (62, 0.0), (70, 0.0)],
-    ids=["start", "warming up", "peak", "half way", "a quarter", "end", "after the end"],
-)
-def test_warmup_cosine(step, expected):
-    rate = float(warmup_cosine(0.5, total_steps=62, warmup_steps=10)(step))
-    np.testing.assert_allclose(rate, expected, atol=1e-7, equal_nan=False)
-
-
-@pytest.mark.parametrize(("step", "expected"), [(0, 0.5), (26, 0.25), (52, 0.0)])
-def test_warmup_cosine_without_warmup_starts_at_its_peak(step, expected):
-    np.testing.assert_allclose(float(warmup_cosine(0.5, 52)(step)), expected, atol=1e-7, equal_nan=False)
-
-
-@pytest.mark.parametrize(
-    ("step", "expected"),
-    [(0, 0.0), (3, 0.15), (10, 0.5), (10 + 26, 0.3), (62, 0.1), (70, 0.1)],
-    ids=["start", "warming up", "peak", "half way", "end", "after the end"],
-)
-def test_warmup_cosine_ends_at_its_minimum_and_still_starts_at_zero(step, expected):
-    rate = float(warmup_cosine(0.5, total_steps=62, warmup_steps=10, minimum=0.1)(step))
-    np.testing.assert_allclose(rate, expected, atol=1e-7, equal_nan=False)
-
-
-@pytest.mark.parametrize(("step", "expected"), [(0, 0.5), (26, 0.3), (52, 0.1)])
-def test_warmup_cosine_without_warmup_has_a_minimum_too(step, expected):
-    rate = float(warmup_cosine(0.5, 52, minimum=0.1)(step))
-    np.testing.assert_allclose(rate, expected, atol=1e-7, equal_nan=False)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [
-        ({"peak": 0.1, "total_steps": 10, "minimum": 0.2}, "minimum=0.2, peak=0.1"),
-        ({"peak": 0.1, "total_steps": 10, "minimum": -0.1}, "`minimum` must be a finite number of at least 0"),
-        ({"peak": 0.1, "total_steps": 10, "minimum": float("nan")}, "`minimum` must be a finite number"),
-        ({"peak": 0.0, "total_steps": 10}, "peak"),
-        ({"peak": 0.1, "total_steps": 0}, "total_steps"),
-        ({"peak": 0.1, "total_steps": 10, "warmup_steps": 10}, "warmup_steps=10, total_steps=10"),
-        ({"peak": 0.1, "total_steps": 10, "warmup_steps": -1}, "warmup_steps=-1"),
-    ],
-)
-def test_bad_schedules_are_refused(arguments, named):
-    with pytest.raises(ValueError, match=named):
-        warmup_cosine(**arguments)
-
-
-@pytest.mark.parametrize(
-    ("step", "expected"),
-    [(0, 0.0), (3, 0.15), (10, 0.5), (46, 0.5), (50, 0.3), (55, 0.2), (62, 0.1), (70, 0.1)],
-    ids=["start", "warming up", "peak", "decay begins", "a quarter", "nine sixteenths", "end", "after the end"],
-)
-def test_warmup_stable_decay(step, expected):
-    """minimum + (peak - minimum) * (1 - sqrt(s)): from 0.5 to 0.1, half the way in a quarter of it."""
-    schedule = warmup_stable_decay(0.5, 62, 10, 16, minimum=0.1)
-    again = keras.optimizers.schedules.deserialize(keras.optimizers.schedules.serialize(schedule))
-    for one in (schedule, again):
-        np.testing.assert_allclose(float(one(step)), expected, atol=1e-7, equal_nan=False)
-
-
-def test_a_longer_run_has_the_same_rates_up_to_the_decay():
-    """Also where float32 cannot tell neighboring steps apart; and the decay is as smooth there."""
-    short, long = (warmup_stable_decay(0.3, total, 3, 10) for total in (40, 90))
-    assert [float(short(step)) for step in range(31)] == [float(long(step)) for step in range(31)]
-    late = warmup_stable_decay(0.3, 2**24 + 10, 3, 10)
-    assert [float(late(2**24 + step)) for step in range(10)] == [float(short(30 + step)) for step in range(10)]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [
-        ((0.1, 10, 4, 7), "warmup_steps=4, decay_steps=7, total_steps=10"),
-        ((0.1, 10, 4, 0), "`decay_steps` must be a positive integer"),
-        ((0.1, 10, 10, 1), "warmup_steps=10, total_steps=10"),
-        ((0.0, 10, 1, 1), "peak"),
-    ],
-)
-def test_bad_schedules_with_a_decay_are_refused(arguments, named):
-    with pytest.raises(ValueError, match=named):
-        warmup_stable_decay(*arguments)
 
 
 # === The pre-training optimizer ===

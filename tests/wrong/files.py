@@ -5,10 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from wrong.inputs import (
-    MODELS,
-    encoder,
-)
 from wrong_arguments import (
     BOOLEAN,
     CHOICE,
@@ -22,6 +18,10 @@ from wrong_arguments import (
 
 import keras_mae
 from keras_mae.convert import exporting
+from wrong.inputs import (
+    MODELS,
+    encoder,
+)
 
 
 # === Files ===

@@ -6,14 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from wrong.inputs import (
-    ANY_LABELS,
-    ARRAYS,
-    BATCH,
-    IMAGES,
-    LABELS,
-    encoder,
-)
 from wrong_arguments import (
     BOOLEAN,
     CHOICE,
@@ -35,6 +27,14 @@ from wrong_arguments import (
 )
 
 from keras_mae import data
+from wrong.inputs import (
+    ANY_LABELS,
+    ARRAYS,
+    BATCH,
+    IMAGES,
+    LABELS,
+    encoder,
+)
 
 CALLABLE = (3, "x")
 

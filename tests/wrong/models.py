@@ -7,19 +7,6 @@ from typing import Any
 
 import keras
 import numpy as np
-from wrong.inputs import (
-    ANY_LABELS,
-    BATCH,
-    ENCODER,
-    IMAGES,
-    LABELS,
-    MODELS,
-    STRINGS,
-    classifier,
-    encoder,
-    mae,
-    trained,
-)
 from wrong_arguments import (
     BOOLEAN,
     CHOICE,
@@ -42,6 +29,19 @@ from wrong_arguments import (
 
 import keras_mae
 from keras_mae import masking, targets
+from wrong.inputs import (
+    ANY_LABELS,
+    BATCH,
+    ENCODER,
+    IMAGES,
+    LABELS,
+    MODELS,
+    STRINGS,
+    classifier,
+    encoder,
+    mae,
+    trained,
+)
 
 
 def _is_nan(images: np.ndarray) -> bool:

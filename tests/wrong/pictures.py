@@ -6,18 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from wrong.inputs import (
-    BATCH,
-    IMAGES,
-    LABELS,
-    MODELS,
-    OBJECTS,
-    RNG,
-    STRINGS,
-    classifier,
-    encoder,
-    mae,
-)
 from wrong_arguments import (
     CHOICE,
     COUNT,
@@ -33,6 +21,18 @@ from wrong_arguments import (
 
 import keras_mae
 from keras_mae import visualize
+from wrong.inputs import (
+    BATCH,
+    IMAGES,
+    LABELS,
+    MODELS,
+    OBJECTS,
+    RNG,
+    STRINGS,
+    classifier,
+    encoder,
+    mae,
+)
 
 
 # === Pictures ===

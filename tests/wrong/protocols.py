@@ -7,20 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-from wrong.inputs import (
-    ARRAYS,
-    BATCH,
-    IMAGES,
-    LABELS,
-    MODELS,
-    RNG,
-    STRINGS,
-    classifier,
-    encoder,
-    mae,
-    recipe,
-    trained,
-)
 from wrong_arguments import (
     BOOLEAN,
     CHOICE,
@@ -41,6 +27,20 @@ from wrong_arguments import (
 )
 
 from keras_mae import data, training, transfer
+from wrong.inputs import (
+    ARRAYS,
+    BATCH,
+    IMAGES,
+    LABELS,
+    MODELS,
+    RNG,
+    STRINGS,
+    classifier,
+    encoder,
+    mae,
+    recipe,
+    trained,
+)
 
 DATASETS = (None, 3, "digits", BATCH, (BATCH, LABELS))
 

@@ -5,13 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from wrong.inputs import (
-    MODELS,
-    classifier,
-    encoder,
-    recipe,
-    trained,
-)
 from wrong_arguments import (
     BOOLEAN,
     CHOICE,
@@ -33,6 +26,13 @@ from wrong_arguments import (
 
 import keras_mae
 from keras_mae import optimizers, recipes
+from wrong.inputs import (
+    MODELS,
+    classifier,
+    encoder,
+    recipe,
+    trained,
+)
 
 
 def of_optimizers(folder: Path) -> list[Group]:
