@@ -350,6 +350,13 @@ def test_fit_moves_the_position_and_goes_on_from_it(marked, monkeypatch):
     for epochs, after in ((2, 2), (1, 3)):
         mae.fit(dataset, epochs=epochs, verbose=0)
         assert dataset.position == {"epoch": after, "batch": 0}
-    assert len(seen) == 6
-    for number, images in enumerate(seen):
+    dataset.seek(4, 1)  # into an epoch, of which no more is read than what is left
+    batches = len(dataset)
+    mae.fit(dataset, epochs=1, steps_per_epoch=batches - 1, verbose=0)
+    assert dataset.position == {"epoch": 5, "batch": 0}
+    mae.fit(dataset, epochs=1, verbose=0)
+    assert dataset.position == {"epoch": 6, "batch": 0}
+    expected = [*range(3 * batches), *range(4 * batches + 1, 6 * batches)]
+    assert len(seen) == len(expected)
+    for number, images in zip(expected, seen, strict=True):
         np.testing.assert_array_equal(images, dataset._batches[number][0])

@@ -46,6 +46,7 @@ class GrainDataset(keras.utils.PyDataset):
         self._batches = batches
         self._epoch, self._next = 0, 0
         self._in_epoch, self._begun = False, False
+        self._sought = 0  # batch of its first epoch: TensorFlow reads ahead, and must not go on into the next one
         self._ahead: Iterator[Any] | None = None
 
     @property
@@ -55,8 +56,8 @@ class GrainDataset(keras.utils.PyDataset):
 
     @property
     def num_batches(self) -> int:
-        """Number of batches in an epoch."""
-        return len(self._batches)
+        """Number of batches in an epoch, or what is left of the one that `seek` went into."""
+        return len(self._batches) - self._sought
 
     @property
     def num_images(self) -> int:
@@ -87,7 +88,7 @@ class GrainDataset(keras.utils.PyDataset):
             ValueError: If there is no such batch.
         """
         self._batches.check_place(epoch, batch)
-        self._epoch, self._next, self._ahead = epoch, batch, None
+        self._epoch, self._next, self._ahead, self._sought = epoch, batch, None, batch
 
     def on_epoch_begin(self) -> None:
         self._in_epoch = True
@@ -95,6 +96,7 @@ class GrainDataset(keras.utils.PyDataset):
     def on_epoch_end(self) -> None:
         # Keras calls it before the first epoch too, when `seek` has been to the middle of one.
         left_before_its_end = self._begun and self._next
+        self._sought = 0 if self._begun else self._sought
         self._in_epoch = self._begun = False
         if left_before_its_end:
             self.seek(self._epoch + 1)
