@@ -11,8 +11,9 @@ from training_helpers import Stop, killed
 import keras_mae
 from keras_mae import data
 from keras_mae.training import PretrainRecipe, RunDirectory, Saving, fingerprints, run_pretraining
-from keras_mae.training.checkpoints import Checkpoints, checksummed
+from keras_mae.training.checkpoints import Checkpoints
 from keras_mae.training.metadata import check_same_run
+from keras_mae.training.stored import checksummed
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 1), "uint8")
 RECIPE = PretrainRecipe(epochs=2, warmup_epochs=1, batch_size=4, norm_pix_loss=False)
