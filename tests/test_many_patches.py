@@ -4,10 +4,12 @@ import math
 
 import numpy as np
 import pytest
+from conftest import run_quickly
 from keras import ops
 
 import keras_mae
 from keras_mae import loss
+from keras_mae.fusion import encoded
 from keras_mae.random import hash_noise
 
 GRID = (316, 317)
@@ -111,13 +113,19 @@ def test_noise_is_the_referees(drawn):
 @pytest.mark.parametrize("kind", MASKINGS)
 def test_masks_are_the_referees(kind, drawn):
     masking, order_of = MASKINGS[kind]
-    mask = masking(ops.convert_to_tensor(drawn), grid=GRID)
+
+    @run_quickly
+    def drawn_mask(noise):
+        mask = masking(noise, grid=GRID)
+        return {"keep": mask.ids_keep, "mask": mask.mask}
+
+    mask = {name: ops.convert_to_numpy(value)[0] for name, value in drawn_mask(drawn).items()}
     kept = masking.num_kept(GRID)
     expected = order_of(noise(), kept)[:kept]
-    np.testing.assert_array_equal(np.sort(ops.convert_to_numpy(mask.ids_keep)[0]), np.sort(expected))
+    np.testing.assert_array_equal(np.sort(mask["keep"]), np.sort(expected))
     flags = np.ones(PATCHES)
     flags[expected] = 0
-    np.testing.assert_array_equal(ops.convert_to_numpy(mask.mask)[0], flags)
+    np.testing.assert_array_equal(mask["mask"], flags)
 
 
 def test_positions_pixels_and_predictions_are_in_their_places(drawn):
@@ -131,23 +139,24 @@ def test_positions_pixels_and_predictions_are_in_their_places(drawn):
         np.testing.assert_allclose(ops.convert_to_numpy(table)[1:], np.concatenate(places, axis=1), atol=1e-6)
 
     images = np.random.default_rng(0).integers(0, 256, (1, *GRID, 1), "uint8")
-    outputs = mae.outputs_for_loss({"images": images, "noise": ops.convert_to_tensor(drawn)}, training=False)
     order = random_order(noise(), 0)
     removed = order[masking.num_kept(GRID) :]
-    pixels = (images.reshape(-1)[removed] - 127.5) / 127.5
-    np.testing.assert_allclose(ops.convert_to_numpy(outputs["removed_pixels"])[0, :, 0], pixels, atol=1e-6)
-
-    # The last of a row of tokens, and one from the middle, predicted alone.
-    prediction = ops.convert_to_numpy(outputs["removed_prediction"])[0]
     some = [0, PATCHES // 2, len(removed) - 1]
-    ids_keep = ops.convert_to_tensor(order[None, : masking.num_kept(GRID)].astype("int32"))
-    alone = mae.decoder(
-        encoder(images, ids_keep),
-        ids_keep,
-        ops.convert_to_tensor(removed[None, some].astype("int32")),
-        removed_only=True,
-    )
-    np.testing.assert_allclose(prediction[some], ops.convert_to_numpy(alone)[0], atol=1e-5)
+
+    @run_quickly
+    def predictions(images, drawn, ids_keep, ids_removed):
+        """Of all removed patches, with their pixels, and of some, predicted without the others."""
+        outputs = mae.outputs_for_loss({"images": images, "noise": drawn}, training=False)
+        tokens = encoded(encoder, mae.decoder, images, ids_keep, False, mae.fusion, mae._fused)
+        alone = mae.decoder(tokens, ids_keep, ids_removed, removed_only=True)
+        return {"pixels": outputs["removed_pixels"], "all": outputs["removed_prediction"], "alone": alone}
+
+    ids = (order[None, : masking.num_kept(GRID)], removed[None, some])
+    found = predictions(images, drawn, *(ops.convert_to_tensor(one.astype("int32")) for one in ids))
+    found = {name: ops.convert_to_numpy(value)[0] for name, value in found.items()}
+    pixels = (images.reshape(-1)[removed] - 127.5) / 127.5
+    np.testing.assert_allclose(found["pixels"][:, 0], pixels, atol=1e-6)
+    np.testing.assert_allclose(found["all"][some], found["alone"], atol=1e-5)
 
 
 def test_statistics_of_the_visible_patches_take_no_square_of_their_number(monkeypatch):
