@@ -40,12 +40,12 @@ def on_pixels(train: Any, test: Any, seed: int) -> dict[str, float]:
     return {name: float(model.fit(flat[0], train[1]).score(flat[1], test[1])) for name, model in models.items()}
 
 
-def convolutional(num_classes: int) -> Any:
+def convolutional(shape: tuple[int, int, int], num_classes: int) -> Any:
     """Return a small convolutional network: three stages of two convolutions with BatchNorm, 0.3 M parameters."""
     import keras
     from keras import layers
 
-    stack: list[Any] = [keras.Input((28, 28, 1)), layers.Rescaling(1 / 127.5, -1)]
+    stack: list[Any] = [keras.Input(shape), layers.Rescaling(1 / 127.5, -1)]
     for width in (32, 64, 128):
         for _ in range(2):
             stack += [layers.Conv2D(width, 3, padding="same", use_bias=False), layers.BatchNormalization()]
@@ -61,10 +61,10 @@ def classifier(kind: str, preset: str, recipe: Any, steps_per_epoch: int) -> Any
     import keras_mae
     from keras_mae import transfer
 
+    encoder = keras_mae.MaskedAutoencoder.from_preset(preset).encoder
     if kind == "vit":
-        encoder = keras_mae.MaskedAutoencoder.from_preset(preset).encoder
         return transfer.compiled_classifier(encoder, 10, replace(recipe, layer_decay=1.0), steps_per_epoch)
-    model = convolutional(10)
+    model = convolutional(encoder.image_shape, 10)
     rate = keras.optimizers.schedules.CosineDecay(2e-3, recipe.epochs * steps_per_epoch)
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)  # the labels come smoothed
     model.compile(keras.optimizers.AdamW(rate, weight_decay=0.05), loss, metrics=["accuracy"])

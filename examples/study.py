@@ -40,13 +40,13 @@ def parser(description: str, name: str) -> argparse.ArgumentParser:
 
 def add_tuning(parser: argparse.ArgumentParser) -> None:
     """Options that choose numbers without looking at the test images."""
-    parser.add_argument("--validate", action="store_true", help="evaluate on 10,000 training images kept apart")
+    parser.add_argument("--validate", action="store_true", help="evaluate on training images kept apart")
     parser.add_argument("--change", default="{}", help="fields of FineTuneRecipe to change, as JSON (tuning)")
 
 
 def main(options: argparse.Namespace, stages: list[list[str]], compute: Callable[[str], Any]) -> None:
     """Compute what is missing: a stage needs what the one before it left. Cells "cost-..." run one at a time."""
-    ending = ("-validation" if getattr(options, "validate", False) else "") + ("-quick" if options.quick else "")
+    ending = "".join(f"-{name}" for name in ("digits", "validate", "quick") if getattr(options, name, False))
     options.out = options.out or Path("runs") / (options.name + ending)
     options.out.mkdir(parents=True, exist_ok=True)
     if options.cell:
@@ -105,9 +105,13 @@ def images(options: argparse.Namespace) -> tuple[Any, Any]:
     """(images, labels) to train on, and to evaluate on."""
     from keras_mae import data
 
-    train, test = data.fashion_mnist("train", options.data), data.fashion_mnist("test", options.data)
+    if getattr(options, "digits", False):
+        train, test = data.digits("train"), data.digits("test")
+    else:
+        train, test = data.fashion_mnist("train", options.data), data.fashion_mnist("test", options.data)
     if getattr(options, "validate", False):
-        train, test = tuple(part[:50_000] for part in train), tuple(part[50_000:] for part in train)
+        rest = len(train[0]) * 5 // 6
+        train, test = tuple(part[:rest] for part in train), tuple(part[rest:] for part in train)
     if options.quick:
         test = tuple(part[:2_000] for part in test)
     return train, test

@@ -153,7 +153,7 @@ def test_a_study_computes_the_cells_that_are_missing_and_no_others(
 def test_the_options_study_trains_for_its_budget_and_reads_out(run_here, squares, tmp_path):
     options = ("--quick", "--data", squares, "--out", tmp_path, "--seeds", 0, "--budget", 8)
     module = import_module("options_study")
-    given = argparse.Namespace(quick=True, validate=False, seeds=[0])
+    given = argparse.Namespace(quick=True, validate=False, digits=False, seeds=[0])
     scores = {"600": dict.fromkeys((*module.PROBES, "20 nearest neighbors"), 0.123)}
     known = {"cost": 1.0, "pretrain": {"core_seconds": 8.0, "epochs": 4.0}, "features": scores, "curve": [0.1] * 4}
     known |= {"pixels": {"600": {"SVM": 0.456}}, "finetune": {"accuracy": 0.789, "core_seconds": 1.0}}
