@@ -2,6 +2,8 @@
 
 import io
 import struct
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ def no_plug_in(monkeypatch):
     """Pillow as it comes, whatever is installed beside it."""
     Image.init()
     monkeypatch.setattr(Image, "EXTENSION", {k: v for k, v in Image.EXTENSION.items() if v not in ("HEIF", "JXL")})
-    monkeypatch.setattr(plug_ins, "_MODULES", dict.fromkeys(("no_such_heif", "no_such_avif", "no_such_jxl")))
+    monkeypatch.setattr(plug_ins, "register", lambda pillow: None)
 
 
 @pytest.fixture
@@ -97,6 +99,19 @@ def test_a_plug_in_that_the_user_registered_is_used(heif, tmp_path):
 def test_what_a_plug_in_says_of_its_size_is_looked_at_before_it_decodes(heif):
     with pytest.raises(ValueError, match="it has 40 x 30 pixels, and 1,199 are read"):
         data.read_image(HEIC, (6, 8, 3), max_pixels=1199)
+
+
+def test_an_installed_plug_in_is_registered_once(monkeypatch):
+    plug_in = SimpleNamespace(register_heif_opener=lambda: calls.append("heif"))
+    Image.init()
+    monkeypatch.setattr(Image, "EXTENSION", {k: v for k, v in Image.EXTENSION.items() if v != "HEIF"})
+    monkeypatch.setitem(sys.modules, "pillow_heif", plug_in)
+    calls = []
+    plug_ins.register.cache_clear()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="UnidentifiedImageError"):
+            data.read_image(b"no image at all", (8, 8, 3))
+    assert calls == ["heif"]
 
 
 @needs_avif

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import importlib
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ _ENDINGS = {
 }
 _FORMATS = {"HEIC": "HEIF", "AVIF": "AVIF", "JPEG XL": "JXL"}  # names that Pillow knows them by
 _PLUG_INS = {"HEIC": "pillow-heif", "AVIF": "pillow-avif-plugin", "JPEG XL": "pillow-jxl-plugin"}
-_MODULES = {"pillow_heif": "register_heif_opener", "pillow_avif": None, "pillow_jxl": None}
 
 
 @functools.cache
@@ -26,11 +24,17 @@ def register(pillow: Any) -> None:
     """Have Pillow read what the plug-ins that are installed read; once, and not in place of one that does already."""
     pillow.init()
     known = set(pillow.registered_extensions().values())
-    for (module, function), name in zip(_MODULES.items(), _FORMATS.values(), strict=True):
-        if name not in known and importlib.util.find_spec(module) is not None:
-            plug_in = importlib.import_module(module)
-            if function is not None:
-                getattr(plug_in, function)()
+    if "HEIF" not in known:
+        with contextlib.suppress(ImportError):
+            import pillow_heif
+
+            pillow_heif.register_heif_opener()
+    if "AVIF" not in known:
+        with contextlib.suppress(ImportError):
+            import pillow_avif  # noqa: F401  (it registers itself)
+    if "JXL" not in known:
+        with contextlib.suppress(ImportError):
+            import pillow_jxl  # noqa: F401
 
 
 def how_to_read(kind: str) -> str:

@@ -79,6 +79,8 @@ class Stream:
         _checks.one_of("dtype", dtype, ("uint8", "float32"))
         self.dtype = self.levels.dtype if self.levels.own_units else np.dtype(dtype)
         self.shuffle_buffer = _checks.positive_int("shuffle_buffer", shuffle_buffer)
+        if unpack is not None:
+            _checks.function("unpack", unpack, "a function of an element's values, or None")
         self._fingerprint, self._unpack = fingerprint, unpack
         self._seen, self._bad, self._lock = 0, list[str](), threading.Lock()
 
