@@ -51,6 +51,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "ema": {"ema_momentum": 0.999},
     "wsd": {"schedule": "wsd"},
     "muon_256_cross_third": {**LARGER, **CHEAPER, "optimizer_name": "muon"},
+    "muon_256_cross_third_pixels": {**LARGER, **CHEAPER, "optimizer_name": "muon", "norm_pix_loss": False},
     "muon_256_cross_third_hog": {**LARGER, **CHEAPER, "optimizer_name": "muon", "target": "hog"},
     "muon_256_hog": {**LARGER, "optimizer_name": "muon", "target": "hog"},
 }

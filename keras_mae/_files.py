@@ -11,6 +11,7 @@ import platform
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -19,6 +20,8 @@ UNFINISHED = ".writing-"
 """What the name of everything unfinished begins with; the process that writes it follows."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CANNOT = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What a file system answers that does not have what it is asked for; folders in a network, buckets, and the like."""
 _MOST_JSON = 2**28  # bytes; a manifest of a million skipped files has fewer
 
 
@@ -54,7 +57,7 @@ def whole(path: str | Path) -> Iterator[Path]:
         yield unfinished
         for file in [unfinished, *unfinished.rglob("*")] if unfinished.is_dir() else [unfinished]:
             flush(file)
-        os.replace(unfinished, target)
+        _move(unfinished, target)
         flush(target.parent)
     except Exception as error:
         if (named := _by_its_own_name(error, path, folder)) is error:
@@ -63,6 +66,54 @@ def whole(path: str | Path) -> Iterator[Path]:
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _move(unfinished: Path, target: Path) -> None:
+    """Rename a file or folder over what is there; say so if that is what a file system cannot do."""
+    try:
+        os.replace(unfinished, target)
+    except OSError as error:
+        if error.errno in (*_CANNOT, errno.EEXIST, errno.EXDEV, errno.EMFILE) and not target.is_dir():
+            kind = "a folder" if unfinished.is_dir() else "a file over another"
+            reason = f"{os.strerror(error.errno or 0)}: this file system cannot rename {kind}, as is done here"
+            raise OSError(error.errno, reason, str(unfinished)) from error
+        raise
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Keep other processes out of a directory. The system releases the lock when a process is killed.
+
+    A file system without locks is a warning.
+
+    Raises:
+        ValueError: If another process has it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            taken_away = not directory.exists() or not os.path.samestat(os.fstat(descriptor), directory.stat())
+        except BlockingIOError:
+            taken_away = True
+        except OSError as error:
+            if error.errno not in (*_CANNOT, errno.ENOLCK):
+                raise
+            warnings.warn(
+                f"The file system of {str(directory)!r} has no locks: see that no other process works there",
+                stacklevel=4,
+            )
+            taken_away = False
+        if taken_away:  # or removed, by the process that had it, since it was opened here
+            raise ValueError(f"Another process is at work in {str(directory)!r}")
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _by_its_own_name(error: Exception, path: Path, folder: Path | None) -> Exception:
@@ -113,13 +164,19 @@ def remove_unfinished(directory: Path) -> None:
 
 def flush(path: Path) -> None:
     """Wait until a file, or a folder's list of files, is on the disk and not in a buffer."""
-    if path.is_dir() and os.name == "nt":  # Windows opens no folders
+    is_folder = path.is_dir()
+    if is_folder and os.name == "nt":  # Windows opens no folders
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        if is_folder:  # as some file systems do not, either
+            return
+        raise
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems have nothing to wait for
+        if error.errno not in (*_CANNOT, errno.EBADF):  # some file systems have nothing to wait for
             raise
     finally:
         os.close(descriptor)

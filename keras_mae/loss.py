@@ -79,11 +79,15 @@ def reconstruction_loss(prediction: Tensor, target: Tensor, mask: Tensor | None 
     return ops.sum(by_patch * mask, axis=-1) / ops.sum(mask, axis=-1)
 
 
+_PAIRS_AT_ONCE = 2**24
+"""Pairs of a removed and a visible patch, of one image, whose distances are held at once."""
+
+
 @lru_cache(maxsize=8)
 def _inverse_square_distances(grid: tuple[int, int]) -> np.ndarray:
-    """Return float32 (patches, patches): 1 / squared distance between the patches of a grid, 0 to itself."""
-    places: np.ndarray = np.stack(np.divmod(np.arange(grid[0] * grid[1]), grid[1]), axis=1)
-    squared: np.ndarray = ((places[:, None] - places[None]) ** 2).sum(-1).astype("float32")
+    """Return float32 (patches,): 1 / squared distance of each patch of a grid to the first one, 0 for that."""
+    row, column = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
+    squared: np.ndarray = (row**2 + column**2).astype("float32")
     inverse = np.zeros_like(squared)
     np.divide(1.0, squared, out=inverse, where=squared > 0)
     return inverse
@@ -95,7 +99,8 @@ def visible_statistics(
     """Guess the removed patches' statistics from the visible ones alone.
 
     The average of the visible patches' means and standard deviations, weighted by 1 / distance**2 on the
-    grid. It uses nothing a removed patch would give away.
+    grid. It uses nothing a removed patch would give away. Of many patches, some of the removed ones are taken at a
+    time, so that memory does not grow with the square of their number.
 
     Args:
         visible: float32 (batch, kept, pixels), the visible patches' pixels.
@@ -106,14 +111,24 @@ def visible_statistics(
     Returns:
         Mean and standard deviation, float32 (batch, removed, 1) each.
     """
-    patches = grid[0] * grid[1]
-    pairs = ops.expand_dims(ids_removed * patches, 2) + ops.expand_dims(ids_keep, 1)
-    weights = ops.take(
-        ops.convert_to_tensor(_inverse_square_distances(grid).reshape(-1)), pairs
-    )  # (batch, removed, kept)
-    weights = weights / ops.sum(weights, axis=-1, keepdims=True)
     mean, std = patch_statistics(visible)
-    return ops.matmul(weights, mean), ops.matmul(weights, std)
+    table = ops.convert_to_tensor(_inverse_square_distances(grid))
+    columns, removed, kept = grid[1], ids_removed.shape[1], ids_keep.shape[1]
+    seen_row, seen_column = (ops.expand_dims(place, 1) for place in (ids_keep // columns, ids_keep % columns))
+
+    def guessed(ids: Tensor) -> tuple[Tensor, Tensor]:
+        row, column = (ops.expand_dims(place, 2) for place in (ids // columns, ids % columns))
+        apart = ops.abs(row - seen_row) * columns + ops.abs(column - seen_column)
+        weights = ops.take(table, apart)  # (batch, removed, kept)
+        weights = weights / ops.sum(weights, axis=-1, keepdims=True)
+        return ops.matmul(weights, mean), ops.matmul(weights, std)
+
+    step = removed if None in (removed, kept) else max(_PAIRS_AT_ONCE // kept, 1)
+    if removed is None or removed <= step:
+        return guessed(ids_removed)
+    parts = [guessed(ids_removed[:, start : start + step]) for start in range(0, removed, step)]
+    means, deviations = (ops.concatenate(part, axis=1) for part in zip(*parts, strict=True))
+    return means, deviations
 
 
 def psnr(prediction: Tensor, pixels: Tensor, pixel_std: tuple[float, ...], peak: float = 255.0) -> Tensor:

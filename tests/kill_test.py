@@ -2,12 +2,14 @@
 
     KERAS_BACKEND=torch python tests/kill_test.py --kills 50
     KERAS_BACKEND=torch python tests/kill_test.py --kills 50 --protocol finetune
+    KERAS_BACKEND=torch python tests/kill_test.py --kills 50 --protocol prepare
 
 A small model trains in a process of its own, with a checkpoint after every step, or, of every second run, after none
 but by the clock. It is killed with SIGKILL, or in two of five times with SIGTERM or Ctrl-C, up to two seconds after
 its first step, which compiles, and started again until it is done; then the next run is begun, until there were
 enough kills. Final weights and optimizer must be those of a run that was left alone, bit for bit, and `history.csv`
-must be the same. `test_resume.py` runs a small form.
+must be the same. `prepare` packs 120 images into fifteen shards, and must leave the same files with the same bytes.
+`test_resume.py` and `test_preparation.py` run a small form.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +29,7 @@ import processes
 
 ROOT = Path(__file__).parent.parent
 BEGUN = "begun"
-PROTOCOLS = ("pretrain", "finetune", "probe")
+PROTOCOLS = ("pretrain", "finetune", "probe", "prepare")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGKILL)  # again and again
 STOPPED = {signal.SIGKILL: (-signal.SIGKILL,), signal.SIGTERM: (-signal.SIGTERM, 143), signal.SIGINT: (130,)}
 
@@ -47,6 +50,8 @@ def main(kills: int, seed: int = 0, epochs: int = 4, say: bool = True, protocol:
     generator, counts = random.Random(seed), Counts()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
+        if protocol == "prepare":
+            write_images(work / "images")
         with start(work / "alone", epochs, protocol) as process:
             process.communicate()
         if process.returncode:
@@ -64,8 +69,10 @@ def main(kills: int, seed: int = 0, epochs: int = 4, say: bool = True, protocol:
     return counts
 
 
-def outcome(run: Path) -> tuple[bytes, str]:
-    """Final weights and history of a run."""
+def outcome(run: Path) -> object:
+    """Final weights and history of a run; of a prepared folder, all files."""
+    if not (run / "history.csv").exists():
+        return {path.name: path.read_bytes() for path in run.iterdir()}
     return (run.with_suffix(".weights")).read_bytes(), (run / "history.csv").read_text()
 
 
@@ -91,7 +98,7 @@ def killed_or_done(
     counts.kills += 1
     counts.terminated += how is signal.SIGTERM
     counts.interrupted += how is signal.SIGINT
-    counts.inside_a_write += any((run / "checkpoints").glob(".writing-*"))
+    counts.inside_a_write += any((run if protocol == "prepare" else run / "checkpoints").glob(".writing-*"))
     return False
 
 
@@ -99,6 +106,28 @@ def start(run: Path, epochs: int, protocol: str, every_step: bool = True) -> pro
     """The training process."""
     command = [sys.executable, __file__, "--train", run, "--epochs", epochs, "--protocol", protocol]
     return processes.Popen([*command, *["--every-step"] * every_step])
+
+
+def write_images(folder: Path) -> None:
+    """Images of noise, as many as there are to train with."""
+    import numpy as np
+    from PIL import Image
+
+    folder.mkdir()
+    for number in range(120):
+        pixels = np.random.default_rng(number).integers(0, 256, (24, 36, 3), "uint8")
+        Image.fromarray(pixels).save(folder / f"{number:03d}.png")
+
+
+def prepare(run: Path) -> None:
+    """One go at a prepared folder, at a hundred images a second."""
+    from keras_mae import data
+
+    def progress(done: int, total: int) -> None:
+        time.sleep(0.01)
+
+    print(BEGUN, flush=True)  # killed while it looks at what there is, too
+    data.prepare(run.parent / "images", run, short_side=16, images_per_shard=8, progress=progress)
 
 
 def train(run: Path, epochs: int, protocol: str, every_step: bool) -> None:
@@ -162,7 +191,10 @@ if __name__ == "__main__":
     if options.train:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells turn off in the background
         try:
-            train(options.train, options.epochs, options.protocol, options.every_step)
+            if options.protocol == "prepare":
+                prepare(options.train)
+            else:
+                train(options.train, options.epochs, options.protocol, options.every_step)
         except KeyboardInterrupt:  # as the command does
             sys.exit(130)
     else:

@@ -12,7 +12,7 @@ import keras_mae
 from keras_mae import recipes, training, transfer
 from keras_mae.classifier import ViTClassifier
 from keras_mae.data import Augmentation, RandomCrop
-from keras_mae.training import checkpoints
+from keras_mae.training import stored
 from keras_mae.transfer import cached
 
 PROBE = recipes.LinearProbeRecipe.for_size("small_images", epochs=2, batch_size=BATCH, base_learning_rate=20.0)
@@ -132,7 +132,7 @@ def test_a_run_that_began_without_goes_on_without(live, tmp_path, earlier):
     for file in tmp_path.glob("checkpoints/*/state.json") if earlier else ():
         state = json.loads(file.read_text())
         del state["metadata"]["cache_features"]
-        file.write_text(checkpoints.checksummed(state))
+        file.write_text(stored.checksummed(state))
     with pytest.raises(ValueError, match="features anew in every epoch. Received: cache_features=True"):
         run(tmp_path, saving=SAVING, cache_features=True)
     probe, known = run(tmp_path, saving=SAVING)

@@ -73,10 +73,11 @@ def test_a_directory_is_free_until_something_is_in_it(tmp_path):
 def test_a_run_is_finished_with_all_its_epochs_and_without_checkpoints(finished, tmp_path):
     assert finished.is_finished(3, METADATA)
     assert finished.is_finished(4, METADATA)  # ended early, and left results
-    finished.file(RunFile.CHECKPOINTS).mkdir()
+    (finished.file(RunFile.CHECKPOINTS) / "step-000000001").mkdir(parents=True)
     assert not finished.is_finished(3, METADATA)
     finished.remove_checkpoints()
     assert finished.is_finished(3, METADATA)
+    assert not finished.file(RunFile.CHECKPOINTS).exists()
     assert not RunDirectory(tmp_path / "other").is_finished(3, METADATA)
 
 
@@ -105,8 +106,18 @@ def test_a_history_grows_by_a_line_an_epoch(tmp_path):
     np.testing.assert_array_equal(directory.history["psnr"], [1, 2, 3])
 
 
+def test_checkpoints_go_and_what_others_put_among_them_stays(finished):
+    """Also where a kill had left a part of former ones, before the run was made longer."""
+    for folder in (".checkpoints", "checkpoints"):
+        (finished.path / folder / "step-000000001").mkdir(parents=True)
+        (finished.path / folder / "notes.txt").write_text("mine")
+    finished.remove_checkpoints()
+    assert sorted(path.name for path in finished.path.glob("*checkpoints/*")) == ["notes.txt", "notes.txt"]
+    assert finished.is_finished(3, METADATA)
+
+
 def test_a_directory_that_can_be_continued_says_so(finished):
-    finished.file(RunFile.CHECKPOINTS).mkdir()
+    (finished.file(RunFile.CHECKPOINTS) / "step-000000001").mkdir(parents=True)
     with pytest.raises(ValueError, match="a run that `resume` .--resume. continues"):
         finished.check_free()
 

@@ -114,6 +114,21 @@ def test_float16_gradients_with_a_loss_scale_have_the_size_and_direction_of_floa
     assert astray(kind, "mixed_float16", form) == {}
 
 
+def test_an_encoder_in_float16_is_trained_under_a_loss_scale():
+    """Keras looks at the policy of the model, which is the head's. What is frozen has no gradients to scale."""
+    encoder = keras_mae.ViTEncoder((8, 8, 1), 4, embed_dim=8, depth=1, num_heads=2, dtype="mixed_float16")
+    model = keras_mae.ViTClassifier(encoder, CLASSES)
+    scales = []
+    for how in ({}, {"auto_scale_loss": False}):
+        model.compile(keras.optimizers.SGD(), **how)
+        scales.append(isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer))
+    model = keras_mae.ViTClassifier(encoder, CLASSES, pooling="token")
+    model.encoder.trainable = False
+    model.compile(keras.optimizers.SGD())
+    scales.append(isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer))
+    assert scales == [True, False, False]
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("what", ["vector", "positions", "bias"])
 def test_a_shared_weight_gets_the_sum_of_its_rows_gradients(what, dtype, compiled):

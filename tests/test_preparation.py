@@ -7,13 +7,15 @@ import sys
 import time
 from pathlib import Path
 
+import kill_test
 import numpy as np
 import processes
 import pytest
 from data_helpers import CLASSES, COUNT, WITH_TENSORFLOW, contents, needs_tensorflow, numbers, prepare, write_folder
 from PIL import Image
 
-from keras_mae import data, training
+from keras_mae import _files, data, training
+from keras_mae.cli import preparing
 from keras_mae.data import preparation, records
 
 pytestmark = pytest.mark.backends("torch")
@@ -288,3 +290,29 @@ def test_a_stream_of_unknown_length_is_not_pretrained_on(folder, tmp_path):
     prepare(folder, tmp_path / "out", format="tfrecord")
     with pytest.raises(ValueError, match="prepared as TFRecord, `allow_damaged` must be 0. Received: .*=0.1"):
         training.open_unlabeled(tmp_path / "out", (8, 8, 3), allow_damaged=0.1)
+
+
+# === Killed, and at once ===
+def test_killed_processes():
+    """The script's small form: a SIGKILL and a SIGTERM at random moments, of real processes."""
+    counts = kill_test.main(kills=2, say=False, protocol="prepare")
+    assert (counts.kills, counts.terminated) == (2, 1)
+
+
+def test_ctrl_c_says_how_it_goes_on(folder, tmp_path, monkeypatch, capsys):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(data, "prepare", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        preparing.prepare(folder, tmp_path / "out")
+    assert capsys.readouterr().out.endswith("out: stopped; the same command continues it\n")
+
+
+def test_two_processes_do_not_write_to_one_folder(folder, tmp_path):
+    """As a process would whose parent is gone, and the command that is typed again."""
+    pytest.importorskip("fcntl")
+    (tmp_path / "out").mkdir()
+    with _files.locked(tmp_path / "out"), pytest.raises(ValueError, match="Another process is at work in '.*out'"):
+        prepare(folder, tmp_path / "out")
+    assert contents(tmp_path / "out") == {}

@@ -8,7 +8,7 @@ from data_helpers import COUNT, epoch, needs_tensorflow, numbered, numbers, png,
 from PIL import Image
 
 from keras_mae import data
-from keras_mae.data import records
+from keras_mae.data import records, tfrecords
 
 pytestmark = pytest.mark.backends("torch")
 
@@ -24,9 +24,17 @@ def record(images=(b"pixels",), label=None):
 
 
 def write_tfrecord(path, payloads):
-    """A TFRecord file whose checksums are zero: counting does not look at them."""
-    path.write_bytes(b"".join(struct.pack("<QI", len(payload), 0) + payload + bytes(4) for payload in payloads))
+    """A TFRecord file."""
+    parts = []
+    for payload in payloads:
+        length = struct.pack("<Q", len(payload))
+        parts += [length, checksum(length), payload, checksum(payload)]
+    path.write_bytes(b"".join(parts))
     return str(path)
+
+
+def checksum(content):
+    return struct.pack("<I", tfrecords.masked_crc32c(content))
 
 
 def write_array_record(path, payloads):
@@ -65,7 +73,10 @@ def test_a_record_is_byte_for_byte_the_one_tensorflow_writes(label):
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        (record(images=(), label=3), r"must have the feature 'image/encoded'. Received: \['image/class/label'\]"),
+        (
+            record(images=(), label=3),
+            r"must have the feature 'image/encoded' with one value. Received: the features \['image/class/label'\]",
+        ),
         (record(images=(b"one", b"other")), r"must have the feature 'image/encoded'"),
         (record()[:-3], "is not a tf.train.Example"),
     ],
@@ -82,7 +93,7 @@ def test_records_are_counted_over_all_files_empty_ones_among_them(tmp_path):
         write_tfrecord(tmp_path / str(number), [bytes(length) for length in lengths])
         for number, lengths in enumerate([(3, 0, 1000), (), (7,)])
     ]
-    assert records.count_tfrecords(files) == 4
+    assert tfrecords.count_tfrecords(files) == 4
 
 
 @pytest.mark.parametrize(
@@ -93,8 +104,54 @@ def test_a_file_cut_anywhere_within_a_record_is_refused_by_name(tmp_path, kept):
     size = len((tmp_path / "whole").read_bytes())
     cut = write_tfrecord(tmp_path / "cut", [b"first", b"second"])
     (tmp_path / "cut").write_bytes((tmp_path / "cut").read_bytes()[: size + kept])
-    with pytest.raises(ValueError, match="The TFRecord file '.*cut' ends within a record"):
-        records.count_tfrecords([whole, cut])
+    with pytest.raises(
+        ValueError, match=f"The TFRecord file '.*cut' ends within a record: number 1 begins at byte {size}"
+    ):
+        tfrecords.count_tfrecords([whole, cut])
+
+
+def test_the_checksum_is_the_published_one():
+    """RFC 3720: 32 bytes of zeros have 0x8a9136aa, those from 0 to 31 have 0x46dd794e; rotated, plus a constant."""
+    for content, plain in ((bytes(32), 0x8A9136AA), (bytes(range(32)), 0x46DD794E)):
+        masked = ((plain >> 15 | plain << 17) + 0xA282EAD8) % 2**32
+        assert tfrecords.masked_crc32c(content) == masked
+
+
+def absurd(length):
+    """A header that says so many bytes, with the checksum that is right for it."""
+    return struct.pack("<Q", length) + checksum(struct.pack("<Q", length))
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (
+            lambda whole: whole[:9] + b"?" + whole[10:],
+            "'.*x' is none, or is damaged: the length of record 0, at byte 0, has",
+        ),
+        (lambda whole: b"?" + whole[1:], "'.*x' is none, or is damaged: the length of record 0"),
+        (
+            lambda whole: whole[:21] + b"?" + whole[22:],
+            "'.*x' is damaged: the length of record 1, at byte 21, has a wrong",
+        ),
+        (
+            lambda whole: whole[:21] + absurd(2**60) + bytes(50),
+            "number 1 begins at byte 21 of 83, and is said to have 1,1",
+        ),
+        (lambda whole: absurd(2**64 - 1), "number 0 begins at byte 0 of 12, and is said to have 18,446,744"),
+        (lambda whole: b"\x1f\x8b" + bytes(40), "is compressed, which is not read"),
+        (None, "Cannot read the TFRecord file '.*x': No such file or directory"),
+    ],
+    ids=["checksum", "length", "second", "absurd", "largest", "gzip", "gone"],
+)
+def test_a_header_that_is_wrong_is_named(tmp_path, made, message):
+    whole = write_tfrecord(tmp_path / "x", [b"first", b"second"])
+    content = (tmp_path / "x").read_bytes()
+    (tmp_path / "x").unlink()
+    if made is not None:
+        (tmp_path / "x").write_bytes(made(content))
+    with pytest.raises(ValueError, match=message):
+        tfrecords.count_tfrecords([whole])
 
 
 # === TFRecord files ===
@@ -135,7 +192,10 @@ def test_without_a_label_key_batches_are_images(shards):
 
 @needs_tensorflow
 def test_a_label_that_is_not_there_is_named(shards):
-    with pytest.raises(Exception, match="Feature: class"):
+    message = (
+        r"Record \d of '.*' must have the feature 'class' with one value. Received: the features \['cls', 'jpg'\]"
+    )
+    with pytest.raises(Exception, match=message):
         epoch(data.from_tfrecords(shards / "*.tfrecord", 8, 4, image_key="jpg", label_key="class"))
 
 
@@ -144,6 +204,19 @@ def test_a_count_that_is_given_is_believed(shards):
     (shards / "train-9.tfrecord").write_bytes(b"short")  # counting would refuse it
     dataset = data.from_tfrecords(shards / "*.tfrecord", 8, 4, image_key="jpg", count=COUNT)
     assert len(dataset) == 6
+    with pytest.raises(
+        Exception, match="ValueError: The TFRecord file '.*train-9.tfrecord' ends within a record: number 0"
+    ):
+        epoch(dataset)
+
+
+@needs_tensorflow
+def test_a_count_that_is_too_large_is_said(shards):
+    dataset = data.from_tfrecords(shards / "*.tfrecord", 8, 4, image_key="jpg", count=COUNT + 5)
+    with pytest.raises(
+        Exception, match=r"`count` must be the number of images in the 4 .*, which end early. Received: 28"
+    ):
+        epoch(dataset)
 
 
 @needs_tensorflow
@@ -151,8 +224,46 @@ def test_a_changed_byte_is_an_error_and_no_image(shards):
     content = bytearray((shards / "train-2.tfrecord").read_bytes())
     content[40] ^= 1
     (shards / "train-2.tfrecord").write_bytes(content)
-    with pytest.raises(Exception, match="corrupted record"):
+    with pytest.raises(Exception, match="ValueError: Cannot read record 0 of '.*train-2.tfrecord': it does not have"):
+        epoch(data.from_tfrecords(shards / "*.tfrecord", 8, 4, image_key="jpg", shuffle=False))
+
+
+@needs_tensorflow
+def test_records_that_cannot_be_read_are_left_out_when_asked(shards):
+    """The second of six in one file, which is left with the four after it."""
+    path = shards / "train-2.tfrecord"
+    content = bytearray(path.read_bytes())
+    first = 16 + struct.unpack("<Q", content[:8])[0]
+    content[first + 30] ^= 1
+    path.write_bytes(content)
+    dataset = data.from_tfrecords(shards / "*.tfrecord", 8, 4, image_key="jpg", label_key="cls", allow_damaged=0.3)
+    with pytest.warns(
+        UserWarning, match=r"5 of 23 images of (.|\n)*record 3 of '.*train-2.tfrecord': record 1 does not"
+    ):
+        assert sorted(numbers(dataset)) == [number for number in range(COUNT) if number % 4 != 2 or number == 2]
+
+
+@needs_tensorflow
+def test_a_record_of_something_else_is_named(shards):
+    import tensorflow as tf
+
+    with tf.io.TFRecordWriter(str(shards / "train-1.tfrecord")) as writer:
+        writer.write(b"hello")
+    with pytest.raises(Exception, match="ValueError: Record 0 of '.*train-1.tfrecord' is not a tf.train.Example"):
         epoch(data.from_tfrecords(shards / "*.tfrecord", 8, 4, image_key="jpg"))
+
+
+@needs_tensorflow
+def test_a_shard_that_lacks_records_is_named(tmp_path):
+    data.prepare(write_folder(tmp_path / "images"), tmp_path / "out", format="tfrecord", images_per_shard=9)
+    shard = tmp_path / "out" / "00001-of-00003.tfrecord"
+    length = 16 + struct.unpack("<Q", shard.read_bytes()[:8])[0]
+    for content, found in ((b"", 0), (shard.read_bytes()[:length], 1)):
+        shard.write_bytes(content)
+        with pytest.raises(
+            Exception, match=f"00001-of-00003.tfrecord' holds {found} records, and its manifest says 9"
+        ):
+            epoch(data.from_directory(tmp_path / "out", 8, 4))
 
 
 @needs_tensorflow
@@ -228,7 +339,7 @@ def test_no_file_and_records_of_others_are_refused(tmp_path):
         data.RecordSource([])
     for number, made in enumerate([b"no example", record(images=(), label=3)]):
         path = write_array_record(tmp_path / f"{number}.array_record", [made])
-        with pytest.raises(ValueError, match="A record"):
+        with pytest.raises(ValueError, match="Record 0 of '.*.array_record' "):
             data.RecordSource([path])
 
 
@@ -244,9 +355,8 @@ def test_a_damaged_file_is_an_error_that_says_what_to_do(files, happens):
     content = bytearray(files[1].read_bytes())
     content[200] ^= 1
     files[1].write_bytes(content if happens == "a byte changes" else content[: len(content) // 2])
-    with pytest.raises(
-        ValueError, match="One of 3 ArrayRecord files, .*0.array_record' .* `keras_mae.data.find_damaged`"
-    ):
+    place = "damaged: record 0 cannot be read" if happens == "a byte changes" else "damaged;"
+    with pytest.raises(ValueError, match=f"^The ArrayRecord file '.*1.array_record' is {place}.* --check"):
         data.RecordSource(files, 8).batch(np.arange(10))
 
 

@@ -11,8 +11,9 @@ from training_helpers import Stop, killed
 import keras_mae
 from keras_mae import data
 from keras_mae.training import PretrainRecipe, RunDirectory, Saving, fingerprints, run_pretraining
-from keras_mae.training.checkpoints import Checkpoints, checksummed
+from keras_mae.training.checkpoints import Checkpoints
 from keras_mae.training.metadata import check_same_run
+from keras_mae.training.stored import checksummed
 
 pytestmark = pytest.mark.backends("torch")
 EACH = pytest.mark.backends("torch", "jax", "tensorflow")

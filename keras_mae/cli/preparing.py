@@ -63,20 +63,24 @@ def prepare(
             "Shards hold pixels of 0-255: `pixel_range` goes with --check, and images in units of their own are read "
             f"from their folder. Received: pixel_range={pixel_range}"
         )
-    with _progress("preparing") as show:
-        manifest = data.prepare(
-            source,
-            out,
-            short_side=short_side,
-            format=format,
-            images_per_shard=images_per_shard,
-            quality=quality,
-            labeled=labeled,
-            allow_damaged=allow_damaged,
-            white_level=white_level,
-            max_pixels=max_pixels,
-            progress=show,
-        )
+    try:
+        with _progress("preparing") as show:
+            manifest = data.prepare(
+                source,
+                out,
+                short_side=short_side,
+                format=format,
+                images_per_shard=images_per_shard,
+                quality=quality,
+                labeled=labeled,
+                allow_damaged=allow_damaged,
+                white_level=white_level,
+                max_pixels=max_pixels,
+                progress=show,
+            )
+    except KeyboardInterrupt:
+        echo(f"{out}: stopped; the same command continues it")
+        raise
     left_out = f", {len(manifest['skipped'])} damaged ones left out" if manifest["skipped"] else ""
     echo(f"{out}: {manifest['images']:,} images in {len(manifest['shards'])} files{left_out}")
 

@@ -15,11 +15,12 @@ from keras_mae.data.crops import CenterCrop, Crop, RandomResizedCrop
 from keras_mae.data.grain_data import GrainDataset
 from keras_mae.data.levels import Levels, checked_levels
 from keras_mae.data.manifests import check_levels, read_manifest
-from keras_mae.data.records import IMAGE, LABEL, RecordSource, tfrecord_stream
+from keras_mae.data.records import IMAGE, LABEL, RecordSource
 from keras_mae.data.relabeling import relabeled
 from keras_mae.data.sources import ArraySource, FolderSource, Source, check_source
 from keras_mae.data.streams import Stream, dataset_stream
 from keras_mae.data.tfds import tfds_source
+from keras_mae.data.tfrecords import tfrecord_stream
 from keras_mae.pixels import BYTES, PixelRange
 
 __all__ = [
@@ -237,6 +238,7 @@ def open_directory(
         image_key=IMAGE,
         label_key=LABEL if manifest.get("classes") else None,
         count=manifest["images"],
+        counts=[shard["images"] for shard in manifest["shards"]],
         allow_damaged=allow_damaged,
         levels=Levels(max_pixels=max_pixels),
         class_names=manifest.get("classes") or None,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from keras_mae._terminal import printable
 from keras_mae.data.images import extensions
+from keras_mae.data.plug_ins import how_to_read, unread
 
 __all__ = ["FolderContents", "look_into"]
 
@@ -45,10 +46,13 @@ class FolderContents:
             stacks: Number of files of several pages, of which the first is read.
         """
         parts = []
-        if count := self.other.total():
-            kinds = ", ".join(f"{number:,} {printable(ending)}" for ending, number in self.other.most_common())
+        images = Counter({ending: number for ending, number in self.other.items() if unread(ending)})
+        if count := images.total():
+            ways = ", ".join(dict.fromkeys(how_to_read(unread(ending)) for ending, _ in images.most_common()))
+            parts.append(f"{_counted(count, 'image')} that Pillow does not read: {_kinds(images)} ({ways})")
+        if count := (others := self.other - images).total():
             parts.append(
-                f"{_counted(count, 'file')} that {'is no image' if count == 1 else 'are no images'}: {kinds}"
+                f"{_counted(count, 'file')} that {'is no image' if count == 1 else 'are no images'}: {_kinds(others)}"
             )
         if self.broken:
             parts.append(f"{_counted(self.broken, 'link')} that {'leads' if self.broken == 1 else 'lead'} nowhere")
@@ -130,6 +134,10 @@ def _kind(entry: os.DirEntry[str]) -> str:
     except OSError:  # also of a link to itself
         return "broken"
     return "file"
+
+
+def _kinds(endings: Counter[str]) -> str:
+    return ", ".join(f"{number:,} {printable(ending)}" for ending, number in endings.most_common())
 
 
 def _counted(count: int, noun: str) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_mae import _checks
 from keras_mae._optional import require
+from keras_mae.data import plug_ins
 from keras_mae.data.crops import Box, CenterCrop, Crop
 from keras_mae.data.levels import (
     EIGHT_BITS,
@@ -84,6 +85,7 @@ def read_image(
 
 def extensions() -> frozenset[str]:
     """Return the endings of the files that are read, in lower case: those of every format that Pillow opens."""
+    plug_ins.register(pillow())
     known = pillow().registered_extensions()
     formats = pillow().OPEN.keys() - set(_NOT_READ)
     return frozenset(ending.lower() for ending, form in known.items() if form in formats or form == "MPO")
@@ -185,7 +187,7 @@ def upright_size(path: Path, max_pixels: int | None = None) -> tuple[int, int]:
 
 def open_file(image: str | Path | bytes, max_pixels: int | None = None) -> Any:
     """Open an image: its header is read, and its pixels are not yet decoded; refuse one that is too large."""
-    pillow().init()  # all of its formats
+    plug_ins.register(pillow())  # with all of its own formats
     formats = [name for name in pillow().ID if name not in _NOT_READ]
     most = allowed(pillow(), max_pixels)
     with io.BytesIO(image) if isinstance(image, bytes) else open(image, "rb") as opened:
@@ -211,6 +213,8 @@ def _unreadable(image: str | Path | bytes, name: str, error: Exception) -> Value
     except OSError:
         empty = False
     reason = str(error) if isinstance(error, UnclearNumbers | TooLarge) else f"{type(error).__name__}: {error}"
+    if type(error).__name__ == "UnidentifiedImageError":
+        reason = plug_ins.reason(pillow(), image) or reason
     what = "it is empty" if empty else reason
     return ValueError(f"Cannot read the image file {name!r}: {what}")
 

@@ -74,7 +74,8 @@ def prepare(
         The manifest.
 
     Raises:
-        ValueError: If an argument is out of range, an image is damaged, or `out` holds something else.
+        ValueError: If an argument is out of range, an image is damaged, or `out` holds something else or is another
+            process's at the moment.
     """
     _checks.positive_int("short_side", short_side)
     _checks.positive_int("images_per_shard", images_per_shard)
@@ -103,10 +104,14 @@ def prepare(
         "skipped": [str(path.relative_to(source.directory)) for path, _ in source.skipped],
         "source": _fingerprint(source),
     }
-    known = _claim(out, plan)
-    manifest = plan | {"shards": _write_shards(source, out, plan, known, progress)}
-    _write_json(out / MANIFEST, manifest)
-    (out / PLAN).unlink()
+    if out.exists() and not out.is_dir():
+        raise _not_free(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with _files.locked(out):
+        known = _claim(out, plan)
+        manifest = plan | {"shards": _write_shards(source, out, plan, known, progress)}
+        _write_json(out / MANIFEST, manifest)
+        (out / PLAN).unlink()
     return manifest
 
 
@@ -198,14 +203,15 @@ def _claim(out: Path, plan: dict[str, Any]) -> dict[str, str]:
                 f"`out` must be empty or hold what the same call left. Received: out={str(out)!r}, written with "
                 f"another {', '.join(differ)}"
             )
-    elif out.exists() and (not out.is_dir() or not all(map(_is_unfinished_plan, out.iterdir()))):
-        raise ValueError(
-            f"`out` must not exist, be empty, or hold what the same call left. Received: out={str(out)!r}"
-        )
-    out.mkdir(parents=True, exist_ok=True)
+    elif not all(map(_is_unfinished_plan, out.iterdir())):
+        raise _not_free(out)
     _files.remove_unfinished(out)
     _write_json(out / PLAN, plan)
     return known
+
+
+def _not_free(out: Path) -> ValueError:
+    return ValueError(f"`out` must not exist, be empty, or hold what the same call left. Received: out={str(out)!r}")
 
 
 def _fingerprint(source: FolderSource) -> str:

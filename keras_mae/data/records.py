@@ -1,4 +1,4 @@
-"""Images in record files: TFRecord to be read from front to back, ArrayRecord by index.
+"""Images in record files: what a record is, and files that are read by index, ArrayRecord.
 
 A record is a `tf.train.Example` with the features `image/encoded` (the file's bytes), `image/filename` and, where
 there are labels, `image/class/label`. Reading ArrayRecord needs no TensorFlow.
@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,9 @@ from keras_mae.data.crops import Crop
 from keras_mae.data.images import MODES
 from keras_mae.data.levels import Levels, checked_levels
 from keras_mae.data.sources import Generators, cut
-from keras_mae.data.streams import Stream
 from keras_mae.pixels import BYTES, PixelRange
 
-__all__ = ["IMAGE", "LABEL", "NAME", "RecordSource", "count_tfrecords", "features", "serialize", "tfrecord_stream"]
+__all__ = ["IMAGE", "LABEL", "NAME", "RecordSource", "features", "parsed", "serialize"]
 
 _AT_A_TIME = 256  # records read at once
 IMAGE, LABEL, NAME = "image/encoded", "image/class/label", "image/filename"
@@ -61,7 +59,7 @@ class RecordSource:
         white_level: int | None = None,
         max_pixels: int | None = None,
     ):
-        grain_sources = _optional.require("grain.sources", "Reading ArrayRecord")
+        _optional.require("grain.sources", "Reading ArrayRecord")
         rule = "a list of paths of ArrayRecord files"
         if isinstance(files, str) or not isinstance(files, Iterable):
             raise _checks.argument_error("files", rule, files)
@@ -71,10 +69,10 @@ class RecordSource:
         self.image_shape = (*_checks.pair("image_size", image_size), _checks.one_of("channels", channels, MODES))
         self._set_levels(checked_levels(pixel_range, white_level, channels, max_pixels))
         self._files, self.class_names = [str(file) for file in files], _class_names.checked(class_names)
-        with self._clear_errors():
-            self._records = grain_sources.ArrayRecordDataSource(self._files)
+        with self._clear_errors([0]):
+            self._records = _open_records(self._files)
             first = self._records[0] if len(self._records) else None
-        self.labeled = first is not None and LABEL in features(first)
+        self.labeled = first is not None and LABEL in self._features(first, 0)
 
     def _set_levels(self, levels: Levels) -> None:
         self.levels, self.dtype = levels, levels.dtype
@@ -112,129 +110,61 @@ class RecordSource:
 
     def names(self, indices: Any) -> list[str]:
         """Return the names that the images at `indices` had in the folder they were prepared from."""
-        with self._clear_errors():
-            records = self._records.__getitems__([int(index) for index in indices])
+        indices = [int(index) for index in indices]
+        with self._clear_errors(indices):
+            records = self._records.__getitems__(indices)
         return [os.fsdecode(features(record).get(NAME, b"")) for record in records]
 
     def _read(self, indices: list[int]) -> list[tuple[bytes, int | None]]:
-        with self._clear_errors():
+        with self._clear_errors(indices):
             records = self._records.__getitems__(indices)
-        return [(example[IMAGE], example.get(LABEL)) for example in map(features, records)]
+        examples = map(self._features, records, indices)
+        return [(example[IMAGE], example.get(LABEL)) for example in examples]
+
+    def _features(self, record: bytes, index: int) -> dict[str, Any]:
+        try:
+            return features(record)
+        except ValueError:
+            return features(record, self._place(index))  # which takes a look into every file
+
+    def _place(self, index: int) -> str:
+        """Return which record of which file an index is."""
+        for file in self._files:
+            records = len(_open_records([file]))
+            if index < records:
+                return f"record {index} of {file!r}"
+            index -= records
+        return f"record {index} beyond {self._files[-1]!r}"
+
+    def _damaged(self, indices: list[int]) -> str:
+        """Return which file, and which of the records at `indices`, cannot be read."""
+        for file in self._files:
+            place = f"The ArrayRecord file {file!r} is damaged"
+            try:
+                records = _open_records([file])
+                for index in indices:
+                    if 0 <= index < len(records):
+                        place = f"The ArrayRecord file {file!r} is damaged: record {index} cannot be read"
+                        records.__getitems__([index])
+            except RuntimeError:
+                return place
+            indices = [index - len(records) for index in indices]
+        return f"One of {len(self._files)} ArrayRecord files, of which {self._files[0]!r} is the first, is damaged"
 
     @contextlib.contextmanager
-    def _clear_errors(self) -> Iterator[None]:
-        """Name the file in ArrayRecord's errors, which name none and, for a file cut off, say nothing."""
+    def _clear_errors(self, indices: list[int]) -> Iterator[None]:
+        """Name file and record in ArrayRecord's errors, which name none and, for a file cut off, say nothing."""
         try:
             yield
         except RuntimeError as error:
             raise ValueError(
-                f"One of {len(self._files)} ArrayRecord files, of which {self._files[0]!r} is the first, is damaged; "
-                f"for a prepared folder `keras_mae.data.find_damaged` says which. {error}"
+                f"{self._damaged(indices)}; of a prepared folder `keras-mae prepare --check` lists all that are. "
+                f"{' '.join(str(error).split())}"
             ) from error
 
 
-_FILES = "paths of TFRecord files, or one path or pattern"
-
-
-def tfrecord_stream(
-    files: Any,
-    image_size: int | tuple[int, int],
-    channels: int,
-    *,
-    image_key: str,
-    label_key: str | None,
-    count: int | None,
-    allow_damaged: float,
-    levels: Levels,
-    class_names: Sequence[str] | None = None,
-) -> Stream:
-    """Return a stream over TFRecord files, several of them read side by side; see `from_tfrecords`."""
-    several = [files] if isinstance(files, str | Path) else files
-    files = [_checks.path("files", file, _FILES) for file in _checks.instance("files", several, Iterable, _FILES)]
-    if not files:
-        raise ValueError("`files` must name TFRecord files. Received: none")
-    _checks.pair("image_size", image_size)
-    _checks.one_of("channels", channels, MODES)
-    _checks.text("image_key", image_key, "the name of a feature")
-    if label_key is not None:
-        _checks.text("label_key", label_key, "the name of a feature, or None")
-    _checks.optional(_checks.positive_int, "count", count)
-    tf = _optional.require("tensorflow", "Reading TFRecord files")
-    names = [name for file in files for name in sorted(tf.io.gfile.glob(str(file)))]
-    if not names:
-        raise ValueError(f"`files` must name TFRecord files. Received: files={[str(file) for file in files]}")
-    if count is None and not any("://" in name for name in names):
-        count = count_tfrecords(names)
-    return Stream(
-        f"the {len(names)} TFRecord files from {names[0]!r} on",
-        _items(names, image_key, label_key),
-        image_size=image_size,
-        channels=_checks.one_of("channels", channels, MODES),
-        labeled=label_key is not None,
-        count=count,
-        allow_damaged=allow_damaged,
-        class_names=class_names,
-        pixel_range=levels.pixel_range,
-        white_level=levels.white_level,
-        max_pixels=levels.max_pixels,
-        fingerprint=lambda: {"kind": "TFRecord", **fingerprints.of_files(names, Path(names[0]).parent)},
-    )
-
-
-def _items(files: Sequence[str], image_key: str, label_key: str | None) -> Callable[[bool, int], Any]:
-    import tensorflow as tf
-
-    spec = {image_key: tf.io.FixedLenFeature((), tf.string)}
-    if label_key is not None:
-        spec[label_key] = tf.io.FixedLenFeature((), tf.int64)
-
-    def parse(record: Any) -> Any:
-        example = tf.io.parse_single_example(record, spec)
-        return example[image_key], tf.zeros((), tf.int64) if label_key is None else example[label_key]
-
-    def items(shuffle: bool, seed: int) -> Any:
-        # Not tf.data's own shuffling: that depends on TensorFlow's global seed, and workers must agree.
-        epochs = itertools.count()
-
-        def order() -> np.ndarray:
-            generator = np.random.default_rng((seed, next(epochs)))
-            return np.array(files, object)[generator.permutation(len(files)) if shuffle else slice(None)]
-
-        def in_order(_: Any) -> Any:
-            return tf.data.Dataset.from_tensor_slices(
-                tf.ensure_shape(tf.numpy_function(order, [], tf.string), (None,))
-            )
-
-        names = tf.data.Dataset.from_tensors(0).flat_map(in_order)
-        records = names.interleave(
-            tf.data.TFRecordDataset,
-            cycle_length=min(16, len(files)),
-            num_parallel_calls=min(_optional.cores(), len(files)),
-            deterministic=True,
-        )
-        return records.map(parse)
-
-    return items
-
-
-def count_tfrecords(files: Sequence[str]) -> int:
-    """Count the records in TFRecord files by their headers.
-
-    Raises:
-        ValueError: If a file ends within a record.
-    """
-    count = 0
-    for file in files:
-        with open(file, "rb") as opened:
-            size, position = opened.seek(0, 2), 0
-            while position < size:
-                opened.seek(position)
-                header = opened.read(8)
-                position += 16 + int.from_bytes(header, "little")  # length and its checksum, data and its checksum
-                if position > size or len(header) < 8:
-                    raise ValueError(f"The TFRecord file {str(file)!r} ends within a record")
-                count += 1
-    return count
+def _open_records(files: list[str]) -> Any:
+    return _optional.require("grain.sources", "Reading ArrayRecord").ArrayRecordDataSource(files)
 
 
 def serialize(image: bytes, name: str, label: int | None) -> bytes:
@@ -249,26 +179,48 @@ def serialize(image: bytes, name: str, label: int | None) -> bytes:
     return record
 
 
-def features(record: bytes) -> dict[str, Any]:
-    """Return what is in a record, by the names of the features.
+def features(record: bytes, name: str = "a record") -> dict[str, Any]:
+    """Return what is in a record that `serialize` wrote, by the names of the features.
 
     Raises:
-        ValueError: If it is not a `tf.train.Example` with an image.
+        ValueError: If it is not a `tf.train.Example` with an image; the message says `name`.
     """
-    try:
-        feature = _example_class().FromString(record).features.feature
-    except Exception as error:
-        raise ValueError(f"A record is not a tf.train.Example: {error}") from error
-    if IMAGE not in feature or len(feature[IMAGE].bytes_list.value) != 1:
-        raise ValueError(f"A record must have the feature {IMAGE!r}. Received: {sorted(feature)}")
-    values: dict[str, Any] = {IMAGE: feature[IMAGE].bytes_list.value[0]}
-    if LABEL in feature:
-        if len(feature[LABEL].int64_list.value) != 1:
-            raise ValueError(f"A record must have one {LABEL!r}. Received: {len(feature[LABEL].int64_list.value)}")
-        values[LABEL] = feature[LABEL].int64_list.value[0]
+    feature = _features(record, name)
+    values = parsed(record, name, IMAGE, LABEL if LABEL in feature else None)
     if NAME in feature:
         values[NAME] = feature[NAME].bytes_list.value[0]
     return values
+
+
+def parsed(record: bytes, name: str, image_key: str, label_key: str | None) -> dict[str, Any]:
+    """Return the image, and the label if there is a key for it, of a record.
+
+    Raises:
+        ValueError: If it is not a `tf.train.Example` with one of each; the message says `name`.
+    """
+    feature = _features(record, name)
+    image: Any = feature[image_key].bytes_list.value if image_key in feature else ()
+    if len(image) != 1:
+        raise ValueError(_lacks(name, image_key, len(image), feature))
+    values: dict[str, Any] = {image_key: image[0]}
+    if label_key is not None:
+        labels: Any = feature[label_key].int64_list.value if label_key in feature else ()
+        if len(labels) != 1:
+            raise ValueError(_lacks(name, label_key, len(labels), feature))
+        values[label_key] = labels[0]
+    return values
+
+
+def _lacks(name: str, key: str, count: int, feature: Any) -> str:
+    received = f"{count}" if key in feature else f"the features {sorted(feature)}"
+    return f"{name[0].upper()}{name[1:]} must have the feature {key!r} with one value. Received: {received}"
+
+
+def _features(record: bytes, name: str) -> Any:
+    try:
+        return _example_class().FromString(record).features.feature
+    except Exception as error:
+        raise ValueError(f"{name[0].upper()}{name[1:]} is not a tf.train.Example: {error}") from error
 
 
 @functools.cache

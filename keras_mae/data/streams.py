@@ -43,6 +43,8 @@ class Stream:
         white_level: Number that becomes 255 in encoded grays of 9 to 16 bits, as for `read_image`.
         max_pixels: Pixels of the largest encoded image to read, as for `read_image`.
         fingerprint: Function that returns JSON values that tell the data from others.
+        unpack: Function that makes (image, label, name) of the values of an element of `items` that are something
+            else. Its errors are those of a damaged image.
     """
 
     labels = None
@@ -65,6 +67,7 @@ class Stream:
         white_level: int | None = None,
         max_pixels: int | None = None,
         fingerprint: Callable[[], dict[str, Any]] | None = None,
+        unpack: Callable[..., tuple[Any, int, str]] | None = None,
     ):
         self.name = _checks.text("name", name)
         self.items = _checks.function("items", items, "a function of (shuffle, seed) that returns a dataset")
@@ -78,7 +81,9 @@ class Stream:
         _checks.one_of("dtype", dtype, ("uint8", "float32"))
         self.dtype = self.levels.dtype if self.levels.own_units else np.dtype(dtype)
         self.shuffle_buffer = _checks.positive_int("shuffle_buffer", shuffle_buffer)
-        self._fingerprint = fingerprint
+        if unpack is not None:
+            _checks.function("unpack", unpack, "a function of an element's values, or None")
+        self._fingerprint, self._unpack = fingerprint, unpack
         self._seen, self._bad, self._lock = 0, list[str](), threading.Lock()
 
     def __len__(self) -> int:
@@ -103,14 +108,27 @@ class Stream:
         Returns:
             The crops, (crops, height, width, channels), or `None` where the image cannot be decoded and is skipped.
         """
+        return self._views(lambda: (image, 0, ""), index, crop, generators)[0]
+
+    def load(
+        self, element: Sequence[Any], index: int, crop: Crop | None, generators: Generators
+    ) -> tuple[np.ndarray | None, int]:
+        """Return what `views` does of an element of `items`, whose values are NumPy's, and the label."""
+        image_of = self._unpack or (lambda image, label: (image, label, ""))
+        return self._views(lambda: image_of(*element), index, crop, generators)
+
+    def _views(
+        self, opened: Callable[[], tuple[Any, int, str]], index: int, crop: Crop | None, generators: Generators
+    ) -> tuple[np.ndarray | None, int]:
         try:
-            return self._cut(image, f"number {index} of {self.name}", crop, generators(index))
+            image, label, name = opened()
+            return self._cut(image, name or f"number {index} of {self.name}", crop, generators(index)), int(label)
         except ValueError as error:
             if not self.skips:
                 raise
             with self._lock:
                 self._bad.append(str(error))
-            return None
+            return None, 0
         finally:
             with self._lock:
                 self._seen += 1
@@ -135,6 +153,12 @@ class Stream:
         """Forget what was counted in an epoch that was left before its end."""
         with self._lock:
             self._seen, self._bad = 0, []
+
+    def too_short(self) -> None:
+        """Raise ValueError: the data ended before their number was reached."""
+        raise ValueError(
+            f"`count` must be the number of images in {self.name}, which end early. Received: {self.count}"
+        )
 
     def end_of_epoch(self) -> None:
         """Warn of what was skipped since the last call.

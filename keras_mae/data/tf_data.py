@@ -77,6 +77,7 @@ def stream_dataset(stream: Stream, plan: Plan) -> Any:
     numbered = tf.data.Dataset.zip(numbers, batches)
     if stream.count is not None:
         length = plan.length(stream.count)
+        numbered = numbered.concatenate(_at_the_end(stream.too_short, numbered.element_spec))
         # This worker's part of the batch that is dropped may be full.
         numbered = numbered.take(length).apply(tf.data.experimental.assert_cardinality(length))
     finished = _finish(numbered, plan)
@@ -93,8 +94,8 @@ def _views(stream: Stream, plan: Plan) -> Any:
     epochs = itertools.count()
     types = [stream.dtype, tf.int64, tf.bool]
 
-    def load(image: Any, label: int, index: int, epoch: int) -> list[Any]:
-        pixels = stream.views(image, int(index), plan.crop, plan.generators(int(epoch)))
+    def load(index: int, epoch: int, *element: Any) -> list[Any]:
+        pixels, label = stream.load(element, int(index), plan.crop, plan.generators(int(epoch)))
         labels = np.full(plan.crops_per_image, label, "int64")
         plan.check_labels(labels)
         good = pixels is not None
@@ -102,8 +103,8 @@ def _views(stream: Stream, plan: Plan) -> Any:
         return [pixels if good else np.zeros(shape, stream.dtype), labels, good]
 
     def views_of(item: Any, epoch: Any) -> Any:
-        index, (image, label) = item
-        pixels, labels, good = tf.numpy_function(load, [image, label, index, epoch], types)
+        index, element = item
+        pixels, labels, good = tf.numpy_function(load, [index, epoch, *element], types)
         pixels = tf.ensure_shape(pixels, (plan.crops_per_image, *stream.image_shape))
         return pixels, tf.ensure_shape(labels, (plan.crops_per_image,)), tf.ensure_shape(good, ())
 
@@ -130,8 +131,10 @@ def _at_the_end(call: Any, spec: Any) -> Any:
     def called(_: Any) -> Any:
         return tf.ensure_shape(tf.numpy_function(lambda: np.bool_(call()), [], tf.bool), ())
 
-    none = tf.nest.map_structure(lambda part: tf.zeros(part.shape, part.dtype), spec)
-    return tf.data.Dataset.from_tensors(0).filter(called).map(lambda _: none)
+    def nothing(part: Any) -> Any:
+        return tf.ensure_shape(tf.zeros([size or 0 for size in part.shape], part.dtype), part.shape)
+
+    return tf.data.Dataset.from_tensors(0).filter(called).map(lambda _: tf.nest.map_structure(nothing, spec))
 
 
 def _with_shapes(loaded: Any, shape: tuple[int | None, ...]) -> Any:

@@ -38,6 +38,7 @@ class BaseTrainStep(ChecksImages, keras.Model):
     """
 
     _trained: TrainedWeights
+    optimizer: Any
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
@@ -169,6 +170,9 @@ class BaseTrainStep(ChecksImages, keras.Model):
         check_compiling(kwargs)
         super().compile(*args, **kwargs)
         if self.optimizer is not None:
+            if kwargs.get("auto_scale_loss", True) and not self._scales_loss and self._trains_in_float16:
+                # Keras looks at the model's own policy only, and not at that of an encoder it was given.
+                self.optimizer = keras.optimizers.LossScaleOptimizer(self.optimizer, name="loss_scale_optimizer")
             self._trained = TrainedWeights(self)
             optimizer: Any = getattr(self.optimizer, "inner_optimizer", self.optimizer)
             _check_schedule(optimizer)
@@ -224,6 +228,12 @@ class BaseTrainStep(ChecksImages, keras.Model):
         if trained := config.pop("trained", None):  # older files do not say
             set_trained_parts(self, trained)
         self.compile(**keras.saving.deserialize_keras_object(config) | {"jit_compile": "auto"})
+
+    @property
+    def _trains_in_float16(self) -> bool:
+        """Whether gradients pass through float16, in which small ones become 0 unless the loss is scaled."""
+        layers = (layer for layer in self._flatten_layers() if layer is not self)
+        return any(layer.compute_dtype == "float16" and layer.trainable_weights for layer in layers)
 
     @property
     def _scales_loss(self) -> bool:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import shutil
 import signal
 import tempfile
@@ -22,13 +20,14 @@ from keras import ops
 from keras_mae import _checks, _files, _saving, distribution
 from keras_mae.data import listings
 from keras_mae.from_preset import CONFIG, config_text
+from keras_mae.training import stored
 from keras_mae.training.agreement import together
-from keras_mae.training.metadata import DESPITE, WARNINGS, check_same_run, from_flat, json_values
+from keras_mae.training.metadata import DESPITE, WARNINGS, check_same_run, json_values
 from keras_mae.training.signals import Handler
+from keras_mae.training.stored import METRICS, STATE, WEIGHTS
 
 __all__ = ["Checkpoints", "Interrupted", "Position", "Preempted", "check_room_for", "seek"]
 
-_STATE, _WEIGHTS, _METRICS = "state.json", "model.weights.h5", "metrics.npz"
 _BYTES_AROUND_AN_ARRAY = 1024  # in HDF5: its name, its shape and its place
 _NOTHING, _SAVE, _INTERRUPT, _TERMINATE = range(4)  # what a run may be asked for; the largest number is heeded
 _STEPS_BETWEEN_QUESTIONS = 10  # between checks that all processes take part in: each costs a message
@@ -171,17 +170,17 @@ class Checkpoints(keras.callbacks.Callback):
 
     def _compare(self, state: dict[str, Any]) -> None:
         """Compare the run with that of a checkpoint, and take over the record of what changed on the way."""
-        stored, known = state["metadata"], listings.read(self.directory / listings.LISTING)
+        before, known = state["metadata"], listings.read(self.directory / listings.LISTING)
 
         def changed_files() -> list[str]:
             now = None if known is None else self.listing()
             return [] if known is None or now is None else listings.changed_files(now, known)
 
         options: dict[str, Any] = {"allow_changed": self.allow_changed, "changed_files": changed_files}
-        changed = together(lambda: check_same_run(self.directory.parent, self.metadata, stored, **options))
+        changed = together(lambda: check_same_run(self.directory.parent, self.metadata, before, **options))
         since = [{"step": state["position"]["step"], "differences": changed}] if changed else []
         for name, added in ((DESPITE, since), (WARNINGS, [])):
-            if record := [*stored.get(name, []), *added]:
+            if record := [*before.get(name, []), *added]:
                 self.metadata[name] = record
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
@@ -191,9 +190,9 @@ class Checkpoints(keras.callbacks.Callback):
             ValueError: If there are checkpoints and none of them is whole.
         """
         damaged = []
-        for path in reversed(self._paths()):
+        for path in reversed(stored.checkpoints_in(self.directory).values()):
             try:
-                state = whole_state(path)
+                state = stored.whole_state(path)
             except (OSError, ValueError) as error:
                 damaged.append(f"{path.name} ({error})")
                 continue
@@ -205,18 +204,20 @@ class Checkpoints(keras.callbacks.Callback):
         return None
 
     def _load(self, model: Any, path: Path, state: dict[str, Any]) -> None:
-        model.optimizer.build(model.trainable_variables)  # otherwise its state would silently be left out
+        if not model.optimizer.built:  # a second time, a loss scale would be added to it again
+            model.optimizer.build(model.trainable_variables)
         try:
-            model.load_weights(path / _WEIGHTS)
-        except (ValueError, KeyError) as error:
-            raise ValueError(f"The checkpoint {str(path)!r} is not of this model: {error}") from error
-        with np.load(path / _METRICS) as arrays:
+            with warnings.catch_warnings():  # without its state, the optimizer would go on as a new one
+                warnings.filterwarnings("error", "Skipping variable loading for optimizer", UserWarning)
+                model.load_weights(path / WEIGHTS)
+        except (ValueError, KeyError, UserWarning) as error:
+            lines = str(error).splitlines()  # Keras collects what it could not load, and then says it
+            reason = next((line for line in lines if line.startswith("Skipping variable loading")), str(error))
+            raise ValueError(f"The checkpoint {str(path)!r} is not of this model: {reason}") from error
+        with np.load(path / METRICS) as arrays:
             self._metrics = [arrays[str(index)] for index in range(len(arrays.files))]
         self.position = Position(**state["position"])
         self.saved_step = self.position.step
-
-    def _paths(self) -> list[Path]:
-        return sorted(self.directory.glob("step-*"))
 
     # === Saving ===
     def save(self) -> Path:
@@ -228,7 +229,7 @@ class Checkpoints(keras.callbacks.Callback):
         Raises:
             OSError: If it cannot be written; earlier checkpoints are left as they were.
         """
-        path = self.directory / f"step-{self.position.step:09d}"
+        path = self.directory / stored.name_of(self.position.step)
         if self.saved_step == self.position.step:
             return path
         values = enumerate(self.model.metrics_variables)
@@ -238,33 +239,33 @@ class Checkpoints(keras.callbacks.Callback):
             self._write(path, metrics)
         elif devices.collective_reads:
             with tempfile.TemporaryDirectory() as folder:
-                _saving.save_weights(self.model, Path(folder) / _WEIGHTS)
+                _saving.save_weights(self.model, Path(folder) / WEIGHTS)
         distribution.gather(0)  # nobody exits before it is written
         self._saved, self.saved_step = time.monotonic(), self.position.step
         return path
 
     def _write(self, path: Path, metrics: dict[str, Any]) -> None:
         check_room_for(self.model, self.directory.parent)
+        stored.free(path)
         with _files.whole(path) as unfinished:
             unfinished.mkdir()
-            _saving.save_weights(self.model, unfinished / _WEIGHTS)
-            with _saving.unfailing(unfinished / _METRICS) as file:
+            _saving.save_weights(self.model, unfinished / WEIGHTS)
+            with _saving.unfailing(unfinished / METRICS) as file:
                 np.savez(file, **metrics)
             state: dict[str, Any] = {
                 "metadata": self.metadata,
                 "position": vars(self.position),
-                "sha256": {name: _files.sha256(unfinished / name) for name in (_WEIGHTS, _METRICS)},
+                "sha256": {name: _files.sha256(unfinished / name) for name in (WEIGHTS, METRICS)},
             }
-            (unfinished / _STATE).write_text(checksummed(state))
+            (unfinished / STATE).write_text(stored.checksummed(state))
             with contextlib.suppress(TypeError, ValueError, NotImplementedError):  # functions of the caller's own
-                config = config_text(self.model, state["sha256"][_WEIGHTS])
+                config = config_text(self.model, state["sha256"][WEIGHTS])
                 (unfinished / CONFIG).write_text(config, encoding="utf-8")
             shutil.rmtree(path, ignore_errors=True)  # a damaged one that was skipped
         if not self._listed and (listing := self.listing()) is not None:
             listings.write(self.directory / listings.LISTING, listing)
         self._listed = True
-        for old in self._paths()[: -self.keep]:
-            shutil.rmtree(old)
+        stored.prune(self.directory, self.position.step, self.keep)
 
     # === As a callback ===
     def on_train_begin(self, logs: Any = None) -> None:
@@ -354,38 +355,3 @@ def check_room_for(model: Any, directory: Path) -> None:
     variables = (*model.variables, *model.optimizer.variables)
     numbers = sum(int(np.prod(variable.shape)) for variable in variables)
     _files.check_room(directory, 4 * numbers + _BYTES_AROUND_AN_ARRAY * len(variables))
-
-
-def whole_state(path: Path) -> dict[str, Any]:
-    """Return the state of a checkpoint.
-
-    Raises:
-        OSError: If a file is missing.
-        ValueError: If a file is damaged, or the state is of something else.
-    """
-    state = _files.read_json(path / _STATE)
-    try:
-        intact = state.pop("checksum", None) == _checksum(state)
-        digests = state["sha256"].items()
-        if "facts" in state:  # from before run.json
-            state["metadata"] = from_flat(state.pop("facts"))
-        Position(**state["position"])
-        intact = intact and isinstance(state["metadata"], dict)
-    except (AttributeError, KeyError, TypeError, RecursionError):  # other kinds of values, or nested without end
-        intact = False
-    if not intact:
-        raise ValueError(f"{_STATE} is damaged")
-    for name, digest in digests:
-        if _files.sha256(path / name) != digest:
-            raise ValueError(f"{name} is damaged")
-    return state
-
-
-def checksummed(state: dict[str, Any]) -> str:
-    """Return the text of a checkpoint's state, with its checksum, a former one replaced."""
-    state = {name: value for name, value in state.items() if name != "checksum"}
-    return json.dumps({**state, "checksum": _checksum(state)}) + "\n"
-
-
-def _checksum(state: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()

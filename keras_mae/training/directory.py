@@ -19,6 +19,7 @@ import numpy as np
 from keras_mae import _checks, _files, distribution, visualize
 from keras_mae.recipes import Recipe
 from keras_mae.training.metadata import RECIPE, check_same_run, from_flat
+from keras_mae.training.stored import checkpoints_in
 
 __all__ = ["RunDirectory", "RunFile"]
 
@@ -180,7 +181,16 @@ class RunDirectory:
     @property
     def _is_in_progress(self) -> bool:
         """Whether the directory holds a run that has checkpoints, or has not got that far."""
-        return RunFile.CHECKPOINTS in self.files or {RunFile.RUN} <= set(self.files) <= _OF_A_BEGUN_RUN
+        return self.has_checkpoints or ({RunFile.RUN} <= set(self.files) and self._has_only_begun)
+
+    @property
+    def has_checkpoints(self) -> bool:
+        """Whether there is a checkpoint, whole or not; what else lies among them does not count."""
+        return bool(checkpoints_in(self.file(RunFile.CHECKPOINTS)))
+
+    @property
+    def _has_only_begun(self) -> bool:
+        return set(self.files) <= {*_OF_A_BEGUN_RUN, RunFile.CHECKPOINTS}
 
     def is_finished(self, epochs: int, metadata: Mapping[str, Any], *, allow_changed: bool = False) -> bool:
         """Return whether the directory holds the run of these metadata, with all its epochs or results of fewer.
@@ -195,15 +205,18 @@ class RunDirectory:
         Raises:
             ValueError: If the directory holds another run, or files of none.
         """
-        if self.is_free or self.file(RunFile.CHECKPOINTS).exists():
+        if self.is_free or self.has_checkpoints:
             return False
         if not (self.file(RunFile.RUN).is_file() or (self.path / _FLAT_RUN).is_file()):
-            if self.files == [RunFile.WATCH]:  # drawn before there was a run.json from the start
+            if set(self.files) <= {
+                RunFile.WATCH,
+                RunFile.CHECKPOINTS,
+            }:  # drawn before there was a run.json from the start
                 return False
             found = ", ".join(self.files)
             raise ValueError(f"{str(self.path)!r} holds files, and no {RunFile.RUN} that says of what run: {found}")
         check_same_run(self.path, metadata, self.metadata, allow_changed=allow_changed)
-        return self.epochs_done >= epochs or not set(self.files) <= _OF_A_BEGUN_RUN
+        return self.epochs_done >= epochs or not self._has_only_begun
 
     @property
     def epochs_done(self) -> int:
@@ -231,7 +244,7 @@ class RunDirectory:
             return
         made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
-        with _lock(self.path):
+        with _files.locked(self.path):
             _files.remove_unfinished(self.path)
             if free:
                 self.check_free()
@@ -307,37 +320,35 @@ class RunDirectory:
         self.write_history(history)  # the first line, or other metrics than before
 
     def remove_checkpoints(self) -> None:
-        """Remove the checkpoints of a finished run, all at once: nothing could be resumed from a part of them."""
+        """Remove the checkpoints of a finished run, all at once: nothing could be resumed from a part of them.
+
+        What somebody else put among them stays, and the folder with it. If the folder is a link, it leads to a folder
+        of the user's, which stays too.
+        """
         if not distribution.current().is_main:
             return
-        outdated = self.path / _OUTDATED_CHECKPOINTS
-        if self.file(RunFile.CHECKPOINTS).exists():
-            os.replace(self.file(RunFile.CHECKPOINTS), outdated)
-        shutil.rmtree(outdated, ignore_errors=True)
+        folder, outdated = self.file(RunFile.CHECKPOINTS), self.path / _OUTDATED_CHECKPOINTS
+        _remove_checkpoints_in(outdated)  # of which a kill has left a part
+        if os.path.lexists(folder) and not os.path.lexists(outdated):
+            os.rename(folder, outdated)
+        for place in (outdated, folder):
+            _remove_checkpoints_in(place)
+        if os.path.lexists(outdated) and not os.path.lexists(folder):  # with what is not ours
+            os.rename(outdated, folder)
+
+
+def _remove_checkpoints_in(folder: Path) -> None:
+    """Remove the checkpoints in a folder, and the folder if nothing else is in it; a link goes in any case."""
+    for path in checkpoints_in(folder).values():
+        shutil.rmtree(path, ignore_errors=True)
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.is_dir():
+        _files.remove_unfinished(folder)
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _lines(history: Mapping[str, Any]) -> list[list[float]]:
     """Return the lines of `history.csv` below that of the names."""
     return [[epoch, *map(float, row)] for epoch, row in enumerate(zip(*history.values(), strict=True), 1)]
-
-
-@contextlib.contextmanager
-def _lock(directory: Path) -> Iterator[None]:
-    """Keep other processes out of a directory. The system releases the lock when a process is killed."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            taken_away = not directory.exists() or not os.path.samestat(os.fstat(descriptor), directory.stat())
-        except BlockingIOError:
-            taken_away = True
-        if taken_away:  # or removed, by the process that had it, since it was opened here
-            raise ValueError(f"Another process is at work in {str(directory)!r}")
-        yield
-    finally:
-        os.close(descriptor)

@@ -39,12 +39,11 @@ def _of_stream(stream: Stream) -> tuple[np.ndarray, tuple[str, ...]]:
     wanted = {*_evenly(len(stream)).tolist()} if few else set(range(EXAMPLES))
     crop = None if stream.sized else CenterCrop()
     images, indices = [], []
-    for number, (image, _) in stream.items(not few, 0).take(max(wanted) + 1).enumerate():
+    for number, element in stream.items(not few, 0).take(max(wanted) + 1).enumerate():
         if int(number) in wanted:
             indices.append(int(number))
-            images.append(
-                stream.views(image.numpy(), indices[-1], crop, lambda index: [np.random.default_rng(index)])
-            )
+            values = [value.numpy() for value in element]
+            images.append(stream.load(values, indices[-1], crop, lambda index: [np.random.default_rng(index)])[0])
     stream.start_of_epoch()  # these do not count
     return np.concatenate([views for views in images if views is not None]), _numbered(indices) if few else ()
 

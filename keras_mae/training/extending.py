@@ -11,13 +11,13 @@ import keras
 
 from keras_mae import _files, distribution
 from keras_mae.recipes import PretrainRecipe, Recipe
-from keras_mae.training.checkpoints import Checkpoints, checksummed, whole_state
+from keras_mae.training.checkpoints import Checkpoints
 from keras_mae.training.directory import RunDirectory, RunFile
 from keras_mae.training.metadata import DESPITE, MAY_CHANGE, RECIPE, check_same_run, differing, json_values
+from keras_mae.training.stored import STATE, checksummed, name_of, whole_state
 
 __all__ = ["KeepBeforeDecay", "extend"]
 
-_STATE = "state.json"
 _LENGTH = ("epochs", "decay_epochs")
 """Fields of a recipe in which a longer run differs."""
 
@@ -62,7 +62,7 @@ def extend(directory: RunDirectory, metadata: Mapping[str, Any], *, allow_change
         ValueError: If the longer run's decay would begin before the shorter one's did, or its data have changed.
     """
     kept = directory.file(RunFile.BEFORE_DECAY)
-    if not kept.is_dir() or directory.file(RunFile.CHECKPOINTS).exists() or RunFile.RUN not in directory.files:
+    if not kept.is_dir() or directory.has_checkpoints or RunFile.RUN not in directory.files:
         return
     stored, wanted = directory.metadata, json_values(metadata)
     begun, longer = directory.recipe, Recipe.from_dict(wanted[RECIPE])
@@ -88,7 +88,7 @@ def extend(directory: RunDirectory, metadata: Mapping[str, Any], *, allow_change
         raise ValueError(f"The run cannot be made longer: {str(kept)!r} is not whole: {error}") from error
     # With what it was given until then: where it is resumed from here, that is compared again, and recorded.
     given = {name: stored[name] for name in (*changed, DESPITE) if name in stored}
-    _replace(directory.file(RunFile.CHECKPOINTS) / f"step-{step:09d}", kept, metadata={**wanted, **given})
+    _replace(directory.file(RunFile.CHECKPOINTS) / name_of(step), kept, metadata={**wanted, **given})
 
 
 def _replace(path: Path, checkpoint: Path, metadata: Mapping[str, Any] | None = None) -> None:
@@ -97,5 +97,5 @@ def _replace(path: Path, checkpoint: Path, metadata: Mapping[str, Any] | None = 
     with _files.whole(path) as unfinished:
         shutil.copytree(checkpoint, unfinished)
         if metadata is not None:
-            state = {**_files.read_json(unfinished / _STATE), "metadata": dict(metadata)}
-            (unfinished / _STATE).write_text(checksummed(state))
+            state = {**_files.read_json(unfinished / STATE), "metadata": dict(metadata)}
+            (unfinished / STATE).write_text(checksummed(state))

@@ -145,7 +145,7 @@ def fit_classifier(
     classifier: ViTClassifier, dataset: Any, epochs: int, *, validation_data: Any = None, **fit_options: Any
 ) -> ViTClassifier:
     """Train a compiled classifier on a dataset that shuffles itself, and return it."""
-    if classifier.optimizer.use_ema:
+    if getattr(classifier.optimizer, "inner_optimizer", classifier.optimizer).use_ema:
         fit_options["callbacks"] = [ValidateAverages(), *keras.tree.flatten(fit_options.get("callbacks") or [])]
     classifier.fit(dataset, epochs=epochs, validation_data=validation_data, shuffle=False, **fit_options)
     return classifier

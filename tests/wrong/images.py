@@ -255,6 +255,7 @@ def of_datasets(folder: Path) -> list[Group]:
         "dtype": (*CHOICE, None),
         "sized": BOOLEAN,
         "shuffle_buffer": COUNT,
+        "unpack": (3, "x", dict),
     }
     right = {"name": "x", "items": lambda shuffle, seed: None, "image_size": 8, "channels": 3, "labeled": False}
     return [
