@@ -125,6 +125,8 @@ def finetune(
         # How many labels need how many epochs was measured on the built-in images.
         count = len(images.train) if data in keras_mae.data.BUILTIN else None
         recipe = sized_recipe(keras_mae.recipes.FineTuneRecipe, chosen, count)
+        if data == "digits":  # which mean nothing, or another digit, in a mirror
+            recipe = replace(recipe, flip=False)
         recipe = resumed_recipe(recipe, begun_recipe(directory, resume), given, size)
         feed = images.feed(changed_recipe(recipe, given))
         say(devices, feed["recipe"])
