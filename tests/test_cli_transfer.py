@@ -90,16 +90,16 @@ def test_a_probe_by_the_published_recipe_is_asked_to_keep_features(keras_mae_com
 def test_a_probe_that_an_earlier_version_began_keeps_its_crops(tmp_path, stopped):
     """Which drew crops that did not fit again, and did not write that into its recipe."""
     from keras_mae.cli.runs import begun_recipe
-    from keras_mae.training import checkpoints
+    from keras_mae.training import stored
 
     recipe = keras_mae.recipes.LinearProbeRecipe().to_dict()
     del recipe["clamp_crops"]
     assert begun_recipe(tmp_path, True) is begun_recipe(tmp_path, False) is None
     if stopped:
-        state = {"metadata": {"recipe": recipe}, "position": {}, "sha256": {}}
+        state = {"metadata": {"recipe": recipe}, "position": {"step": 1}, "sha256": {}}
         file = tmp_path / "checkpoints" / "step-000000001" / "state.json"
         file.parent.mkdir(parents=True)
-        file.write_text(json.dumps({**state, "checksum": checkpoints._checksum(state)}))
+        file.write_text(stored.checksummed(state))
     else:
         (tmp_path / "run.json").write_text(json.dumps({"recipe": recipe}))
     assert begun_recipe(tmp_path, True).clamp_crops is False

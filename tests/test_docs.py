@@ -274,7 +274,7 @@ def check_pip(words):
         if extras := re.fullmatch(r"\.\[([\w,-]+)\]", word):
             assert set(extras[1].split(",")) <= set(PYPROJECT["project"]["optional-dependencies"])
         else:
-            assert word in ("-e", "pytest", "pre-commit", "tox")
+            assert word in ("-e", "pillow-heif", "pytest", "pre-commit", "tox")
 
 
 def check_tox(words):

@@ -92,5 +92,5 @@ def test_a_record_without_its_label_is_an_error(labels):
     example = data.records._example_class()()
     example.features.feature[data.records.IMAGE].bytes_list.value.append(b"image")
     example.features.feature[data.records.LABEL].int64_list.value.extend(labels)
-    with pytest.raises(ValueError, match="must have one 'image/class/label'. Received: "):
+    with pytest.raises(ValueError, match="must have the feature 'image/class/label' with one value. Received: "):
         data.records.features(example.SerializeToString())

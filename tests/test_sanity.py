@@ -29,8 +29,8 @@ def held(batch_size, num_images):
 @pytest.mark.parametrize(
     ("changes", "steps", "dataset", "message"),
     [
-        ({"epochs": 20}, 9, held(32, 300), "only 180 updates of the weights.* Received: epochs=20, batch_size=32"),
-        ({"gradient_accumulation_steps": 4}, 7, held(8, 60), "only 175 updates"),
+        ({"epochs": 20}, 9, held(32, 300), "updates the weights only 180 times.* Received: epochs=20, batch_size=32"),
+        ({"gradient_accumulation_steps": 4}, 7, held(8, 60), "only 175 times"),
         (
             {"batch_size": 5000},
             2,
@@ -117,7 +117,7 @@ def test_a_run_keeps_what_was_said(tmp_path):
         run_pretraining(mae, dataset, made, tmp_path / "run", **options)
     kept = RunDirectory(tmp_path / "run").metadata["warnings"]
     assert [text.split(":")[0].split(",")[0] for text in kept] == [
-        "The run makes only 1 updates of the weights",
+        "The run updates the weights only once",
         "Batches hold 8 images",
     ]
     run_pretraining(mae, dataset, made, tmp_path / "run", **options)  # finished: not another run for its warnings

@@ -33,8 +33,9 @@ def doubts(recipe: Recipe, steps: int, dataset: Any) -> list[str]:
     accumulated = recipe.gradient_accumulation_steps
     updates = steps * recipe.epochs // accumulated
     if updates < _FEW_UPDATES:
+        times = "once" if updates == 1 else f"{updates} times"
         found.append(
-            f"The run makes only {updates} updates of the weights, in which a model learns little: more epochs "
+            f"The run updates the weights only {times}, in which a model learns little: more epochs "
             f"(--epochs), or smaller batches (--batch-size), make more. Received: epochs={recipe.epochs}, "
             f"batch_size={recipe.batch_size}"
         )
