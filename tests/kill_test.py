@@ -62,8 +62,9 @@ def main(kills: int, seed: int = 0, epochs: int = 4, say: bool = True, protocol:
             run = work / f"run-{counts.runs}"
             while not killed_or_done(run, epochs, generator, counts, kills, protocol):
                 pass
-            if outcome(run) != wanted:
-                raise SystemExit(f"run {counts.runs} ended otherwise than the one that was left alone; seed {seed}")
+            if (ended := outcome(run)) != wanted:
+                other = "weights" if ended[0] != wanted[0] else "history"
+                raise SystemExit(f"run {counts.runs}'s {other} is not that of the one left alone; seed {seed}")
             if say:
                 print(f"{counts}: the same", flush=True)
     return counts

@@ -13,6 +13,8 @@ from training_helpers import quick_compile
 
 import keras_mae
 from keras_mae import data, recipes, training, transfer
+from keras_mae.data.relabeling import relabeled
+from keras_mae.data.streams import Stream
 
 NAMES = tuple(f"kind {letter}" for letter in "abcdefghijk")
 TURNED = (*NAMES[4:], *NAMES[:4])  # another order
@@ -108,6 +110,17 @@ def test_a_folder_is_numbered_as_it_is_told(kind, tmp_path):
         data.from_directory(path, 8, labeled=True, class_names=("ant", "owl"))
     with pytest.raises(ValueError, match="`class_names` must be different non-empty names"):
         data.from_directory(path, 8, labeled=True, class_names=("ant", "ant", "owl", "cat"))
+
+
+@pytest.mark.backends("torch")
+def test_a_stream_is_numbered_twice():
+    names = {"class_names": ("a", "b", "c"), "labeled": True}
+    stream = Stream("three images", lambda shuffle, seed: None, image_size=8, channels=3, sized=True, **names)
+    twice = relabeled(relabeled(stream, ("c", "a", "b")), ("b", "c", "a"))
+    image = np.zeros((8, 8, 3), "uint8")
+    assert [twice.load((image, label), 0, None, lambda index: [])[1] for label in range(3)] == [2, 0, 1]
+    with pytest.raises(ValueError, match="must be numbers of its 3 classes. Received: 3"):
+        twice.load((image, 3), 0, None, lambda index: [])
 
 
 @pytest.mark.backends("torch")

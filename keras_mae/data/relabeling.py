@@ -66,14 +66,9 @@ def relabeled(source: Source | Stream, class_names: Sequence[str] | None) -> Sou
         return source
     if not isinstance(source, Stream):
         return Relabeled(source, names)
-    places, items, changed = _places(source, names), source.items, copy.copy(source)
-
-    def renumbered(shuffle: bool, seed: int) -> Any:
-        import tensorflow as tf
-
-        return items(shuffle, seed).map(lambda image, label: (image, tf.gather(tf.constant(places), label)))
-
-    changed.items, changed.class_names = renumbered, names
+    places, changed = _places(source, names), copy.copy(source)
+    changed.places = places if source.places is None else places[source.places]
+    changed.class_names = names
     return changed
 
 

@@ -48,6 +48,8 @@ class Stream:
     """
 
     labels = None
+    places: np.ndarray | None = None
+    """What `load` makes of each label, if not itself."""
 
     def __init__(
         self,
@@ -115,7 +117,14 @@ class Stream:
     ) -> tuple[np.ndarray | None, int]:
         """Return what `views` does of an element of `items`, whose values are NumPy's, and the label."""
         image_of = self._unpack or (lambda image, label: (image, label, ""))
-        return self._views(lambda: image_of(*element), index, crop, generators)
+        pixels, label = self._views(lambda: image_of(*element), index, crop, generators)
+        if pixels is None or self.places is None:
+            return pixels, label
+        if not 0 <= label < len(self.places):
+            raise ValueError(
+                f"Labels in {self.name} must be numbers of its {len(self.places)} classes. Received: {label}"
+            )
+        return pixels, int(self.places[label])
 
     def _views(
         self, opened: Callable[[], tuple[Any, int, str]], index: int, crop: Crop | None, generators: Generators
