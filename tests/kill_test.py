@@ -177,7 +177,9 @@ def train(run: Path, epochs: int, protocol: str, every_step: bool) -> None:
     if not run.with_suffix(".weights").exists():
         saved = keras.saving.load_model(run / ("model.keras" if protocol == "pretrain" else "classifier.keras"))
         values = [keras.ops.convert_to_numpy(value) for value in (*saved.weights, *saved.optimizer.variables)]
-        run.with_suffix(".weights").write_bytes(b"".join(value.tobytes() for value in values))
+        unfinished = run.with_suffix(".unfinished")  # this, too, may be killed
+        unfinished.write_bytes(b"".join(value.tobytes() for value in values))
+        unfinished.replace(run.with_suffix(".weights"))
 
 
 if __name__ == "__main__":
