@@ -5,7 +5,7 @@ raises a ValueError (or, for a missing package, an ImportError) of one line that
 nothing is raised, and answered unclearly by anything else. Run by hand, this tries all of them, or the groups that
 are named, and prints what is not answered:
 
-    KERAS_BACKEND=torch PYTHONPATH=.:tests python tests/wrong_arguments.py [GROUP ...]
+    KERAS_BACKEND=torch python tests/wrong_arguments.py [GROUP ...]
 
 `test_wrong_arguments.py` runs them without the calls that work, and one value for each option.
 """
