@@ -73,7 +73,7 @@ def _move(unfinished: Path, target: Path) -> None:
     try:
         os.replace(unfinished, target)
     except OSError as error:
-        if error.errno in (*_CANNOT, errno.EEXIST, errno.EXDEV, errno.EMFILE) and not target.is_dir():
+        if error.errno in (*_CANNOT, errno.EEXIST, errno.EXDEV) and not target.is_dir():
             kind = "a folder" if unfinished.is_dir() else "a file over another"
             reason = f"{os.strerror(error.errno or 0)}: this file system cannot rename {kind}, as is done here"
             raise OSError(error.errno, reason, str(unfinished)) from error
