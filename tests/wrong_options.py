@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import keras
 import wrong_calls
 from wrong import inputs
 from wrong_arguments import Group, Wrong
@@ -28,6 +29,7 @@ SEED = ("-1", "1.5", "x", str(2**31))
 CHOICE = ("other", "", "3")
 PIXEL_RANGE = ("1 0", "0 nan", "a b", "3 3", "5")
 NO_FILE = ("nowhere", "")
+FOREIGN_ENGINE = "torch_ddp" if keras.backend.backend() == "tensorflow" else "mirrored"
 
 RUN: dict[str, tuple[str, ...]] = {
     "--epochs": COUNT,
@@ -35,7 +37,7 @@ RUN: dict[str, tuple[str, ...]] = {
     "--base-learning-rate": POSITIVE,
     "--seed": SEED,
     "--out": ("", "taken", "taken/file"),
-    "--distribution": (*CHOICE, "tpu", "mirrored"),
+    "--distribution": (*CHOICE, "tpu", FOREIGN_ENGINE),
     "--checkpoint-minutes": NOT_NEGATIVE,
     "--checkpoint-steps": COUNT,
     "--size": CHOICE,
@@ -91,7 +93,7 @@ NAMED = {
     "--watch": ("watch", "every_epochs"),
     "--shift": ("shift",),
     "--format": ("format", "--format"),
-    "--distribution": ("distribution", "tpu", "mirrored", "TPU", "engine"),
+    "--distribution": ("distribution", "tpu", FOREIGN_ENGINE, "TPU", "engine"),
     "--image-size": ("image", "patch"),
 }
 
