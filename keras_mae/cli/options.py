@@ -12,6 +12,7 @@ __all__ = [
     "AccumulationSteps",
     "AllowChanged",
     "AllowDamaged",
+    "Bands",
     "BaseLearningRate",
     "BatchSize",
     "CacheFeatures",
@@ -145,12 +146,14 @@ LabeledData = Annotated[
     str,
     typer.Argument(
         help="digits, fashion_mnist, or a folder with one folder of images per class, or one prepared from such a "
-        "folder as array_record."
+        "folder as array_record; or arrays in a file: FILE::IMAGES::LABELS."
     ),
 ]
 TestFolder = Annotated[
     Path | None,
-    typer.Option(help="Folder of images to evaluate on; by default a tenth of DATA's folder is held out for that."),
+    typer.Option(
+        help="Folder of images, or arrays in a file, to evaluate on; by default a tenth of DATA is held out for that."
+    ),
 ]
 NumLabels = Annotated[
     int | None,
@@ -174,6 +177,14 @@ PixelRange = Annotated[
         help="Smallest and largest number in a folder's images; with others than 0 255 they are read in units of "
         "their own.",
         metavar="LOW HIGH",
+    ),
+]
+Bands = Annotated[
+    str | None,
+    typer.Option(
+        help="Bands to show in pictures, from 0: three as red, green and blue, such as 3,2,1, or one in gray; by "
+        "default the first ones.",
+        metavar="N,N,N",
     ),
 ]
 AllowDamaged = Annotated[

@@ -15,10 +15,12 @@ __all__ = [
     "begun_recipe",
     "draws_balanced",
     "run_directory",
+    "run_name",
     "say",
     "say_files",
     "say_plan",
     "say_scores",
+    "shown_bands",
     "with_metadata",
 ]
 
@@ -32,6 +34,21 @@ def run_directory(name: str, out: Path | None, resume: bool, devices: Devices) -
     if out is None and devices.processes > 1:
         raise ValueError(f"Several processes need a run directory that they share: --out runs/{name}-1")
     return out or RunDirectory.next_free(name).path
+
+
+def run_name(data: str) -> str:
+    """Return what a run is called by its data: a folder's name, or "cells.h5-images" of an array in a file."""
+    from keras_mae.data.array_files import data_name
+
+    return data_name(data).replace("::", "-").replace("/", "-")
+
+
+def shown_bands(text: str | None) -> tuple[int, ...] | None:
+    """Return the bands to show as they are written: 3,2,1."""
+    try:
+        return None if text is None else tuple(int(band) for band in text.split(","))
+    except ValueError:
+        raise ValueError(f"`bands` must be one integer or three, with commas between. Received: {text}") from None
 
 
 def begun_recipe(directory: Path, resume: bool) -> Recipe | None:
