@@ -37,6 +37,7 @@ __all__ = [
     "Size",
     "TestFolder",
     "WhiteLevel",
+    "shown_bands",
 ]
 
 
@@ -190,3 +191,11 @@ Bands = Annotated[
 AllowDamaged = Annotated[
     float, typer.Option(help="Largest share of damaged images to skip; with 0 the first one is an error.")
 ]
+
+
+def shown_bands(text: str | None) -> tuple[int, ...] | None:
+    """Return the bands to show as they are written: 3,2,1."""
+    try:
+        return None if text is None else tuple(int(band) for band in text.split(","))
+    except ValueError:
+        raise ValueError(f"`bands` must be one integer or three, with commas between. Received: {text}") from None

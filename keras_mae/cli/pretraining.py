@@ -27,18 +27,10 @@ from keras_mae.cli.options import (
     PretrainSize,
     Resume,
     WhiteLevel,
+    shown_bands,
 )
 from keras_mae.cli.output import echo
-from keras_mae.cli.runs import (
-    begun_recipe,
-    run_directory,
-    run_name,
-    say,
-    say_files,
-    say_plan,
-    shown_bands,
-    with_metadata,
-)
+from keras_mae.cli.runs import begun_recipe, run_directory, run_name, say, say_files, say_plan, with_metadata
 
 if TYPE_CHECKING:
     from keras_mae.distribution import Devices
@@ -103,11 +95,7 @@ class Precision(StrEnum):
 
 def pretrain(
     data: Annotated[
-        str,
-        typer.Argument(
-            help="digits, fashion_mnist, a folder of images, also one from keras-mae prepare, or an array in a file: "
-            "FILE::IMAGES."
-        ),
+        str, typer.Argument(help="digits, fashion_mnist, a folder of images, also a prepared one, or FILE::IMAGES.")
     ] = "digits",
     model: Annotated[
         str | None, typer.Option(help="Preset, such as mae_vit_base_patch16_224; by default one that fits the data.")
@@ -272,7 +260,6 @@ def pretrain(
     from keras_mae.recipes import PretrainRecipe
 
     saving = training.Saving(resume, checkpoint_steps, checkpoint_minutes, allow_changed)
-    shown = shown_bands(bands)
     with keras_mae.distribution.scope(distribution.value) as devices:
         directory = run_directory(run_name(data), out, resume, devices)
         begun = begun_recipe(directory, resume)
@@ -344,8 +331,8 @@ def pretrain(
             mae,
             **with_metadata(feed, recipe_size=chosen),
             run_directory=directory,
-            bands=shown,
-            callbacks=[] if watch is None else [_watch(watch, images, directory, devices, shown)],
+            bands=shown_bands(bands),
+            callbacks=[] if watch is None else [_watch(watch, images, directory, devices, bands)],
             saving=saving,
         )
         say_files(devices, directory)
@@ -397,9 +384,7 @@ def _crops(smallest: float | None, shift: float | None, flip: bool | None) -> di
     return fields if flip is None else {**fields, "flip": flip}
 
 
-def _watch(
-    every_epochs: int, images: UnlabeledImages, directory: Path, devices: Devices, bands: tuple[int, ...] | None
-) -> Any:
+def _watch(every: int, images: UnlabeledImages, directory: Path, devices: Devices, bands: str | None) -> Any:
     """Return the callback that draws reconstructions, and print how to look at them."""
     from keras_mae import training
 
@@ -407,4 +392,4 @@ def _watch(
         raise ValueError(f"`watch` goes with one process. Received: {devices.processes} processes")
     pictures = directory / training.RunFile.WATCH
     echo(f"pictures: {pictures} (tensorboard --logdir {pictures})")
-    return training.Watch(images.examples, pictures, every_epochs, names=images.example_names, bands=bands)
+    return training.Watch(images.examples, pictures, every, names=images.example_names, bands=shown_bands(bands))

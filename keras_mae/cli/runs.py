@@ -20,7 +20,6 @@ __all__ = [
     "say_files",
     "say_plan",
     "say_scores",
-    "shown_bands",
     "with_metadata",
 ]
 
@@ -41,14 +40,6 @@ def run_name(data: str) -> str:
     from keras_mae.data.array_files import data_name
 
     return data_name(data).replace("::", "-").replace("/", "-")
-
-
-def shown_bands(text: str | None) -> tuple[int, ...] | None:
-    """Return the bands to show as they are written: 3,2,1."""
-    try:
-        return None if text is None else tuple(int(band) for band in text.split(","))
-    except ValueError:
-        raise ValueError(f"`bands` must be one integer or three, with commas between. Received: {text}") from None
 
 
 def begun_recipe(directory: Path, resume: bool) -> Recipe | None:

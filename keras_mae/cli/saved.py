@@ -11,9 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from keras_mae import _class_names
-from keras_mae.cli.options import Bands, SavedModel, WhiteLevel
+from keras_mae.cli.options import Bands, SavedModel, WhiteLevel, shown_bands
 from keras_mae.cli.output import add_row, echo, table
-from keras_mae.cli.runs import shown_bands
 
 __all__ = ["info", "reconstruct"]
 

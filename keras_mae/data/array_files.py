@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_mae import _optional
+from keras_mae import _optional, _terminal
 from keras_mae.data.array_images import npy_header
 from keras_mae.data.sizes import check_numbers
 
@@ -111,7 +111,8 @@ def open_array(name: ArrayName, part: str, max_pixels: int | None = None) -> Any
         raise
     except Exception as error:
         reason = str(error) if isinstance(error, _Refused | ValueError) else f"{type(error).__name__}: {error}"
-        raise ValueError(f"Cannot read the array in {where}: {' '.join(reason.split())}") from error
+        reason = _terminal.printable(" ".join(reason.split()))
+        raise ValueError(f"Cannot read the array in {where}: {reason}") from error
 
 
 class _Refused(ValueError):

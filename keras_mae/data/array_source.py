@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_mae import _checks, _class_names, pixels
+from keras_mae import _checks, _class_names, _terminal, pixels
 from keras_mae.data import fingerprints, listings
 from keras_mae.data.array_files import files_of, open_array, parsed_name
 from keras_mae.data.array_images import numbers_like, pixels_of
@@ -186,7 +186,7 @@ class ArrayFileSource:
         try:
             values = np.asarray(self._array()[index])
         except Exception as error:
-            reason = " ".join(str(error).split())
+            reason = _terminal.printable(" ".join(str(error).split()))
             raise ValueError(f"Cannot read image {index} of {self._text}: {reason}") from error
         values = values[..., None] if values.ndim == 2 else values
         if self.levels.own_units or self.dtype == np.uint8:

@@ -37,6 +37,8 @@ def open_directory(
     _checks.within("allow_damaged", allow_damaged, 1)
     _checks.boolean("labeled", labeled)
     if is_array_name(directory):
+        if allow_damaged:
+            raise _checks.argument_error("allow_damaged", f"0 for {str(directory)!r}, an array", allow_damaged)
         return _open_array_file(
             directory,
             image_size,

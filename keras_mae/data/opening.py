@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from keras_mae import _terminal
 from keras_mae._optional import require
 from keras_mae.data import dicom, plug_ins, tiff
 from keras_mae.data.array_images import ARRAY_ENDINGS, kind_of, open_npy
@@ -123,7 +124,7 @@ def _unreadable(image: str | Path | bytes, name: str, error: Exception) -> Value
     if type(error).__name__ == "UnidentifiedImageError":
         reason = plug_ins.reason(pillow(), image) or reason
     what = "it is empty" if empty else reason
-    return ValueError(f"Cannot read the image file {name!r}: {what}")
+    return ValueError(f"Cannot read the image file {name!r}: {_terminal.printable(' '.join(what.split()))}")
 
 
 def pillow() -> Any:

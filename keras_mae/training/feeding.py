@@ -218,10 +218,8 @@ def open_unlabeled(
         examples, names = spread(train)
     else:
         known = ", ".join(BUILTIN)
-        raise ValueError(
-            f"`data` must be {known}, an existing folder of images, or an array in a file, such as cells.h5::images. "
-            f"Received: data={str(data)!r}"
-        )
+        known += ", an existing folder of images, or an array in a file, such as cells.h5::images"
+        raise ValueError(f"`data` must be {known}. Received: data={str(data)!r}")
     metadata = {"data": data_name(data), "images": len(train), **levels.metadata}
     return UnlabeledImages(train, examples, metadata, names)
 
