@@ -271,3 +271,26 @@ def test_commands_open_arrays_in_files_by_their_name(tmp_path):
         training.open_labeled(name.removesuffix("::labels"), (8, 9, 13), **LEVELS)
     with pytest.raises(ValueError, match=r"`channels` must be 13, as '.*cells.h5::images' has"):
         training.open_unlabeled(name, (8, 9, 3), **LEVELS)
+
+
+@on_one
+def test_commands_train_and_score_on_an_array_in_a_file(tmp_path, monkeypatch, capsys):
+    from keras_mae.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    images = np.random.default_rng(0).integers(0, 256, (12, 28, 28), "uint8")
+    write_hdf5(tmp_path / "cells.h5", **{"group/images": images, "labels": np.arange(12) % 2})
+
+    def command(*words):
+        monkeypatch.setattr("sys.argv", ["keras-mae", *words])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 0, capsys.readouterr().err
+
+    micro = ("--model", "mae_vit_micro_patch4_28", "--epochs", "1", "--batch-size", "6", "--distribution", "none")
+    command("pretrain", "cells.h5::group/images", *micro, "--bands", "0")
+    run = tmp_path / "runs" / "cells.h5-group-images-1"
+    assert (run / "reconstructions.png").is_file()
+    assert json.loads((run / "run.json").read_text())["data"] == "cells.h5::group/images"
+    command("knn", str(run / "encoder.keras"), "cells.h5::group/images::labels", "--k", "1")
+    assert (tmp_path / "runs" / "knn-cells.h5-group-images-labels-1" / "metrics.json").is_file()

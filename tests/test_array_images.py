@@ -414,3 +414,28 @@ def test_features_are_those_of_the_same_arrays(form, dtype, bands, tmp_path):
     np.testing.assert_array_equal(from_files, directly)
     of_folder = data.pixel_statistics(data.FolderSource(tmp_path, 8, bands, pixel_range=pixel_range))
     np.testing.assert_allclose(of_folder.pixel_mean, statistics.pixel_mean, rtol=1e-5)
+
+
+# === Pictures ===
+@on_one
+def test_bands_say_which_of_many_a_picture_shows(tmp_path, monkeypatch):
+    from keras_mae.cli.saved import reconstruct
+
+    encoder = keras_mae.ViTEncoder((8, 8, 5), patch_size=4, embed_dim=8, depth=1, num_heads=2, pixel_range=(0, 10000))
+    mae = keras_mae.MaskedAutoencoder(encoder, keras_mae.MAEDecoder(embed_dim=8, depth=1, num_heads=2))
+    mae.save(tmp_path / "mae.keras")
+    array = np.zeros((8, 8, 5), "uint16")
+    array[..., 4] = 10000
+    (tmp_path / "scene.tif").write_bytes(tiff(array))
+    drawn = []
+    monkeypatch.setattr(
+        "keras_mae.visualize.figures.show_panel", lambda axes, image, **style: drawn.append(np.asarray(image))
+    )
+    for bands, brightest in ((None, [0, 0, 0]), ("4,2,1", [1, 0, 0]), ("4", [1])):
+        drawn.clear()
+        reconstruct(tmp_path / "mae.keras", [tmp_path / "scene.tif"], tmp_path / "out.png", bands=bands)
+        np.testing.assert_array_equal(drawn[-1][0, 0], brightest)
+    with pytest.raises(ValueError, match="`bands` must be one or three of the images' 5 channels, from 0"):
+        reconstruct(tmp_path / "mae.keras", [tmp_path / "scene.tif"], bands="5")
+    with pytest.raises(ValueError, match="`bands` must be one integer or three, with commas between. Received: x"):
+        reconstruct(tmp_path / "mae.keras", [tmp_path / "scene.tif"], bands="x")

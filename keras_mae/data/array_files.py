@@ -129,7 +129,7 @@ def _open_npy(file: Path) -> np.ndarray:
 
 def _open_hdf5(file: Path, part: str, max_pixels: int | None) -> Any:
     h5py = _optional.require("h5py", "Reading HDF5 files")
-    opened = h5py.File(file, "r")
+    opened = h5py.File(file, "r", locking="best-effort")  # as on disks in a network that have no locks
     try:
         place: Any = opened
         for step in filter(None, part.split("/")):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,9 @@ __all__ = ["has_unnamed_band", "is_for_tifffile", "open_tiff"]
 _DESCRIPTION, _ORIENTATION, _PLANAR, _EXTRA_SAMPLES = 270, 274, 284, 338  # tags
 _PLAIN = 1  # the compression that is none
 _CHANNELS = re.compile(r'^channels=(\d{1,6})$|SizeC="(\d{1,6})"', re.MULTILINE)
+_PIXELS = re.compile(r"<(?:\w+:)?Pixels\b[^>]*>")  # OME's element for an image
 _ORDER = re.compile(r'DimensionOrder="([XYZCT]{5})"')
-_SIZE = re.compile(r'Size([ZCT])="(\d+)"')
+_SIZE = re.compile(r'Size([ZCT])="(\d{1,9})"')
 
 
 def is_for_tifffile(file: Any, channels: int | None, levels: Levels, reduced: bool) -> bool:
@@ -58,7 +61,7 @@ def open_tiff(image: str | Path | bytes, channels: int | None, levels: Levels) -
         ValueError: If the file is damaged, or holds no image.
         ImportError: If tifffile is missing, or imagecodecs for a file that is compressed.
     """
-    tifffile = _optional.require("tifffile", "Reading TIFF files of many bands, 16-bit colors or 64-bit floats")
+    tifffile = _library()
     stored = len(image) if isinstance(image, bytes) else Path(image).stat().st_size
     with contextlib.ExitStack() as stack:
         source = io.BytesIO(image) if isinstance(image, bytes) else str(image)
@@ -81,6 +84,13 @@ def open_tiff(image: str | Path | bytes, channels: int | None, levels: Levels) -
 
     upright = (whole[1], whole[0], whole[2]) if turned in (5, 6, 7, 8) else whole
     return ArrayImage(upright, numbers, read, count, close)
+
+
+@functools.cache
+def _library() -> Any:
+    """Return tifffile, whose complaints about damaged files are for those who listen to its log only."""
+    logging.getLogger("tifffile").addHandler(logging.NullHandler())
+    return _optional.require("tifffile", "Reading TIFF files of many bands, 16-bit colors or 64-bit floats")
 
 
 def _numbers(page: Any) -> Numbers:
@@ -149,11 +159,11 @@ def _dimensions(file: Any) -> tuple[dict[str, int], str]:
     if file.is_imagej:
         known = file.imagej_metadata or {}
         return {"C": known.get("channels", 1), "Z": known.get("slices", 1), "T": known.get("frames", 1)}, "CZT"
-    text = file.ome_metadata if file.is_ome else None
-    if not isinstance(text, str) or (order := _ORDER.search(text)) is None:
+    pixels = _PIXELS.search(file.ome_metadata or "") if file.is_ome else None
+    order = _ORDER.search(pixels[0]) if pixels else None
+    if pixels is None or order is None:
         return {}, "CZT"
-    sizes = {axis: int(number[:9]) for axis, number in _SIZE.findall(text[order.start() - 2000 :][:4000])}
-    return sizes, order[1].replace("X", "").replace("Y", "")
+    return {axis: int(size) for axis, size in _SIZE.findall(pixels[0])}, order[1].replace("X", "").replace("Y", "")
 
 
 def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
