@@ -296,16 +296,6 @@ def test_a_folder_of_13_bands_is_read_by_both_loaders(scenes, loader):
     assert labels.tolist() == [0, 0, 0, 1]
 
 
-@on_one
-def test_worker_processes_read_bands(scenes):
-    crop = data.RandomResizedCrop()
-    one, two = (
-        epoch(data.from_directory(scenes, 8, 3, loader="grain", workers=workers, crop=crop, **OPTIONS))
-        for workers in (None, 1)
-    )
-    np.testing.assert_array_equal(one, two)
-
-
 def test_a_prepared_folder_holds_the_same_numbers(scenes, tmp_path):
     pytest.importorskip("array_record")
     out = tmp_path / "shards"

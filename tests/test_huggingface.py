@@ -34,10 +34,6 @@ def test_images_and_labels_are_read_by_index(made):
     assert still.fingerprint() != batches.fingerprint()
 
 
-def test_worker_processes_read_it(made):
-    assert sorted(numbers(data.from_huggingface(made, 8, 4, loader="grain", workers=1))) == list(range(COUNT))
-
-
 def test_files_of_arrays_and_paths_of_files(tmp_path):
     array = np.random.default_rng(0).uniform(0, 1, (8, 8, 5)).astype("float32")
     np.save(tmp_path / "a.npy", array)

@@ -25,6 +25,8 @@ __all__ = [
     "from_huggingface",
     "from_tfds",
     "from_tfrecords",
+    "make_dataset",
+    "open_directory",
 ]
 
 
