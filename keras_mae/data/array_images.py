@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from keras_mae.data.levels import Levels, Numbers, UnclearNumbers, WrongBands, check_range, described
-from keras_mae.data.sizes import check_numbers
+from keras_mae.data.sizes import check_numbers, in_pixels
 
 __all__ = ["ARRAY_ENDINGS", "ArrayImage", "checked_shape", "image_bytes", "kind_of", "npy_header", "numbers_like"]
 __all__ += ["open_npy", "pixels_of"]
@@ -53,8 +53,9 @@ class ArrayImage:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height), as Pillow's images have it."""
-        return self.shape[1], self.shape[0]
+        """(width, height) of an image of Pillow's that takes as much memory, for `sizes.room`."""
+        itemsize = np.dtype(self.numbers.dtype).itemsize
+        return self.shape[1], in_pixels(self.shape, itemsize) // self.shape[1]
 
     def check(self, channels: int | None, levels: Levels) -> None:
         """Raise an error if the image cannot be read with so many channels in these levels.

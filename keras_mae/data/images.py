@@ -109,8 +109,11 @@ def views(
             if isinstance(file, ArrayImage):
                 stack.enter_context(room(file.size))
                 array = pixels_of(file.read(), file.numbers, levels)
-                return _views_of_array(array, image_shape, crop, generators, levels.pixel_range)
-            numbers = numbers_of(file)
+            else:
+                array, numbers = None, numbers_of(file)
+        if array is not None:
+            return _views_of_array(array, image_shape, crop, generators, levels.pixel_range)
+        with named_errors(image, name):
             if file.format not in _DRAFTED:
                 stack.enter_context(room(file.size))
                 file.load()  # Pillow turns TIFF files upright here, and has their upright size before: ask afterwards

@@ -19,6 +19,8 @@ __all__ = ["PixelStatistics", "pixel_statistics"]
 
 _CHUNK = 1 << 22
 """Numbers that are in memory at a time, as float64, from an array or a source."""
+_ANY = (float(np.finfo("float32").min), float(np.finfo("float32").max))
+"""Range that holds every number that is finite."""
 _FILES = 16
 """Images of a folder that are in memory at a time."""
 
@@ -38,17 +40,18 @@ class PixelStatistics:
     pixel_range: tuple[float, float]
 
 
-def pixel_statistics(source: Any, *, channels: int = 3) -> PixelStatistics:
+def pixel_statistics(source: Any, *, channels: int = 3, own_units: bool = False) -> PixelStatistics:
     """Measure mean and deviation by channel, and the range, without loading all images at once.
 
     The sums are float64, so that the result does not depend on the number of images.
 
     Args:
-        source: A folder of images, all of whose pixels count, each image in its own size (for files in units of their
-            own give `FolderSource(folder, pixel_range=...)`, with a range that is wide enough); an array (images,
-            height, width, channels) or (images, height, width), or the name of one in a file, such as "scans.npy" or
+        source: A folder of images, all of whose pixels count, each image in its own size; an array (images, height,
+            width, channels) or (images, height, width), or the name of one in a file, such as "scans.npy" or
             "cells.h5::images"; or a source of `keras_mae.data`, such as an `ArraySource`.
         channels: Channels to read a folder's images in, as for `FolderSource`.
+        own_units: Whether a folder's files are measured in their own numbers, as any `pixel_range` but (0, 255) reads
+            them; arrays always are.
 
     Returns:
         A `PixelStatistics`.
@@ -65,10 +68,12 @@ def pixel_statistics(source: Any, *, channels: int = 3) -> PixelStatistics:
         ... )
     """
     _checks.positive_int("channels", channels)
+    _checks.boolean("own_units", own_units)
     rule = "a folder, or an array of numbers (images, height, width, channels)"
     if isinstance(source, str | Path):
         path = _checks.path("source", source, "a folder, a .npy file or an array of images")
-        source = _in_file(path) if is_array_name(path) else FolderSource(path, channels=channels)
+        units: Any = {"pixel_range": _ANY} if own_units else {}
+        source = _in_file(path) if is_array_name(path) else FolderSource(path, channels=channels, **units)
     elif not hasattr(source, "batch") and not isinstance(source, np.ndarray):
         source = _checks.array("source", source, rule)
     if isinstance(source, FolderSource):

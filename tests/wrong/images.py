@@ -111,7 +111,7 @@ def of_arrays(folder: Path) -> list[Group]:
             "pixel_statistics",
             data.pixel_statistics,
             {"source": BATCH},
-            {"source": (*ARRAYS, BATCH[:0]), "channels": (0, -1, "x", 1.5)},
+            {"source": (*ARRAYS, BATCH[:0]), "channels": (0, -1, "x", 1.5), "own_units": BOOLEAN},
             source=("source", "images", "directory"),
         ),
         sweep("digits", data.digits, {}, {"split": (*CHOICE, None)}),
