@@ -13,11 +13,13 @@ _DISTRIBUTIONS = {  # module -> (what people call it, the extra that installs it
     "importlib_resources": ("importlib_resources", "tfds"),
     "keras_hub": ("KerasHub", "keras-hub"),
     "matplotlib": ("matplotlib", "viz"),
+    "pyarrow": ("pyarrow", "parquet"),
     "safetensors": ("safetensors", "convert"),
     "sklearn": ("scikit-learn", "data"),
     "tensorflow": ("TensorFlow", "tensorflow"),
     "tensorflow_datasets": ("tensorflow-datasets", "tfds"),
     "torch": ("PyTorch", "torch"),
+    "umap": ("umap-learn", "umap"),
 }
 
 
