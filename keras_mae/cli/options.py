@@ -24,6 +24,7 @@ __all__ = [
     "MaxPixels",
     "NumLabels",
     "Out",
+    "Part",
     "PixelRange",
     "Pooling",
     "PoolingName",
@@ -178,4 +179,8 @@ PixelRange = Annotated[
 ]
 AllowDamaged = Annotated[
     float, typer.Option(help="Largest share of damaged images to skip; with 0 the first one is an error.")
+]
+Part = Annotated[
+    str | None,
+    typer.Option(help="Part I of N of the images, for N processes that share the work, such as 3/16.", metavar="I/N"),
 ]
