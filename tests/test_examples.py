@@ -171,3 +171,15 @@ def test_the_options_study_trains_for_its_budget_and_reads_out(run_here, squares
     read = json.loads((tmp_path / "features-best-0.json").read_text())["result"]["600"]
     assert all(0 <= score <= 1 for score in read.values())
     assert (tmp_path / "options.png").exists()
+
+
+@on_one_backend
+def test_retrieval_measures_each_way_beside_pixels_and_chance(squares, tmp_path, run_here, shallow_presets):
+    out = tmp_path / "out"
+    text = run_here("retrieval.py", "--data", squares, "--epochs", 1, "--images", 128, "--queries", 20, "--out", out)
+    table = json.loads((out / "retrieval.json").read_text())
+    assert list(table) == ["token of the last block", "mean of the last block", "pixels", "chance"]
+    assert table["chance"]["precision"] == pytest.approx(0.1, abs=0.01)
+    for name, row in table.items():
+        assert f"{name:32}   {row['precision']:14.4f}" in text
+        assert 0 <= row["precision"] <= 1
