@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -225,15 +226,14 @@ def _read_query(known: Embeddings, query: str) -> Any:
     return data.read_image(query, tuple(known.about["image_shape"]), pixel_range=_pixel_range(known), **levels)
 
 
-def _spread_images(known: Embeddings, count: int) -> list[Any]:
-    """Return images spread evenly over all, and `None` for the others."""
+def _spread_images(known: Embeddings, count: int) -> Iterator[Any]:
+    """Yield an image where it is one of so many spread evenly over all, and `None` for the others."""
     import numpy as np
 
-    images: list[Any] = [None] * len(known)
     chosen = np.unique(np.linspace(0, len(known) - 1, min(count, len(known))).round().astype("int64"))
-    for index, image in zip(chosen, known.read_images(chosen.tolist()), strict=True):
-        images[index] = image
-    return images
+    images, wanted = known.read_images(chosen.tolist()), {*chosen.tolist()}
+    for index in range(len(known)):
+        yield next(images) if index in wanted else None
 
 
 def _pixel_range(known: Embeddings) -> tuple[float, float]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,8 @@ from keras_mae.transfer.embedding_files import read_npz
 from keras_mae.transfer.features import feature_batches
 
 __all__ = ["Embeddings", "asked_part", "encoder_of", "in_order", "read_embeddings"]
+
+_READ_AHEAD = 64  # images
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,24 +146,39 @@ class Embeddings:
             raise _checks.argument_error("model", f"one with features {self.features.shape[1]} wide", model)
         return found[[order[Path(file).as_posix()] for file in files]]  # a file that is named twice is read once
 
-    def read_images(self, indices: Sequence[int]) -> list[np.ndarray | None]:
-        """Return images as the model saw them, (height, width, channels) each; `None` for one that is not there."""
-        folder = self.about.get("folder")
-        if folder is None or not Path(folder).is_dir():
-            return [None] * len(indices)
+    def read_images(self, indices: Iterable[int]) -> Iterator[np.ndarray | None]:
+        """Yield images as the model saw them, (height, width, channels) each, read as they are asked for.
+
+        Args:
+            indices: Indices of the images.
+
+        Yields:
+            The image, or `None` for one that is not where it was.
+        """
+        folder = Path(self.about["folder"]) if self.about.get("folder") else None
+        if folder is None or not folder.is_dir():
+            yield from (None for _ in indices)
+            return
         reading = self._reading
         if read_manifest(folder) is not None:
             source = open_folder(folder, part=checked_part(tuple(self.about["part"])), **reading).source
             there = len(source) == len(self)
-            return list(source.batch(np.asarray(indices), CenterCrop())[0]) if there else [None] * len(indices)
+            yield from (source.batch(np.array([index]), CenterCrop())[0][0] if there else None for index in indices)
+            return
 
         def read(index: int) -> np.ndarray | None:
+            name = Path(str(self.files[index]))
+            if name.is_absolute() or ".." in name.parts:  # a file from a stranger must lead nowhere else
+                return None
             try:
-                return read_image(_files.inside(Path(folder), str(self.files[index]), "the embeddings"), **reading)
+                return read_image(folder / name, **reading)
             except ValueError:
                 return None
 
-        return [read(index) for index in indices]
+        waiting = iter(indices)
+        with ThreadPoolExecutor() as pool:
+            while some := list(itertools.islice(waiting, _READ_AHEAD)):
+                yield from pool.map(read, some)
 
 
 def read_embeddings(file: str | Path) -> Embeddings:

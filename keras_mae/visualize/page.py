@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ def map_page(
     coordinates: Any,
     names: Sequence[str],
     classes: Sequence[str] | None = None,
-    images: Sequence[np.ndarray | None] | None = None,
+    images: Iterable[np.ndarray | None] | None = None,
     *,
     title: str = "Map",
     thumbnail: int = 64,
@@ -42,7 +42,7 @@ def map_page(
         names: Name of each image.
         classes: Name of the class of each image, which gives it a color; by default all have one.
         images: Image (height, width, channels) for each, or `None` for one without a picture; by default there are
-            none.
+            none. They are taken one by one, and may be read as they are asked for.
         title: Title of the page.
         thumbnail: Longest side, in pixels, of the pictures.
         bands: Channels to show, as for `reconstructions`.
@@ -61,12 +61,17 @@ def map_page(
         raise ValueError(f"`coordinates` must be {rule}. Received: coordinates.shape={places.shape}, or NaN in them")
     _checks.text("title", title)
     _checks.positive_int("thumbnail", thumbnail)
-    given: dict[str, Any] = {"names": names, "classes": classes, "images": images}
+    given: dict[str, Any] = {"names": names, "classes": classes}
     for argument, values in given.items():
         if values is None and argument != "names":
             continue
         if isinstance(values, str) or not hasattr(values, "__len__") or len(values) != len(places):
             raise _checks.argument_error(argument, f"one for each of the {len(places)} places", type(values).__name__)
+    if images is not None and (isinstance(images, str) or not isinstance(images, Iterable)):
+        raise _checks.argument_error("images", "arrays (height, width, channels), or None for one without", images)
+    pictures = [] if images is None else [_picture(image, thumbnail, bands, pixel_range) for image in images]
+    if images is not None and len(pictures) != len(places):
+        raise _checks.argument_error("images", f"one for each of the {len(places)} places", len(pictures))
     kinds = sorted(set(classes)) if classes is not None else []
     numbers = {name: number for number, name in enumerate(kinds)}
     centered = places - (places.max(axis=0) + places.min(axis=0)) / 2
@@ -77,7 +82,7 @@ def map_page(
         "names": [str(name) for name in names],
         "kinds": [str(kind) for kind in kinds],
         "classes": [] if classes is None else [numbers[name] for name in classes],
-        "pictures": [] if images is None else [_picture(image, thumbnail, bands, pixel_range) for image in images],
+        "pictures": pictures,
     }
     template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     before, after = template.split(_DATA)
