@@ -97,7 +97,7 @@ def open_files(
         raise _checks.argument_error("files", rule, files)
     paths = [_checks.path("files", file, rule) for file in several]
     if len(paths) == 1 and paths[0].is_dir() and read_manifest(paths[0]) is not None:
-        return _of_prepared(paths[0], image_shape, part, options)
+        return _of_indexed(paths[0], image_shape, part, options)
     found: list[Path] = []
     for path in paths:
         if not path.is_dir():
@@ -133,8 +133,8 @@ def open_folder(
         ValueError: If there is no such folder, no image in it, or one that cannot be read.
     """
     directory = _checks.path("directory", directory)
-    if directory.is_dir() and read_manifest(directory) is not None:
-        return _of_prepared(directory, image_shape, part, options)
+    if not directory.is_dir() or read_manifest(directory) is not None:
+        return _of_indexed(directory, image_shape, part, options)
     contents = look_into(directory)
     names = [path.relative_to(directory) for path in contents.paths]
     twice = {link.name for link in contents.repeated if link.parent == directory}  # classes that another one holds
@@ -144,20 +144,19 @@ def open_folder(
     return NamedImages(source, len(names), _digest(names), tuple(source.skipped))
 
 
-def _of_prepared(
+def _of_indexed(
     directory: Path, image_shape: tuple[int, int, int], part: Part, options: dict[str, Any]
 ) -> NamedImages:
+    """Open images that are no files of their own, or raise what `open_directory` raises."""
     source: Source | Stream = open_directory(directory, image_shape[:2], image_shape[2], **options)
     if isinstance(source, Stream):
         raise ValueError(
             f"This takes images by index. Received: {str(directory)!r}, prepared as TFRecord: prepare it as "
             "ArrayRecord (--format array_record)"
         )
-    known = known_of(source)
-    total, whole = (
-        len(source),
-        _digest(f"{known.get(name)}" for name in ("files", "paths", "sizes")),
-    )  # in copies, too
+    known = known_of(source)  # of it, what copies have in common, too
+    whole = _digest(str(known.get(name)) for name in ("array", "files", "paths", "sizes", "contents"))
+    total = len(source)
     own = source if part[1] == 1 else Subset(source, list(part_of(total, part)))
     return NamedImages(own, total, whole)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -155,16 +156,11 @@ class Embeddings:
         Yields:
             The image, or `None` for one that is not where it was.
         """
-        folder = Path(self.about["folder"]) if self.about.get("folder") else None
-        if folder is None or not folder.is_dir():
-            yield from (None for _ in indices)
+        folder = Path(self.about.get("folder") or "")
+        if not self.about.get("folder") or not folder.is_dir() or read_manifest(folder) is not None:
+            yield from self._indexed_images(folder, indices)
             return
         reading = self._reading
-        if read_manifest(folder) is not None:
-            source = open_folder(folder, part=checked_part(tuple(self.about["part"])), **reading).source
-            there = len(source) == len(self)
-            yield from (source.batch(np.array([index]), CenterCrop())[0][0] if there else None for index in indices)
-            return
 
         def read(index: int) -> np.ndarray | None:
             name = Path(str(self.files[index]))
@@ -179,6 +175,15 @@ class Embeddings:
         with ThreadPoolExecutor() as pool:
             while some := list(itertools.islice(waiting, _READ_AHEAD)):
                 yield from pool.map(read, some)
+
+    def _indexed_images(self, folder: Path, indices: Iterable[int]) -> Iterator[np.ndarray | None]:
+        """Yield images that are no files of their own."""
+        source = None
+        with contextlib.suppress(ValueError, KeyError):  # they are gone, or were never known
+            source = open_folder(folder, part=checked_part(tuple(self.about["part"])), **self._reading).source
+        there = source is not None and len(source) == len(self)
+        for index in indices:
+            yield source.batch(np.array([index]), CenterCrop())[0][0] if source is not None and there else None
 
 
 def read_embeddings(file: str | Path) -> Embeddings:
