@@ -321,7 +321,7 @@ def of_transfer(folder: Path) -> list[Group]:
             "join_embeddings",
             transfer.join_embeddings,
             {"files": [folder / "a.npz"], "out": folder / "b.npz"},
-            {"files": (None, 3, "x", [], [3], ["nowhere.npz"]), "out": (*PATH, "x", folder / "a.npz")},
+            {"files": (None, 3, "x", [], [3], ["nowhere.npz"]), "out": (*PATH, "x")},
             files="file",
             check_right=False,
         ),
