@@ -142,8 +142,8 @@ class PredictsFiles:
             ('new_photos/0001.jpg', 'cat')
             >>> predictions.save("predictions.csv")
         """
+        from keras_mae.data import make_dataset
         from keras_mae.data.crops import CenterCrop
-        from keras_mae.data.datasets import make_dataset
         from keras_mae.data.files import open_files
         from keras_mae.data.parts import checked_part
         from keras_mae.data.reading import numpy_batches

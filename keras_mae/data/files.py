@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_mae import _checks
-from keras_mae.data.datasets import open_directory
+from keras_mae.data import open_directory
 from keras_mae.data.folders import FolderContents, look_into
 from keras_mae.data.manifests import read_manifest
 from keras_mae.data.parts import Part, part_of

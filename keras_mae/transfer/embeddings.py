@@ -15,8 +15,8 @@ import numpy as np
 
 from keras_mae import _checks, _class_names, _files
 from keras_mae.classifier import ViTClassifier
+from keras_mae.data import make_dataset
 from keras_mae.data.crops import CenterCrop
-from keras_mae.data.datasets import make_dataset
 from keras_mae.data.files import open_files, open_folder
 from keras_mae.data.images import read_image
 from keras_mae.data.manifests import read_manifest
