@@ -17,12 +17,14 @@ _DISTRIBUTIONS = {  # module -> (what people call it, the extra that installs it
     "keras_hub": ("KerasHub", "keras-hub"),
     "matplotlib": ("matplotlib", "viz"),
     "pydicom": ("pydicom", "dicom"),
+    "pyarrow": ("pyarrow", "parquet"),
     "safetensors": ("safetensors", "convert"),
     "sklearn": ("scikit-learn", "data"),
     "tensorflow": ("TensorFlow", "tensorflow"),
     "tensorflow_datasets": ("tensorflow-datasets", "tfds"),
     "tifffile": ("tifffile", "tiff"),
     "torch": ("PyTorch", "torch"),
+    "umap": ("umap-learn", "umap"),
     "zarr": ("Zarr", "zarr"),
 }
 

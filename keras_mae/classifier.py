@@ -13,6 +13,7 @@ from keras import ops
 from keras_mae import _checks, _class_names
 from keras_mae._types import Tensor
 from keras_mae.encoder import ViTEncoder
+from keras_mae.file_predictions import PredictsFiles
 from keras_mae.from_preset import PresetFiles
 from keras_mae.frozen_features import TakesFeatures
 from keras_mae.labels import check_labels, check_loss, check_metrics, takes_classes, with_accuracy
@@ -32,7 +33,7 @@ __all__ = ["ViTClassifier"]
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
-class ViTClassifier(PresetFiles, TakesFeatures, TrainStep):
+class ViTClassifier(PresetFiles, PredictsFiles, TakesFeatures, TrainStep):
     """Classifies images with a pre-trained encoder.
 
     `compile(optimizer)` is enough: the loss is cross-entropy and the metric accuracy, for integer labels and for

@@ -124,7 +124,17 @@ def distributed_page(monkeypatch):
     return {"keras_mae": keras_mae}
 
 
+def asking_page(monkeypatch):
+    for name in ("photos", "another"):
+        docs_helpers.write_folder(Path.cwd() / name)
+    (Path.cwd() / "another" / "1.png").rename(Path.cwd() / "another" / "1.jpg")
+    encoder = keras_mae.ViTEncoder((8, 8, 3), 4, embed_dim=8, depth=1, num_heads=2)
+    names = {"classifier": keras_mae.ViTClassifier(encoder, 2), "mae": encoder}
+    return names | {name: getattr(keras_mae, name) for name in ("transfer", "visualize")}
+
+
 STAND_INS = {
+    "docs/asking.md": asking_page,
     "README.md": readme,
     "docs/data.md": data_page,
     "docs/options.md": transfer_page,
@@ -177,6 +187,10 @@ RUN = {
     "keras-mae probe runs/digits-1/model.keras --pooling attentive": "--epochs 1 --num-labels 64",
     "keras-mae knn runs/digits-1/model.keras": "--num-labels 64",
     "keras-mae evaluate runs/finetune-digits-1/classifier.keras": "",
+    "keras-mae predict runs/finetune-digits-1/classifier.keras photos/ --out predictions.csv": "",
+    "keras-mae embed runs/digits-1/model.keras photos/ --out photos.npz": "",
+    "keras-mae similar photos.npz 1.png photos/2.png --k 2 --out similar.png": "",
+    "keras-mae map photos.npz --method pca": "",
     "keras-mae reconstruct runs/digits-1/model.keras photos/1.png photos/2.png --out picture.png": "",
     "keras-mae pretrain digits --schedule wsd --epochs 40 --out runs/open --resume": "--epochs 2 --batch-size 479",
     "keras-mae pretrain digits --schedule wsd --epochs 80 --out runs/open --resume": "--epochs 3 --batch-size 479",
@@ -193,6 +207,8 @@ PARSED = {
     "keras-mae evaluate classifier.keras val/ --size base": "takes what a published checkpoint becomes",
     "keras-mae export runs/digits-1/model.keras --format onnx": "test_exporting.py does it, where TensorFlow is",
     "keras-mae pretrain photos/ --size base": "takes many devices",
+    "keras-mae embed encoder.keras photos/ --out parts/03.npz --part 3/16": "there are three photographs",
+    "keras-mae join parts/01.npz parts/02.npz parts/03.npz --out photos.npz": "test_cli_asking.py does it",
 }
 OURS = [command for command in commands(PAGES) if command.words[0] == "keras-mae"]
 OTHERS = [

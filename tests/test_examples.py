@@ -184,3 +184,15 @@ def test_the_rival_of_the_options_study_learns_from_random_weights():
     recipe = keras_mae.recipes.FineTuneRecipe.for_size("small_images", images=320, flip=False)
     few = images[:320], labels[:320]
     assert peers.supervised("vit", "mae_vit_micro_patch2_8", few, (images, labels), recipe, 50) > 0.3  # by chance 0.1
+
+
+@on_one_backend
+def test_retrieval_measures_each_way_beside_pixels_and_chance(squares, tmp_path, run_here, shallow_presets):
+    out = tmp_path / "out"
+    text = run_here("retrieval.py", "--data", squares, "--epochs", 1, "--images", 128, "--queries", 20, "--out", out)
+    table = json.loads((out / "retrieval.json").read_text())
+    assert list(table) == ["token of the last block", "mean of the last block", "pixels", "chance"]
+    assert table["chance"]["precision"] == pytest.approx(0.1, abs=0.01)
+    for name, row in table.items():
+        assert f"{name:32}   {row['precision']:14.4f}" in text
+        assert 0 <= row["precision"] <= 1

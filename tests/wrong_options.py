@@ -213,6 +213,16 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
         "--max-pixels": COUNT,
         "--pixel-range": PIXEL_RANGE,
     }
+    asked: dict[str, tuple[str, ...]] = {
+        "--part": ("0/2", "3/2", "1", "x", "", "1/99", "1/2/3", "-1/2"),
+        "--batch-size": COUNT,
+        "--allow-damaged": UP_TO_ONE,
+        "--white-level": COUNT,
+        "--max-pixels": COUNT,
+    }
+    embedded = str(folder / "x.npz")
+    if not Path(embedded).exists():
+        keras_mae.transfer.embed(inputs.encoder(), photos, embedded, model_file=encoder, progress=False)
     convert: dict[str, tuple[str, ...]] = {
         "--format": (*CHOICE, "timm"),
         "--num-heads": COUNT,
@@ -240,6 +250,39 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
                 "--bands": BANDS,
             },
         ),
+        options(
+            "predict",
+            ["predict", classifier, photos],
+            {**asked, "--out": ("", "x", "x.npz", "taken"), "--size": CHOICE},
+        ),
+        options(
+            "embed",
+            ["embed", encoder, photos, "--out", "y.npz"],
+            {
+                **asked,
+                "--out": ("", "x", "x.json", "taken", "taken/file"),
+                "--pooling": (*CHOICE, "attentive"),
+                "--block": ("2", "-3", "1.5", "x"),
+            },
+        ),
+        options(
+            "similar",
+            ["similar", embedded, image],
+            {"--k": COUNT, "--out": ("", "x", "x.xyz", "taken"), "--model": NO_FILE},
+            ["similar", embedded, image, "a/0.png"],
+        ),
+        options(
+            "map",
+            ["map", embedded, "--method", "pca"],
+            {
+                "--out": ("", "x", "x.png", "taken"),
+                "--method": CHOICE,
+                "--thumbnails": ("-1", "1.5", "x"),
+                "--thumbnail-size": COUNT,
+                "--seed": SEED,
+            },
+        ),
+        options("join", ["join", embedded, "--out", "z.npz"], {"--out": ("", "x", "taken", embedded)}),
         options("prepare", ["prepare", photos, "packed"], prepare),
         options("convert", ["convert", encoder, "other.keras"], convert, ["convert", encoder, "new.keras"]),
         given(
@@ -278,6 +321,23 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
                     ["convert", encoder, "x.keras", "--image-shape", "a", "8", "3"],
                 ],
                 "format": [["export", encoder, "x", "--format", "other"], ["convert", encoder, "x"]],
+                "files|image|nowhere": [
+                    ["predict", classifier, ""],
+                    ["predict", classifier, "nowhere"],
+                    ["predict", classifier, encoder],
+                    ["join", image, "--out", "w.npz"],
+                    ["join", embedded, image, "--out", "w.npz"],
+                    ["join", "nowhere.npz", "--out", "w.npz"],
+                    ["join", "nowhere.csv", "--out", "z.csv"],
+                ],
+                "`classifier`|model": [["predict", encoder, photos], ["predict", image, photos]],
+                "directory": [
+                    ["embed", encoder, "nowhere", "--out", "z.npz"],
+                    ["embed", encoder, "", "--out", "z.npz"],
+                ],
+                "out": [["embed", encoder, photos], ["join", embedded]],
+                "embeddings|file": [["similar", "nowhere", image], ["similar", image, image], ["map", "nowhere.npz"]],
+                "query": [["similar", embedded, "nowhere"], ["similar", embedded, photos]],
                 "part": [["export", encoder, "x.onnx", "--part", "other"]],
                 "--nothing": [["pretrain", "--nothing"], ["probe", encoder, "--nothing", "3"]],
                 "resume": [["pretrain", "--resume"]],

@@ -11,7 +11,7 @@ import warnings
 import typer
 
 from keras_mae import _interrupt, _terminal
-from keras_mae.cli import converting, preparing, pretraining, saved, transfer
+from keras_mae.cli import asking, converting, embedding, preparing, pretraining, saved, transfer
 
 __all__ = ["app", "main"]
 
@@ -27,6 +27,10 @@ for command in (
     transfer.probe,
     transfer.knn,
     transfer.evaluate,
+    asking.predict,
+    embedding.embed,
+    asking.similar,
+    embedding.join,
     saved.reconstruct,
     saved.info,
     preparing.prepare,
@@ -34,6 +38,7 @@ for command in (
     converting.export,
 ):
     app.command()(command)
+app.command("map")(asking.draw_map)
 
 
 def main() -> None:

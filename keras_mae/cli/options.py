@@ -25,6 +25,7 @@ __all__ = [
     "MaxPixels",
     "NumLabels",
     "Out",
+    "Part",
     "PixelRange",
     "Pooling",
     "PoolingName",
@@ -190,6 +191,10 @@ Bands = Annotated[
 ]
 AllowDamaged = Annotated[
     float, typer.Option(help="Largest share of damaged images to skip; with 0 the first one is an error.")
+]
+Part = Annotated[
+    str | None,
+    typer.Option(help="Part I of N of the images, for N processes that share the work, such as 3/16.", metavar="I/N"),
 ]
 
 

@@ -39,7 +39,7 @@ def check_batches(argument: str, data: Any) -> None:
 
 
 def numpy_batches(
-    data: Any, labels: Any = None, batch_size: int = 256, *, progress: bool = False
+    data: Any, labels: Any = None, batch_size: int = 256, *, progress: bool | str = False
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Yield the batches of arrays or of any dataset as NumPy arrays.
 
@@ -47,7 +47,7 @@ def numpy_batches(
         data: Images (images, ...), the tuple (images, labels), or a dataset of batches of either.
         labels: Labels (images,), for images in an array.
         batch_size: Images at a time, for images in an array.
-        progress: Whether to show a progress bar.
+        progress: Whether to show a progress bar, or what to call it.
 
     Yields:
         (images, labels), where labels are `None` if there are none.
@@ -78,7 +78,7 @@ def numpy_batches(
     if progress:
         from rich.progress import track
 
-        parts = track(parts, "features", total=total, transient=True)
+        parts = track(parts, "features" if progress is True else progress, total=total, transient=True)
     for part in parts:
         images, part_labels, _ = keras.utils.unpack_x_y_sample_weight(part if isinstance(part, tuple) else (part,))
         yield _numpy(images), None if part_labels is None else _numpy(part_labels)

@@ -16,7 +16,7 @@ from keras_mae.data import images as image_files
 from keras_mae.data.crops import CenterCrop, Crop, RandomCrop, moved
 from keras_mae.data.drawing import labels_of
 from keras_mae.data.examination import examine, grays_in_the_dark
-from keras_mae.data.folders import look_into
+from keras_mae.data.folders import FolderContents, look_into
 from keras_mae.data.levels import EIGHT_BITS, Levels
 from keras_mae.pixels import BYTES, PixelRange
 
@@ -199,6 +199,10 @@ class Subset:
         made = getattr(self._source, "listing", None)
         return made() if callable(made) else None
 
+    def inner(self, indices: Any) -> tuple[Source, list[int]]:
+        """Return the other source, and the indices that images have there."""
+        return self._source, [int(self._indices[index]) for index in indices]
+
     def read_labels(self) -> np.ndarray | None:
         """Return the labels of all images, `None` if the other source has none by index."""
         labels = labels_of(self._source)
@@ -266,7 +270,7 @@ class FolderSource:
         _checks.within("allow_damaged", allow_damaged, 1)
         self.levels = Levels(pixel_range, white_level, max_pixels)
         self.dtype = self.levels.dtype
-        contents = look_into(self.directory)
+        contents = self._look()
         self.paths, self.labeled = contents.paths, labeled
         self.class_names = tuple(contents.classes) if labeled else None
         for link in contents.repeated:
@@ -289,6 +293,9 @@ class FolderSource:
         if darkness := grays_in_the_dark(self.paths, self.levels):
             warnings.warn(f"{darkness}. keras-mae prepare --check lists all such files", stacklevel=2)
         self.labels = self._labels() if labeled else None
+
+    def _look(self) -> FolderContents:
+        return look_into(self.directory)
 
     def names(self, indices: Any) -> list[str]:
         """Return the paths, in the folder, of the images at `indices`."""

@@ -14,9 +14,9 @@ from keras_mae import _checks, _class_names, _files, pixels
 from keras_mae.classifier import ViTClassifier
 from keras_mae.data.reading import numpy_batches
 from keras_mae.encoder import ViTEncoder
-from keras_mae.pooling import POOLINGS, check_pooling, pool
+from keras_mae.pooling import POOLINGS, check_pooling, pool, pool_tokens
 
-__all__ = ["Features", "extract_features"]
+__all__ = ["Features", "checked_pooling", "extract_features", "feature_batches"]
 
 
 class _Pair(NamedTuple):
@@ -39,15 +39,18 @@ class Features(_Pair):
 class _Extractor(keras.Model):
     """The encoder and the pooling, for Keras to compile."""
 
-    def __init__(self, model: ViTEncoder | ViTClassifier, pooling: str):
+    def __init__(self, model: ViTEncoder | ViTClassifier, pooling: str, block: int | None):
         super().__init__(name="features", autocast=False)  # TensorFlow takes no name that starts with "_"
-        self.model, self.pooling = model, pooling
+        self.model, self.pooling, self.block = model, pooling, block
         self.built = True
 
     def call(self, images: Any) -> Any:
         if isinstance(self.model, ViTClassifier):
             return self.model.features(images, training=False)
-        return keras.ops.cast(pool(self.model, images, self.pooling), "float32")
+        if self.block is None:
+            return keras.ops.cast(pool(self.model, images, self.pooling), "float32")
+        tokens = self.model.encode(images, training=False, blocks=(self.block,))[0]
+        return keras.ops.cast(pool_tokens(self.model, tokens, self.pooling), "float32")
 
 
 def extract_features(
@@ -56,6 +59,7 @@ def extract_features(
     labels: Any = None,
     *,
     pooling: str | None = None,
+    block: int | None = None,
     batch_size: int = 256,
     file: str | Path | None = None,
     progress: bool = True,
@@ -71,6 +75,9 @@ def extract_features(
         pooling: "token", the class token after the final norm or the mean of several, by default; "mean", the mean of
             the patch tokens before it; or "flatten", all patch tokens after it, one after the other. Of a classifier
             it is the classifier's own, as "attentive" always is: its queries are learned.
+        block: Index of the encoder's block whose tokens are pooled, from 0, or from the end if negative; the last by
+            default. "token" and "flatten" take the final norm of an inner block's tokens, too. Not for a classifier,
+            whose head sees the last block.
         batch_size: Images at a time, for images in an array.
         file: Path of a .npy file to write the features to. The features returned are then memory-mapped, and may be
             larger than memory. The file appears when it is complete.
@@ -88,20 +95,16 @@ def extract_features(
     path = None if file is None else _checks.path("file", file, "a name that ends in .npy")
     if path is not None and path.suffix != ".npy":
         raise _checks.argument_error("file", "a name that ends in .npy", str(file))
-    extractor = _Extractor(encoder, _checked_pooling(encoder, pooling))
-    looking = encoder.encoder if isinstance(encoder, ViTClassifier) else encoder
+    batches = feature_batches(
+        encoder, data, labels, pooling=pooling, block=block, batch_size=batch_size, progress=progress
+    )
     label_parts: list[np.ndarray] = []
-    begun: list[bool] = []
 
     def feature_parts() -> Iterator[np.ndarray]:
-        for images, batch_labels in numpy_batches(data, labels, batch_size, progress=progress):
-            if not begun:
-                looking.look(images, together=False)
-                begun.append(True)
-            pixels.check_shape(images.shape, looking.image_shape)
+        for part, batch_labels in batches:
             if batch_labels is not None:
                 label_parts.append(np.asarray(batch_labels))
-            yield np.asarray(extractor.predict_on_batch(images), "float32")
+            yield part
 
     features = _collect(feature_parts()) if path is None else _write(feature_parts(), path)
     found = Features(features, np.concatenate(label_parts) if label_parts else None)
@@ -109,7 +112,48 @@ def extract_features(
     return found
 
 
-def _checked_pooling(model: Any, pooling: str | None) -> str:
+def feature_batches(
+    encoder: ViTEncoder | ViTClassifier,
+    data: Any,
+    labels: Any = None,
+    *,
+    pooling: str | None = None,
+    block: int | None = None,
+    batch_size: int = 256,
+    progress: bool = True,
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Return batches of features, float32 (batch, width), and of labels, as they are computed.
+
+    The arguments, and what is raised, are those of `extract_features`; `pooling` and `block` are checked at once.
+    """
+    extractor = _Extractor(encoder, checked_pooling(encoder, pooling), _checked_block(encoder, block))
+    looking = encoder.encoder if isinstance(encoder, ViTClassifier) else encoder
+
+    def batches() -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        begun = False
+        for images, batch_labels in numpy_batches(data, labels, batch_size, progress=progress):
+            if not begun:
+                looking.look(images, together=False)
+                begun = True
+            pixels.check_shape(images.shape, looking.image_shape)
+            yield np.asarray(extractor.predict_on_batch(images), "float32"), batch_labels
+
+    return batches()
+
+
+def _checked_block(model: Any, block: Any) -> int | None:
+    """Return the index of an encoder's block from 0, `None` for the last one."""
+    if block is None:
+        return None
+    if isinstance(model, ViTClassifier):
+        raise _checks.argument_error("block", "None for a classifier, whose head sees the last one", block)
+    depth: int = model.depth
+    if isinstance(block, bool) or not isinstance(block, int | np.integer) or not -depth <= block < depth:
+        raise _checks.argument_error("block", f"the index of a block, from {-depth} to {depth - 1}", block)
+    return int(block) % depth
+
+
+def checked_pooling(model: Any, pooling: str | None) -> str:
     """Return the pooling that was asked for, if this model can do it."""
     if isinstance(model, ViTClassifier):
         if pooling not in (None, model.pooling):

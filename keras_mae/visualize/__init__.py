@@ -24,7 +24,9 @@ from keras_mae.visualize.figures import (
 from keras_mae.visualize.gradients import saliency, smooth_grad
 from keras_mae.visualize.history import curves, read_history
 from keras_mae.visualize.masks import maskings
+from keras_mae.visualize.page import map_page
 from keras_mae.visualize.queries import query_attention, query_maps
+from keras_mae.visualize.retrieval import neighbors
 from keras_mae.visualize.scores import confusion
 
 __all__ = [
@@ -37,7 +39,9 @@ __all__ = [
     "feature_colors",
     "feature_maps",
     "keras_vis",
+    "map_page",
     "maskings",
+    "neighbors",
     "overlays",
     "patch_maps",
     "position_maps",

@@ -77,6 +77,32 @@ def of_pictures(folder: Path) -> list[Group]:
             {**looking, "layers": (2, -3, "x", 0.5, (), (0.5,), [True])},
         ),
         sweep("attention_rollout", visualize.attention_rollout, {"model": encoder(), "images": BATCH}, looking),
+        sweep(
+            "neighbors",
+            visualize.neighbors,
+            {"rows": [[BATCH[0]]], "titles": [["a"]]},
+            {
+                "rows": (None, 3, "x", [], [3], ["x"], [["x"]], [[BATCH]]),
+                "titles": (None, 3, "x", [], [[]], [["a", "b"]]),
+                "bands": bands,
+                "pixel_range": PIXEL_RANGE,
+            },
+        ),
+        sweep(
+            "map_page",
+            visualize.map_page,
+            {"coordinates": RNG.random((4, 2)), "names": list("abcd"), "images": list(BATCH)},
+            {
+                "coordinates": (None, 3, "x", RNG.random(4), RNG.random((4, 3)), RNG.random((4, 2)) * NAN, STRINGS),
+                "names": (None, 3, "abcd", ["a"]),
+                "classes": (3, "abcd", ["a"]),
+                "images": (3, "abcd", [BATCH[0]], ["x"] * 4, [BATCH] * 4),
+                "title": (None, 3, ""),
+                "thumbnail": COUNT,
+                "bands": bands,
+                "pixel_range": PIXEL_RANGE,
+            },
+        ),
         sweep("feature_colors", visualize.feature_colors, {"model": encoder(), "images": BATCH}, looking),
         sweep("position_similarity", visualize.position_similarity, {"model": encoder()}, {"model": MODELS}),
         sweep(

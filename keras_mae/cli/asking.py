@@ -1,0 +1,250 @@
+"""`keras-mae predict`, `similar` and `map`: what a trained model says of images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from keras_mae.cli.options import AllowDamaged, MaxPixels, Part, RecipeSize, WhiteLevel
+from keras_mae.cli.output import add_row, echo, table
+
+if TYPE_CHECKING:
+    from keras_mae.transfer import Embeddings
+
+__all__ = ["draw_map", "predict", "similar"]
+
+_SHOWN = 50  # images in a table
+_NEXT = 2  # classes behind the most probable one
+
+EmbeddingsFile = Annotated[Path, typer.Argument(help="File that embed wrote, .npz.")]
+
+
+class Method(StrEnum):
+    """What makes two dimensions of many."""
+
+    umap = "umap"
+    tsne = "tsne"
+    pca = "pca"
+
+
+def predict(
+    classifier: Annotated[Path, typer.Argument(help="Saved ViTClassifier, such as a run's classifier.keras.")],
+    files: Annotated[list[Path], typer.Argument(help="Image files, and folders of images, of any sizes.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Table to write, which must not exist: .csv, a line an image, or .json.")
+    ] = None,
+    size: Annotated[
+        RecipeSize,
+        typer.Option(help="Recipe the classifier was trained by: it says how much of each image to look at."),
+    ] = RecipeSize.small_images,
+    part: Part = None,
+    batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 256,
+    allow_damaged: AllowDamaged = 0.0,
+    white_level: WhiteLevel = None,
+    max_pixels: MaxPixels = None,
+) -> None:
+    """Say which class CLASSIFIER sees in each of FILES, and how sure it is.
+
+    Images are read as evaluate reads them. The tables of all parts are joined by join.
+    """
+    import keras_mae
+    from keras_mae import convert, data
+    from keras_mae.data.parts import checked_part
+    from keras_mae.file_predictions import checked_predictions_file
+
+    if out is not None:
+        checked_predictions_file(out)
+    chosen = checked_part(part)
+    loaded = convert.load_model(classifier)
+    if not isinstance(loaded, keras_mae.ViTClassifier):
+        raise ValueError(
+            f"`classifier` must be a ViTClassifier. Received: a {type(loaded).__name__} in {str(classifier)!r}"
+        )
+    recipe = keras_mae.recipes.FineTuneRecipe.for_size(size.value)
+    found = loaded.predict_files(
+        files,
+        crop=data.CenterCrop(**recipe.evaluation_crop(min(loaded.encoder.image_shape[:2]))),
+        part=chosen,
+        batch_size=batch_size,
+        allow_damaged=allow_damaged,
+        white_level=white_level,
+        max_pixels=max_pixels,
+        progress=True,
+    )
+    _print_predictions(found, classifier)
+    if out is not None:
+        found.save(out)
+        echo(f"{out}: {_counted(len(found), 'image')}")
+
+
+def similar(
+    embeddings: EmbeddingsFile,
+    queries: Annotated[list[str], typer.Argument(help="Image files, or names that EMBEDDINGS holds.")],
+    k: Annotated[int, typer.Option(help="Number of images to find for each query.")] = 10,
+    out: Annotated[
+        Path | None, typer.Option(help="Picture of the queries and what was found; its ending says the format.")
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Where the model is that made EMBEDDINGS; by default where it was."),
+    ] = None,
+) -> None:
+    """Find the images of EMBEDDINGS nearest to QUERIES by cosine.
+
+    A query that EMBEDDINGS holds is looked up and leaves itself out; any other image is embedded by the model that
+    made them, in the same way. All images are compared, none is estimated.
+    """
+    import numpy as np
+
+    from keras_mae import _checks, convert, transfer, visualize
+
+    if out is not None:
+        visualize.check_savable(out)
+    _checks.positive_int("k", k)
+    known = transfer.read_embeddings(embeddings)
+    places = [known.find(query) for query in queries]
+    others = [query for query, place in zip(queries, places, strict=True) if place is None]
+    if missing := [query for query in others if not Path(query).is_file()]:
+        raise ValueError(f"A query must be an image file, or a name in {str(embeddings)!r}. Received: {missing[0]!r}")
+    file = known.model_file(model) if others or model is not None else None
+    embedded = known.embed(convert.load_model(file), others) if others and file else np.zeros((0, 0))
+    new = iter(embedded)
+    vectors = np.stack([next(new) if place is None else known.features[place] for place in places])
+    exclude = np.array([-1 if place is None else place for place in places])
+    indices, cosines = transfer.nearest(known.features, vectors, k, exclude=exclude)
+    classes = known.classes
+    for query, row, values in zip(queries, indices, cosines, strict=True):
+        _print_neighbors(query, known, classes, row, values)
+    if out is not None:
+        _draw_neighbors(out, known, queries, places, indices, cosines)
+
+
+def draw_map(
+    embeddings: EmbeddingsFile,
+    out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("map.html"),
+    method: Annotated[
+        Method | None,
+        typer.Option(
+            help="umap (pip install umap-learn), tsne or pca; by default umap where it is installed, or else tsne "
+            "for up to 10,000 images, and pca for more."
+        ),
+    ] = None,
+    thumbnails: Annotated[
+        int, typer.Option(help="Images to show under the pointer, spread over all; the others show their names.")
+    ] = 5000,
+    thumbnail_size: Annotated[int, typer.Option(help="Longest side of a thumbnail, in pixels.")] = 64,
+    seed: Annotated[int, typer.Option(help="Random seed for umap and tsne.")] = 0,
+) -> None:
+    """Draw a map of EMBEDDINGS, on which images that are alike lie close by.
+
+    It is one HTML file without any other, to open in a browser: point at an image to see it, zoom with the wheel.
+    """
+    from keras_mae import _checks, _files, transfer, visualize
+
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise _checks.argument_error("out", "a file whose name ends in .html", str(out))
+    _checks.count("thumbnails", thumbnails)
+    _checks.positive_int("thumbnail_size", thumbnail_size)
+    _checks.seed_int("seed", seed)
+    known = transfer.read_embeddings(embeddings)
+    places, used = transfer.map_coordinates(known.features, None if method is None else method.value, seed=seed)
+    page = visualize.map_page(
+        places,
+        known.files.tolist(),
+        known.classes,
+        _spread_images(known, thumbnails),
+        title=f"{embeddings.stem}: {_counted(len(known), 'image')}, {used}",
+        thumbnail=thumbnail_size,
+        pixel_range=_pixel_range(known),
+    )
+    replaced = _replaced(out)
+    with _files.whole(out) as unfinished:
+        unfinished.write_text(page, encoding="utf-8")
+    echo(f"{out}: {_counted(len(known), 'image')} by {used}, {len(page) / 1e6:.1f} MB{replaced}")
+
+
+# === What is printed and drawn ===
+def _print_predictions(found: Any, classifier: Path) -> None:
+    from rich.console import Console
+
+    rows = table(classifier)
+    for title in ("file", "class", "probability", "then"):
+        rows.add_column(title)
+    for file, row in zip(found.files[:_SHOWN], found.probabilities, strict=False):
+        first, *rest = (-row).argsort(kind="stable")[: 1 + _NEXT]
+        then = ", ".join(f"{found.class_names[index]} {row[index]:.1%}" for index in rest)
+        add_row(rows, file, found.class_names[first], f"{row[first]:.1%}", then)
+    Console().print(rows)
+    if len(found) > _SHOWN:
+        echo(f"and {len(found) - _SHOWN:,} more, which --out predictions.csv writes")
+
+
+def _print_neighbors(query: str, known: Embeddings, classes: list[str] | None, indices: Any, cosines: Any) -> None:
+    from rich.console import Console
+
+    rows = table(query)
+    for title in ("", "cosine", "file", *([] if classes is None else ["class"])):
+        rows.add_column(title)
+    for rank, (index, cosine) in enumerate(zip(indices, cosines, strict=True), 1):
+        add_row(rows, rank, f"{cosine:.4f}", known.files[index], *([] if classes is None else [classes[index]]))
+    Console().print(rows)
+
+
+def _draw_neighbors(
+    out: Path, known: Embeddings, queries: list[str], places: list[int | None], indices: Any, cosines: Any
+) -> None:
+    from keras_mae import _files, visualize
+
+    rows, titles = [], []
+    for query, place, row, values in zip(queries, places, indices, cosines, strict=True):
+        own = known.read_images([place]) if place is not None else [_read_query(known, query)]
+        rows.append([*own, *known.read_images(row)])
+        titles.append(
+            [f"{Path(query).name}\nquery", *(_title(known, *pair) for pair in zip(row, values, strict=True))]
+        )
+    figure = visualize.neighbors(rows, titles, pixel_range=_pixel_range(known))
+    replaced = _replaced(out)
+    with _files.whole(out) as unfinished:
+        figure.savefig(unfinished)
+    missing = sum(image is None for row in rows for image in row)
+    gray = f", {_counted(missing, 'image')} not where they were" if missing else ""
+    echo(f"{out}: {len(queries)} {'query' if len(queries) == 1 else 'queries'}{gray}{replaced}")
+
+
+def _title(known: Embeddings, index: int, cosine: float) -> str:
+    return f"{known.files[index]}\n{cosine:.3f}"
+
+
+def _read_query(known: Embeddings, query: str) -> Any:
+    from keras_mae import data
+
+    levels = {name: known.about.get(name) for name in ("white_level", "max_pixels")}
+    return data.read_image(query, tuple(known.about["image_shape"]), pixel_range=_pixel_range(known), **levels)
+
+
+def _spread_images(known: Embeddings, count: int) -> Iterator[Any]:
+    """Yield an image where it is one of so many spread evenly over all, and `None` for the others."""
+    import numpy as np
+
+    chosen = np.unique(np.linspace(0, len(known) - 1, min(count, len(known))).round().astype("int64"))
+    images, wanted = known.read_images(chosen.tolist()), {*chosen.tolist()}
+    for index in range(len(known)):
+        yield next(images) if index in wanted else None
+
+
+def _pixel_range(known: Embeddings) -> tuple[float, float]:
+    low, high = known.about.get("pixel_range", (0.0, 255.0))
+    return low, high
+
+
+def _replaced(out: Path) -> str:
+    """Return that a file which is there is replaced, "" if there is none."""
+    return "; it replaces the one that was there" if out.exists() else ""
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

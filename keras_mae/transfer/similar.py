@@ -1,0 +1,143 @@
+"""The nearest of many feature vectors by cosine, exactly, and a map of all of them in two dimensions."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from typing import Any
+
+import numpy as np
+
+from keras_mae import _checks, _optional
+
+__all__ = ["map_coordinates", "nearest"]
+
+METHODS = ("umap", "tsne", "pca")
+_AT_A_TIME = 8192  # rows that are compared at once
+_MOST_BY_TSNE = 10_000  # images: scikit-learn takes minutes for more on a core
+_BEFORE = 50  # principal components that t-SNE and UMAP start from
+
+
+def nearest(features: Any, queries: Any, k: int = 10, *, exclude: Any = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the vectors nearest to each query by cosine, the nearest first; of equally near ones, the first.
+
+    Every vector is compared. The features may be memory-mapped, and larger than memory.
+
+    Args:
+        features: Vectors to search, (images, width), such as `Embeddings.features`.
+        queries: Vectors to search for, (queries, width).
+        k: Number of neighbors; all there are if they are fewer.
+        exclude: Index of a vector to leave out for each query, itself for example, or -1; integers (queries,).
+
+    Returns:
+        (indices, cosines): int64 and float32 (queries, k). The cosine with a vector of zeros is 0.
+
+    Raises:
+        ValueError: If the shapes do not fit, or a vector is not finite.
+
+    Example:
+        >>> indices, cosines = nearest([[1, 0], [0, 2], [3, 3]], [[0, 1]], k=2)
+        >>> indices.tolist()
+        [[1, 2]]
+    """
+    rule = "finite numbers (images, width)"
+    known = features if isinstance(features, np.ndarray) else _checks.array("features", features, rule)
+    wanted = np.asarray(_checks.array("queries", queries, "finite numbers (queries, width)"), "float32")
+    if known.ndim != 2 or not known.size or known.dtype.kind not in "iuf":
+        raise ValueError(f"`features` must be {rule}. Received: features.shape={known.shape}, dtype {known.dtype}")
+    if wanted.ndim != 2 or wanted.shape[1] != known.shape[1]:
+        raise ValueError(
+            f"`queries` must have shape (queries, {known.shape[1]}), as wide as the features. "
+            f"Received: queries.shape={wanted.shape}"
+        )
+    if not np.isfinite(wanted).all():
+        raise ValueError("`queries` must be finite. Received: NaN or infinite ones")
+    left_out = None if exclude is None else np.asarray(exclude)
+    if left_out is not None and (left_out.shape != wanted.shape[:1] or left_out.dtype.kind not in "iu"):
+        raise _checks.argument_error("exclude", "one integer for each query", exclude)
+    k = min(_checks.positive_int("k", k), max(len(known) - (left_out is not None and bool((left_out >= 0).any())), 1))
+    wanted = _unit(wanted)
+    best = (np.empty((len(wanted), 0), "int64"), np.empty((len(wanted), 0), "float32"))
+    for begin in range(0, len(known), _AT_A_TIME):
+        rows = np.asarray(known[begin : begin + _AT_A_TIME], "float32")
+        if not np.isfinite(rows).all():
+            raise ValueError("`features` must be finite. Received: NaN or infinite ones")
+        cosines = np.clip(wanted @ _unit(rows).T, -1, 1)
+        if left_out is not None:
+            places = np.flatnonzero((left_out >= begin) & (left_out < begin + len(rows)))
+            cosines[places, left_out[places] - begin] = -np.inf
+        indices = np.broadcast_to(np.arange(begin, begin + len(rows)), cosines.shape)
+        best = _best(np.concatenate([best[0], indices], axis=1), np.concatenate([best[1], cosines], axis=1), k)
+    return best
+
+
+def _best(indices: np.ndarray, cosines: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the k of the largest cosines; `indices` rise, so that of equal ones the first comes first."""
+    order = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(indices, order, 1), np.take_along_axis(cosines, order, 1)
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    """Return vectors of length 1 in the same directions; zeros stay zeros."""
+    largest = np.abs(rows).max(axis=1, keepdims=True)  # first, that no square is beyond float32
+    rows = rows / np.where(largest > 0, largest, 1)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit: np.ndarray = rows / np.where(lengths > 0, lengths, 1)
+    return unit
+
+
+def map_coordinates(features: Any, method: str | None = None, *, seed: int = 0) -> tuple[np.ndarray, str]:
+    """Return a place in two dimensions for each vector, so that those near one another by cosine lie close by.
+
+    Args:
+        features: Vectors, finite numbers (images, width), such as `Embeddings.features`.
+        method: "umap", "tsne" or "pca". By default UMAP where umap-learn is installed, or else t-SNE for up to 10,000
+            images, and the first two principal components for more.
+        seed: Seed for UMAP and t-SNE.
+
+    Returns:
+        (coordinates, method): float32 (images, 2), and the method that was used. Fewer than five images are
+        mapped by PCA.
+
+    Raises:
+        ValueError: If these are no features, or there is no such method.
+        ImportError: If umap-learn or scikit-learn is missing.
+
+    Reference: "UMAP: Uniform Manifold Approximation and Projection for Dimension Reduction" (arXiv 1802.03426);
+    "Visualizing Data using t-SNE", JMLR 9.
+    """
+    rule = "finite numbers (images, width)"
+    known = np.asarray(features if isinstance(features, np.ndarray) else _checks.array("features", features, rule))
+    if known.ndim != 2 or not known.size or known.dtype.kind not in "iuf" or not np.isfinite(known).all():
+        raise ValueError(f"`features` must be {rule}. Received: features.shape={known.shape}, or NaN among them")
+    _checks.seed_int("seed", seed)
+    chosen = _checks.optional(lambda name, value: _checks.one_of(name, value, METHODS), "method", method)
+    if chosen is None:
+        others = "tsne" if len(known) <= _MOST_BY_TSNE else "pca"
+        chosen = "umap" if importlib.util.find_spec("umap") else others
+    if len(known) < 5:
+        chosen = "pca"
+    unit = _unit(known.astype("float32"))  # distances of unit vectors rank as their cosines do
+    components = _principal(unit, 2 if chosen == "pca" else _BEFORE, seed)
+    if chosen == "tsne":
+        manifold = _optional.require("sklearn.manifold", "A map by t-SNE")
+        perplexity = min(30.0, (len(known) - 1) / 3)
+        components = manifold.TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(components)
+    elif chosen == "umap":
+        umap = _optional.require("umap", "A map by UMAP")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a seed takes one thread, and the like
+            neighbors = min(15, len(known) - 1)
+            start = "spectral" if len(known) > 50 else "random"
+            components = umap.UMAP(n_neighbors=neighbors, init=start, random_state=seed).fit_transform(components)
+    return np.asarray(components, "float32"), chosen
+
+
+def _principal(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Return the first principal components of vectors, (rows, up to count), with zeros for the second if need be."""
+    decomposition = _optional.require("sklearn.decomposition", "A map")
+    found = (
+        decomposition.PCA(min(count, *rows.shape), random_state=seed).fit_transform(rows) if len(rows) > 1 else rows
+    )
+    found = found[:, :count]
+    return np.pad(found, ((0, 0), (0, max(2 - found.shape[1], 0))))

@@ -1,0 +1,126 @@
+"""`keras-mae predict`, `embed`, `similar`, `map` and `join`, run as a user types them."""
+
+import csv
+from pathlib import Path
+
+import asking_helpers as helpers
+import numpy as np
+import pytest
+
+import keras_mae
+from keras_mae import transfer
+
+NAMES = [f"{name}/{number}.png" for name, count in helpers.SIZES.items() for number in range(count)]
+
+
+@pytest.fixture
+def ask(keras_mae_command, tmp_path):
+    """The command, in a folder with photographs, a classifier and an encoder."""
+    helpers.write_photos(tmp_path / "photos")
+    helpers.encoder().save(tmp_path / "encoder.keras")
+    helpers.classifier().save(tmp_path / "classifier.keras")
+
+    def run(*arguments):
+        status, out, err = keras_mae_command(*arguments)
+        assert (status, err) == (0, "")
+        return out
+
+    run.refused = lambda *arguments: keras_mae_command(*arguments)
+    return run
+
+
+def test_predict_prints_a_table_and_writes_one(ask):
+    out = ask("predict", "classifier.keras", "photos", "--out", "p.csv")
+    found = helpers.classifier().predict_files("photos")
+    for word in ("photos/cats/0.png", found.classes[0], f"{found.probabilities[0].max():.1%}", "p.csv: 13 images"):
+        assert word in out
+    with open("p.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows] == found.classes
+
+
+@pytest.mark.backends("torch")
+def test_predict_looks_at_what_the_recipe_says(ask):
+    ask("predict", "classifier.keras", "photos", "--out", "p.csv", "--size", "base")
+    crop = keras_mae.data.CenterCrop(224 / 256)
+    expected = helpers.classifier().predict_files("photos", crop=crop).probabilities[0].max()
+    with open("p.csv", newline="") as file:
+        assert float(next(csv.DictReader(file))["probability"]) == pytest.approx(float(expected), abs=1e-5)
+
+
+@pytest.mark.backends("torch")
+def test_predict_names_a_damaged_file(ask):
+    bad = Path("photos/cats/2.png")
+    bad.write_bytes(b"")
+    status, _, err = ask.refused("predict", "classifier.keras", "photos", "--out", "p.csv")
+    assert (status, "photos/cats/2.png" in err, Path("p.csv").exists()) == (2, True, False)
+    with pytest.warns(UserWarning, match=r"cats/2\.png"):
+        status, out, _ = ask.refused(
+            "predict", "classifier.keras", "photos", "--out", "p.csv", "--allow-damaged", "0.1"
+        )
+    assert (status, "12 images" in out) == (0, True)
+
+
+@pytest.mark.backends("torch")
+def test_embed_similar_and_map(ask):
+    out = ask("embed", "encoder.keras", "photos", "--out", "x.npz", "--pooling", "mean", "--block", "0")
+    assert out.splitlines()[-1] == "x.npz: 13 images, features 12 wide, 2 classes"
+    known = transfer.read_embeddings("x.npz")
+    assert known.model_file() == Path("encoder.keras").absolute()
+
+    Path("copy.png").write_bytes(Path("photos/dogs/2.png").read_bytes())
+    out = ask("similar", "x.npz", "copy.png", "photos/cats/3.png", "--k", "2", "--out", "s.png")
+    first = out.split("photos/cats/3.png")[0]
+    assert "1.0000" in first
+    assert "dogs/2.png" in first
+    indices, cosines = transfer.nearest(known.features, known.features[[3]], 2, exclude=[3])
+    for index, cosine in zip(indices[0], cosines[0], strict=True):
+        assert NAMES[index] in out
+        assert f"{cosine:.4f}" in out
+    assert out.splitlines()[-1] == "s.png: 2 queries"
+    assert Path("s.png").stat().st_size > 1000
+    Path("photos/cats/3.png").unlink()
+    out = ask("similar", "x.npz", "cats/3.png", "--k", "99", "--out", "s.png")
+    assert out.splitlines()[-1] == "s.png: 1 query, 1 image not where they were; it replaces the one that was there"
+
+    out = ask("map", "x.npz", "--method", "pca", "--thumbnails", "3")
+    assert out.splitlines()[-1].startswith("map.html: 13 images by pca")
+    page = Path("map.html").read_text()
+    assert page.count("data:image/png") == 3
+    assert all(f'"{name}"' in page for name in NAMES)
+
+
+@pytest.mark.backends("torch")
+def test_a_model_that_has_changed_or_moved_is_refused_or_said_where_it_is(ask):
+    ask("embed", "encoder.keras", "photos", "--out", "x.npz")
+    Path("copy.png").write_bytes(Path("photos/dogs/2.png").read_bytes())
+    Path("encoder.keras").rename("moved.keras")
+    status, _, err = ask.refused("similar", "x.npz", "copy.png")
+    assert (status, "not there" in err) == (2, True)
+    assert "1.0000" in ask("similar", "x.npz", "copy.png", "--model", "moved.keras")
+    status, _, err = ask.refused("similar", "x.npz", "copy.png", "--model", "classifier.keras")
+    assert (status, "unchanged" in err) == (2, True)
+    assert "dogs/2.png" in ask("similar", "x.npz", "dogs/2.png")  # which takes no model
+
+
+@pytest.mark.backends("torch")
+def test_parts_of_a_folder_are_joined(ask):
+    for number in (1, 2):
+        ask("embed", "encoder.keras", "photos", "--out", f"x{number}.npz", "--part", f"{number}/2")
+        ask("predict", "classifier.keras", "photos", "--out", f"p{number}.csv", "--part", f"{number}/2")
+    assert ask("join", "x2.npz", "x1.npz", "--out", "x.npz") == "x.npz: 13 images, features 12 wide, 2 classes\n"
+    assert transfer.read_embeddings("x.npz").files.tolist() == NAMES
+    assert ask("join", "p2.csv", "p1.csv", "--out", "p.csv") == "p.csv: 13 images\n"
+    status, _, err = ask.refused("join", "p2.csv", "--out", "q.csv")
+    assert (status, "1/2 missing" in err) == (2, True)
+
+
+@pytest.mark.backends("torch")
+def test_a_masked_autoencoder_is_embedded_by_its_encoder(ask):
+    decoder = keras_mae.MAEDecoder(8, 1, 2)
+    keras_mae.MaskedAutoencoder(keras_mae.ViTEncoder.from_config(helpers.encoder().get_config()), decoder).save(
+        "m.keras"
+    )
+    assert "13 images" in ask("embed", "m.keras", "photos", "--out", "x.npz")
+    with np.load("x.npz") as arrays:
+        assert arrays["files"][0] == "cats/0.png"
