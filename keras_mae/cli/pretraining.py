@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_mae.cli.choosing import changed_recipe, default_size, resumed_recipe, sized_recipe
+from keras_mae.cli.choosing import chosen_recipe, default_size, sized_recipe
 from keras_mae.cli.options import (
     AccumulationSteps,
     AllowChanged,
@@ -120,8 +120,8 @@ def pretrain(
     base_learning_rate: Annotated[
         float | None,
         typer.Option(
-            help="Learning rate for a batch of 256, scaled with the batch; the recipe's by default. Large batches "
-            "of photos need 1.5e-4."
+            help="Learning rate for a batch of 256, scaled with the batch; the recipe's by default, which for photos "
+            "goes by the batch."
         ),
     ] = None,
     weight_decay: Annotated[
@@ -295,8 +295,7 @@ def pretrain(
         }
         chosen = str(size or default_size(data, "photos"))
         recipe = sized_recipe(PretrainRecipe, chosen, len(images.train))
-        recipe = resumed_recipe(recipe, begun, given, size)
-        recipe = changed_recipe(recipe, given)
+        recipe = chosen_recipe(recipe, begun, given, size)
         if flip and begun is None and not (recipe.crop_area and not images.train.sized) and not recipe.shift:
             raise ValueError(
                 "`flip` mirrors images that are cropped or moved, and these are taken whole: give --shift as well. "

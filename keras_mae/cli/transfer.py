@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_mae.cli.choosing import SMALL_IMAGES, changed_recipe, default_size, resumed_recipe, sized_recipe
+from keras_mae.cli.choosing import SMALL_IMAGES, chosen_recipe, default_size, fitted_recipe, sized_recipe
 from keras_mae.cli.options import (
     AccumulationSteps,
     AllowChanged,
@@ -126,9 +125,8 @@ def finetune(
         count = len(images.train) if data in keras_mae.data.BUILTIN else None
         recipe = sized_recipe(keras_mae.recipes.FineTuneRecipe, chosen, count)
         if data == "digits":  # which mean nothing, or another digit, in a mirror
-            recipe = replace(recipe, flip=False)
-        recipe = resumed_recipe(recipe, begun_recipe(directory, resume), given, size)
-        feed = images.feed(changed_recipe(recipe, given))
+            recipe = fitted_recipe(recipe, data, flip=False)
+        feed = images.feed(chosen_recipe(recipe, begun_recipe(directory, resume), given, size))
         say(devices, feed["recipe"])
         say_plan(devices, feed["recipe"])
         keras.utils.set_random_seed(seed)
@@ -202,8 +200,8 @@ def probe(
         chosen = str(size or default_size(data, SMALL_IMAGES))
         recipe = sized_recipe(keras_mae.recipes.LinearProbeRecipe, chosen, len(images.train))
         if data not in keras_mae.data.BUILTIN:  # whose objects may be anywhere, and whose patches too many to keep
-            recipe = replace(recipe, pooling="token")
-        feed = images.feed(changed_recipe(resumed_recipe(recipe, begun, given, size), given))
+            recipe = fitted_recipe(recipe, data, pooling="token")
+        feed = images.feed(chosen_recipe(recipe, begun, given, size))
         say(devices, feed["recipe"])
         say_plan(devices, feed["recipe"])
         keras.utils.set_random_seed(seed)

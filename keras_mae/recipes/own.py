@@ -22,6 +22,7 @@ __all__ = [
     "PROBE",
     "PROBE_BY_IMAGES",
     "by_images",
+    "photos_base_rate",
 ]
 
 # === Small images ===
@@ -131,4 +132,18 @@ PHOTOS: dict[str, Any] = {
     "base_learning_rate": 8e-3,
     "norm_pix_loss": False,
 }
-"""Pre-training on a folder, on one machine: 1e-3 at this batch. Batches of hundreds need the published 1.5e-4."""
+"""Pre-training on a folder, on one machine: 1e-3 at this batch."""
+_PHOTOS_RATE, _PUBLISHED_BASE = 1e-3, 1.5e-4
+
+
+def photos_base_rate(batch_size: int) -> float:
+    """Return the base learning rate of "photos" for batches of so many images.
+
+    A rate that grows with the batch, as published for batches of thousands, would be 0.03 at 1,024 images. So it
+    stays at 1e-3 above 32 images, until the published rule, 1.5e-4 for each 256 images, asks for more.
+
+    Example:
+        >>> [photos_base_rate(size) * size / 256 for size in (32, 512, 4096)]
+        [0.001, 0.001, 0.0024]
+    """
+    return min(max(_PHOTOS_RATE * 256 / batch_size, _PUBLISHED_BASE), float(PHOTOS["base_learning_rate"]))

@@ -11,8 +11,9 @@ from keras_mae.data.levels import EIGHT_BITS
 from keras_mae.data.sources import Source, check_source
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, Recipe, check_recipe
 from keras_mae.recipes.base import changed
+from keras_mae.recipes.sources import DATA
 
-__all__ = ["evaluation_batches", "fit_recipe", "training_batches", "validation_batches"]
+__all__ = ["evaluation_batches", "fit_recipe", "training_batches", "validation_batches", "without_crops"]
 
 EVALUATION_BATCH = 256
 
@@ -41,8 +42,17 @@ def fit_recipe(recipe: _Recipe, images: int, **changes: Any) -> _Recipe:
     _checks.positive_int("images", images)
     changes = {name: value for name, value in changes.items() if value is not None}
     batch_size = _checks.positive_int("batch_size", changes.get("batch_size", recipe.batch_size))
-    changes["batch_size"] = min(batch_size, images)
-    return changed(recipe, changes)
+    origins = {name: text for name, text in recipe.origins.items() if name == "batch_size" and name not in changes}
+    if batch_size > images:
+        origins["batch_size"] = DATA
+    return changed(recipe, {**changes, "batch_size": min(batch_size, images)}, origins)
+
+
+def without_crops(recipe: PretrainRecipe) -> PretrainRecipe:
+    """Return a recipe for pre-training with the crops, and their flips, that images of one size leave of it."""
+    values: dict[str, Any] = {"crop_area": None, "flip": recipe.flip and recipe.shift > 0}
+    taken = {name: DATA for name, value in values.items() if getattr(recipe, name) != value}
+    return replace(recipe, **values, origins={**recipe.origins, **taken})
 
 
 def training_batches(

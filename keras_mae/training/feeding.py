@@ -16,7 +16,7 @@ The commands call `keras.utils.set_random_seed` before that, so that new weights
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -37,7 +37,13 @@ from keras_mae.data.levels import Levels
 from keras_mae.data.sources import Source
 from keras_mae.pixels import BYTES, PixelRange
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, check_recipe
-from keras_mae.training.batches import evaluation_batches, fit_recipe, training_batches, validation_batches
+from keras_mae.training.batches import (
+    evaluation_batches,
+    fit_recipe,
+    training_batches,
+    validation_batches,
+    without_crops,
+)
 from keras_mae.training.examples import EXAMPLES, spread
 
 __all__ = [
@@ -103,7 +109,7 @@ class UnlabeledImages:
         """
         check_recipe(recipe, PretrainRecipe)
         if self.train.sized:
-            recipe = replace(recipe, crop_area=None, flip=recipe.flip and recipe.shift > 0)
+            recipe = without_crops(recipe)
         dataset = training_batches(self.train, recipe, crops_per_image=crops_per_image)
         return {
             "dataset": dataset,
