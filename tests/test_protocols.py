@@ -22,7 +22,15 @@ SAVING = training.Saving(resume=True, every_steps=2)
 NAMES = [f"kind {letter}" for letter in "abcdefghijk"]
 FINE_TUNE = recipes.FineTuneRecipe.for_size("small_images", epochs=2, warmup_epochs=1, batch_size=BATCH)
 PROBE = recipes.LinearProbeRecipe.for_size("small_images", epochs=2, warmup_epochs=1, batch_size=BATCH)
-TRAINED = {"classifier.keras", "confusion.png", "curves.png", "history.csv", "metrics.json", "run.json"}
+TRAINED = {
+    "classifier.keras",
+    "confusion.png",
+    "curves.png",
+    "history.csv",
+    "metrics.json",
+    "recipe.toml",
+    "run.json",
+}
 RUNS = {"fine_tune": "run_fine_tuning", "linear_probe": "run_linear_probe", "knn": "run_knn"}
 TEST = slice(0, 13)  # fewer than all, so that some class may be missing and the last batch is not full
 
@@ -224,7 +232,12 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(protocol, tmp_path):
     with pytest.raises(SystemExit) as stopped:
         resumable(protocol, tmp_path / "run", Stop(4, terminated))  # in the second epoch
     assert stopped.value.code == 143
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"checkpoints", "history.csv", "run.json"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "checkpoints",
+        "history.csv",
+        "recipe.toml",
+        "run.json",
+    }
     got, lines = resumable(protocol, tmp_path / "run")
     assert_same(got, weights)
     assert lines == history
@@ -253,7 +266,7 @@ def test_steps_that_have_ceased_to_be_finite_end_a_run(tmp_path, monkeypatch):
         training.run_fine_tuning(
             make_encoder(), Infinite(), held_out(), FINE_TUNE, tmp_path / "run", class_names=NAMES
         )
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["recipe.toml", "run.json"]
 
 
 # === Scores of a trained classifier ===

@@ -41,6 +41,8 @@ RUN: dict[str, tuple[str, ...]] = {
     "--checkpoint-minutes": NOT_NEGATIVE,
     "--checkpoint-steps": COUNT,
     "--size": CHOICE,
+    "--recipe": ("nowhere", "", "taken/file"),
+    "--set": ("epoch=3", "x", "=3", "epochs=x", "data.epochs=3", "seed=-1", "modle.x=1"),
 }
 LABELED: dict[str, tuple[str, ...]] = {
     "--num-labels": ("0", "-1", "2.5", "x", "99999"),
@@ -81,6 +83,8 @@ PRETRAIN: dict[str, tuple[str, ...]] = {
 }
 NAMED = {
     "--test": ("test", "directory"),
+    "--recipe": ("recipe file",),
+    "--set": ("set", "epochs", "seed"),
     "--model": ("model", "preset"),
     "--optimizer": ("optimizer",),
     "--pixel-range": ("pixel",),

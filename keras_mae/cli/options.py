@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from keras_mae.cli.told import take_file, take_values
+
 __all__ = [
     "AccumulationSteps",
     "AllowChanged",
@@ -29,10 +31,12 @@ __all__ = [
     "PoolingName",
     "PretrainSize",
     "Pretrained",
+    "RecipeFile",
     "RecipeSize",
     "Resume",
     "SavedModel",
     "Seed",
+    "SetValues",
     "Size",
     "TestFolder",
     "WhiteLevel",
@@ -99,6 +103,26 @@ CheckpointMinutes = Annotated[float, typer.Option(help="Minutes between checkpoi
 CheckpointSteps = Annotated[int | None, typer.Option(help="Also write a checkpoint every N steps.", metavar="N")]
 
 # === Recipes ===
+RecipeFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--recipe",
+        help="Recipe file, such as the recipe.toml of a run, which is then done again; options change its values.",
+        metavar="FILE",
+        is_eager=True,
+        callback=take_file,
+    ),
+]
+SetValues = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Any value of a recipe file, such as beta_2=0.99; may be given several times.",
+        metavar="KEY=VALUE",
+        is_eager=True,
+        callback=take_values,
+    ),
+]
 Size = Annotated[
     RecipeSize | None,
     typer.Option(help="Recipe: small_images, by default, or the one for ImageNet and a ViT of this size."),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from keras_mae.cli.choosing import chosen_recipe, default_size, sized_recipe
+from keras_mae.cli.choosing import chosen_recipe, default_for, default_size, sized_recipe
 from keras_mae.cli.options import (
     AccumulationSteps,
     AllowChanged,
@@ -23,16 +22,49 @@ from keras_mae.cli.options import (
     MaxPixels,
     Out,
     PixelRange,
-    PretrainSize,
+    RecipeFile,
     Resume,
+    SetValues,
     WhiteLevel,
 )
 from keras_mae.cli.output import echo
+from keras_mae.cli.pretrain_options import (
+    BaseLearningRate,
+    ClassTokens,
+    CropArea,
+    CropsPerImage,
+    DecayEpochs,
+    DecoderChoice,
+    DtypePolicy,
+    Flip,
+    FuseBlocks,
+    Images,
+    ImageSize,
+    MaskCell,
+    MaskingChoice,
+    MaskRatio,
+    MasksPerImage,
+    NormPixLoss,
+    OptimizerChoice,
+    Precision,
+    PredictRatio,
+    PresetName,
+    PretrainSeed,
+    PretrainSizeChoice,
+    ScheduleChoice,
+    Shift,
+    TargetChoice,
+    TargetName,
+    Teacher,
+    WarmupEpochs,
+    Watch,
+    WeightDecay,
+)
 from keras_mae.cli.runs import begun_recipe, run_directory, say, say_files, say_plan, with_metadata
+from keras_mae.cli.told import Told
 
 if TYPE_CHECKING:
     from keras_mae.distribution import Devices
-    from keras_mae.recipes import Recipe
     from keras_mae.training import UnlabeledImages
 
 __all__ = ["pretrain"]
@@ -41,196 +73,48 @@ DEFAULT_MODELS = {"digits": "mae_vit_micro_patch2_8", "fashion_mnist": "mae_vit_
 FOLDER_MODEL = "mae_vit_small_patch16_224"
 
 
-class MaskingName(StrEnum):
-    """How patches are chosen."""
-
-    random = "random"
-    block = "block"
-    grid = "grid"
-    green = "green"
-    red = "red"
-    blue = "blue"
-    purple = "purple"
-
-
-class DecoderName(StrEnum):
-    """What the decoder's mask tokens attend to."""
-
-    self_attention = "self_attention"
-    cross_attention = "cross_attention"
-
-
-class OptimizerName(StrEnum):
-    """What moves the weights."""
-
-    adamw = "adamw"
-    muon = "muon"
-
-
-class ScheduleName(StrEnum):
-    """How the learning rate goes after the warm-up."""
-
-    cosine = "cosine"
-    wsd = "wsd"
-
-
-class TargetName(StrEnum):
-    """Targets by name."""
-
-    pixels = "pixels"
-    normalized = "normalized"
-    low_pass = "low_pass"
-    hog = "hog"
-
-
-class Precision(StrEnum):
-    """Keras dtype policies."""
-
-    float32 = "float32"
-    mixed_bfloat16 = "mixed_bfloat16"
-    mixed_float16 = "mixed_float16"
-
-
 def pretrain(
-    data: Annotated[
-        str, typer.Argument(help="digits, fashion_mnist, or a folder of images, also one from keras-mae prepare.")
-    ] = "digits",
-    model: Annotated[
-        str | None, typer.Option(help="Preset, such as mae_vit_base_patch16_224; by default one that fits the data.")
-    ] = None,
-    image_size: Annotated[
-        int | None, typer.Option(help="Side of a folder's images, in pixels; the preset's by default.")
-    ] = None,
-    class_tokens: Annotated[
-        int, typer.Option(help="Class tokens of the encoder, 0 to 8; their mean is the image's feature vector.")
-    ] = 1,
-    size: Annotated[
-        PretrainSize | None,
-        typer.Option(
-            help="Recipe: small_images, by default for digits and fashion_mnist; photos, by default for a folder; or "
-            "the one for ImageNet and a ViT of this size."
-        ),
-    ] = None,
+    context: typer.Context,
+    data: Images = "digits",
+    model: PresetName = None,
+    image_size: ImageSize = None,
+    class_tokens: ClassTokens = 1,
+    recipe_file: RecipeFile = None,
+    set_: SetValues = None,
+    size: PretrainSizeChoice = None,
     epochs: Epochs = None,
-    warmup_epochs: Annotated[
-        int | None, typer.Option(help="Warm-up epochs; as large a share of the epochs as the recipe's by default.")
-    ] = None,
+    warmup_epochs: WarmupEpochs = None,
     batch_size: BatchSize = None,
     gradient_accumulation_steps: AccumulationSteps = None,
-    base_learning_rate: Annotated[
-        float | None,
-        typer.Option(
-            help="Learning rate for a batch of 256, scaled with the batch; the recipe's by default, which for photos "
-            "goes by the batch."
-        ),
-    ] = None,
-    weight_decay: Annotated[
-        float | None, typer.Option(help="Decoupled weight decay; the recipe's by default.")
-    ] = None,
-    optimizer: Annotated[
-        OptimizerName | None, typer.Option(help="Optimizer that moves the weights; the recipe's by default.")
-    ] = None,
+    base_learning_rate: BaseLearningRate = None,
+    weight_decay: WeightDecay = None,
+    optimizer: OptimizerChoice = None,
     ema_momentum: EmaMomentum = None,
-    schedule: Annotated[
-        ScheduleName | None,
-        typer.Option(
-            help="Learning rate after the warm-up: half a cosine, or constant until a decay at the end; the recipe's "
-            "by default."
-        ),
-    ] = None,
-    decay_epochs: Annotated[
-        int | None, typer.Option(help="Epochs of the decay of --schedule wsd; a fifth of the epochs by default.")
-    ] = None,
-    mask_ratio: Annotated[
-        float | None, typer.Option(help="Fraction of the patches to remove; the recipe's by default.")
-    ] = None,
-    masking: Annotated[
-        MaskingName | None,
-        typer.Option(
-            help="How to choose the patches to remove, the recipe's way by default; a color is noise of one band of "
-            "frequencies."
-        ),
-    ] = None,
-    mask_cell: Annotated[
-        int | None,
-        typer.Option(
-            help="Patches along each side of the cells that random masks are drawn for; the recipe's by default."
-        ),
-    ] = None,
-    norm_pix_loss: Annotated[
-        bool | None,
-        typer.Option(
-            help="Predict each patch normalized by its own mean and deviation, not its pixels; the recipe's by "
-            "default."
-        ),
-    ] = None,
-    target: Annotated[
-        TargetName | None, typer.Option(help="Target to predict for each patch; the recipe's by default.")
-    ] = None,
-    teacher: Annotated[
-        str | None,
-        typer.Option(
-            help="Model whose features of each patch are predicted: a file or folder of ours or of another library's."
-        ),
-    ] = None,
-    masks_per_image: Annotated[
-        int | None, typer.Option(help="Masks drawn for each image in each step; the recipe's by default.")
-    ] = None,
-    decoder: Annotated[
-        DecoderName | None,
-        typer.Option(
-            help="Kind of decoder: the method's own, or one whose tokens attend to the encoder's only; the recipe's "
-            "by default."
-        ),
-    ] = None,
-    fuse_blocks: Annotated[
-        str | None,
-        typer.Option(
-            help="Blocks of the encoder that the decoder reads fused, such as 0,2,-1; the recipe's by default.",
-            metavar="N,N,...",
-        ),
-    ] = None,
-    predict_ratio: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of the removed patches to predict in each step, drawn at random; the recipe's by default."
-        ),
-    ] = None,
-    crop_area: Annotated[
-        float | None,
-        typer.Option(
-            help="Smallest share of a folder's image that a random crop keeps, the recipe's by default; 1 turns "
-            "crops and flips off."
-        ),
-    ] = None,
-    shift: Annotated[
-        float | None,
-        typer.Option(
-            help="Move images at random by up to this fraction of their size, in place of --crop-area, the recipe's "
-            "by default: for images that an object fills, and for arrays."
-        ),
-    ] = None,
-    flip: Annotated[
-        bool | None,
-        typer.Option(
-            "--flip/--no-flip",
-            help="Mirror half of the images that are cropped or moved; the recipe's by default.",
-            show_default=False,
-        ),
-    ] = None,
-    crops_per_image: Annotated[int, typer.Option(help="Random crops to take from each decoded image.")] = 1,
+    schedule: ScheduleChoice = None,
+    decay_epochs: DecayEpochs = None,
+    mask_ratio: MaskRatio = None,
+    masking: MaskingChoice = None,
+    mask_cell: MaskCell = None,
+    norm_pix_loss: NormPixLoss = None,
+    target: TargetChoice = None,
+    teacher: Teacher = None,
+    masks_per_image: MasksPerImage = None,
+    decoder: DecoderChoice = None,
+    fuse_blocks: FuseBlocks = None,
+    predict_ratio: PredictRatio = None,
+    crop_area: CropArea = None,
+    shift: Shift = None,
+    flip: Flip = None,
+    crops_per_image: CropsPerImage = 1,
     allow_damaged: AllowDamaged = 0.0,
     pixel_range: PixelRange = (0.0, 255.0),
     white_level: WhiteLevel = None,
     max_pixels: MaxPixels = None,
-    precision: Annotated[Precision, typer.Option(help="Keras dtype policy.")] = Precision.float32,
-    seed: Annotated[int, typer.Option(help="Random seed for weights, masks and data order.")] = 0,
+    precision: DtypePolicy = Precision.float32,
+    seed: PretrainSeed = 0,
     out: Out = None,
     distribution: Distribution = Engine.auto,
-    watch: Annotated[
-        int | None,
-        typer.Option(help="Draw reconstructions every N epochs, in watch/ in the run directory.", metavar="N"),
-    ] = None,
+    watch: Watch = None,
     resume: Resume = False,
     allow_changed: AllowChanged = False,
     checkpoint_minutes: CheckpointMinutes = 10.0,
@@ -256,6 +140,7 @@ def pretrain(
     from keras_mae import training
     from keras_mae.recipes import PretrainRecipe
 
+    told = Told(context)
     saving = training.Saving(resume, checkpoint_steps, checkpoint_minutes, allow_changed)
     with keras_mae.distribution.scope(distribution.value) as devices:
         directory = run_directory(Path(data).name, out, resume, devices)
@@ -270,9 +155,9 @@ def pretrain(
             max_pixels=max_pixels,
         )
         crops = _crops(crop_area, shift, flip)
-        given = {
+        options = {
             "epochs": epochs,
-            "warmup_epochs": _warmup(begun, schedule) if warmup_epochs is None else warmup_epochs,
+            "warmup_epochs": warmup_epochs,
             "batch_size": batch_size,
             "gradient_accumulation_steps": gradient_accumulation_steps,
             "base_learning_rate": base_learning_rate,
@@ -293,16 +178,20 @@ def pretrain(
             **crops,
             "seed": seed,
         }
+        told.check_size(size)
         chosen = str(size or default_size(data, "photos"))
         recipe = sized_recipe(PretrainRecipe, chosen, len(images.train))
-        recipe = chosen_recipe(recipe, begun, given, size)
+        given = told.given(options)
+        if begun and given["warmup_epochs"] is None and "wsd" in (given["schedule"], told.fields.get("schedule")):
+            given["warmup_epochs"] = begun.warmup_epochs  # a run that may now be made longer
+        recipe = chosen_recipe(recipe, begun, given, size, told.fields)
         if flip and begun is None and not (recipe.crop_area and not images.train.sized) and not recipe.shift:
             raise ValueError(
                 "`flip` mirrors images that are cropped or moved, and these are taken whole: give --shift as well. "
                 "Received: --flip"
             )
         feed = images.feed(recipe, crops_per_image=crops_per_image)
-        keras.utils.set_random_seed(seed)
+        keras.utils.set_random_seed(recipe.seed)
         fixed = dict(recipe.model_arguments)
         if teacher is not None:
             fixed["target"] = keras_mae.targets.Teacher.from_preset(teacher, dtype=precision.value)
@@ -329,6 +218,7 @@ def pretrain(
             run_directory=directory,
             callbacks=[] if watch is None else [_watch(watch, images, directory, devices)],
             saving=saving,
+            settings=told.settings(default_for(data), size=chosen, model=preset, image_size=image_size),
         )
         say_files(devices, directory)
 
@@ -339,11 +229,6 @@ def _blocks(text: str | None) -> tuple[int, ...] | None:
         return None if text is None else tuple(int(index) for index in text.split(","))
     except ValueError:
         raise ValueError(f"`fuse_blocks` must be integers with commas between. Received: {text}") from None
-
-
-def _warmup(begun: Recipe | None, schedule: ScheduleName | None) -> int | None:
-    """Return the epochs of warm-up with which a run began that may now be made longer."""
-    return begun.warmup_epochs if begun and schedule is ScheduleName.wsd else None
 
 
 def _image_shape(data: str, preset: str, image_size: int | None) -> tuple[int, int, int]:

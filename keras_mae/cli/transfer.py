@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_mae.cli.choosing import SMALL_IMAGES, chosen_recipe, default_size, fitted_recipe, sized_recipe
+from keras_mae.cli.choosing import SMALL_IMAGES, chosen_recipe, default_for, default_size, fitted_recipe, sized_recipe
 from keras_mae.cli.options import (
     AccumulationSteps,
     AllowChanged,
@@ -27,15 +27,18 @@ from keras_mae.cli.options import (
     Pooling,
     PoolingName,
     Pretrained,
+    RecipeFile,
     RecipeSize,
     Resume,
     Seed,
+    SetValues,
     Size,
     TestFolder,
     WhiteLevel,
 )
 from keras_mae.cli.output import echo
 from keras_mae.cli.runs import begun_recipe, draws_balanced, run_directory, say, say_plan, say_scores, with_metadata
+from keras_mae.cli.told import Told
 
 if TYPE_CHECKING:
     from keras_mae.distribution import Devices
@@ -47,6 +50,7 @@ SCORED = "evaluation images"
 
 
 def finetune(
+    context: typer.Context,
     model: Pretrained,
     data: LabeledData = "digits",
     test: TestFolder = None,
@@ -57,6 +61,8 @@ def finetune(
         float | None, typer.Option(help="Number of last blocks to train: 0, 0.5, 1, ...; all by default.")
     ] = None,
     pooling: Pooling = None,
+    recipe_file: RecipeFile = None,
+    set_: SetValues = None,
     size: Size = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
@@ -92,6 +98,7 @@ def finetune(
 
     import keras_mae
 
+    told = Told(context)
     saving = keras_mae.training.Saving(resume, checkpoint_steps, checkpoint_minutes, allow_changed)
     with keras_mae.distribution.scope(distribution.value) as devices:
         directory = run_directory(f"finetune-{Path(data).name}", out, resume, devices)
@@ -109,7 +116,7 @@ def finetune(
             white_level=white_level,
             max_pixels=max_pixels,
         )
-        given = {
+        options = {
             "epochs": epochs,
             "batch_size": batch_size,
             "gradient_accumulation_steps": gradient_accumulation_steps,
@@ -120,16 +127,18 @@ def finetune(
             "pooling": pooling,
             "seed": seed,
         }
+        given = told.given(options)
+        told.check_size(size)
         chosen = str(size or default_size(data, SMALL_IMAGES))
         # How many labels need how many epochs was measured on the built-in images.
         count = len(images.train) if data in keras_mae.data.BUILTIN else None
         recipe = sized_recipe(keras_mae.recipes.FineTuneRecipe, chosen, count)
         if data == "digits":  # which mean nothing, or another digit, in a mirror
             recipe = fitted_recipe(recipe, data, flip=False)
-        feed = images.feed(chosen_recipe(recipe, begun_recipe(directory, resume), given, size))
+        feed = images.feed(chosen_recipe(recipe, begun_recipe(directory, resume), given, size, told.fields))
         say(devices, feed["recipe"])
         say_plan(devices, feed["recipe"])
-        keras.utils.set_random_seed(seed)
+        keras.utils.set_random_seed(feed["recipe"].seed)
         keras_mae.training.run_fine_tuning(
             encoder,
             **_identified(feed, model, chosen),
@@ -137,11 +146,13 @@ def finetune(
             trainable_blocks=trainable_blocks,
             image_shape=shape,
             saving=saving,
+            settings=told.settings(default_for(data), size=chosen),
         )
         _say_end(devices, directory)
 
 
 def probe(
+    context: typer.Context,
     model: Pretrained,
     data: LabeledData = "digits",
     test: TestFolder = None,
@@ -149,6 +160,8 @@ def probe(
     white_level: WhiteLevel = None,
     max_pixels: MaxPixels = None,
     pooling: Pooling = None,
+    recipe_file: RecipeFile = None,
+    set_: SetValues = None,
     size: Size = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
@@ -172,6 +185,7 @@ def probe(
 
     import keras_mae
 
+    told = Told(context)
     saving = keras_mae.training.Saving(resume, checkpoint_steps, checkpoint_minutes, allow_changed)
     with keras_mae.distribution.scope(distribution.value) as devices:
         directory = run_directory(f"probe-{Path(data).name}", out, resume, devices)
@@ -188,7 +202,7 @@ def probe(
             white_level=white_level,
             max_pixels=max_pixels,
         )
-        given = {
+        options = {
             "epochs": epochs,
             "batch_size": batch_size,
             "base_learning_rate": base_learning_rate,
@@ -197,20 +211,23 @@ def probe(
             "seed": seed,
             **({"crop_area": None, "flip": False} if cache_features else {}),
         }
+        given = told.given(options)
+        told.check_size(size)
         chosen = str(size or default_size(data, SMALL_IMAGES))
         recipe = sized_recipe(keras_mae.recipes.LinearProbeRecipe, chosen, len(images.train))
         if data not in keras_mae.data.BUILTIN:  # whose objects may be anywhere, and whose patches too many to keep
             recipe = fitted_recipe(recipe, data, pooling="token")
-        feed = images.feed(chosen_recipe(recipe, begun, given, size))
+        feed = images.feed(chosen_recipe(recipe, begun, given, size, told.fields))
         say(devices, feed["recipe"])
         say_plan(devices, feed["recipe"])
-        keras.utils.set_random_seed(seed)
+        keras.utils.set_random_seed(feed["recipe"].seed)
         keras_mae.training.run_linear_probe(
             encoder,
             **_identified(feed, model, chosen),
             run_directory=directory,
             cache_features=cache_features,
             saving=saving,
+            settings=told.settings(default_for(data), size=chosen),
         )
         _say_end(devices, directory)
 

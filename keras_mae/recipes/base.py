@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 from keras_mae import _checks
+from keras_mae.recipes import files
 from keras_mae.recipes.sources import FOLLOWS, SOURCES, table
 
 __all__ = ["Recipe"]
@@ -168,6 +170,23 @@ class Recipe:
             raise _checks.argument_error("kind", repr(getattr(cls, "kind", None)), chosen.kind)
         refuse_unknown(chosen, values)
         return chosen(**chosen._as_read(values))
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Self:
+        """Return the recipe in a `recipe.toml`, which every run leaves; values it leaves out are as in `from_dict`.
+
+        Args:
+            path: Path of the file.
+
+        Raises:
+            ValueError: If there is no such file, it is not TOML, or it holds no recipe of this class.
+
+        Example:
+            >>> keras_mae.recipes.PretrainRecipe.from_file("runs/digits-1/recipe.toml")
+        """
+        content = files.read(path)
+        above: dict[str, Any] = {name: content[name] for name in ("kind", "source") if name in content}
+        return cls.from_dict({**above, **content.get(files.TRAINING, {})})
 
     def __str__(self) -> str:
         """Return the recipe as a table, which says of every value where it comes from."""

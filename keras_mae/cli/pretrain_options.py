@@ -1,0 +1,221 @@
+"""Options of `keras-mae pretrain` that no other command takes, each declared once."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from keras_mae.cli.options import PretrainSize
+
+__all__ = [
+    "BaseLearningRate",
+    "ClassTokens",
+    "CropArea",
+    "CropsPerImage",
+    "DecayEpochs",
+    "DecoderChoice",
+    "DecoderName",
+    "DtypePolicy",
+    "Flip",
+    "FuseBlocks",
+    "ImageSize",
+    "Images",
+    "MaskCell",
+    "MaskRatio",
+    "MaskingChoice",
+    "MaskingName",
+    "MasksPerImage",
+    "NormPixLoss",
+    "OptimizerChoice",
+    "OptimizerName",
+    "Precision",
+    "PredictRatio",
+    "PresetName",
+    "PretrainSeed",
+    "PretrainSizeChoice",
+    "ScheduleChoice",
+    "ScheduleName",
+    "Shift",
+    "TargetChoice",
+    "TargetName",
+    "Teacher",
+    "WarmupEpochs",
+    "Watch",
+    "WeightDecay",
+]
+
+
+class MaskingName(StrEnum):
+    """How patches are chosen."""
+
+    random = "random"
+    block = "block"
+    grid = "grid"
+    green = "green"
+    red = "red"
+    blue = "blue"
+    purple = "purple"
+
+
+class DecoderName(StrEnum):
+    """What the decoder's mask tokens attend to."""
+
+    self_attention = "self_attention"
+    cross_attention = "cross_attention"
+
+
+class OptimizerName(StrEnum):
+    """What moves the weights."""
+
+    adamw = "adamw"
+    muon = "muon"
+
+
+class ScheduleName(StrEnum):
+    """How the learning rate goes after the warm-up."""
+
+    cosine = "cosine"
+    wsd = "wsd"
+
+
+class TargetName(StrEnum):
+    """Targets by name."""
+
+    pixels = "pixels"
+    normalized = "normalized"
+    low_pass = "low_pass"
+    hog = "hog"
+
+
+class Precision(StrEnum):
+    """Keras dtype policies."""
+
+    float32 = "float32"
+    mixed_bfloat16 = "mixed_bfloat16"
+    mixed_float16 = "mixed_float16"
+
+
+Images = Annotated[
+    str, typer.Argument(help="digits, fashion_mnist, or a folder of images, also one from keras-mae prepare.")
+]
+PresetName = Annotated[
+    str | None, typer.Option(help="Preset, such as mae_vit_base_patch16_224; by default one that fits the data.")
+]
+ImageSize = Annotated[int | None, typer.Option(help="Side of a folder's images, in pixels; the preset's by default.")]
+ClassTokens = Annotated[
+    int, typer.Option(help="Class tokens of the encoder, 0 to 8; their mean is the image's feature vector.")
+]
+PretrainSizeChoice = Annotated[
+    PretrainSize | None,
+    typer.Option(
+        help="Recipe: small_images, by default for digits and fashion_mnist; photos, by default for a folder; or "
+        "the one for ImageNet and a ViT of this size."
+    ),
+]
+WarmupEpochs = Annotated[
+    int | None, typer.Option(help="Warm-up epochs; as large a share of the epochs as the recipe's by default.")
+]
+BaseLearningRate = Annotated[
+    float | None,
+    typer.Option(
+        help="Learning rate for a batch of 256, scaled with the batch; the recipe's by default, which for photos "
+        "goes by the batch."
+    ),
+]
+WeightDecay = Annotated[float | None, typer.Option(help="Decoupled weight decay; the recipe's by default.")]
+OptimizerChoice = Annotated[
+    OptimizerName | None, typer.Option(help="Optimizer that moves the weights; the recipe's by default.")
+]
+ScheduleChoice = Annotated[
+    ScheduleName | None,
+    typer.Option(
+        help="Learning rate after the warm-up: half a cosine, or constant until a decay at the end; the recipe's "
+        "by default."
+    ),
+]
+DecayEpochs = Annotated[
+    int | None, typer.Option(help="Epochs of the decay of --schedule wsd; a fifth of the epochs by default.")
+]
+MaskRatio = Annotated[float | None, typer.Option(help="Fraction of the patches to remove; the recipe's by default.")]
+MaskingChoice = Annotated[
+    MaskingName | None,
+    typer.Option(
+        help="How to choose the patches to remove, the recipe's way by default; a color is noise of one band of "
+        "frequencies."
+    ),
+]
+MaskCell = Annotated[
+    int | None,
+    typer.Option(
+        help="Patches along each side of the cells that random masks are drawn for; the recipe's by default."
+    ),
+]
+NormPixLoss = Annotated[
+    bool | None,
+    typer.Option(
+        help="Predict each patch normalized by its own mean and deviation, not its pixels; the recipe's by default."
+    ),
+]
+TargetChoice = Annotated[
+    TargetName | None, typer.Option(help="Target to predict for each patch; the recipe's by default.")
+]
+Teacher = Annotated[
+    str | None,
+    typer.Option(
+        help="Model whose features of each patch are predicted: a file or folder of ours or of another library's."
+    ),
+]
+MasksPerImage = Annotated[
+    int | None, typer.Option(help="Masks drawn for each image in each step; the recipe's by default.")
+]
+DecoderChoice = Annotated[
+    DecoderName | None,
+    typer.Option(
+        help="Kind of decoder: the method's own, or one whose tokens attend to the encoder's only; the recipe's "
+        "by default."
+    ),
+]
+FuseBlocks = Annotated[
+    str | None,
+    typer.Option(
+        help="Blocks of the encoder that the decoder reads fused, such as 0,2,-1; the recipe's by default.",
+        metavar="N,N,...",
+    ),
+]
+PredictRatio = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of the removed patches to predict in each step, drawn at random; the recipe's by default."
+    ),
+]
+CropArea = Annotated[
+    float | None,
+    typer.Option(
+        help="Smallest share of a folder's image that a random crop keeps, the recipe's by default; 1 turns "
+        "crops and flips off."
+    ),
+]
+Shift = Annotated[
+    float | None,
+    typer.Option(
+        help="Move images at random by up to this fraction of their size, in place of --crop-area, the recipe's "
+        "by default: for images that an object fills, and for arrays."
+    ),
+]
+Flip = Annotated[
+    bool | None,
+    typer.Option(
+        "--flip/--no-flip",
+        help="Mirror half of the images that are cropped or moved; the recipe's by default.",
+        show_default=False,
+    ),
+]
+CropsPerImage = Annotated[int, typer.Option(help="Random crops to take from each decoded image.")]
+DtypePolicy = Annotated[Precision, typer.Option(help="Keras dtype policy.")]
+PretrainSeed = Annotated[int, typer.Option(help="Random seed for weights, masks and data order.")]
+Watch = Annotated[
+    int | None,
+    typer.Option(help="Draw reconstructions every N epochs, in watch/ in the run directory.", metavar="N"),
+]
