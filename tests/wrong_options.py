@@ -53,7 +53,9 @@ LABELED: dict[str, tuple[str, ...]] = {
 }
 PRETRAIN: dict[str, tuple[str, ...]] = {
     "--model": (*CHOICE, "vit"),
-    "--image-size": (*COUNT, "16"),
+    "--image-size": (*COUNT, "16", "8x", "8x0", "8x8x8"),
+    "--patch-size": (*COUNT, "3", "2x3", "8x"),
+    "--channels": (*COUNT, "2", "1"),
     "--class-tokens": ("-1", "9", "1.5", "x"),
     "--warmup-epochs": ("-1", "1.5", "x", "99999"),
     "--gradient-accumulation-steps": (*COUNT, "7"),
@@ -99,6 +101,7 @@ NAMED = {
     "--format": ("format", "--format"),
     "--distribution": ("distribution", "tpu", FOREIGN_ENGINE, "TPU", "engine"),
     "--image-size": ("image", "patch"),
+    "--patch-size": ("patch",),
 }
 
 
@@ -195,7 +198,7 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
         "--layer-decay": ("0", "-1", "1.5", "x", "nan"),
         "--drop-path-rate": FRACTION,
         "--ema-momentum": FRACTION,
-        "--image-size": (*COUNT, "9"),
+        "--image-size": (*COUNT, "9", "8x9"),
     }
     probe = {**RUN, **LABELED}
     neighbors: dict[str, tuple[str, ...]] = {

@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from keras_mae.cli.options import PretrainSize
+from keras_mae.cli.shapes import list_presets
 
 __all__ = [
     "BaseLearningRate",
+    "Channels",
     "ClassTokens",
     "CropArea",
     "CropsPerImage",
@@ -22,6 +24,7 @@ __all__ = [
     "FuseBlocks",
     "ImageSize",
     "Images",
+    "ListPresets",
     "MaskCell",
     "MaskRatio",
     "MaskingChoice",
@@ -30,6 +33,7 @@ __all__ = [
     "NormPixLoss",
     "OptimizerChoice",
     "OptimizerName",
+    "PatchSize",
     "Precision",
     "PredictRatio",
     "PresetName",
@@ -103,7 +107,31 @@ Images = Annotated[
 PresetName = Annotated[
     str | None, typer.Option(help="Preset, such as mae_vit_base_patch16_224; by default one that fits the data.")
 ]
-ImageSize = Annotated[int | None, typer.Option(help="Side of a folder's images, in pixels; the preset's by default.")]
+ImageSize = Annotated[
+    str | None,
+    typer.Option(
+        help="Size of a folder's images in pixels, such as 224 or 96x192 (height, width); the preset's by default.",
+        metavar="SIZE",
+    ),
+]
+PatchSize = Annotated[
+    str | None,
+    typer.Option(
+        help="Size of a patch in pixels, such as 8 or 4x16 (height, width), which must divide the image's; the "
+        "preset's by default.",
+        metavar="SIZE",
+    ),
+]
+Channels = Annotated[
+    int | None,
+    typer.Option(
+        help="Channels of a folder's images: 1 (gray), 3 or 4 (with transparency); the preset's by default."
+    ),
+]
+ListPresets = Annotated[
+    bool,
+    typer.Option("--list-presets", help="Show the presets and exit.", is_eager=True, callback=list_presets),
+]
 ClassTokens = Annotated[
     int, typer.Option(help="Class tokens of the encoder, 0 to 8; their mean is the image's feature vector.")
 ]

@@ -30,6 +30,7 @@ from keras_mae.cli.options import (
 from keras_mae.cli.output import echo
 from keras_mae.cli.pretrain_options import (
     BaseLearningRate,
+    Channels,
     ClassTokens,
     CropArea,
     CropsPerImage,
@@ -40,12 +41,14 @@ from keras_mae.cli.pretrain_options import (
     FuseBlocks,
     Images,
     ImageSize,
+    ListPresets,
     MaskCell,
     MaskingChoice,
     MaskRatio,
     MasksPerImage,
     NormPixLoss,
     OptimizerChoice,
+    PatchSize,
     Precision,
     PredictRatio,
     PresetName,
@@ -61,6 +64,7 @@ from keras_mae.cli.pretrain_options import (
     WeightDecay,
 )
 from keras_mae.cli.runs import begun_recipe, run_directory, say, say_files, say_plan, with_metadata
+from keras_mae.cli.shapes import image_shape, shown, side_lengths
 from keras_mae.cli.told import Told
 
 if TYPE_CHECKING:
@@ -78,6 +82,8 @@ def pretrain(
     data: Images = "digits",
     model: PresetName = None,
     image_size: ImageSize = None,
+    patch_size: PatchSize = None,
+    channels: Channels = None,
     class_tokens: ClassTokens = 1,
     recipe_file: RecipeFile = None,
     set_: SetValues = None,
@@ -112,6 +118,7 @@ def pretrain(
     max_pixels: MaxPixels = None,
     precision: DtypePolicy = Precision.float32,
     seed: PretrainSeed = 0,
+    list_presets: ListPresets = False,
     out: Out = None,
     distribution: Distribution = Engine.auto,
     watch: Watch = None,
@@ -137,7 +144,8 @@ def pretrain(
     import keras
 
     import keras_mae
-    from keras_mae import training
+    from keras_mae import _checks, presets, training
+    from keras_mae.data import BUILTIN
     from keras_mae.recipes import PretrainRecipe
 
     told = Told(context)
@@ -146,9 +154,11 @@ def pretrain(
         directory = run_directory(Path(data).name, out, resume, devices)
         begun = begun_recipe(directory, resume)
         preset = model or DEFAULT_MODELS.get(data, FOLDER_MODEL)
+        sizes = presets.get(preset)
+        patch = side_lengths("patch_size", patch_size) or sizes.encoder["patch_size"]
         images = training.open_unlabeled(
             data,
-            _image_shape(data, preset, image_size),
+            image_shape(data, sizes, image_size, channels),
             allow_damaged=allow_damaged,
             pixel_range=pixel_range,
             white_level=white_level,
@@ -199,12 +209,16 @@ def pretrain(
         mae = keras_mae.MaskedAutoencoder.from_preset(
             preset,
             image_shape=images.train.image_shape,
+            patch_size=patch,
             pixel_range=pixel_range,
             class_tokens=class_tokens,
             **fixed,
             decoder=recipe.decoder,
             dtype=precision.value,
         )
+        shapes: dict[str, Any] = {"model": preset, "patch_size": shown(_checks.pair("patch_size", patch))}
+        if data not in BUILTIN:  # whose images have a size of their own
+            shapes |= {"image_size": shown(images.train.image_shape[:2]), "channels": images.train.image_shape[2]}
         shape, backend = "x".join(map(str, images.train.image_shape)), keras.backend.backend()
         count = len(images.train)
         say(devices, f"{preset}: {mae.count_params():,} parameters, {count:,} images of {shape}, {backend}")
@@ -218,7 +232,7 @@ def pretrain(
             run_directory=directory,
             callbacks=[] if watch is None else [_watch(watch, images, directory, devices)],
             saving=saving,
-            settings=told.settings(default_for(data), size=chosen, model=preset, image_size=image_size),
+            settings=told.settings(default_for(data), size=chosen, **shapes),
         )
         say_files(devices, directory)
 
@@ -229,17 +243,6 @@ def _blocks(text: str | None) -> tuple[int, ...] | None:
         return None if text is None else tuple(int(index) for index in text.split(","))
     except ValueError:
         raise ValueError(f"`fuse_blocks` must be integers with commas between. Received: {text}") from None
-
-
-def _image_shape(data: str, preset: str, image_size: int | None) -> tuple[int, int, int]:
-    """Return the shape to bring a folder's images to."""
-    from keras_mae import presets
-    from keras_mae.data import BUILTIN
-
-    if image_size is not None and data in BUILTIN:
-        raise ValueError(f"`image_size` goes with a folder of images. Received: image_size={image_size} for {data}")
-    height, width, channels = presets.get(preset).encoder["image_shape"]
-    return (height, width, channels) if image_size is None else (image_size, image_size, channels)
 
 
 def _target(target: TargetName | None, teacher: str | None, norm_pix_loss: bool | None) -> str | None:

@@ -27,11 +27,20 @@ TABLES: dict[str, tuple[str, ...]] = {
         "white_level",
         "max_pixels",
     ),
-    "model": ("model", "image_size", "class_tokens", "teacher", "precision", "trainable_blocks"),
+    "model": (
+        "model",
+        "image_size",
+        "patch_size",
+        "channels",
+        "class_tokens",
+        "teacher",
+        "precision",
+        "trainable_blocks",
+    ),
     "run": ("cache_features", "watch", "distribution", "checkpoint_minutes", "checkpoint_steps"),
 }
 """Options that a recipe file holds, by table; those that are fields of the recipe are in "training"."""
-UNWRITTEN = ("recipe_file", "set_", "out", "resume", "allow_changed")
+UNWRITTEN = ("list_presets", "recipe_file", "set_", "out", "resume", "allow_changed")
 """Options that say where and whether to run, and not what."""
 _COMMANDS = {"pretrain": "pretrain", "finetune": "fine_tune", "probe": "linear_probe"}
 

@@ -38,6 +38,7 @@ from keras_mae.cli.options import (
 )
 from keras_mae.cli.output import echo
 from keras_mae.cli.runs import begun_recipe, draws_balanced, run_directory, say, say_plan, say_scores, with_metadata
+from keras_mae.cli.shapes import shown, side_lengths
 from keras_mae.cli.told import Told
 
 if TYPE_CHECKING:
@@ -79,7 +80,11 @@ def finetune(
     ] = None,
     ema_momentum: EmaMomentum = None,
     image_size: Annotated[
-        int | None, typer.Option(help="Side of a folder's images, in pixels; the model's by default.")
+        str | None,
+        typer.Option(
+            help="Size of a folder's images in pixels, such as 224 or 96x192 (height, width); by default the model's.",
+            metavar="SIZE",
+        ),
     ] = None,
     seed: Seed = 0,
     out: Out = None,
@@ -103,7 +108,8 @@ def finetune(
     with keras_mae.distribution.scope(distribution.value) as devices:
         directory = run_directory(f"finetune-{Path(data).name}", out, resume, devices)
         encoder = _encoder(model)
-        shape = encoder.image_shape if image_size is None else (image_size, image_size, encoder.image_shape[2])
+        sides = side_lengths("image_size", image_size) or encoder.image_shape[:2]
+        shape = (*sides, encoder.image_shape[2])
         images = _open(
             data,
             encoder,
@@ -146,7 +152,7 @@ def finetune(
             trainable_blocks=trainable_blocks,
             image_shape=shape,
             saving=saving,
-            settings=told.settings(default_for(data), size=chosen),
+            settings=told.settings(default_for(data), size=chosen, image_size=shown(sides)),
         )
         _say_end(devices, directory)
 
