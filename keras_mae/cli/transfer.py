@@ -82,7 +82,7 @@ def finetune(
     image_size: Annotated[
         str | None,
         typer.Option(
-            help="Size of a folder's images in pixels, such as 224 or 96x192 (height, width); by default the model's.",
+            help="Size of a folder's images in pixels, such as 224 or 96x192 (height, width); else the model's.",
             metavar="SIZE",
         ),
     ] = None,
