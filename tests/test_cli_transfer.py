@@ -17,6 +17,7 @@ TRAINED = [
     "curves.png",
     "history.csv",
     "metrics.json",
+    "predictions.csv",
     "recipe.toml",
     "run.json",
 ]

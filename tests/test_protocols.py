@@ -28,6 +28,7 @@ TRAINED = {
     "curves.png",
     "history.csv",
     "metrics.json",
+    "predictions.csv",
     "recipe.toml",
     "run.json",
 }
@@ -149,7 +150,7 @@ def test_progress_shows_accuracy_and_speed(run):
 
 
 def test_nearest_neighbours_leave_their_scores(knn_run):
-    assert knn_run.files == {"confusion.png", "metrics.json"}
+    assert knn_run.files == {"confusion.png", "metrics.json", "predictions.csv"}
     train, test = (
         transfer.extract_features(knn_run.encoder, IMAGES[part], LABELS[part], pooling="mean", progress=False)
         for part in (slice(None), TEST)
@@ -273,7 +274,7 @@ def test_steps_that_have_ceased_to_be_finite_end_a_run(tmp_path, monkeypatch):
 def test_evaluate_leaves_the_scores_that_the_run_left(run, tmp_path):
     classifier = keras.saving.load_model(run.directory / "classifier.keras")
     directory = training.run_evaluation(classifier, held_out(), tmp_path / "again")
-    assert {path.name for path in directory.iterdir()} == {"confusion.png", "metrics.json"}
+    assert {path.name for path in directory.iterdir()} == {"confusion.png", "metrics.json", "predictions.csv"}
     again = json.loads((directory / "metrics.json").read_text())
     assert again == {**run.metrics, "backend": keras.backend.backend()}
     wrong = keras_mae.data.from_arrays(IMAGES[TEST], np.full(13, CLASSES), BATCH, shuffle=False, loader="grain")

@@ -41,6 +41,8 @@ class RunFile(StrEnum):
     """Losses and metrics, a line for each epoch."""
     METRICS = "metrics.json"
     """Scores on the test images."""
+    PREDICTIONS = "predictions.csv"
+    """Class and predicted class of every test image, by its file."""
     LOSS = "loss.png"
     """Loss and learning rate of pre-training."""
     CURVES = "curves.png"
