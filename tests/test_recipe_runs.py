@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import typer
+from PIL import Image
 
 import keras_mae.cli
 from keras_mae.cli import told
@@ -77,10 +78,12 @@ def test_every_option_is_written_or_known_not_to_be():
 
 # === Runs ===
 def test_a_run_is_done_again_with_the_same_bits(keras_mae_command, tmp_path):
-    options = ("--mask-ratio", 0.5, "--seed", 3, "--norm-pix-loss", "--class-tokens", 2)
+    options = ("--mask-ratio", 0.5, "--seed", 3, "--norm-pix-loss", "--class-tokens", 2, "--validation", 0.1)
     status, out, _ = keras_mae_command("pretrain", *SHORT, *options, "--set", "beta_2=0.9")
     assert (status, "command line" in out) == (0, True)
     first, second = (tmp_path / "runs" / f"digits-{number}" for number in (1, 2))
+    assert len(keras_mae.training.RunDirectory(first).history["val_loss"]) == 1
+    assert "144 of 1,437 images are held out" in out
     text = (first / "recipe.toml").read_text()
     content = tomllib.loads(text)
     assert {**content, **dict.fromkeys(("data", "model", "training", "run"))} == {
@@ -113,6 +116,20 @@ def test_a_run_is_done_again_with_the_same_bits(keras_mae_command, tmp_path):
     assert tomllib.loads(again) == content
     assert "seed = 3" in again
     assert [line.split("#")[1] for line in again.splitlines() if line.startswith("seed")] == [" recipe file"]
+
+
+@torch_only
+def test_a_run_is_probed_and_watched(keras_mae_command, tmp_path):
+    for number in range(2):
+        Image.fromarray(np.full((9, 9), 100 * number, "uint8")).save(tmp_path / f"{number}.png")
+    options = ("--probe-every", 1, "--watch", 1, "--watch-images", "0.png", "--watch-images", "1.png")
+    assert keras_mae_command("pretrain", *SHORT, *options, "--out", "run")[0] == 0
+    run = keras_mae.training.RunDirectory("run")
+    assert 0 < run.history["knn_accuracy"][0] <= 1
+    assert tomllib.loads(run.file("recipe.toml").read_text())["run"]["watch_images"] == ["0.png", "1.png"]
+    for wrong in (("--watch-images", "0.png"), ("--probe-data", "digits")):
+        status, _, err = keras_mae_command("pretrain", *wrong)
+        assert (status, f"`{wrong[0][2:].replace('-', '_')}` goes with --" in err) == (2, True)
 
 
 @torch_only

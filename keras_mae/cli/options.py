@@ -23,6 +23,8 @@ __all__ = [
     "Engine",
     "Epochs",
     "LabeledData",
+    "Loader",
+    "LoaderName",
     "MaxPixels",
     "NumLabels",
     "Out",
@@ -39,7 +41,10 @@ __all__ = [
     "SetValues",
     "Size",
     "TestFolder",
+    "WarmupEpochs",
+    "WeightDecay",
     "WhiteLevel",
+    "Workers",
 ]
 
 
@@ -54,6 +59,13 @@ class Engine(StrEnum):
     data_parallel = "data_parallel"
     model_parallel = "model_parallel"
     torch_ddp = "torch_ddp"
+
+
+class LoaderName(StrEnum):
+    """What loads images: `keras_mae.data.make_dataset`."""
+
+    tf_data = "tf.data"
+    grain = "grain"
 
 
 class PoolingName(StrEnum):
@@ -102,6 +114,18 @@ AllowChanged = Annotated[
 CheckpointMinutes = Annotated[float, typer.Option(help="Minutes between checkpoints.")]
 CheckpointSteps = Annotated[int | None, typer.Option(help="Also write a checkpoint every N steps.", metavar="N")]
 
+Loader = Annotated[
+    LoaderName | None,
+    typer.Option(help="Library that loads images, in the same order; tf.data where TensorFlow is installed."),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        help="Parallel calls that load images (tf.data; one a core by default), or processes (grain; else none).",
+        metavar="N",
+    ),
+]
+
 # === Recipes ===
 RecipeFile = Annotated[
     Path | None,
@@ -133,6 +157,10 @@ AccumulationSteps = Annotated[
     int | None,
     typer.Option(help="Batches whose gradients are averaged for each update; the recipe's by default."),
 ]
+WarmupEpochs = Annotated[
+    int | None, typer.Option(help="Warm-up epochs; as large a share of the epochs as the recipe's by default.")
+]
+WeightDecay = Annotated[float | None, typer.Option(help="Decoupled weight decay; the recipe's by default.")]
 BaseLearningRate = Annotated[
     float | None, typer.Option(help="Learning rate for a batch of 256; the recipe's by default.")
 ]

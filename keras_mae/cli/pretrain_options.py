@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -30,6 +31,7 @@ __all__ = [
     "MaskingChoice",
     "MaskingName",
     "MasksPerImage",
+    "NewDecoder",
     "NormPixLoss",
     "OptimizerChoice",
     "OptimizerName",
@@ -39,15 +41,18 @@ __all__ = [
     "PresetName",
     "PretrainSeed",
     "PretrainSizeChoice",
+    "ProbeData",
+    "ProbeEvery",
     "ScheduleChoice",
     "ScheduleName",
     "Shift",
     "TargetChoice",
     "TargetName",
     "Teacher",
-    "WarmupEpochs",
+    "Validation",
     "Watch",
-    "WeightDecay",
+    "WatchImages",
+    "Weights",
 ]
 
 
@@ -107,6 +112,18 @@ Images = Annotated[
 PresetName = Annotated[
     str | None, typer.Option(help="Preset, such as mae_vit_base_patch16_224; by default one that fits the data.")
 ]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="Model to go on from, in place of new weights: a file or folder of ours or of another library's, "
+        "hf://USER/NAME, or the name of a published checkpoint, such as mae_pretrain_vit_base_full.",
+        metavar="FILE",
+    ),
+]
+NewDecoder = Annotated[
+    bool,
+    typer.Option("--new-decoder", help="Take the encoder alone of --weights; an encoder gets a new decoder anyway."),
+]
 ImageSize = Annotated[
     str | None,
     typer.Option(
@@ -142,9 +159,6 @@ PretrainSizeChoice = Annotated[
         "the one for ImageNet and a ViT of this size."
     ),
 ]
-WarmupEpochs = Annotated[
-    int | None, typer.Option(help="Warm-up epochs; as large a share of the epochs as the recipe's by default.")
-]
 BaseLearningRate = Annotated[
     float | None,
     typer.Option(
@@ -152,7 +166,6 @@ BaseLearningRate = Annotated[
         "goes by the batch."
     ),
 ]
-WeightDecay = Annotated[float | None, typer.Option(help="Decoupled weight decay; the recipe's by default.")]
 OptimizerChoice = Annotated[
     OptimizerName | None, typer.Option(help="Optimizer that moves the weights; the recipe's by default.")
 ]
@@ -240,10 +253,39 @@ Flip = Annotated[
         show_default=False,
     ),
 ]
+Validation = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of the images to hold out and to validate on after every epoch, such as 0.1; none by default.",
+        metavar="SHARE",
+    ),
+]
 CropsPerImage = Annotated[int, typer.Option(help="Random crops to take from each decoded image.")]
 DtypePolicy = Annotated[Precision, typer.Option(help="Keras dtype policy.")]
 PretrainSeed = Annotated[int, typer.Option(help="Random seed for weights, masks and data order.")]
 Watch = Annotated[
     int | None,
     typer.Option(help="Draw reconstructions every N epochs, in watch/ in the run directory.", metavar="N"),
+]
+WatchImages = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Image file that --watch draws, in place of images of the data; may be given several times.",
+        metavar="FILE",
+    ),
+]
+ProbeEvery = Annotated[
+    int | None,
+    typer.Option(
+        help="Classify labeled images by their features' nearest neighbors every N epochs, for history.csv.",
+        metavar="N",
+    ),
+]
+ProbeData = Annotated[
+    str | None,
+    typer.Option(
+        help="Labeled images for --probe-every: digits, fashion_mnist, or a folder with one folder of images per "
+        "class; DATA by default.",
+        metavar="DATA",
+    ),
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
@@ -19,15 +19,18 @@ from keras_mae.cli.options import (
     EmaMomentum,
     Engine,
     Epochs,
+    Loader,
     MaxPixels,
     Out,
     PixelRange,
     RecipeFile,
     Resume,
     SetValues,
+    WarmupEpochs,
+    WeightDecay,
     WhiteLevel,
+    Workers,
 )
-from keras_mae.cli.output import echo
 from keras_mae.cli.pretrain_options import (
     BaseLearningRate,
     Channels,
@@ -46,6 +49,7 @@ from keras_mae.cli.pretrain_options import (
     MaskingChoice,
     MaskRatio,
     MasksPerImage,
+    NewDecoder,
     NormPixLoss,
     OptimizerChoice,
     PatchSize,
@@ -54,33 +58,33 @@ from keras_mae.cli.pretrain_options import (
     PresetName,
     PretrainSeed,
     PretrainSizeChoice,
+    ProbeData,
+    ProbeEvery,
     ScheduleChoice,
     Shift,
     TargetChoice,
     TargetName,
     Teacher,
-    WarmupEpochs,
+    Validation,
     Watch,
-    WeightDecay,
+    WatchImages,
+    Weights,
 )
 from keras_mae.cli.runs import begun_recipe, run_directory, say, say_files, say_plan, with_metadata
-from keras_mae.cli.shapes import image_shape, shown, side_lengths
+from keras_mae.cli.shapes import image_shape, shown
+from keras_mae.cli.starting import start
 from keras_mae.cli.told import Told
-
-if TYPE_CHECKING:
-    from keras_mae.distribution import Devices
-    from keras_mae.training import UnlabeledImages
+from keras_mae.cli.watching import probed, watched
 
 __all__ = ["pretrain"]
-
-DEFAULT_MODELS = {"digits": "mae_vit_micro_patch2_8", "fashion_mnist": "mae_vit_micro_patch4_28"}
-FOLDER_MODEL = "mae_vit_small_patch16_224"
 
 
 def pretrain(
     context: typer.Context,
     data: Images = "digits",
     model: PresetName = None,
+    weights: Weights = None,
+    new_decoder: NewDecoder = False,
     image_size: ImageSize = None,
     patch_size: PatchSize = None,
     channels: Channels = None,
@@ -112,16 +116,22 @@ def pretrain(
     shift: Shift = None,
     flip: Flip = None,
     crops_per_image: CropsPerImage = 1,
+    validation: Validation = None,
     allow_damaged: AllowDamaged = 0.0,
     pixel_range: PixelRange = (0.0, 255.0),
     white_level: WhiteLevel = None,
     max_pixels: MaxPixels = None,
+    loader: Loader = None,
+    workers: Workers = None,
     precision: DtypePolicy = Precision.float32,
     seed: PretrainSeed = 0,
     list_presets: ListPresets = False,
     out: Out = None,
     distribution: Distribution = Engine.auto,
     watch: Watch = None,
+    watch_images: WatchImages = None,
+    probe_every: ProbeEvery = None,
+    probe_data: ProbeData = None,
     resume: Resume = False,
     allow_changed: AllowChanged = False,
     checkpoint_minutes: CheckpointMinutes = 10.0,
@@ -144,7 +154,7 @@ def pretrain(
     import keras
 
     import keras_mae
-    from keras_mae import _checks, presets, training
+    from keras_mae import training
     from keras_mae.data import BUILTIN
     from keras_mae.recipes import PretrainRecipe
 
@@ -153,12 +163,12 @@ def pretrain(
     with keras_mae.distribution.scope(distribution.value) as devices:
         directory = run_directory(Path(data).name, out, resume, devices)
         begun = begun_recipe(directory, resume)
-        preset = model or DEFAULT_MODELS.get(data, FOLDER_MODEL)
-        sizes = presets.get(preset)
-        patch = side_lengths("patch_size", patch_size) or sizes.encoder["patch_size"]
+        begin = start(data, model, weights, patch_size, class_tokens, new_decoder)
         images = training.open_unlabeled(
             data,
-            image_shape(data, sizes, image_size, channels),
+            image_shape(data, begin.image_shape, image_size, channels),
+            validation=validation,
+            seed=seed,
             allow_damaged=allow_damaged,
             pixel_range=pixel_range,
             white_level=white_level,
@@ -200,37 +210,47 @@ def pretrain(
                 "`flip` mirrors images that are cropped or moved, and these are taken whole: give --shift as well. "
                 "Received: --flip"
             )
-        feed = images.feed(recipe, crops_per_image=crops_per_image)
+        feed = images.feed(recipe, crops_per_image=crops_per_image, loader=loader, workers=workers)
         keras.utils.set_random_seed(recipe.seed)
         fixed = dict(recipe.model_arguments)
         if teacher is not None:
             fixed["target"] = keras_mae.targets.Teacher.from_preset(teacher, dtype=precision.value)
             feed["metadata"]["teacher"] = Path(teacher).name
-        mae = keras_mae.MaskedAutoencoder.from_preset(
-            preset,
-            image_shape=images.train.image_shape,
-            patch_size=patch,
+        mae = begin.model(
+            images.train.image_shape,
             pixel_range=pixel_range,
-            class_tokens=class_tokens,
-            **fixed,
             decoder=recipe.decoder,
+            new_decoder=new_decoder,
             dtype=precision.value,
+            **fixed,
         )
-        shapes: dict[str, Any] = {"model": preset, "patch_size": shown(_checks.pair("patch_size", patch))}
+        feed["metadata"] |= begin.metadata or {}
+        shapes: dict[str, Any] = {"patch_size": shown(begin.patch_size)}
+        if begin.preset:
+            shapes["model"] = begin.preset
         if data not in BUILTIN:  # whose images have a size of their own
             shapes |= {"image_size": shown(images.train.image_shape[:2]), "channels": images.train.image_shape[2]}
         shape, backend = "x".join(map(str, images.train.image_shape)), keras.backend.backend()
         count = len(images.train)
-        say(devices, f"{preset}: {mae.count_params():,} parameters, {count:,} images of {shape}, {backend}")
+        if images.validation is not None:
+            say(devices, f"{len(images.validation):,} of {count + len(images.validation):,} images are held out")
+        say(devices, f"{begin.name}: {mae.count_params():,} parameters, {count:,} images of {shape}, {backend}")
         say(devices, feed["recipe"])
         say_plan(devices, feed["recipe"])
         if not mae.predicts_pixels:
             say(devices, f"no pictures: the model predicts {mae.target_description}")
+        levels: dict[str, Any] = {
+            "pixel_range": pixel_range,
+            "white_level": white_level,
+            "max_pixels": max_pixels,
+        }
+        callbacks = probed(probe_every, probe_data, data, images, devices, seed=recipe.seed, **levels)
+        callbacks += watched(watch, watch_images, images, directory, devices, **levels)
         training.run_pretraining(
             mae,
             **with_metadata(feed, recipe_size=chosen),
             run_directory=directory,
-            callbacks=[] if watch is None else [_watch(watch, images, directory, devices)],
+            callbacks=callbacks,
             saving=saving,
             settings=told.settings(default_for(data), size=chosen, **shapes),
         )
@@ -265,14 +285,3 @@ def _crops(smallest: float | None, shift: float | None, flip: bool | None) -> di
         fields |= {"shift": shift, **({"crop_area": None} if shift and smallest in (None, 1) else {})}
         fields.pop("flip", None)
     return fields if flip is None else {**fields, "flip": flip}
-
-
-def _watch(every_epochs: int, images: UnlabeledImages, directory: Path, devices: Devices) -> Any:
-    """Return the callback that draws reconstructions, and print how to look at them."""
-    from keras_mae import training
-
-    if devices.processes > 1:
-        raise ValueError(f"`watch` goes with one process. Received: {devices.processes} processes")
-    pictures = directory / training.RunFile.WATCH
-    echo(f"pictures: {pictures} (tensorboard --logdir {pictures})")
-    return training.Watch(images.examples, pictures, every_epochs, names=images.example_names)

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 import typer
-
-if TYPE_CHECKING:
-    from keras_mae.presets import Preset
 
 __all__ = ["image_shape", "list_presets", "shown", "side_lengths"]
 
@@ -37,12 +33,14 @@ def shown(size: tuple[int, int]) -> str:
     return "x".join(map(str, size))
 
 
-def image_shape(data: str, preset: Preset, size: str | None, channels: int | None) -> tuple[int, int, int]:
+def image_shape(
+    data: str, default: tuple[int, int, int], size: str | None, channels: int | None
+) -> tuple[int, int, int]:
     """Return the shape (height, width, channels) to bring a folder's images to; the built-in ones keep theirs.
 
     Args:
         data: Name of the data, or a folder.
-        preset: Preset whose shape it is by default.
+        default: Shape by default.
         size: Option --image-size.
         channels: Option --channels.
 
@@ -56,7 +54,7 @@ def image_shape(data: str, preset: Preset, size: str | None, channels: int | Non
     for name, given in (("image_size", size), ("channels", channels)):
         if given is not None and data in BUILTIN:
             raise ValueError(f"`{name}` goes with a folder of images. Received: {name}={given} for {data}")
-    height, width, own = preset.encoder["image_shape"]
+    height, width, own = default
     if channels is not None:
         own = _checks.one_of("channels", channels, (1, 3, 4))
     return (*(sides or (height, width)), own)

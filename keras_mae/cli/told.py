@@ -22,6 +22,7 @@ TABLES: dict[str, tuple[str, ...]] = {
         "test",
         "num_labels",
         "crops_per_image",
+        "validation",
         "allow_damaged",
         "pixel_range",
         "white_level",
@@ -29,6 +30,8 @@ TABLES: dict[str, tuple[str, ...]] = {
     ),
     "model": (
         "model",
+        "weights",
+        "new_decoder",
         "image_size",
         "patch_size",
         "channels",
@@ -37,7 +40,18 @@ TABLES: dict[str, tuple[str, ...]] = {
         "precision",
         "trainable_blocks",
     ),
-    "run": ("cache_features", "watch", "distribution", "checkpoint_minutes", "checkpoint_steps"),
+    "run": (
+        "cache_features",
+        "watch",
+        "watch_images",
+        "probe_every",
+        "probe_data",
+        "loader",
+        "workers",
+        "distribution",
+        "checkpoint_minutes",
+        "checkpoint_steps",
+    ),
 }
 """Options that a recipe file holds, by table; those that are fields of the recipe are in "training"."""
 UNWRITTEN = ("list_presets", "recipe_file", "set_", "out", "resume", "allow_changed")

@@ -112,7 +112,7 @@ def _value(value: Any) -> str | None:
     if isinstance(value, list | tuple):
         inner = [_value(one) for one in value]
         return None if None in inner else f"[{', '.join(map(str, inner))}]"
-    return _text(str(value))
+    return _text(str(value))  # paths among them
 
 
 def _text(text: str) -> str | None:

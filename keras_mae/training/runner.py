@@ -27,6 +27,7 @@ from keras_mae.training.extending import KeepBeforeDecay, extend
 from keras_mae.training.metadata import WARNINGS
 from keras_mae.training.recording import Record, recipe_file
 from keras_mae.training.saving import Saving
+from keras_mae.training.watching import OnlineProbe
 
 __all__ = ["RunOptions", "run"]
 
@@ -137,6 +138,9 @@ def run(
             directory.write_json(RunFile.RUN, checkpoints.metadata)
 
     def train() -> None:
+        for callback in callbacks:
+            if isinstance(callback, OnlineProbe):
+                callback.resumed(checkpoints.position.history)
         batches, held_out = (dataset, validation_data) if prepare is None else prepare()
         _fit(
             model,
