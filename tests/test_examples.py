@@ -12,6 +12,8 @@ import numpy as np
 import processes
 import pytest
 
+import keras_mae
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
@@ -171,3 +173,12 @@ def test_the_options_study_trains_for_its_budget_and_reads_out(run_here, squares
     read = json.loads((tmp_path / "features-best-0.json").read_text())["result"]["600"]
     assert all(0 <= score <= 1 for score in read.values())
     assert (tmp_path / "options.png").exists()
+
+
+@on_one_backend
+def test_the_rival_of_the_options_study_learns_from_random_weights():
+    peers = import_module("peers")
+    images, labels = keras_mae.data.digits("train")
+    recipe = keras_mae.recipes.FineTuneRecipe.for_size("small_images", images=320, flip=False)
+    few = images[:320], labels[:320]
+    assert peers.supervised("vit", "mae_vit_micro_patch2_8", few, (images, labels), recipe, 50) > 0.3  # by chance 0.1
