@@ -194,5 +194,7 @@ def test_the_rate_for_photos_does_not_grow_with_the_batch_as_if_it_were_the_publ
     assert recipe.learning_rate == pytest.approx(rate)
     chosen = PretrainRecipe.for_size("photos", batch_size=batch_size, base_learning_rate=0.5)
     assert (chosen.base_learning_rate, changed(chosen, {"batch_size": 7}).base_learning_rate) == (0.5, 0.5)
+    as_typed = changed(PretrainRecipe.for_size("photos"), {"base_learning_rate": 8e-3}, {"base_learning_rate": "x"})
+    assert changed(as_typed, {"batch_size": batch_size}).base_learning_rate == 8e-3  # the same, but chosen
     before = dataclasses.replace(PretrainRecipe.for_size("photos"), batch_size=batch_size)  # of an earlier version
     assert changed(before, {"batch_size": batch_size}) == before

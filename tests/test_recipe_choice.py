@@ -57,6 +57,15 @@ def test_a_recipe_names_who_gave_its_values():
     assert choosing.fitted_recipe(SMALL, "photos/", flip=False).origins == {"flip": "default for folders"}
 
 
+@pytest.mark.parametrize(("batch_size", "rate"), [(64, 5e-4), (128, 1e-3), (512, 1e-3), (1024, 2e-3)])
+def test_a_folder_is_fine_tuned_at_a_rate_that_does_not_run_away(batch_size, rate):
+    recipe = choosing.untuned_recipe(SMALL, "photos/")
+    assert (recipe, recipe.source) == (replace(SMALL, source="untuned"), "untuned")
+    assert choosing.changed_recipe(recipe, {"batch_size": batch_size}).learning_rate == pytest.approx(rate)
+    assert choosing.untuned_recipe(SMALL, "digits") == SMALL
+    assert choosing.untuned_recipe(FineTuneRecipe(), "photos/") == FineTuneRecipe()
+
+
 def test_an_option_counts_more_than_a_file_and_takes_along_what_follows_it():
     file = {"epochs": 30, "warmup_epochs": 3, "target": "pixels", "norm_pix_loss": False}
     pretrain = PretrainRecipe.for_size("photos")

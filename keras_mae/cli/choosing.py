@@ -17,6 +17,7 @@ __all__ = [
     "fitted_recipe",
     "resumed_recipe",
     "sized_recipe",
+    "untuned_recipe",
 ]
 
 SMALL_IMAGES = "small_images"
@@ -47,6 +48,14 @@ def fitted_recipe(recipe: _Kind, data: str, **values: Any) -> _Kind:
     """Return the recipe with other values for these data, which do not count as changed."""
     kind = default_for(data)
     return replace(recipe, **values, origins={**recipe.origins, **dict.fromkeys(values, kind)})
+
+
+def untuned_recipe(recipe: _Kind, data: str) -> _Kind:
+    """Return the recipe as what it is for these data: for folders, whose images may be anything, it was not tuned."""
+    from keras_mae.data import BUILTIN
+    from keras_mae.recipes.sources import OWN, UNTUNED
+
+    return recipe if data in BUILTIN or recipe.source != OWN else replace(recipe, source=UNTUNED)
 
 
 def default_for(data: str) -> str:

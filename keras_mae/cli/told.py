@@ -112,8 +112,8 @@ class Told:
 
     def check_size(self, size: Any) -> None:
         """Raise ValueError if --size would choose numbers that the recipe file says itself."""
-        filed = self.beside.filed.get("size")
-        if self.fields and self._is_typed("size") and filed != size:
+        filed, typed = self.beside.filed.get("size"), self._is_typed("size") or "size" in self.beside.typed
+        if self.fields and typed and filed not in (None, size):
             raise ValueError(
                 "`size` chooses the numbers of a run, and the recipe file says them itself: leave one out. "
                 f"Received: --size {size} --recipe {self.beside.path}"

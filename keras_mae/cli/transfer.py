@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_mae.cli.choosing import SMALL_IMAGES, chosen_recipe, default_for, default_size, fitted_recipe, sized_recipe
+from keras_mae.cli.choosing import (
+    SMALL_IMAGES,
+    chosen_recipe,
+    default_for,
+    default_size,
+    fitted_recipe,
+    sized_recipe,
+    untuned_recipe,
+)
 from keras_mae.cli.finetune_options import (
     Cutmix,
     DropPathRate,
@@ -162,6 +170,7 @@ def finetune(
         # How many labels need how many epochs was measured on the built-in images.
         count = len(images.train) if data in keras_mae.data.BUILTIN else None
         recipe = sized_recipe(keras_mae.recipes.FineTuneRecipe, chosen, count)
+        recipe = untuned_recipe(recipe, data)
         if data == "digits":  # which mean nothing, or another digit, in a mirror
             recipe = fitted_recipe(recipe, data, flip=False)
         recipe = chosen_recipe(recipe, begun_recipe(directory, resume), given, size, told.fields)

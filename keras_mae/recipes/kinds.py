@@ -271,6 +271,9 @@ class FineTuneRecipe(Recipe):
         )
         return changed(recipe, changes)
 
+    def _with_implied(self, changes: dict[str, Any]) -> dict[str, Any]:
+        return options.implied(self, changes)
+
     def optimizer(self, model: Any, steps_per_epoch: int) -> AdamW:
         """Return this `ViTClassifier`'s optimizer, its schedule fitted to epochs of `steps_per_epoch` batches."""
         return fine_tuning_adamw(

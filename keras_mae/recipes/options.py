@@ -97,15 +97,16 @@ def without_contradiction(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def implied(recipe: Any, changes: dict[str, Any]) -> dict[str, Any]:
-    """Return changes of a recipe for pre-training with those that they imply.
+    """Return changes of a recipe with those that they imply.
 
-    A target says whether patches are standardized. And the rate of the recipe for photos, unless it was chosen, goes
-    by the batch: see `own.photos_base_rate`.
+    A target says whether patches are standardized. And the rate of a recipe for folders, unless it was chosen, goes
+    by the batch: see `own.untuned_base_rate`.
     """
     added: dict[str, Any] = {} if changes.get("target") in (None, "low_pass") else {"norm_pix_loss": None}
-    size, chosen = changes.get("batch_size", recipe.batch_size), {*changes, *recipe.changed}
-    if recipe.source == UNTUNED and size != recipe.batch_size and "base_learning_rate" not in chosen:
-        added["base_learning_rate"] = own.photos_base_rate(_checks.positive_int("batch_size", size))
+    size, rate = changes.get("batch_size", recipe.batch_size), "base_learning_rate"
+    follows = recipe.origins.get(rate, "follows").startswith("follows") and rate not in {*changes, *recipe.changed}
+    if recipe.source == UNTUNED and size != recipe.batch_size and follows:
+        added[rate] = own.untuned_base_rate(recipe.kind, _checks.positive_int("batch_size", size))
     return {**added, **changes}
 
 

@@ -22,7 +22,7 @@ __all__ = [
     "PROBE",
     "PROBE_BY_IMAGES",
     "by_images",
-    "photos_base_rate",
+    "untuned_base_rate",
 ]
 
 # === Small images ===
@@ -133,17 +133,26 @@ PHOTOS: dict[str, Any] = {
     "norm_pix_loss": False,
 }
 """Pre-training on a folder, on one machine: 1e-3 at this batch."""
-_PHOTOS_RATE, _PUBLISHED_BASE = 1e-3, 1.5e-4
+_UNTUNED: dict[str, tuple[dict[str, Any], float]] = {  # and the published base learning rate
+    "pretrain": (PHOTOS, 1.5e-4),
+    "fine_tune": (FINE_TUNE, 5e-4),
+}
 
 
-def photos_base_rate(batch_size: int) -> float:
-    """Return the base learning rate of "photos" for batches of so many images.
+def untuned_base_rate(kind: str, batch_size: int) -> float:
+    """Return the base learning rate for a folder and batches of so many images.
 
-    A rate that grows with the batch, as published for batches of thousands, would be 0.03 at 1,024 images. So it
-    stays at 1e-3 above 32 images, until the published rule, 1.5e-4 for each 256 images, asks for more.
+    A rate that grows with the batch, as published for batches of thousands, would be 0.03 at 1,024 photos. So it
+    stays, above the recipe's batch, as high as at that, until the published rule asks for more.
+
+    Args:
+        kind: Kind of recipe, "pretrain" or "fine_tune".
+        batch_size: Number of images behind one update.
 
     Example:
-        >>> [photos_base_rate(size) * size / 256 for size in (32, 512, 4096)]
+        >>> [untuned_base_rate("pretrain", size) * size / 256 for size in (32, 512, 4096)]
         [0.001, 0.001, 0.0024]
     """
-    return min(max(_PHOTOS_RATE * 256 / batch_size, _PUBLISHED_BASE), float(PHOTOS["base_learning_rate"]))
+    recipe, published = _UNTUNED[kind]
+    base = float(recipe["base_learning_rate"])
+    return min(max(base * int(recipe["batch_size"]) / batch_size, published), base)
