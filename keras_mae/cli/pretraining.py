@@ -141,7 +141,8 @@ def pretrain(
 
     It leaves a run directory with the model, its encoder, losses and pictures. Without arguments: 1,437 digits, a
     micro ViT, a minute or two on a laptop. What no option says is the recipe's, which is printed and fits the data;
-    --size base, large or huge is the one for ImageNet in the authors' repository.
+    --size base, large or huge is the one for ImageNet in the authors' repository. The run's recipe.toml holds all
+    that it was told: --recipe FILE runs it again.
 
     With --out DIRECTORY --resume, the same command starts a run, and resumes it if it was killed, with the same
     result as if it had not been. So give both options from the start. If the data are others by then, it says so and
