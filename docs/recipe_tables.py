@@ -33,7 +33,7 @@ def columns_of(kind: Any, cells: Mapping[int, Any], others: tuple[str, ...]) -> 
 
 def _table(title: str, names: list[str], recipes: list[Any]) -> str:
     lines = [f"### {title}\n", f"| | {' | '.join(names)} |", "| --- " * (len(names) + 1) + "|"]
-    for field in (field.name for field in fields(recipes[0]) if field.name not in ("changed", "seed")):
+    for field in (field.name for field in fields(recipes[0]) if field.name not in ("changed", "origins", "seed")):
         values = [str(getattr(recipe, field)) for recipe in recipes]
         if field in OPTIONS or len(set(values)) > 1:
             after = f" ({OPTIONS[field]})" if field in OPTIONS else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import numbers
 import os
@@ -19,6 +20,12 @@ def argument_error(argument: str, rule: str, value: Any) -> ValueError:
         has_shape = hasattr(value, "shape") and not isinstance(value, type)
         received = f"{argument}.shape={tuple(value.shape)}" if has_shape else f"{received[:300]}..."
     return ValueError(f"`{argument}` must be {rule}. Received: {received}")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return the end of an error message that names the one of `known` that may have been meant, "" if none."""
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f". Did you mean {found[0]}?" if found else ""
 
 
 def positive_int(argument: str, value: Any) -> int:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tomllib
 
 import keras
 import numpy as np
@@ -82,6 +83,29 @@ def test_pretrain_on_a_folder(keras_mae_command, photo, tmp_path):
     assert status == 0
     assert "3 images of 16x16x3" in out
     assert (tmp_path / "run" / "model.keras").is_file()
+
+
+@pytest.mark.backends("torch")
+def test_images_and_patches_may_be_oblong_and_gray(keras_mae_command, photo, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number in range(2):
+        (tmp_path / "photos" / f"{number}.png").write_bytes(photo.read_bytes())
+    shape = ("--image-size", "8x24", "--patch-size", "4x8", "--channels", 1)
+    options = ("--model", "mae_vit_micro_patch4_32", *shape, "--epochs", 1, "--out", "run")
+    status, out, _ = keras_mae_command("pretrain", "photos", *options)
+    assert (status, "2 images of 8x24x1" in out) == (0, True)
+    encoder = keras.saving.load_model("run/encoder.keras")
+    assert (encoder.image_shape, encoder.patch_size) == ((8, 24, 1), (4, 8))
+    content = tomllib.loads((tmp_path / "run" / "recipe.toml").read_text())["model"]
+    assert (content["image_size"], content["patch_size"], content["channels"]) == ("8x24", "4x8", 1)
+    assert keras_mae_command("pretrain", "--recipe", "run/recipe.toml", "--out", "again")[0] == 0
+    assert keras.saving.load_model("again/encoder.keras").patch_size == (4, 8)
+
+
+@pytest.mark.backends("torch")
+def test_presets_are_listed(keras_mae_command):
+    status, out, _ = keras_mae_command("pretrain", "--list-presets")
+    assert (status, [name for name in keras_mae.presets.names() if name not in out]) == (0, [])
 
 
 @pytest.mark.backends("torch")

@@ -11,7 +11,16 @@ import keras_mae
 
 pytestmark = pytest.mark.usefixtures("untraced")
 
-TRAINED = ["classifier.keras", "confusion.png", "curves.png", "history.csv", "metrics.json", "run.json"]
+TRAINED = [
+    "classifier.keras",
+    "confusion.png",
+    "curves.png",
+    "history.csv",
+    "metrics.json",
+    "predictions.csv",
+    "recipe.toml",
+    "run.json",
+]
 
 
 def saying(directory, accuracy, images):

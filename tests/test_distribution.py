@@ -166,7 +166,7 @@ def test_fine_tuning_is_spread_too(tmp_path):
     all_of_them[-1].send_signal(signal.SIGTERM)
     printed = [process.communicate()[0] for process in all_of_them]
     assert [process.returncode for process in all_of_them] == [143] * processes, printed
-    assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "run.json"]
+    assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "recipe.toml", "run.json"]
 
     printed = ended(started(command, processes, environment=flags))
     assert "2 replicas" in printed[0]

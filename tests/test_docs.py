@@ -24,7 +24,7 @@ import keras_mae
 import keras_mae.cli
 
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
-LANGUAGES = {"python", "bash", "text", "bibtex", "{toctree}", "{include}", "{eval-rst}"}
+LANGUAGES = {"python", "bash", "text", "toml", "bibtex", "{toctree}", "{include}", "{eval-rst}"}
 # What a statement takes beside the backend, by docs/backends.md and docs/weights.md; without it, it is passed over.
 TAKES = {
     "from_tfrecords": ["tensorflow"],
@@ -204,6 +204,7 @@ PARSED = {
     "keras-mae pretrain digits --ema-momentum 0.999": "runs/open is trained with it",
     "keras-mae finetune runs/digits-1/model.keras --ema-momentum 0.999": "test_averages.py does it",
     "keras-mae convert mae_": "takes a published checkpoint",
+    "keras-mae pretrain photos/ --weights mae_": "takes a published checkpoint",
     "keras-mae evaluate classifier.keras val/ --size base": "takes what a published checkpoint becomes",
     "keras-mae export runs/digits-1/model.keras --format onnx": "test_exporting.py does it, where TensorFlow is",
     "keras-mae pretrain photos/ --size base": "takes many devices",

@@ -55,6 +55,24 @@ def test_a_folder_is_opened_for_pre_training(class_folders):
     assert images.metadata == {"data": "photos", "images": 11, **IN_BYTES}
 
 
+def test_images_are_held_out_to_validate_on(class_folders):
+    images = training.open_unlabeled(class_folders, SHAPE, validation=0.3, seed=3)
+    assert (len(images.train), len(images.validation)) == (8, 3)
+    assert (images.metadata["images"], images.metadata["validation"]) == (8, 0.3)
+    every = training.open_unlabeled(class_folders, SHAPE).train.batch(np.arange(11))[0]
+    parts = [part.batch(np.arange(len(part)))[0] for part in (images.train, images.validation)]
+    assert {image.tobytes() for part in parts for image in part} == {image.tobytes() for image in every}
+    feed = images.feed(PretrainRecipe(), loader="grain")
+    seen = images.validation.batch(np.arange(3), data.CenterCrop(224 / 256))[0]
+    np.testing.assert_array_equal(images_of(feed["validation_data"]), seen)
+    assert "validation_data" not in training.open_unlabeled(class_folders, SHAPE).feed(PretrainRecipe())
+    others = training.open_unlabeled(class_folders, SHAPE, validation=0.3, seed=4).validation
+    assert not np.array_equal(others.batch(np.arange(3))[0], parts[1])
+    for share in (0, 1, -1, "x", True):
+        with pytest.raises(ValueError, match=r"`validation` must be in [\[(]0, 1\)"):
+            training.open_unlabeled(class_folders, SHAPE, validation=share)
+
+
 def test_damaged_images_are_left_out_only_if_that_is_allowed(class_folders):
     (class_folders / "cats" / "empty.png").touch()
     with pytest.warns(UserWarning, match="empty.png"):

@@ -22,7 +22,16 @@ SAVING = training.Saving(resume=True, every_steps=2)
 NAMES = [f"kind {letter}" for letter in "abcdefghijk"]
 FINE_TUNE = recipes.FineTuneRecipe.for_size("small_images", epochs=2, warmup_epochs=1, batch_size=BATCH)
 PROBE = recipes.LinearProbeRecipe.for_size("small_images", epochs=2, warmup_epochs=1, batch_size=BATCH)
-TRAINED = {"classifier.keras", "confusion.png", "curves.png", "history.csv", "metrics.json", "run.json"}
+TRAINED = {
+    "classifier.keras",
+    "confusion.png",
+    "curves.png",
+    "history.csv",
+    "metrics.json",
+    "predictions.csv",
+    "recipe.toml",
+    "run.json",
+}
 RUNS = {"fine_tune": "run_fine_tuning", "linear_probe": "run_linear_probe", "knn": "run_knn"}
 TEST = slice(0, 13)  # fewer than all, so that some class may be missing and the last batch is not full
 
@@ -141,7 +150,7 @@ def test_progress_shows_accuracy_and_speed(run):
 
 
 def test_nearest_neighbours_leave_their_scores(knn_run):
-    assert knn_run.files == {"confusion.png", "metrics.json"}
+    assert knn_run.files == {"confusion.png", "metrics.json", "predictions.csv"}
     train, test = (
         transfer.extract_features(knn_run.encoder, IMAGES[part], LABELS[part], pooling="mean", progress=False)
         for part in (slice(None), TEST)
@@ -224,7 +233,12 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(protocol, tmp_path):
     with pytest.raises(SystemExit) as stopped:
         resumable(protocol, tmp_path / "run", Stop(4, terminated))  # in the second epoch
     assert stopped.value.code == 143
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"checkpoints", "history.csv", "run.json"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "checkpoints",
+        "history.csv",
+        "recipe.toml",
+        "run.json",
+    }
     got, lines = resumable(protocol, tmp_path / "run")
     assert_same(got, weights)
     assert lines == history
@@ -253,14 +267,14 @@ def test_steps_that_have_ceased_to_be_finite_end_a_run(tmp_path, monkeypatch):
         training.run_fine_tuning(
             make_encoder(), Infinite(), held_out(), FINE_TUNE, tmp_path / "run", class_names=NAMES
         )
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["recipe.toml", "run.json"]
 
 
 # === Scores of a trained classifier ===
 def test_evaluate_leaves_the_scores_that_the_run_left(run, tmp_path):
     classifier = keras.saving.load_model(run.directory / "classifier.keras")
     directory = training.run_evaluation(classifier, held_out(), tmp_path / "again")
-    assert {path.name for path in directory.iterdir()} == {"confusion.png", "metrics.json"}
+    assert {path.name for path in directory.iterdir()} == {"confusion.png", "metrics.json", "predictions.csv"}
     again = json.loads((directory / "metrics.json").read_text())
     assert again == {**run.metrics, "backend": keras.backend.backend()}
     wrong = keras_mae.data.from_arrays(IMAGES[TEST], np.full(13, CLASSES), BATCH, shuffle=False, loader="grain")

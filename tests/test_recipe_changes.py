@@ -9,6 +9,7 @@ from recipe_helpers import assert_has, each_function
 
 from keras_mae import recipes
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, own
+from keras_mae.recipes.base import changed
 
 pytestmark = pytest.mark.backends("torch")
 CELLS = {
@@ -49,6 +50,8 @@ def test_unknown_sources_are_refused(function, size):
 def test_unknown_fields_are_refused_by_name(function):
     with pytest.raises(ValueError, match="Recipe has epochs, .*weight_decay.* Received: colour, layer_dekay"):
         function(layer_dekay=0.5, colour=1)
+    with pytest.raises(ValueError, match=r"Received: weight_dekay. Did you mean weight_decay\?"):
+        function(weight_dekay=0.5)
 
 
 @each_function
@@ -183,3 +186,15 @@ def test_photos_are_pre_trained_on_and_not_tuned_for():
     assert_has(PretrainRecipe.for_size("photos"), batch_size=32, crop_area=(0.2, 1.0), flip=True, source="untuned")
     with pytest.raises(ValueError, match="`size` must be one of 'base', .*Received: size='photos'"):
         FineTuneRecipe.for_size("photos")
+
+
+@pytest.mark.parametrize(("batch_size", "rate"), [(8, 0.00025), (32, 1e-3), (512, 1e-3), (4096, 2.4e-3)])
+def test_the_rate_for_photos_does_not_grow_with_the_batch_as_if_it_were_the_published_one(batch_size, rate):
+    recipe = PretrainRecipe.for_size("photos", batch_size=batch_size)
+    assert recipe.learning_rate == pytest.approx(rate)
+    chosen = PretrainRecipe.for_size("photos", batch_size=batch_size, base_learning_rate=0.5)
+    assert (chosen.base_learning_rate, changed(chosen, {"batch_size": 7}).base_learning_rate) == (0.5, 0.5)
+    as_typed = changed(PretrainRecipe.for_size("photos"), {"base_learning_rate": 8e-3}, {"base_learning_rate": "x"})
+    assert changed(as_typed, {"batch_size": batch_size}).base_learning_rate == 8e-3  # the same, but chosen
+    before = dataclasses.replace(PretrainRecipe.for_size("photos"), batch_size=batch_size)  # of an earlier version
+    assert changed(before, {"batch_size": batch_size}) == before

@@ -42,6 +42,40 @@ def test_a_warmup_keeps_its_share_unless_it_is_given(given, warmup):
     assert recipe == replace(SMALL, **{"warmup_epochs": warmup, **{k: v for k, v in given.items() if v is not None}})
 
 
+def test_a_recipe_names_who_gave_its_values():
+    file = {"epochs": 30, "warmup_epochs": 3, "mixup": SMALL.mixup, "batch_size": 64}
+    recipe = choosing.chosen_recipe(SMALL, None, {"batch_size": 32, "seed": 0, "cutmix": None}, None, file)
+    assert (recipe.epochs, recipe.warmup_epochs, recipe.batch_size) == (30, 3, 32)
+    assert recipe.origins == {
+        "epochs": "recipe file",
+        "warmup_epochs": "recipe file",
+        "batch_size": "command line",
+        "seed": "command line",
+    }
+    few = choosing.sized_recipe(PretrainRecipe, "photos", 20)
+    assert few.origins == {"batch_size": "the data"}
+    assert choosing.fitted_recipe(SMALL, "photos/", flip=False).origins == {"flip": "default for folders"}
+
+
+@pytest.mark.parametrize(("batch_size", "rate"), [(64, 5e-4), (128, 1e-3), (512, 1e-3), (1024, 2e-3)])
+def test_a_folder_is_fine_tuned_at_a_rate_that_does_not_run_away(batch_size, rate):
+    recipe = choosing.untuned_recipe(SMALL, "photos/")
+    assert (recipe, recipe.source) == (replace(SMALL, source="untuned"), "untuned")
+    assert choosing.changed_recipe(recipe, {"batch_size": batch_size}).learning_rate == pytest.approx(rate)
+    assert choosing.untuned_recipe(SMALL, "digits") == SMALL
+    assert choosing.untuned_recipe(FineTuneRecipe(), "photos/") == FineTuneRecipe()
+
+
+def test_an_option_counts_more_than_a_file_and_takes_along_what_follows_it():
+    file = {"epochs": 30, "warmup_epochs": 3, "target": "pixels", "norm_pix_loss": False}
+    pretrain = PretrainRecipe.for_size("photos")
+    options = {"epochs": 10, "target": "normalized"}
+    recipe = choosing.chosen_recipe(pretrain, None, options, None, file)
+    assert (recipe.epochs, recipe.warmup_epochs, recipe.norm_pix_loss) == (10, 1, True)
+    assert recipe.origins["warmup_epochs"] == "follows epochs"
+    assert choosing.chosen_recipe(pretrain, recipe, options, None, file) == recipe  # resumed
+
+
 # === Runs that are resumed ===
 def resumed(begun, given, size=None, recipe=SMALL):
     return choosing.changed_recipe(choosing.resumed_recipe(recipe, begun, given, size), given)

@@ -11,6 +11,7 @@ from recipe_helpers import each_function, each_source
 import keras_mae
 from keras_mae import recipes
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe
+from keras_mae.recipes.base import changed
 
 pytestmark = pytest.mark.backends("torch")
 
@@ -35,19 +36,19 @@ def test_a_recipe_prints_every_field_its_rate_and_where_it_comes_from(function, 
     where = {"repository": "the authors' repository", "paper": "the paper, appendix A.1"}[source]
     assert str(recipe).splitlines()[0] == f"{type(recipe).__name__}, from {where}"
     *rows, (name, value, _) = rows_of(recipe)
-    fields = {field.name for field in dataclasses.fields(recipe)} - {"source", "changed"}
+    fields = {field.name for field in dataclasses.fields(recipe)} - {"source", "changed", "origins"}
     assert {name: value for name, value, _ in rows} == {name: str(getattr(recipe, name)) for name in fields}
     assert name == "learning_rate (base × batch / 256)"
     assert float(value) == pytest.approx(recipe.learning_rate, rel=1e-3)
 
 
 def notes_of(recipe):
-    return {name: note for name, _, note in rows_of(recipe) if note}
+    return {name: note for name, _, note in rows_of(recipe) if note not in ("", "the paper", "default")}
 
 
 def test_a_value_that_is_not_the_papers_says_whose_it_is():
     repository = "the authors' repository; the paper: "
-    assert notes_of(PretrainRecipe(seed=3)) == {"norm_pix_loss": repository + "False"}
+    assert notes_of(PretrainRecipe(seed=3)) == {"norm_pix_loss": repository + "False", "seed": "changed"}
     # Like the paper's for its own size, and for no other.
     assert notes_of(FineTuneRecipe.for_size("huge")) == {
         "drop_path_rate": repository + "0.2",
@@ -57,7 +58,7 @@ def test_a_value_that_is_not_the_papers_says_whose_it_is():
     ours = notes_of(FineTuneRecipe.for_size("small_images", drop_path_rate=0.5))
     assert ours["mixup"] == "keras_mae; the paper: 0.8"
     assert ours["drop_path_rate"] == "changed; the paper: 0.1"
-    assert notes_of(PretrainRecipe.for_size("photos"))["batch_size"] == "keras_mae; the paper: 4096"
+    assert notes_of(PretrainRecipe.for_size("photos"))["batch_size"] == "default for folders; the paper: 4096"
 
 
 @each_source
@@ -67,6 +68,23 @@ def test_a_value_that_is_nobodys_was_changed(function, source):
     recipe = dataclasses.replace(function("base", source), batch_size=333)
     assert notes_of(recipe)["batch_size"].startswith("changed; the paper: ")
     assert not any(note.startswith("changed") for note in notes_of(function("base", source)).values())
+
+
+def test_every_value_says_where_it_comes_from():
+    """But the rate that follows from the others."""
+    for recipe in (PretrainRecipe(), FineTuneRecipe.for_size("small_images", images=600), LinearProbeRecipe()):
+        assert [name for name, _, note in rows_of(recipe)[:-1] if not note] == []
+    assert dict((name, note) for name, _, note in rows_of(PretrainRecipe()))["mask_ratio"] == "the paper"
+    recipe = changed(PretrainRecipe(), {"seed": 3, "mask_ratio": 0.75, "epochs": 9}, {"seed": "command line"})
+    assert recipe.origins == {"warmup_epochs": "follows epochs", "seed": "command line"}
+    notes = {name: note for name, _, note in rows_of(recipe)}
+    assert (notes["seed"], notes["mask_ratio"]) == ("command line", "the paper")
+    assert (notes["epochs"], notes["warmup_epochs"]) == ("changed; the paper: 800", "follows epochs; the paper: 40")
+    assert changed(recipe, {"seed": 4}).origins == {"warmup_epochs": "follows epochs"}
+    back = recipes.Recipe.from_dict(json.loads(json.dumps(recipe.to_dict())))
+    assert (back, back.origins) == (recipe, recipe.origins)
+    with pytest.raises(ValueError, match="`origins` must be texts by the names of fields. Received: origins={'a'"):
+        dataclasses.replace(recipe, origins={"a": "b"})
 
 
 def test_options_name_who_proposed_them(monkeypatch):

@@ -58,7 +58,7 @@ def test_ctrl_c_saves_and_the_same_call_continues(step, alone, tmp_path):  # noq
     error, lines = stopped_run(directory, Stop(step, pressed), saving=Saving(resume=True))
     assert (type(error), error.path.name) == (Interrupted, f"step-{step:09d}")
     assert lines[-1] == f"{directory}: stopped at step {step}; the same command continues it"
-    assert names(directory) == ["checkpoints", *["history.csv"] * (step > 5), "run.json"]
+    assert names(directory) == ["checkpoints", *["history.csv"] * (step > 5), "recipe.toml", "run.json"]
     assert signal.getsignal(signal.SIGINT) is handler
     assert_as_if_nothing_had_happened(run(directory), directory, alone)
 
@@ -95,7 +95,7 @@ def test_a_second_one_stops_at_once_even_if_numpy_drops_it(dropped, alone, tmp_p
     error, lines = stopped_run(directory, Press(), saving=Saving(resume=True))
     assert (type(error), len(ended)) == (KeyboardInterrupt, 2)
     assert lines == [f"{directory}: stopped at step 2; the same command begins it anew"]
-    assert names(directory) == ["run.json"]
+    assert names(directory) == ["recipe.toml", "run.json"]
     assert_as_if_nothing_had_happened(run(directory), directory, alone)
 
 
@@ -146,7 +146,7 @@ def test_an_error_leaves_the_history_and_the_run_begins_anew(alone, tmp_path):  
     with pytest.raises(MemoryError):
         run(tmp_path / "run", Stop(9, killed), saving=Saving(resume=True), console=Console(file=shown, width=200))
     assert shown.getvalue().endswith("run: stopped at step 8; the same command begins it anew\n")
-    assert names(tmp_path / "run") == ["history.csv", "run.json"]
+    assert names(tmp_path / "run") == ["history.csv", "recipe.toml", "run.json"]
     assert len(RunDirectory(tmp_path / "run").history["loss"]) == 1
     assert_as_if_nothing_had_happened(run(tmp_path / "run"), tmp_path / "run", alone)
 

@@ -101,6 +101,7 @@ def test_a_run_leaves_its_directory_and_nothing_else(run):
         "history.csv",
         "loss.png",
         "model.keras",
+        "recipe.toml",
         "reconstructions.png",
         "run.json",
     ]
@@ -184,7 +185,13 @@ def test_a_picture_that_fails_is_a_warning_and_is_drawn_when_asked_for_again(ima
             again()
     assert sum("could not be drawn" in str(warning.message) for warning in warned) == 2
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").iterdir()}
-    assert {path.name for path in before} == {"encoder.keras", "history.csv", "model.keras", "run.json"}
+    assert {path.name for path in before} == {
+        "encoder.keras",
+        "history.csv",
+        "model.keras",
+        "recipe.toml",
+        "run.json",
+    }
     again()
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").iterdir()}
     assert before.items() <= after.items()

@@ -36,6 +36,25 @@ def test_watching_leaves_pictures_and_training_alone(tmp_path):
     assert history["probe_seconds"][1] > 0
 
 
+@pytest.mark.backends("torch")
+def test_a_run_that_goes_on_repeats_its_last_score():
+    probe = OnlineProbe((IMAGES[:16], LABELS[:16]), (IMAGES[16:], LABELS[16:]), every_epochs=5)
+    probe.resumed({"loss": [1.0, 0.5], "knn_accuracy": [float("nan"), 0.75], "probe_seconds": [0.0, 2.0]})
+    _, history = trained(probe, epochs=1)
+    assert (history["knn_accuracy"], history["probe_seconds"]) == ([0.75], [2.0])
+
+
+@pytest.mark.backends("torch")
+def test_a_probe_is_opened_by_name_or_folder(class_folders):
+    probe = keras_mae.training.open_probe(class_folders, (8, 12, 1), 3, seed=1)
+    assert [len(labels) for _, labels in (probe.train, probe.test)] == [10, 1]
+    assert (probe.train[0].shape, probe.every_epochs) == ((10, 8, 12, 1), 3)
+    digits = keras_mae.training.open_probe("digits", (8, 8, 1))
+    assert len(digits.train[0]) == 1437
+    with pytest.raises(ValueError, match="must hold images|Labeled images lie in a folder"):
+        keras_mae.training.open_probe(class_folders / "cats", (8, 12, 1))
+
+
 def test_a_picture_that_fails_is_a_warning(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("no ink")

@@ -98,7 +98,7 @@ def test_an_interrupted_run_is_resumed(expected, tmp_path):
     assert_trained_to_the_end(resume(directory, expected["images"]), expected)
     run = training.RunDirectory(directory)
     assert run.files == [
-        "encoder.keras", "history.csv", "loss.png", "model.keras", "reconstructions.png", "run.json",
+        "encoder.keras", "history.csv", "loss.png", "model.keras", "recipe.toml", "reconstructions.png", "run.json",
     ]  # fmt: skip
     assert run.recipe == RECIPE
     alone = training.RunDirectory(WITNESSES / "finished_run").history

@@ -42,6 +42,10 @@ RUN: dict[str, tuple[str, ...]] = {
     "--checkpoint-minutes": NOT_NEGATIVE,
     "--checkpoint-steps": COUNT,
     "--size": CHOICE,
+    "--loader": CHOICE,
+    "--workers": ("-1", "1.5", "x"),
+    "--recipe": ("nowhere", "", "taken/file"),
+    "--set": ("epoch=3", "x", "=3", "epochs=x", "data.epochs=3", "seed=-1", "modle.x=1"),
 }
 LABELED: dict[str, tuple[str, ...]] = {
     "--num-labels": ("0", "-1", "2.5", "x", "99999"),
@@ -52,7 +56,10 @@ LABELED: dict[str, tuple[str, ...]] = {
 }
 PRETRAIN: dict[str, tuple[str, ...]] = {
     "--model": (*CHOICE, "vit"),
-    "--image-size": (*COUNT, "16"),
+    "--image-size": (*COUNT, "16", "8x", "8x0", "8x8x8"),
+    "--patch-size": (*COUNT, "3", "2x3", "8x"),
+    "--channels": (*COUNT, "2", "1"),
+    "--weights": NO_FILE,
     "--class-tokens": ("-1", "9", "1.5", "x"),
     "--warmup-epochs": ("-1", "1.5", "x", "99999"),
     "--gradient-accumulation-steps": (*COUNT, "7"),
@@ -80,9 +87,15 @@ PRETRAIN: dict[str, tuple[str, ...]] = {
     "--bands": BANDS,
     "--precision": CHOICE,
     "--watch": COUNT,
+    "--watch-images": NO_FILE,
+    "--probe-every": COUNT,
+    "--probe-data": ("nowhere", "digits"),
+    "--validation": ("0", "1", "-0.1", "x", "nan"),
 }
 NAMED = {
     "--test": ("test", "directory"),
+    "--recipe": ("recipe file",),
+    "--set": ("set", "epochs", "seed"),
     "--model": ("model", "preset"),
     "--optimizer": ("optimizer",),
     "--pixel-range": ("pixel",),
@@ -93,10 +106,14 @@ NAMED = {
     "--crops-per-image": ("crops",),
     "--mask-cell": ("cell",),
     "--watch": ("watch", "every_epochs"),
+    "--watch-images": ("watch_images", "nowhere"),
+    "--probe-every": ("probe_every", "every_epochs"),
+    "--probe-data": ("probe_data", "nowhere"),
     "--shift": ("shift",),
     "--format": ("format", "--format"),
     "--distribution": ("distribution", "tpu", FOREIGN_ENGINE, "TPU", "engine"),
     "--image-size": ("image", "patch"),
+    "--patch-size": ("patch",),
 }
 
 
@@ -193,7 +210,15 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
         "--layer-decay": ("0", "-1", "1.5", "x", "nan"),
         "--drop-path-rate": FRACTION,
         "--ema-momentum": FRACTION,
-        "--image-size": (*COUNT, "9"),
+        "--image-size": (*COUNT, "9", "8x9"),
+        "--warmup-epochs": ("-1", "1.5", "x", "99999"),
+        "--weight-decay": NOT_NEGATIVE,
+        "--shift": FRACTION,
+        "--rand-augment": ("-1", "11", "x", "nan"),
+        "--random-erasing": UP_TO_ONE,
+        "--mixup": NOT_NEGATIVE,
+        "--cutmix": UP_TO_ONE,
+        "--label-smoothing": FRACTION,
     }
     probe = {**RUN, **LABELED}
     neighbors: dict[str, tuple[str, ...]] = {

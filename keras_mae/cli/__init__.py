@@ -11,7 +11,7 @@ import warnings
 import typer
 
 from keras_mae import _interrupt, _terminal
-from keras_mae.cli import asking, converting, embedding, preparing, pretraining, saved, transfer
+from keras_mae.cli import asking, converting, embedding, preparing, pretraining, saved, scoring, transfer
 
 __all__ = ["app", "main"]
 
@@ -25,8 +25,8 @@ for command in (
     pretraining.pretrain,
     transfer.finetune,
     transfer.probe,
-    transfer.knn,
-    transfer.evaluate,
+    scoring.knn,
+    scoring.evaluate,
     asking.predict,
     embedding.embed,
     asking.similar,

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from keras_mae.recipes import Recipe
 
-__all__ = ["changed_recipe", "default_size", "resumed_recipe", "sized_recipe"]
+__all__ = [
+    "changed_recipe",
+    "chosen_recipe",
+    "default_for",
+    "default_size",
+    "fitted_recipe",
+    "resumed_recipe",
+    "sized_recipe",
+    "untuned_recipe",
+]
 
 SMALL_IMAGES = "small_images"
 _Kind = TypeVar("_Kind", bound="Recipe")
@@ -25,29 +34,87 @@ def default_size(data: str, otherwise: str) -> str:
 def sized_recipe(kind: type[_Kind], size: str, images: int | None) -> _Kind:
     """Return the recipe of a size: those of our own go by how many images there are, if that is given."""
     from keras_mae.recipes.base import changed
-    from keras_mae.recipes.sources import PUBLISHED
+    from keras_mae.recipes.sources import DATA, PUBLISHED
 
     make: Any = kind
     recipe: _Kind = make.for_size(size, images=images if size == SMALL_IMAGES else None)
     if recipe.source in PUBLISHED or images is None or images >= recipe.batch_size:
         return recipe
-    return changed(recipe, {"batch_size": images})  # its learning rate goes with the batches that there will be
+    # Its learning rate goes with the batches that there will be.
+    return changed(recipe, {"batch_size": images}, {"batch_size": DATA})
 
 
-def changed_recipe(recipe: _Kind, given: dict[str, Any]) -> _Kind:
+def fitted_recipe(recipe: _Kind, data: str, **values: Any) -> _Kind:
+    """Return the recipe with other values for these data, which do not count as changed."""
+    kind = default_for(data)
+    return replace(recipe, **values, origins={**recipe.origins, **dict.fromkeys(values, kind)})
+
+
+def untuned_recipe(recipe: _Kind, data: str) -> _Kind:
+    """Return the recipe as what it is for these data: for folders, whose images may be anything, it was not tuned."""
+    from keras_mae.data import BUILTIN
+    from keras_mae.recipes.sources import OWN, UNTUNED
+
+    return recipe if data in BUILTIN or recipe.source != OWN else replace(recipe, source=UNTUNED)
+
+
+def default_for(data: str) -> str:
+    """Return the origin of a value that goes by the data: "default for digits", "default for folders"."""
+    from keras_mae.data import BUILTIN
+
+    return f"default for {data if data in BUILTIN else 'folders'}"
+
+
+def changed_recipe(recipe: _Kind, given: dict[str, Any], filed: dict[str, Any] | None = None) -> _Kind:
     """Return the recipe with the options that were given; those not given are `None`.
 
     A warm-up that was not given keeps its share of the epochs.
+
+    Args:
+        recipe: Recipe to change.
+        given: Options of the command line.
+        filed: Fields of the recipe that a file says, and the command line does not.
     """
     from keras_mae import _checks
     from keras_mae.recipes.base import changed, warmup_share
+    from keras_mae.recipes.sources import COMMAND_LINE, FOLLOWS, RECIPE_FILE
 
+    given, filed = _said(given), filed or {}
+    values = {**filed, **given}
+    origins = dict.fromkeys(given, COMMAND_LINE) | {
+        name: RECIPE_FILE for name in filed.keys() - given.keys() if getattr(recipe, name, None) != filed[name]
+    }
+    if "epochs" in values and "warmup_epochs" not in values:
+        epochs = _checks.positive_int("epochs", values["epochs"])
+        values["warmup_epochs"] = warmup_share(recipe, epochs)
+        origins["warmup_epochs"] = f"follows {FOLLOWS['warmup_epochs']}"
+    return changed(recipe, values, origins)
+
+
+def chosen_recipe(
+    recipe: _Kind, begun: Recipe | None, given: dict[str, Any], size: str | None, filed: dict[str, Any] | None = None
+) -> _Kind:
+    """Return the recipe of a run: that which fits the data, with what a file changes, and then the command line.
+
+    Args:
+        recipe: Recipe that fits the data.
+        begun: Recipe by which the run began, if it is resumed.
+        given: Options of the command line; those not given are `None`.
+        size: Option that chose the recipe, if it was given.
+        filed: Fields of the recipe that a file says.
+    """
+    by_file = changed_recipe(recipe, {}, filed)
+    fresh = changed_recipe(by_file, given)
+    # What an option changes beside its own field, such as the warm-up, the file does not say any more.
+    filed = {name: value for name, value in (filed or {}).items() if getattr(fresh, name) == getattr(by_file, name)}
+    resumed = resumed_recipe(recipe, begun, {**filed, **_said(given)}, size)
+    return fresh if resumed is recipe else changed_recipe(resumed, given, filed)
+
+
+def _said(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that were given."""
     # A field of the crops is there only if an option says it: to take none is a choice.
-    given = {name: _plain(value) for name, value in given.items() if value is not None or name == "crop_area"}
-    if "epochs" in given:
-        epochs = _checks.positive_int("epochs", given["epochs"])
-        given.setdefault("warmup_epochs", warmup_share(recipe, epochs))
-    return changed(recipe, given)
+    return {name: _plain(value) for name, value in given.items() if value is not None or name == "crop_area"}
 
 
 def _plain(value: Any) -> Any:

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from keras_mae.cli.told import take_file, take_values
+
 __all__ = [
     "AccumulationSteps",
     "AllowChanged",
@@ -22,6 +24,8 @@ __all__ = [
     "Engine",
     "Epochs",
     "LabeledData",
+    "Loader",
+    "LoaderName",
     "MaxPixels",
     "NumLabels",
     "Out",
@@ -31,13 +35,18 @@ __all__ = [
     "PoolingName",
     "PretrainSize",
     "Pretrained",
+    "RecipeFile",
     "RecipeSize",
     "Resume",
     "SavedModel",
     "Seed",
+    "SetValues",
     "Size",
     "TestFolder",
+    "WarmupEpochs",
+    "WeightDecay",
     "WhiteLevel",
+    "Workers",
     "shown_bands",
 ]
 
@@ -53,6 +62,13 @@ class Engine(StrEnum):
     data_parallel = "data_parallel"
     model_parallel = "model_parallel"
     torch_ddp = "torch_ddp"
+
+
+class LoaderName(StrEnum):
+    """What loads images: `keras_mae.data.make_dataset`."""
+
+    tf_data = "tf.data"
+    grain = "grain"
 
 
 class PoolingName(StrEnum):
@@ -101,7 +117,39 @@ AllowChanged = Annotated[
 CheckpointMinutes = Annotated[float, typer.Option(help="Minutes between checkpoints.")]
 CheckpointSteps = Annotated[int | None, typer.Option(help="Also write a checkpoint every N steps.", metavar="N")]
 
+Loader = Annotated[
+    LoaderName | None,
+    typer.Option(help="Library that loads images, in the same order; tf.data where TensorFlow is installed."),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        help="Parallel calls that load images (tf.data; one a core by default), or processes (grain; else none).",
+        metavar="N",
+    ),
+]
+
 # === Recipes ===
+RecipeFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--recipe",
+        help="Recipe file, such as the recipe.toml of a run, which is then done again; options change its values.",
+        metavar="FILE",
+        is_eager=True,
+        callback=take_file,
+    ),
+]
+SetValues = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Any value of a recipe file, such as beta_2=0.99; may be given several times.",
+        metavar="KEY=VALUE",
+        is_eager=True,
+        callback=take_values,
+    ),
+]
 Size = Annotated[
     RecipeSize | None,
     typer.Option(help="Recipe: small_images, by default, or the one for ImageNet and a ViT of this size."),
@@ -112,6 +160,10 @@ AccumulationSteps = Annotated[
     int | None,
     typer.Option(help="Batches whose gradients are averaged for each update; the recipe's by default."),
 ]
+WarmupEpochs = Annotated[
+    int | None, typer.Option(help="Warm-up epochs; as large a share of the epochs as the recipe's by default.")
+]
+WeightDecay = Annotated[float | None, typer.Option(help="Decoupled weight decay; the recipe's by default.")]
 BaseLearningRate = Annotated[
     float | None, typer.Option(help="Learning rate for a batch of 256; the recipe's by default.")
 ]

@@ -9,11 +9,13 @@ A further library is a subclass of `Layout`, whose methods say what is in a file
 """
 
 from keras_mae.convert import weight_map
+from keras_mae.convert.continuing import continued
 from keras_mae.convert.exporting import EXPORT_FORMATS, export, export_ending
 from keras_mae.convert.keras_hub import from_keras_hub, image_converter_of, to_keras_hub
 from keras_mae.convert.layout import Converted, Format, Hints, Layout, Sizes, Stated
 from keras_mae.convert.load_save import FORMATS, load, save
 from keras_mae.convert.locate import PUBLISHED, fetch
+from keras_mae.convert.locate import located as located
 from keras_mae.convert.own import load_model
 from keras_mae.convert.state_dict import Files, StateDict, write_safetensors, write_torch
 from keras_mae.convert.weight_map import Kind, Report, Rule, Transform, load_weights, named_weights, save_weights
@@ -34,6 +36,7 @@ __all__ = [
     "StateDict",
     "Stated",
     "Transform",
+    "continued",
     "export",
     "export_ending",
     "fetch",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from functools import partial
 from typing import Any
 
 from keras_mae import _checks, _class_names
@@ -10,6 +11,7 @@ from keras_mae.data import tf_data
 from keras_mae.data.augment import Augmentation
 from keras_mae.data.batches import Batches, Plan, check_options, checked_shard
 from keras_mae.data.crops import CenterCrop, Crop, RandomResizedCrop
+from keras_mae.data.file_names import names_of
 from keras_mae.data.grain_data import GrainDataset
 from keras_mae.data.sources import Source, check_source
 from keras_mae.data.streams import Stream
@@ -55,7 +57,8 @@ def make_dataset(
 
     Returns:
         A dataset for `fit`: images, or (images, labels) where the source has labels. It has a length unless it is a
-        `Stream` whose number of images is unknown. Its `class_names` are the source's: a tuple, or `None`.
+        `Stream` whose number of images is unknown. Its `class_names` are the source's: a tuple, or `None`. Without
+        `shuffle`, `image_names()` are the names of the images' files in their order, `None` for those without.
 
     Raises:
         ValueError: If an argument is out of range, or no batch would be left.
@@ -69,6 +72,7 @@ def make_dataset(
     plan.check(source)
     dataset = _loaded(source, plan, loader)
     dataset.class_names = _class_names.named(source)
+    dataset.image_names = None if shuffle else partial(names_of, source)
     return dataset
 
 

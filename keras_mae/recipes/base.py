@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 from keras_mae import _checks
-from keras_mae.recipes.sources import SOURCES, table
+from keras_mae.recipes import files
+from keras_mae.recipes.sources import FOLLOWS, SOURCES, table
 
 __all__ = ["Recipe"]
 
@@ -34,6 +36,8 @@ class Recipe:
             ours where nothing was compared. `print` shows it, and which values are not the paper's.
         changed: Names of the fields that were given other values than the source's, by `for_size` or on the command
             line. They make no difference between recipes.
+        origins: Where values come from that are not the source's, by field, in words: "command line", "recipe file",
+            "the data". Nor do they.
     """
 
     epochs: int = 100
@@ -48,11 +52,12 @@ class Recipe:
     seed: int = 0
     source: str = "paper"
     changed: tuple[str, ...] = field(default=(), compare=False)
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False)
     kind: ClassVar[str]
     """What the recipe is for; it tells recipes apart in files."""
     _mirrors_crops: ClassVar[bool] = False
     """Whether `flip` belongs to the crops, and not to the augmentation."""
-    _added: ClassVar[Mapping[str, Any]] = {"changed": ()}
+    _added: ClassVar[Mapping[str, Any]] = {"changed": (), "origins": {}}
     """Fields that files of earlier versions lack, and the values by which those versions trained; a kind of recipe
     lists its own."""
 
@@ -76,6 +81,9 @@ class Recipe:
         if not isinstance(self.changed, tuple | list) or any(name not in names for name in self.changed):
             raise _checks.argument_error("changed", "names of fields", self.changed)
         object.__setattr__(self, "changed", tuple(self.changed))
+        texts = isinstance(self.origins, Mapping) and all(isinstance(text, str) for text in self.origins.values())
+        if not texts or any(name not in names for name in self.origins):
+            raise _checks.argument_error("origins", "texts by the names of fields", self.origins)
         if self.batch_size % self.gradient_accumulation_steps:
             raise ValueError(
                 "`gradient_accumulation_steps` must divide `batch_size`. "
@@ -163,8 +171,25 @@ class Recipe:
         refuse_unknown(chosen, values)
         return chosen(**chosen._as_read(values))
 
+    @classmethod
+    def from_file(cls, path: str | Path) -> Self:
+        """Return the recipe in a `recipe.toml`, which every run leaves; values it leaves out are as in `from_dict`.
+
+        Args:
+            path: Path of the file.
+
+        Raises:
+            ValueError: If there is no such file, it is not TOML, or it holds no recipe of this class.
+
+        Example:
+            >>> keras_mae.recipes.PretrainRecipe.from_file("runs/digits-1/recipe.toml")
+        """
+        content = files.read(path)
+        above: dict[str, Any] = {name: content[name] for name in ("kind", "source") if name in content}
+        return cls.from_dict({**above, **content.get(files.TRAINING, {})})
+
     def __str__(self) -> str:
-        """Return the recipe as a table: of values that are not the paper's it says where they come from."""
+        """Return the recipe as a table, which says of every value where it comes from."""
         rows = [*table(self), ("learning_rate (base × batch / 256)", f"{self.learning_rate:.4g}", "")]
         names, values = (max(len(row[column]) for row in rows) for column in (0, 1))
         lines = [f"{name:{names}}  {value:{values}}  {note}".rstrip() for name, value, note in rows]
@@ -187,19 +212,34 @@ def check_recipe(recipe: Any, kind: type[Recipe]) -> None:
 _Kind = TypeVar("_Kind", bound=Recipe)
 
 
-def changed(recipe: _Kind, changes: dict[str, Any]) -> _Kind:
+def changed(recipe: _Kind, changes: dict[str, Any], origins: Mapping[str, str] | None = None) -> _Kind:
     """Return the recipe with other values, which it then names in `changed`.
 
     A warm-up that is not among them, and would take more than half of other `epochs`, keeps its share of the run.
+
+    Args:
+        recipe: Recipe to change.
+        changes: Values by the names of fields.
+        origins: Where they come from, in words, by the same names; those left out have no origin.
     """
     refuse_unknown(type(recipe), changes)
+    asked = changes.keys()
     if "epochs" in changes and "warmup_epochs" not in changes:
         epochs = _checks.positive_int("epochs", changes["epochs"])
         if 2 * recipe.warmup_epochs > epochs:
             changes = {**changes, "warmup_epochs": warmup_share(recipe, epochs)}
     made = replace(recipe, **recipe._with_implied(changes))
     names = {name for name in changes if getattr(made, name) != getattr(recipe, name)} | {*made.changed}
-    return replace(made, changed=tuple(field.name for field in fields(made) if field.name in names))
+    found = {name: text for name, text in made.origins.items() if name not in changes} | dict(origins or {})
+    for name, other in FOLLOWS.items():
+        if name not in asked and getattr(made, name, None) != getattr(recipe, name, None):
+            found[name] = f"follows {other}"
+    ordered = [field.name for field in fields(made)]
+    return replace(
+        made,
+        changed=tuple(name for name in ordered if name in names),
+        origins={name: found[name] for name in ordered if name in found},
+    )
 
 
 def warmup_share(recipe: Recipe, epochs: int) -> int:
@@ -211,4 +251,7 @@ def refuse_unknown(kind: type[Recipe], values: Mapping[str, Any]) -> None:
     names = [field.name for field in fields(kind)]
     unknown = sorted(set(values) - set(names))
     if unknown:
-        raise ValueError(f"A {kind.__name__} has {', '.join(names)}. Received: {', '.join(unknown)}")
+        raise ValueError(
+            f"A {kind.__name__} has {', '.join(names)}. Received: {', '.join(unknown)}"
+            + _checks.nearest(unknown[0], names)
+        )

@@ -171,7 +171,7 @@ class PretrainRecipe(Recipe):
         return options.without_contradiction(values)
 
     def _with_implied(self, changes: dict[str, Any]) -> dict[str, Any]:
-        return changes if changes.get("target") in (None, "low_pass") else {"norm_pix_loss": None, **changes}
+        return options.implied(self, changes)
 
     def _schedule(self, steps_per_epoch: int) -> dict[str, Any]:
         settings = super()._schedule(steps_per_epoch)
@@ -270,6 +270,9 @@ class FineTuneRecipe(Recipe):
             source=source,
         )
         return changed(recipe, changes)
+
+    def _with_implied(self, changes: dict[str, Any]) -> dict[str, Any]:
+        return options.implied(self, changes)
 
     def optimizer(self, model: Any, steps_per_epoch: int) -> AdamW:
         """Return this `ViTClassifier`'s optimizer, its schedule fitted to epochs of `steps_per_epoch` batches."""

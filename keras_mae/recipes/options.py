@@ -7,6 +7,8 @@ from typing import Any
 
 from keras_mae import _checks
 from keras_mae.masking.names import check_name
+from keras_mae.recipes import own
+from keras_mae.recipes.sources import UNTUNED
 
 __all__ = [
     "ADDED_TO_PRETRAINING",
@@ -15,6 +17,7 @@ __all__ = [
     "check_masks_and_shift",
     "check_target_and_norm",
     "decay_schedule",
+    "implied",
     "settled_norm",
     "without_contradiction",
 ]
@@ -91,6 +94,20 @@ def without_contradiction(values: dict[str, Any]) -> dict[str, Any]:
         )
         return {**values, "norm_pix_loss": None}
     return values
+
+
+def implied(recipe: Any, changes: dict[str, Any]) -> dict[str, Any]:
+    """Return changes of a recipe with those that they imply.
+
+    A target says whether patches are standardized. And the rate of a recipe for folders, unless it was chosen, goes
+    by the batch: see `own.untuned_base_rate`.
+    """
+    added: dict[str, Any] = {} if changes.get("target") in (None, "low_pass") else {"norm_pix_loss": None}
+    size, rate = changes.get("batch_size", recipe.batch_size), "base_learning_rate"
+    follows = recipe.origins.get(rate, "follows").startswith("follows") and rate not in {*changes, *recipe.changed}
+    if recipe.source == UNTUNED and size != recipe.batch_size and follows:
+        added[rate] = own.untuned_base_rate(recipe.kind, _checks.positive_int("batch_size", size))
+    return {**added, **changes}
 
 
 def averaging(ema_momentum: float | None) -> dict[str, Any]:

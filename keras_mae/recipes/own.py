@@ -22,6 +22,7 @@ __all__ = [
     "PROBE",
     "PROBE_BY_IMAGES",
     "by_images",
+    "untuned_base_rate",
 ]
 
 # === Small images ===
@@ -131,4 +132,27 @@ PHOTOS: dict[str, Any] = {
     "base_learning_rate": 8e-3,
     "norm_pix_loss": False,
 }
-"""Pre-training on a folder, on one machine: 1e-3 at this batch. Batches of hundreds need the published 1.5e-4."""
+"""Pre-training on a folder, on one machine: 1e-3 at this batch."""
+_UNTUNED: dict[str, tuple[dict[str, Any], float]] = {  # and the published base learning rate
+    "pretrain": (PHOTOS, 1.5e-4),
+    "fine_tune": (FINE_TUNE, 5e-4),
+}
+
+
+def untuned_base_rate(kind: str, batch_size: int) -> float:
+    """Return the base learning rate for a folder and batches of so many images.
+
+    A rate that grows with the batch, as published for batches of thousands, would be 0.03 at 1,024 photos. So it
+    stays, above the recipe's batch, as high as at that, until the published rule asks for more.
+
+    Args:
+        kind: Kind of recipe, "pretrain" or "fine_tune".
+        batch_size: Number of images behind one update.
+
+    Example:
+        >>> [untuned_base_rate("pretrain", size) * size / 256 for size in (32, 512, 4096)]
+        [0.001, 0.001, 0.0024]
+    """
+    recipe, published = _UNTUNED[kind]
+    base = float(recipe["base_learning_rate"])
+    return min(max(base * int(recipe["batch_size"]) / batch_size, published), base)

@@ -6,7 +6,21 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
-__all__ = ["EFFICIENT_PROBING", "FINE_TUNE", "OPTIONS", "OWN", "PUBLISHED", "SIZES", "SOURCES", "UNTUNED", "table"]
+__all__ = [
+    "COMMAND_LINE",
+    "DATA",
+    "EFFICIENT_PROBING",
+    "FINE_TUNE",
+    "FOLLOWS",
+    "OPTIONS",
+    "OWN",
+    "PUBLISHED",
+    "RECIPE_FILE",
+    "SIZES",
+    "SOURCES",
+    "UNTUNED",
+    "table",
+]
 
 OWN = "keras_mae"
 EFFICIENT_PROBING = "efficient_probing"
@@ -36,6 +50,15 @@ FINE_TUNE = {  # (source, size): base_learning_rate, layer_decay, drop_path_rate
 }
 """The numbers in which the published recipes for fine-tuning differ."""
 
+COMMAND_LINE, RECIPE_FILE, DATA = "command line", "recipe file", "the data"
+"""Origins of values that are not the source's."""
+
+FOLLOWS = {"base_learning_rate": "batch_size", "norm_pix_loss": "target", "warmup_epochs": "epochs"}
+"""Fields that may take another value because another field does, and which."""
+
+_WHOSE = {UNTUNED: "default for folders"}
+"""What notes call a source, where it is not what `SOURCES` begins with."""
+
 OPTIONS = {
     "decoder": "CrossMAE, arXiv 2401.14391",
     "fuse_blocks": "MFF, arXiv 2308.00261",
@@ -53,11 +76,11 @@ OPTIONS = {
 def table(recipe: Any) -> list[tuple[str, str, str]]:
     """Return a recipe's fields as rows of (name, value, note).
 
-    The note of a value that is not the paper's says whose it is, and what the paper's is. A published recipe does not
+    The note says whose a value is and, where it is not the paper's, what the paper's is. A published recipe does not
     know its size: the size counts whose recipe is most like it. A recipe of our own is compared with "base".
     """
     rows = {field.name: getattr(recipe, field.name) for field in fields(recipe)}
-    for name in ("source", "changed"):
+    for name in ("source", "changed", "origins"):
         del rows[name]
     notes = dict(_notes(recipe, rows)) if hasattr(recipe, "for_size") else {}
     return [(name, str(value), notes.get(name, "")) for name, value in rows.items()]
@@ -72,9 +95,13 @@ def _notes(recipe: Any, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
     paper = recipe.for_size(size, "paper")
     for name, value in values.items():
         theirs = getattr(paper, name)
-        if name == "seed" or value == theirs:
-            continue
         changed = name in recipe.changed or getattr(origin, name) != value
-        whose = "changed" if changed else SOURCES[recipe.source].partition(",")[0]
-        after = f" ({OPTIONS[name]})" if name in OPTIONS else ""
-        yield name, f"{whose}{after}; the paper: {theirs}"
+        source = _WHOSE.get(recipe.source, SOURCES[recipe.source].partition(",")[0])
+        whose = recipe.origins.get(name, "changed" if changed else source)
+        if name == "seed":
+            yield name, whose if changed or name in recipe.origins else "default"
+        elif value == theirs:
+            yield name, whose if changed or name in recipe.origins else "the paper"
+        else:
+            after = f" ({OPTIONS[name]})" if name in OPTIONS else ""
+            yield name, f"{whose}{after}; the paper: {theirs}"

@@ -14,6 +14,7 @@ from keras_mae.training.feeding import (
     open_test,
     open_unlabeled,
 )
+from keras_mae.training.online import open_probe
 from keras_mae.training.protocols import run_fine_tuning, run_linear_probe, run_pretraining
 from keras_mae.training.runner import RunOptions, run
 from keras_mae.training.saving import Saving
@@ -41,6 +42,7 @@ __all__ = [
     "evaluation_batches",
     "fit_recipe",
     "open_labeled",
+    "open_probe",
     "open_test",
     "open_unlabeled",
     "run",

@@ -11,8 +11,9 @@ from keras_mae.data.levels import EIGHT_BITS
 from keras_mae.data.sources import Source, check_source
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, Recipe, check_recipe
 from keras_mae.recipes.base import changed
+from keras_mae.recipes.sources import DATA
 
-__all__ = ["evaluation_batches", "fit_recipe", "training_batches", "validation_batches"]
+__all__ = ["evaluation_batches", "fit_recipe", "training_batches", "validation_batches", "without_crops"]
 
 EVALUATION_BATCH = 256
 
@@ -41,12 +42,27 @@ def fit_recipe(recipe: _Recipe, images: int, **changes: Any) -> _Recipe:
     _checks.positive_int("images", images)
     changes = {name: value for name, value in changes.items() if value is not None}
     batch_size = _checks.positive_int("batch_size", changes.get("batch_size", recipe.batch_size))
-    changes["batch_size"] = min(batch_size, images)
-    return changed(recipe, changes)
+    origins = {name: text for name, text in recipe.origins.items() if name == "batch_size" and name not in changes}
+    if batch_size > images:
+        origins["batch_size"] = DATA
+    return changed(recipe, {**changes, "batch_size": min(batch_size, images)}, origins)
+
+
+def without_crops(recipe: PretrainRecipe) -> PretrainRecipe:
+    """Return a recipe for pre-training with the crops, and their flips, that images of one size leave of it."""
+    values: dict[str, Any] = {"crop_area": None, "flip": recipe.flip and recipe.shift > 0}
+    taken = {name: DATA for name, value in values.items() if getattr(recipe, name) != value}
+    return replace(recipe, **values, origins={**recipe.origins, **taken})
 
 
 def training_batches(
-    source: Source | Stream, recipe: Recipe, num_classes: int | None = None, *, crops_per_image: int = 1
+    source: Source | Stream,
+    recipe: Recipe,
+    num_classes: int | None = None,
+    *,
+    crops_per_image: int = 1,
+    loader: str | None = None,
+    workers: int | None = None,
 ) -> Any:
     """Return batches to train on: shuffled, cropped and augmented as the recipe says, and all of one size.
 
@@ -55,6 +71,8 @@ def training_batches(
         recipe: Recipe of the run. A batch holds its `step_batch_size` images, or all there are if those are fewer.
         num_classes: Number of classes; for fine-tuning and linear probes, whose augmentation needs it.
         crops_per_image: Crops of each image once it is decoded, where images come in sizes of their own.
+        loader: "tf.data" or "grain", as for `data.make_dataset`, which says what is the default.
+        workers: Parallel calls or processes that load, as there.
 
     Returns:
         A dataset for `fit`, with a length.
@@ -86,10 +104,14 @@ def training_batches(
         crop=crop,
         augment=None if num_classes is None else Augmentation(num_classes, **augmentation),
         crops_per_image=crops_per_image,
+        loader=loader,
+        workers=workers,
     )
 
 
-def evaluation_batches(source: Source, recipe: Recipe | None = None) -> Any:
+def evaluation_batches(
+    source: Source, recipe: Recipe | None = None, *, loader: str | None = None, workers: int | None = None
+) -> Any:
     """Return batches of all images in their order, as they are, for scores or features.
 
     Inside a `keras_mae.distribution.scope` every process gets all of them.
@@ -98,16 +120,21 @@ def evaluation_batches(source: Source, recipe: Recipe | None = None) -> Any:
         source: Images and labels.
         recipe: Recipe that says how much of an image in a size of its own to look at; by default all of its short
             side.
+        loader: As for `training_batches`.
+        workers: As for `training_batches`.
 
     Returns:
         A dataset with a length.
     """
     check_source(source)
     size = min(EVALUATION_BATCH, len(source))
-    return make_dataset(source, size, shuffle=False, crop=_evaluation_crop(source, recipe), shard=(0, 1))
+    how: dict[str, Any] = {"crop": _evaluation_crop(source, recipe), "loader": loader, "workers": workers}
+    return make_dataset(source, size, shuffle=False, shard=(0, 1), **how)
 
 
-def validation_batches(source: Source, recipe: Recipe | None = None) -> Any:
+def validation_batches(
+    source: Source, recipe: Recipe | None = None, *, loader: str | None = None, workers: int | None = None
+) -> Any:
     """Return batches to evaluate on after every epoch, which the devices of the enclosing scope share.
 
     All batches hold the same number of images, a multiple of the number of devices, so that some images may be left
@@ -116,6 +143,8 @@ def validation_batches(source: Source, recipe: Recipe | None = None) -> Any:
     Args:
         source: Images and labels.
         recipe: As for `evaluation_batches`.
+        loader: As for `training_batches`.
+        workers: As for `training_batches`.
 
     Returns:
         A dataset for `fit`'s `validation_data`, with a length.
@@ -125,7 +154,8 @@ def validation_batches(source: Source, recipe: Recipe | None = None) -> Any:
     """
     check_source(source)
     size = distribution.current().whole_batch_size(len(source), EVALUATION_BATCH)
-    return make_dataset(source, size, shuffle=False, drop_remainder=True, crop=_evaluation_crop(source, recipe))
+    how: dict[str, Any] = {"crop": _evaluation_crop(source, recipe), "loader": loader, "workers": workers}
+    return make_dataset(source, size, shuffle=False, drop_remainder=True, **how)
 
 
 def _evaluation_crop(source: Source, recipe: Recipe | None) -> CenterCrop | None:

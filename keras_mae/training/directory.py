@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from keras_mae import _checks, _files, distribution, visualize
-from keras_mae.recipes import Recipe
+from keras_mae.recipes import Recipe, files
 from keras_mae.training.metadata import RECIPE, check_same_run, from_flat
 from keras_mae.training.stored import checkpoints_in
 
@@ -33,12 +33,16 @@ class RunFile(StrEnum):
     """Its `ViTEncoder` alone."""
     CLASSIFIER = "classifier.keras"
     """Fine-tuned or probing `ViTClassifier`, with its optimizer."""
+    RECIPE = "recipe.toml"
+    """Everything that the run was told, to run it again."""
     RUN = "run.json"
     """Recipe and other metadata."""
     HISTORY = "history.csv"
     """Losses and metrics, a line for each epoch."""
     METRICS = "metrics.json"
     """Scores on the test images."""
+    PREDICTIONS = "predictions.csv"
+    """Class and predicted class of every test image, by its file."""
     LOSS = "loss.png"
     """Loss and learning rate of pre-training."""
     CURVES = "curves.png"
@@ -57,7 +61,12 @@ class RunFile(StrEnum):
 
 _FLAT_RUN = "recipe.json"  # before run.json
 _OUTDATED_CHECKPOINTS = ".checkpoints"
-_OF_A_BEGUN_RUN = {RunFile.RUN, RunFile.HISTORY, RunFile.WATCH}  # what it leaves before its first checkpoint
+_OF_A_BEGUN_RUN = {
+    RunFile.RUN,
+    RunFile.RECIPE,
+    RunFile.HISTORY,
+    RunFile.WATCH,
+}  # what it leaves before its first checkpoint
 
 
 class RunDirectory:
@@ -258,20 +267,25 @@ class RunDirectory:
 
     # === Writing ===
     @contextlib.contextmanager
-    def begun(self, metadata: Mapping[str, Any], learned: Callable[[], bool]) -> Iterator[None]:
-        """Write `run.json`, and take it away again if the block ends with an error before anything was learned.
+    def begun(self, metadata: Mapping[str, Any], recipe: str, learned: Callable[[], bool]) -> Iterator[None]:
+        """Write `run.json` and `recipe.toml`, and take them away if the block ends in an error before anything was
+        learned.
 
         Args:
             metadata: JSON values that identify the run.
+            recipe: Text of `recipe.toml`. One that says the same stays, with its comments.
             learned: Function that says whether anything was.
         """
         was_there = bool(self.files)
         if distribution.current().is_main:
             self.write_json(RunFile.RUN, metadata)
+            if not files.says_the_same(self.file(RunFile.RECIPE), recipe):
+                self.write(RunFile.RECIPE, lambda path: path.write_text(recipe, encoding="utf-8"))
         try:
             yield
         except BaseException:
             if distribution.current().is_main and not was_there and not learned():
+                self.file(RunFile.RECIPE).unlink(missing_ok=True)
                 self.file(RunFile.RUN).unlink()
             raise
 

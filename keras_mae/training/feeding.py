@@ -15,17 +15,15 @@ The commands call `keras.utils.set_random_seed` before that, so that new weights
 
 from __future__ import annotations
 
-import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-from keras_mae import _checks, _class_names, distribution
+from keras_mae import _checks, distribution
 from keras_mae.data import (
     BUILTIN,
-    CLASS_NAMES,
     ArraySource,
     Stream,
     Subset,
@@ -34,12 +32,19 @@ from keras_mae.data import (
 )
 from keras_mae.data.array_files import data_name, is_array_name
 from keras_mae.data.drawing import balanced_draw, labels_of
-from keras_mae.data.levels import Levels
 from keras_mae.data.sources import Source
 from keras_mae.pixels import BYTES, PixelRange
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, check_recipe
-from keras_mae.training.batches import evaluation_batches, fit_recipe, training_batches, validation_batches
+from keras_mae.training.batches import (
+    evaluation_batches,
+    fit_recipe,
+    training_batches,
+    validation_batches,
+    without_crops,
+)
 from keras_mae.training.examples import EXAMPLES, spread
+from keras_mae.training.opening import checked_levels, labeled_source, named_or_path
+from keras_mae.training.parts import held_out, warn_of_classes
 
 __all__ = [
     "ClassifierFeed",
@@ -51,8 +56,6 @@ __all__ = [
     "open_unlabeled",
 ]
 
-_SPLITS = {"dev", "eval", "test", "testing", "train", "training", "val", "valid", "validation"}
-
 
 class PretrainingFeed(TypedDict):
     """What `run_pretraining` is told of its data, by the names of its arguments."""
@@ -62,6 +65,7 @@ class PretrainingFeed(TypedDict):
     examples: np.ndarray
     example_names: tuple[str, ...]
     metadata: dict[str, Any]
+    validation_data: NotRequired[Any]
 
 
 class ClassifierFeed(TypedDict):
@@ -84,35 +88,50 @@ class UnlabeledImages:
         examples: Images (n, height, width, channels) to draw reconstructions of.
         metadata: JSON values that identify the data.
         example_names: Names of the examples.
+        validation: Source of the images that are held out to validate on, if any are.
     """
 
     train: Source | Stream
     examples: np.ndarray
     metadata: dict[str, Any]
     example_names: tuple[str, ...] = ()
+    validation: Source | None = None
 
-    def feed(self, recipe: PretrainRecipe, *, crops_per_image: int = 1) -> PretrainingFeed:
+    def feed(
+        self,
+        recipe: PretrainRecipe,
+        *,
+        crops_per_image: int = 1,
+        loader: str | None = None,
+        workers: int | None = None,
+    ) -> PretrainingFeed:
         """Return the arguments of `run_pretraining` that say what it trains on.
 
         Args:
             recipe: Recipe for pre-training. If all images already have one size, the one returned has crops turned
                 off, and flips too unless it has a `shift`. The model's masking and target may come from either.
             crops_per_image: Crops of each image once it is decoded.
+            loader: "tf.data" or "grain", as for `data.make_dataset`, which says what is the default.
+            workers: Parallel calls or processes that load, as there.
 
         Raises:
             ValueError: If the recipe is for something else, or does not fit the data.
         """
         check_recipe(recipe, PretrainRecipe)
         if self.train.sized:
-            recipe = replace(recipe, crop_area=None, flip=recipe.flip and recipe.shift > 0)
-        dataset = training_batches(self.train, recipe, crops_per_image=crops_per_image)
-        return {
+            recipe = without_crops(recipe)
+        loading: dict[str, Any] = {"loader": loader, "workers": workers}
+        dataset = training_batches(self.train, recipe, crops_per_image=crops_per_image, **loading)
+        feed: PretrainingFeed = {
             "dataset": dataset,
             "recipe": recipe,
             "examples": self.examples,
             "example_names": self.example_names,
             "metadata": dict(self.metadata),
         }
+        if self.validation is not None:
+            feed["validation_data"] = _validation(self.validation, recipe, **loading)
+        return feed
 
 
 @dataclass(frozen=True)
@@ -138,12 +157,21 @@ class LabeledImages:
         """Names of the classes, in the order of their labels."""
         return self.train.class_names or ()
 
-    def feed(self, recipe: FineTuneRecipe | LinearProbeRecipe, **changes: Any) -> ClassifierFeed:
+    def feed(
+        self,
+        recipe: FineTuneRecipe | LinearProbeRecipe,
+        *,
+        loader: str | None = None,
+        workers: int | None = None,
+        **changes: Any,
+    ) -> ClassifierFeed:
         """Return the arguments of `run_fine_tuning` or `run_linear_probe` that say what it trains on.
 
         Args:
             recipe: Recipe for fine-tuning or for a linear probe; the one returned is fitted to the data: see
                 `fit_recipe`.
+            loader: "tf.data" or "grain", as for `data.make_dataset`, which says what is the default.
+            workers: Parallel calls or processes that load, as there.
             changes: Fields of the recipe with values of their own; `None` stands for the recipe's.
 
         Raises:
@@ -152,20 +180,29 @@ class LabeledImages:
         if not isinstance(recipe, FineTuneRecipe | LinearProbeRecipe):
             raise _checks.argument_error("recipe", "a FineTuneRecipe or a LinearProbeRecipe", recipe)
         recipe = fit_recipe(recipe, len(self.train), **changes)
-        test, alone = evaluation_batches(self.test, recipe), distribution.current().replicas == 1
+        loading: dict[str, Any] = {"loader": loader, "workers": workers}
+        test, alone = evaluation_batches(self.test, recipe, **loading), distribution.current().replicas == 1
         return {
-            "dataset": training_batches(self.train, recipe, len(self.class_names)),
+            "dataset": training_batches(self.train, recipe, len(self.class_names), **loading),
             "test": test,
             "recipe": recipe,
-            "validation_data": test if alone else validation_batches(self.test, recipe),
+            "validation_data": test if alone else validation_batches(self.test, recipe, **loading),
             "metadata": dict(self.metadata),
         }
+
+
+def _validation(source: Source, recipe: PretrainRecipe, **loading: Any) -> Any:
+    """Return batches of held-out images, of all of them where one device evaluates."""
+    alone = distribution.current().replicas == 1
+    return (evaluation_batches if alone else validation_batches)(source, recipe, **loading)
 
 
 def open_unlabeled(
     data: str | Path,
     image_shape: tuple[int, int, int],
     *,
+    validation: float | None = None,
+    seed: int = 0,
     allow_damaged: float = 0.0,
     pixel_range: PixelRange = BYTES,
     white_level: int | None = None,
@@ -178,6 +215,8 @@ def open_unlabeled(
             in a file, such as "cells.h5::images".
         image_shape: (height, width, channels) of the images to make of a folder's. The built-in ones keep theirs,
             which `images.train.image_shape` says.
+        validation: Share of the images to hold out and to validate on after every epoch; none by default.
+        seed: Seed for which.
         allow_damaged: Largest share of damaged images that is left out without an error.
         pixel_range: (low, high), the smallest and the largest pixel of a folder's images, as for `read_image`: the
             `pixel_range` of the encoder that gets them.
@@ -189,12 +228,12 @@ def open_unlabeled(
         spread over it, which are trained on like the others.
 
     Raises:
-        ValueError: If there is no such data set or folder, or it holds no images.
+        ValueError: If there is no such data set or folder, or it holds no images, or none could be held out.
     """
-    data, image_shape = _named_or_path(data), _checks.image_shape(image_shape)
+    data, image_shape = named_or_path(data), _checks.image_shape(image_shape)
     _checks.within("allow_damaged", allow_damaged, 1)
     train: Source | Stream
-    levels = _checked_levels(data, pixel_range, white_level, max_pixels)
+    levels = checked_levels(data, pixel_range, white_level, max_pixels)
     if data in BUILTIN:
         train = ArraySource(load_builtin(str(data), "train")[0])
         examples = load_builtin(str(data), "test")[0][:EXAMPLES]
@@ -220,8 +259,13 @@ def open_unlabeled(
         known = ", ".join(BUILTIN)
         known += ", an existing folder of images, or an array in a file, such as cells.h5::images"
         raise ValueError(f"`data` must be {known}. Received: data={str(data)!r}")
+    others: Source | None = None
+    if validation is not None:
+        train, others = held_out(train, validation, seed)
     metadata = {"data": data_name(data), "images": len(train), **levels.metadata}
-    return UnlabeledImages(train, examples, metadata, names)
+    if validation is not None:
+        metadata["validation"] = validation
+    return UnlabeledImages(train, examples, metadata, names, others)
 
 
 def open_labeled(
@@ -259,19 +303,19 @@ def open_labeled(
             holds a class that `data` does not, or `num_labels` is out of range.
     """
     generator = np.random.default_rng(_checks.seed_int("seed", seed))
-    data, test = _named_or_path(data), _checks.optional(_checks.path, "test", test)
+    data, test = named_or_path(data), _checks.optional(_checks.path, "test", test)
     _checks.boolean("balanced", balanced)
-    levels = _checked_levels(data, pixel_range, white_level, max_pixels)
-    train = _source(data, "train", image_shape, levels)
-    _warn_of_classes(train, data)
+    levels = checked_levels(data, pixel_range, white_level, max_pixels)
+    train = labeled_source(data, "train", image_shape, levels)
+    warn_of_classes(train, data)
     total, held_out = len(train), 0
     evaluated: Source
     if data in BUILTIN:
         if test is not None:
             raise ValueError(f"{data} has a test set of its own. Received: test={str(test)!r}")
-        evaluated = _source(data, "test", image_shape, levels)
+        evaluated = labeled_source(data, "test", image_shape, levels)
     elif test is not None:
-        evaluated = _source(test, "test", image_shape, levels, train.class_names)
+        evaluated = labeled_source(test, "test", image_shape, levels, train.class_names)
     else:
         order, held_out = generator.permutation(total), max(total // 10, 1)
         if held_out == total:
@@ -324,76 +368,5 @@ def open_test(
     Raises:
         ValueError: If there is no such data set or folder, or its images cannot be brought to `image_shape`.
     """
-    data = _named_or_path(data)
-    return _source(data, "test", image_shape, _checked_levels(data, pixel_range, white_level, max_pixels))
-
-
-def _named_or_path(data: Any) -> str | Path:
-    """Return the name of a built-in data set, or a path."""
-    rule = f"{', '.join(BUILTIN)} or an existing folder of images"
-    path = _checks.path("data", data, rule)
-    return str(data) if str(data) in BUILTIN and isinstance(data, str) else path
-
-
-def _checked_levels(
-    data: str | Path, pixel_range: PixelRange, white_level: int | None, max_pixels: int | None
-) -> Levels:
-    """Return the levels of a folder's images; built-in ones have levels of their own."""
-    levels = Levels(pixel_range, white_level, max_pixels)
-    if data in BUILTIN and levels != Levels(max_pixels=max_pixels):
-        raise ValueError(
-            f"{data} has images of 0-255. Received: pixel_range={levels.pixel_range}, white_level={white_level}"
-        )
-    return levels
-
-
-def _warn_of_classes(train: Source, data: str | Path) -> None:
-    """Warn of folders that are hardly meant as classes: parts of a data set, and those without images."""
-    names = train.class_names or ()
-    if names and {name.lower() for name in names} <= _SPLITS:
-        warnings.warn(
-            f"The classes are {_class_names.listed(names)}, which look like parts of a data set: classes are the "
-            f"folders in {str(data)!r}. To train on one part and evaluate on another, give its folder, and the other "
-            "as `test` (--test)",
-            stacklevel=3,
-        )
-    if train.labels is None or not names:
-        return
-    images = np.bincount(train.labels, minlength=len(names))
-    if empty := [name for name, count in zip(names, images, strict=True) if not count]:
-        warnings.warn(
-            f"{len(empty)} of the {len(names)} classes have no images in {str(data)!r}: {_class_names.listed(empty)}",
-            stacklevel=3,
-        )
-
-
-def _source(
-    data: str | Path,
-    split: str,
-    image_shape: tuple[int, int, int],
-    levels: Levels,
-    class_names: tuple[str, ...] | None = None,
-) -> Source:
-    """Return labeled images by index; only built-in data sets have a split, and only folders other class names."""
-    image_shape = _checks.image_shape(image_shape)
-    if data in BUILTIN:
-        source = ArraySource(*load_builtin(str(data), split), class_names=CLASS_NAMES[str(data)])
-        if source.image_shape != tuple(image_shape):
-            raise ValueError(f"{data} has images of {source.image_shape}. Received: a model for {image_shape}")
-        return source
-    folder = open_directory(
-        data,
-        image_shape[:2],
-        image_shape[2],
-        labeled=True,
-        class_names=class_names,
-        pixel_range=levels.pixel_range,
-        white_level=levels.white_level,
-        max_pixels=levels.max_pixels,
-    )
-    if isinstance(folder, Stream):
-        raise ValueError(
-            f"This takes images by index. Received: {str(data)!r}, prepared as TFRecord: prepare it as ArrayRecord "
-            "(--format array_record)"
-        )
-    return folder
+    data = named_or_path(data)
+    return labeled_source(data, "test", image_shape, checked_levels(data, pixel_range, white_level, max_pixels))

@@ -141,7 +141,7 @@ def differing(metadata: Mapping[str, Any], stored: Mapping[str, Any]) -> Iterato
         if name == RECIPE and isinstance(value, dict) and isinstance(other, dict):
             # Where the numbers come from is no number: the same ones are the same run.
             # And earlier recipes had no name for the masking, whose class is recorded beside them.
-            passed_over = {"source", "changed"} | ({"masking"} - other.keys())
+            passed_over = {"source", "changed", "origins"} | ({"masking"} - other.keys())
             numbers = {field: number for field, number in value.items() if field not in passed_over}
             words = [text for _, texts in differing(numbers, completed(other)) for text in texts]
         elif name == "class_names" and isinstance(value, list) and isinstance(other, list) and value != other:

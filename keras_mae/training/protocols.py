@@ -26,7 +26,7 @@ from keras_mae.training.metadata import merged
 from keras_mae.training.pictures import draw
 from keras_mae.training.runner import RunOptions, run
 from keras_mae.training.saving import Saving
-from keras_mae.training.scoring import leave_scores, predicted_and_true, trained_names
+from keras_mae.training.scoring import leave_scores, predictions, trained_names
 from keras_mae.training.targets import identified
 from keras_mae.transfer.cached import has_room, on_features, why_not_cached
 from keras_mae.transfer.fine_tuning import compiled_classifier
@@ -141,7 +141,7 @@ def run_fine_tuning(
     **options: Unpack[RunOptions],
 ) -> Path:
     """Fine-tune a copy of `encoder` and leave `classifier.keras` (with its optimizer), `run.json`, `history.csv`,
-    `curves.png` and, if trained in one process, `metrics.json` and `confusion.png`; otherwise see `run_evaluation`.
+    `curves.png` and, if trained in one process, what `run_evaluation` leaves; otherwise call that.
 
     Args:
         encoder: `ViTEncoder`, such as `mae.encoder`, which is not changed.
@@ -325,7 +325,7 @@ def _run_classifier(
 
     def scores(directory: RunDirectory, trained: ViTClassifier) -> None:
         if distribution.current().processes == 1:
-            leave_scores(directory, *predicted_and_true(trained, test, places), names)
+            leave_scores(directory, predictions(trained, test, places), names)
 
     def complete(directory: RunDirectory) -> None:
         if not directory.file(RunFile.CLASSIFIER).is_file():

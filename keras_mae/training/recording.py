@@ -1,4 +1,4 @@
-"""What a run leaves while it trains: a line of history for every epoch."""
+"""What a run leaves while it trains: a recipe to run it again, and a line of history for every epoch."""
 
 from __future__ import annotations
 
@@ -7,10 +7,35 @@ from typing import Any
 import keras
 
 from keras_mae import distribution
+from keras_mae.recipes import Recipe
+from keras_mae.recipes.files import TRAINING, Settings, as_text, training_table
+from keras_mae.recipes.sources import SOURCES
 from keras_mae.training.checkpoints import Checkpoints
 from keras_mae.training.directory import RunDirectory, RunFile
 
-__all__ = ["Record"]
+__all__ = ["Record", "recipe_file"]
+
+_COMMANDS = {"pretrain": "pretrain", "fine_tune": "finetune", "linear_probe": "probe"}
+
+
+def recipe_file(recipe: Recipe, settings: Settings | None) -> str:
+    """Return the text of a run's `recipe.toml`.
+
+    Args:
+        recipe: Recipe of the run.
+        settings: What it was told beside, as for `run`; `None` for a run of another program's than `keras-mae`.
+    """
+    kind = type(recipe).__name__
+    header = [f"Everything that this run was told, on {keras.backend.backend()}."]
+    if settings is None:
+        header.append(f"It was run from Python: keras_mae.recipes.{kind}.from_file(PATH) is its recipe.")
+    else:
+        header.append(f"The same again: keras-mae {_COMMANDS[recipe.kind]} --recipe PATH")
+    header.append("Beside each value it says where it comes from.")
+    settings = settings or {}
+    above = {"kind": (recipe.kind, ""), "source": (recipe.source, SOURCES[recipe.source]), **settings.get("", {})}
+    below = {name: table for name, table in settings.items() if name}
+    return as_text(header, {"": above, TRAINING: training_table(recipe), **below})
 
 
 class Record(keras.callbacks.Callback):

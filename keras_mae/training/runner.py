@@ -17,6 +17,7 @@ from keras_mae.data.reading import length
 from keras_mae.fit_arguments import check_fitting
 from keras_mae.optimizers import ValidateAverages
 from keras_mae.recipes import Recipe
+from keras_mae.recipes.files import Settings
 from keras_mae.training import sanity
 from keras_mae.training.agreement import together
 from keras_mae.training.callbacks import Interruptible, LogLearningRate, Progress, StopOnNonFinite
@@ -24,8 +25,9 @@ from keras_mae.training.checkpoints import Checkpoints, check_room_for, seek
 from keras_mae.training.directory import RunDirectory, RunFile
 from keras_mae.training.extending import KeepBeforeDecay, extend
 from keras_mae.training.metadata import WARNINGS
-from keras_mae.training.recording import Record
+from keras_mae.training.recording import Record, recipe_file
 from keras_mae.training.saving import Saving
+from keras_mae.training.watching import OnlineProbe
 
 __all__ = ["RunOptions", "run"]
 
@@ -37,11 +39,14 @@ class RunOptions(TypedDict, total=False):
         callbacks: Additional Keras callbacks.
         console: Console to show progress on; a new one by default.
         saving: When to write checkpoints, and whether to resume from one; `Saving()` by default.
+        settings: What the run was told beside its recipe, for `recipe.toml`: values, and where they come from, by
+            name, by table.
     """
 
     callbacks: Sequence[keras.callbacks.Callback]
     console: Console | None
     saving: Saving | None
+    settings: Settings | None
 
 
 def run(
@@ -58,11 +63,12 @@ def run(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     console: Console | None = None,
     saving: Saving | None = None,
+    settings: Settings | None = None,
 ) -> Path:
     """Train a compiled model to the end of its recipe, and let `leave` write the results.
 
-    `run.json` is there from the start, and `history.csv` gets a line after every epoch; results are written when the
-    run is finished.
+    `run.json` and `recipe.toml`, which says all that the run was told, are there from the start, and `history.csv`
+    gets a line after every epoch; results are written when the run is finished.
 
     Where the recipe averages weights (`ema_momentum`), `val_` metrics, pictures and results are the averages'.
 
@@ -94,6 +100,8 @@ def run(
         callbacks: Additional Keras callbacks.
         console: Console to show progress on; a new one by default.
         saving: When to write checkpoints, and whether to resume from one; `Saving()` by default.
+        settings: What the run was told beside its recipe, for `recipe.toml`: values, and where they come from, by
+            name, by table. Those of `keras-mae` are there for a `keras-mae` that runs it again.
 
     Returns:
         Path of the run directory.
@@ -130,6 +138,9 @@ def run(
             directory.write_json(RunFile.RUN, checkpoints.metadata)
 
     def train() -> None:
+        for callback in callbacks:
+            if isinstance(callback, OnlineProbe):
+                callback.resumed(checkpoints.position.history)
         batches, held_out = (dataset, validation_data) if prepare is None else prepare()
         _fit(
             model,
@@ -172,7 +183,8 @@ def run(
             if text not in checkpoints.metadata.get(WARNINGS, []):  # where it was said when the run began
                 sanity.say(text)
                 note(text)
-        with directory.begun(checkpoints.metadata, lambda: checkpoints.position.step > 0):
+        text = recipe_file(recipe, settings)
+        with directory.begun(checkpoints.metadata, text, lambda: checkpoints.position.step > 0):
             try:
                 train()
                 end()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,10 @@ from keras_mae.data.reading import check_batches, numpy_batches
 from keras_mae.encoder import ViTEncoder
 from keras_mae.labels import check_labels, class_indices
 from keras_mae.training.directory import RunDirectory, RunFile
+from keras_mae.training.metrics import scores
 from keras_mae.training.pictures import draw
 
-__all__ = ["leave_scores", "predicted_and_true", "run_evaluation", "run_knn", "trained_names"]
+__all__ = ["Predictions", "leave_scores", "predictions", "run_evaluation", "run_knn", "trained_names"]
 
 
 def run_evaluation(
@@ -28,7 +31,7 @@ def run_evaluation(
     *,
     class_names: Sequence[str] | None = None,
 ) -> Path:
-    """Score a trained classifier and leave `metrics.json` and `confusion.png`.
+    """Score a trained classifier and leave `metrics.json`, `predictions.csv` and `confusion.png`.
 
     Where both sides know the classes' names, labels are compared by them: `test` may number its classes in another
     order than the classifier, and lack some. The classifier still chooses among all of its classes. Where only one
@@ -56,9 +59,9 @@ def run_evaluation(
         warnings.warn(_class_names.by_place(names, classifier.num_classes), stacklevel=2)
     known = known or names or tuple(map(str, range(classifier.num_classes)))
     places = _class_names.places(names or known, known)
-    predicted, labels = predicted_and_true(classifier, test, places)
+    found = predictions(classifier, test, places)
     with directory.opened(free=True):
-        leave_scores(directory, predicted, labels, known, backend=keras.backend.backend())
+        leave_scores(directory, found, known, backend=keras.backend.backend())
     return directory.path
 
 
@@ -73,7 +76,7 @@ def run_knn(
     temperature: float = 0.07,
     pooling: str | None = None,
 ) -> Path:
-    """Classify by the vote of the nearest neighbors, and leave `metrics.json` and `confusion.png`.
+    """Classify by the vote of the nearest neighbors; leave `metrics.json`, `predictions.csv` and `confusion.png`.
 
     Args:
         encoder: `ViTEncoder`, such as `mae.encoder`, or a trained `ViTClassifier`, whose features are what its head
@@ -110,7 +113,8 @@ def run_knn(
     used = pooling or getattr(encoder, "pooling", "token")
     settings = {"k": k, "temperature": temperature, "pooling": used, "backend": keras.backend.backend()}
     with directory.opened(free=True):
-        leave_scores(directory, predicted, places[others.labels], names, **settings)
+        found = Predictions(predicted, places[others.labels], None, names_of_images(test))
+        leave_scores(directory, found, names, **settings)
     return directory.path
 
 
@@ -128,53 +132,82 @@ def trained_names(class_names: Sequence[str] | None, dataset: Any) -> tuple[str,
     return names or own or ()
 
 
-def predicted_and_true(classifier: ViTClassifier, test: Any, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the predicted and the true classes of all test images, integers (images,).
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says of test images.
+
+    Attributes:
+        predicted: Predicted classes, integers (images,).
+        labels: True classes, integers (images,).
+        probabilities: Probability of each predicted class (images,), if the model knows one.
+        images: Names of the images, if they have any.
+    """
+
+    predicted: np.ndarray
+    labels: np.ndarray
+    probabilities: np.ndarray | None = None
+    images: Sequence[str] | None = None
+
+
+def names_of_images(test: Any) -> Sequence[str] | None:
+    """Return the names of a dataset's images in their order, or `None` if it knows none."""
+    names = getattr(test, "image_names", None)
+    return names() if callable(names) else None
+
+
+def predictions(classifier: ViTClassifier, test: Any, places: np.ndarray) -> Predictions:
+    """Return the predicted and the true classes of all test images.
 
     Args:
         classifier: Trained `ViTClassifier`.
         test: Batches of (images, labels).
         places: The classifier's class for each label of `test`.
     """
-    predicted, true = [], []
+    predicted, true, probabilities = [], [], []
     for images, labels in numpy_batches(test):
         if labels is None:
             raise ValueError("A classifier is scored on (images, labels). Received: no labels")
         indices = class_indices(labels, len(places))
         whole = distribution.current().pad(images)
-        predicted.append(classifier.predict_on_batch(whole)[: len(images)].argmax(-1))
+        logits = classifier.predict_on_batch(whole)[: len(images)]
+        predicted.append(logits.argmax(-1))
+        shifted = np.exp(np.float64(logits) - logits.max(-1, keepdims=True))
+        probabilities.append(1 / shifted.sum(-1))  # of the largest, whose term is 1
         true.append(places[indices])
-    return np.concatenate(predicted), np.concatenate(true)
+    return Predictions(
+        np.concatenate(predicted), np.concatenate(true), np.concatenate(probabilities), names_of_images(test)
+    )
 
 
-def leave_scores(
-    directory: RunDirectory, predicted: np.ndarray, labels: np.ndarray, class_names: Sequence[str], **settings: Any
-) -> None:
-    """Write the scores, and a confusion matrix of the classes that there are images of or that are predicted.
+def leave_scores(directory: RunDirectory, found: Predictions, class_names: Sequence[str], **settings: Any) -> None:
+    """Write the scores, the predictions, and a confusion matrix of the classes that there are images of or that are
+    predicted.
 
     Args:
         directory: Directory of the run.
-        predicted: Predicted classes, integers (images,).
-        labels: True classes, integers (images,).
+        found: What the model says of the test images.
         class_names: Names of all classes.
         settings: Further values to write with the scores.
     """
+    predicted, labels = found.predicted, found.labels
     shown, places = np.unique([labels, predicted], return_inverse=True)
     true, taken_for = places.reshape(2, -1)
     names = [class_names[index] for index in shown]
-    directory.write_json(RunFile.METRICS, {**_scores(predicted, labels, class_names), **settings})
+    directory.write_json(RunFile.METRICS, {**scores(predicted, labels, class_names), **settings})
+    directory.write(RunFile.PREDICTIONS, lambda path: _write_predictions(path, found, class_names))
     draw(directory, RunFile.CONFUSION, lambda: visualize.confusion(true, taken_for, names))
 
 
-def _scores(predicted: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
-    """Return the accuracy of all test images and of each class, `None` for a class without images."""
-    right = predicted == labels
-    by_class = [right[labels == index] for index in range(len(class_names))]
-    return {
-        "accuracy": float(right.mean()),
-        "images": len(labels),
-        "accuracy_by_class": {
-            name: float(of_class.mean()) if of_class.size else None
-            for name, of_class in zip(class_names, by_class, strict=True)
-        },
-    }
+def _write_predictions(path: Path, found: Predictions, class_names: Sequence[str]) -> None:
+    """Write a line for each test image: its file, class, predicted class and, if known, the probability of that."""
+    images = found.images or [f"image {number}" for number in range(1, len(found.labels) + 1)]
+    rows = zip(images, found.labels, found.predicted, strict=True)
+    lines = [[image, class_names[label], class_names[guess]] for image, label, guess in rows]
+    header = ["file", "class", "predicted"]
+    if found.probabilities is not None:
+        header.append("probability")
+        for line, probability in zip(lines, found.probabilities, strict=True):
+            line.append(f"{probability:.6g}")
+    # Names of files and folders may be other bytes than UTF-8.
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        csv.writer(file).writerows([header, *lines])

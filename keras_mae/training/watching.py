@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +164,14 @@ class OnlineProbe(keras.callbacks.Callback):
         check_pooling(self.model.encoder, self.recipe.pooling if self.recipe else self.pooling or "token")
         for images, _ in (self.train, self.test):
             self.model.encoder.look(images, together=False)
+
+    def resumed(self, history: Mapping[str, Sequence[float]]) -> None:
+        """Repeat the last score of a run that goes on; `run` calls this.
+
+        Args:
+            history: Values of the epochs that are done, by name.
+        """
+        self._last |= {name: history[name][-1] for name in self._last if history.get(name)}
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if (epoch + 1) % self.every_epochs == 0:

@@ -1,0 +1,87 @@
+"""A masked autoencoder that goes on from the weights of another model, of any format."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras_mae import _checks, presets
+from keras_mae.classifier import ViTClassifier
+from keras_mae.convert.load_save import load
+from keras_mae.convert.locate import located
+from keras_mae.cross_attention import DECODERS
+from keras_mae.decoder import MAEDecoder
+from keras_mae.encoder import ViTEncoder
+from keras_mae.masked_autoencoder import MaskedAutoencoder
+
+__all__ = ["continued"]
+
+
+def continued(
+    weights: Any,
+    image_shape: tuple[int, int, int] | None = None,
+    *,
+    decoder: str = MAEDecoder.kind,
+    new_decoder: bool = False,
+    pixel_range: tuple[float, float] | None = None,
+    dtype: Any = None,
+    **arguments: Any,
+) -> MaskedAutoencoder:
+    """Return a masked autoencoder with the weights of a model, to pre-train it further.
+
+    The encoder is the model's, for images of `image_shape`: see `ViTEncoder.copy`. So is the decoder, if the model
+    has one of the kind that is asked for, its images have as many channels, and both predict pixels. Otherwise it is
+    a new one, in the size of the preset with such an encoder, or else the paper's.
+
+    Args:
+        weights: File, folder, "hf://user/name", or name of a published checkpoint, as for `from_preset`: a masked
+            autoencoder, an encoder or a classifier; or such a model itself, which is not changed.
+        image_shape: Shape of the images, (height, width, channels); the model's by default.
+        decoder: Kind of decoder: "self_attention" or "cross_attention".
+        new_decoder: Whether the decoder is a new one in any case.
+        pixel_range: (low, high), the smallest and the largest pixel; the model's by default.
+        dtype: Dtype policy; the model's by default.
+        arguments: Other arguments of `MaskedAutoencoder`, such as those of `PretrainRecipe.model_arguments`.
+
+    Raises:
+        ValueError: If there is no such model, or an argument does not fit it.
+
+    Example:
+        >>> mae = keras_mae.convert.continued("runs/photos-1/model.keras", (96, 192, 3))
+    """
+    _checks.boolean("new_decoder", new_decoder)
+    kind = DECODERS[_checks.one_of("decoder", decoder, DECODERS)]
+    loaded = weights
+    if not isinstance(weights, MaskedAutoencoder | ViTEncoder | ViTClassifier):
+        _checks.path("weights", weights, "a model, a path, or the name of a published checkpoint")
+        loaded = load(located(weights, published=True)).model
+    old = getattr(loaded, "encoder", loaded)
+    shape = old.image_shape if image_shape is None else _checks.image_shape(image_shape)
+    as_well: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
+    changes: dict[str, Any] = {} if pixel_range is None else {"pixel_range": pixel_range}
+    encoder = old.copy(image_shape=shape, drop_path_rate=0.0, **changes, **as_well)
+    whole = not new_decoder and _keeps_decoder(loaded, decoder, shape, arguments)
+    made = loaded.decoder.copy(image_shape=shape, **as_well) if whole else kind(**_decoder_sizes(old), **as_well)
+    return MaskedAutoencoder(encoder, made, **arguments, **as_well)
+
+
+def _keeps_decoder(loaded: Any, decoder: str, shape: tuple[int, int, int], arguments: dict[str, Any]) -> bool:
+    """Return whether a model's decoder predicts what is asked for."""
+    if not isinstance(loaded, MaskedAutoencoder) or loaded.decoder.kind != decoder:
+        return False
+    plain = (None, "pixels", "normalized")
+    return (
+        loaded.target_name in plain
+        and arguments.get("target") in plain
+        and loaded.fuse_blocks == arguments.get("fuse_blocks")
+        and loaded.encoder.image_shape[2] == shape[2]
+    )
+
+
+def _decoder_sizes(encoder: ViTEncoder) -> dict[str, Any]:
+    """Return the sizes of the decoder of the preset that has such an encoder, none if there is no such preset."""
+    sizes = ("embed_dim", "depth", "num_heads")
+    for name in presets.names():
+        preset = presets.get(name)
+        if all(preset.encoder[size] == getattr(encoder, size) for size in sizes):
+            return preset.decoder
+    return {}
