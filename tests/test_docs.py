@@ -193,6 +193,7 @@ PARSED = {
     "keras-mae evaluate classifier.keras val/ --size base": "takes what a published checkpoint becomes",
     "keras-mae export runs/digits-1/model.keras --format onnx": "test_exporting.py does it, where TensorFlow is",
     "keras-mae pretrain photos/ --size base": "takes many devices",
+    "keras-mae anomaly runs/photos-1/model.keras": "test_anomaly_runs.py does it",
 }
 OURS = [command for command in commands(PAGES) if command.words[0] == "keras-mae"]
 OTHERS = [

@@ -11,7 +11,7 @@ import warnings
 import typer
 
 from keras_mae import _interrupt, _terminal
-from keras_mae.cli import converting, preparing, pretraining, saved, transfer
+from keras_mae.cli import anomalies, converting, preparing, pretraining, saved, transfer
 
 __all__ = ["app", "main"]
 
@@ -27,6 +27,7 @@ for command in (
     transfer.probe,
     transfer.knn,
     transfer.evaluate,
+    anomalies.anomaly,
     saved.reconstruct,
     saved.info,
     preparing.prepare,
