@@ -59,11 +59,11 @@ def classifier(kind: str, preset: str, recipe: Any, steps_per_epoch: int) -> Any
     import keras
 
     import keras_mae
-    from keras_mae import transfer
+    from keras_mae.transfer.fine_tuning import compiled_classifier
 
     encoder = keras_mae.MaskedAutoencoder.from_preset(preset).encoder
     if kind == "vit":
-        return transfer.compiled_classifier(encoder, 10, replace(recipe, layer_decay=1.0), steps_per_epoch)
+        return compiled_classifier(encoder, 10, replace(recipe, layer_decay=1.0), steps_per_epoch)
     model = convolutional(encoder.image_shape, 10)
     rate = keras.optimizers.schedules.CosineDecay(2e-3, recipe.epochs * steps_per_epoch)
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)  # the labels come smoothed

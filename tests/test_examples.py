@@ -12,6 +12,8 @@ import numpy as np
 import processes
 import pytest
 
+import keras_mae
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
@@ -185,5 +187,14 @@ def test_the_anomaly_study_scores_planted_defects(run_here, tmp_path):
     found = json.loads((tmp_path / "score-brick-0.json").read_text())["result"]
     assert list(found) == list(module.METHODS)
     assert all(0 <= score <= 1 for scores in found.values() for score in scores.values())
-    assert found["PCA"]["pixels"] > 0.7  # what takes no training finds them
+    assert found["histogram"]["pixels"] > 0.7  # which takes no training
     assert (tmp_path / "brick.png").exists()
+
+
+@on_one_backend
+def test_the_rival_of_the_options_study_learns_from_random_weights():
+    peers = import_module("peers")
+    images, labels = keras_mae.data.digits("train")
+    recipe = keras_mae.recipes.FineTuneRecipe.for_size("small_images", images=320, flip=False)
+    few = images[:320], labels[:320]
+    assert peers.supervised("vit", "mae_vit_micro_patch2_8", few, (images, labels), recipe, 50) > 0.3  # by chance 0.1
