@@ -3,13 +3,13 @@
     KERAS_BACKEND=torch python examples/anomaly_study.py             # an hour or two on 2 cores; resumes
     KERAS_BACKEND=torch python examples/anomaly_study.py --quick     # minutes, a look
 
-The photographs are scikit-image's own, at half their size. A small ViT is pre-trained on crops of the left part of all three, without any
-defect. Of each texture a detector is fitted on crops of the left part, and scores crops of the right part, of which
-half got a defect: a scratch, a blob that is darker or lighter, or a missing part, that is, a rectangle of one gray.
-Reported are the AUROC of images and of pixels of `keras_mae.anomaly`'s two methods and of their mean, beside two
-baselines on the same images: how badly the principal components of normal patches reconstruct a patch, and how far
-the histogram of a window is from that of normal images. Seeds draw crops, defects, masks and which images are held
-out.
+The photographs are scikit-image's own, at half their size. A small ViT is pre-trained on crops of the left part of
+all three, without any defect. Of each texture a detector is fitted on crops of the left part, and scores crops of
+the right part, of which half got a defect: a scratch, a blob that is darker or lighter, or a missing part, that is,
+a rectangle of one gray. Reported are the AUROC of images and of pixels of `keras_mae.anomaly`'s two methods and of
+their mean, beside two baselines on the same images: how badly the principal components of normal patches reconstruct
+a patch, and how far the histogram of a window is from that of normal images. Seeds draw crops, defects, masks and
+which images are held out.
 """
 
 from __future__ import annotations
