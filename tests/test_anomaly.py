@@ -83,7 +83,7 @@ def test_the_reconstruction_error_is_that_of_the_masks_that_hide_a_pixel(mae, no
         pictures = model.reconstruct(images, np.tile(mask, (2, 1)))
         error = np.square((pictures.predicted - images) / np.array(model.encoder.pixel_std)).mean(axis=-1)
         squared += error * mask.reshape(5, 7).repeat(3, axis=0).repeat(2, axis=1)
-    expected = np.sqrt([ndimage.gaussian_filter(one, (0.75, 0.5), mode="reflect") for one in squared])
+    expected = np.sqrt([ndimage.gaussian_filter(one, (0.375, 0.25), mode="reflect") for one in squared])
     np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-5)
 
 

@@ -156,8 +156,8 @@ class AnomalyDetector:
         if kept < 2:
             least = 2 * every
             raise ValueError(f"`normal` must be {least} images or more, of which some are held out. Received: {seen}")
-        if kept * (1 - self.quantile) < 1:
-            needed = int(np.ceil(1 / (1 - self.quantile)))
+        needed = int(np.ceil(round(1 / (1 - self.quantile), 6)))  # 0.9 takes 10 images, and not 9.999...
+        if kept < needed:
             warnings.warn(
                 f"The threshold is little more than the highest score of {kept} held-out normal images: the "
                 f"{self.quantile:g} quantile takes {needed} of them",

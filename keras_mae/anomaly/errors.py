@@ -13,14 +13,14 @@ from keras_mae.masked_autoencoder import MaskedAutoencoder
 
 __all__ = ["ReconstructionErrors"]
 
-_SMOOTHING = 0.25  # of a patch's side
+_SMOOTHING = 0.125  # of a patch's side: scratches are thin
 
 
 class ReconstructionErrors:
     """Maps of the root mean squared error over several masks, each pixel's over the masks that hide it.
 
     The error is that of normalized pixels, as the encoder sees them; a normalized target is put back into pixels by
-    the visible patches' statistics. It is smoothed by a Gaussian of a quarter of a patch. Of a target that is not
+    the visible patches' statistics. It is smoothed by a Gaussian of an eighth of a patch. Of a target that is not
     made of pixels it is the error of each patch's vector, interpolated.
 
     Args:

@@ -15,7 +15,7 @@ __all__ = ["MEAN", "AnomalyScores", "auroc", "standardized"]
 MEAN = "mean"
 """Name of the mean over the methods, beside their own."""
 
-_SMALLEST = 1e-12
+_SMALLEST = 1e-6
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ def standardized(
     found = {}
     for name, raw in values.items():
         mean, deviation = statistics[name]
-        found[name] = ((raw - mean) / max(deviation, _SMALLEST)).astype("float32")
+        # Normal images may be copies of one another, which differ by rounding alone.
+        found[name] = ((raw - mean) / max(deviation, _SMALLEST * abs(mean), _SMALLEST)).astype("float32")
     found[MEAN] = np.mean(list(found.values()), axis=0, dtype="float32")
     return found
 

@@ -91,10 +91,11 @@ def anomaly(
     max_pixels: MaxPixels = None,
     out: Out = None,
 ) -> None:
-    """Score TEST's images by how unlike NORMAL's they are, and draw where.
+    """Find images that are unlike normal ones.
 
-    Scores are in standard deviations above the mean of normal images that are held out. It leaves a run directory
-    with scores.csv, heat_maps.png, metrics.json, and detector.npz, which can take the place of NORMAL.
+    TEST's images are scored by how unlike NORMAL's they are, in standard deviations above the mean of normal images
+    that are held out. It leaves a run directory with scores.csv, heat_maps.png of where, metrics.json, and
+    detector.npz, which can take the place of NORMAL.
     """
     import keras_mae
     from keras_mae import anomaly as found_in
