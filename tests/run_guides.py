@@ -27,6 +27,7 @@ BACKENDS = {
     "scaling_up": "jax",  # two devices in one process
     "transfer": "torch",
     "weights_and_export": "torch",  # published files are PyTorch's, exports TensorFlow's
+    "which_options_pay": "torch",
     "your_data": "tensorflow",  # whose tf.data the others do not take by themselves
 }
 PROJECT = Path(__file__).resolve().parent.parent
