@@ -11,6 +11,9 @@ images for each second of that core that the contestant and its workers had. All
     python examples/benchmark_input.py --photos ~/Pictures
     python examples/benchmark_input.py --contestants tf.data fine-tuning augmentation torch
     python examples/benchmark_input.py --contestants tf.data grain --memory 20000    # MiB while so many stream by
+    pip install ".[tiff,dicom,hdf5,zarr]"
+    python examples/benchmark_input.py --kind bands    # files of the sciences: see KINDS; only our loaders read them
+    python examples/benchmark_input.py --kind bands --contestants tf.data grain --memory 20000
 
 Seen (images for each second of one core): tf.data 287, Grain 287 with threads and 263 with a process; the
 DataLoader 210 as usual and 263 with uint8; Pillow's decoder alone 928, its resize alone 621; the fine-tuning
@@ -30,8 +33,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from science_files import KINDS, make_numbers
 
 SIZE, BATCH = 224, 64
+SMALL = 96
 CONTESTANTS = {
     "tf.data": "keras_mae, tf.data",
     "grain": "keras_mae, Grain, threads",
@@ -44,7 +49,7 @@ CONTESTANTS = {
     "fine-tuning": "keras_mae, tf.data, and the fine-tuning augmentation",
     "augmentation": "the fine-tuning augmentation, nothing else",
 }
-DEFAULT = list(CONTESTANTS)[:-2]
+DEFAULT, OURS = list(CONTESTANTS)[:-2], list(CONTESTANTS)[:3]
 REFERENCE = "torch"
 
 
@@ -53,7 +58,14 @@ def keras_mae_batches(folder: Path, loader: str, workers: int | None) -> Iterato
     """keras_mae's loaders; the encoder normalises, so batches stay uint8."""
     from keras_mae import data
 
-    dataset = data.from_directory(folder, SIZE, BATCH, loader=loader, workers=workers, drop_remainder=True)
+    options = {"loader": loader, "workers": workers, "drop_remainder": True}
+    if folder.name in KINDS:
+        (_, _, channels), _, pixel_range, ending = KINDS[folder.name]
+        source = f"{folder / 'images'}.{ending}::images" if ending in ("h5", "zarr") else folder
+        opened = data.open_directory(source, SMALL, channels, pixel_range=pixel_range)
+        dataset = data.make_dataset(opened, BATCH, **options)
+    else:
+        dataset = data.from_directory(folder, SIZE, BATCH, **options)
     while True:
         if loader == "grain":
             dataset.on_epoch_begin()
@@ -271,16 +283,22 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, default=Path("/usr/share/backgrounds"), help="folder of photographs")
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmark_input"), help="where the crops are kept")
     parser.add_argument("--files", type=int, default=2000, help="crops to make")
-    parser.add_argument("--contestants", nargs="+", choices=list(CONTESTANTS), default=DEFAULT)
+    parser.add_argument("--kind", choices=["photographs", *KINDS], default="photographs", help="kind of files")
+    parser.add_argument("--contestants", nargs="+", choices=list(CONTESTANTS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=1280, help="loaded in each turn")
     parser.add_argument("--core", type=int, default=0, help="the core all are pinned to; -1 for all cores")
     parser.add_argument("--memory", type=int, default=0, metavar="IMAGES", help="watch memory over so many instead")
     parser.add_argument("--python", default=sys.executable, help="the contestants' interpreter")
     options = parser.parse_args()
-    make_images(options.photos, options.folder, options.files)
+    folder, contestants = options.folder, options.contestants or DEFAULT
+    if options.kind in KINDS:
+        folder, contestants = folder / options.kind, options.contestants or OURS
+        make_numbers(options.kind, folder, options.files)
+    else:
+        make_images(options.photos, folder, options.files)
     core = None if options.core < 0 else options.core
-    running = [Contestant(name, options.folder, core, options.python) for name in options.contestants]
+    running = [Contestant(name, folder, core, options.python) for name in contestants]
     if options.memory:
         for contestant in running:
             memory_over(contestant, options.memory)

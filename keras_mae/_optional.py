@@ -8,16 +8,22 @@ from typing import Any
 
 _DISTRIBUTIONS = {  # module -> (what people call it, the extra that installs it)
     "PIL": ("Pillow", "data"),
+    "datasets": ("datasets", "huggingface"),
     "grain": ("Grain", "data"),
+    "h5py": ("h5py", "hdf5"),
     "huggingface_hub": ("huggingface_hub", "convert"),
+    "imagecodecs": ("imagecodecs", "tiff"),
     "importlib_resources": ("importlib_resources", "tfds"),
     "keras_hub": ("KerasHub", "keras-hub"),
     "matplotlib": ("matplotlib", "viz"),
+    "pydicom": ("pydicom", "dicom"),
     "safetensors": ("safetensors", "convert"),
     "sklearn": ("scikit-learn", "data"),
     "tensorflow": ("TensorFlow", "tensorflow"),
     "tensorflow_datasets": ("tensorflow-datasets", "tfds"),
+    "tifffile": ("tifffile", "tiff"),
     "torch": ("PyTorch", "torch"),
+    "zarr": ("Zarr", "zarr"),
 }
 
 

@@ -105,11 +105,49 @@ def written(folder: Path) -> dict[str, Callable[[Path], Any]]:
             pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), "uint8")
             Image.fromarray(pixels).save(folder / f"a.{ending}")
             readers[f"a.{ending}"] = lambda path: data.read_image(path, (8, 8, 3))
+        readers |= numbers(folder)
         if _installed("array_record"):
             (folder / "images").mkdir()
             shutil.copy(folder / "a.png", folder / "images")
             data.prepare(folder / "images", folder / "a.shards")
             readers["a.shards"] = lambda path: data.from_directory(path, 8, 1, loader="grain")
+    return readers
+
+
+def numbers(folder: Path) -> dict[str, Callable[[Path], Any]]:
+    """Write a file of each kind that the sciences have, and return what reads it, by name."""
+    import numpy as np
+    import science_helpers
+
+    from keras_mae import data
+
+    array = np.random.default_rng(0).integers(0, 4096, (20, 15, 5)).astype("uint16")
+    several = np.stack([array, array])
+    readers: dict[str, Callable[[Path], Any]] = {}
+
+    def image(name: str, content: bytes, channels: int) -> None:
+        (folder / name).write_bytes(content)
+        readers[name] = lambda path: data.read_image(path, (20, 15, channels), pixel_range=(0, 65535))
+
+    image("a.npy", science_helpers.npy(array), 5)
+    if _installed("tifffile"):
+        image("bands.tif", science_helpers.tiff(array), 5)
+        image("pages.tif", science_helpers.tiff(np.moveaxis(array, -1, 0), ome=True, planarconfig=None), 5)
+    if _installed("tifffile") and _installed("imagecodecs"):
+        image("deflated.tif", science_helpers.tiff(array, compression="zlib"), 5)
+    if _installed("pydicom"):
+        image("a.dcm", science_helpers.dicom(array[..., 0], slope=2, intercept=1), 1)
+
+    def stored(path: Path) -> Any:
+        source = data.ArrayFileSource(f"{path}::images", pixel_range=(0, 65535))
+        return source.batch(np.arange(len(source))[:8])
+
+    science_helpers.write_hdf5(folder / "a.h5", images=several)
+    readers["a.h5"] = stored
+    if _installed("zarr"):
+        for version in (2, 3):
+            science_helpers.write_zarr(folder / f"{version}.zarr", version, images=several)
+            readers[f"{version}.zarr"] = stored
     return readers
 
 

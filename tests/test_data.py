@@ -319,7 +319,7 @@ def test_channels_are_converted(folder):
     assert grey.batch([0, 1])[0].shape == (2, 16, 16, 1)
     sixteen = [path.name for path in grey.paths].index("sixteen.tiff")
     np.testing.assert_array_equal(grey.batch([sixteen])[0], np.full((1, 16, 16, 1), 200))
-    with pytest.raises(ValueError, match="`channels` must be one of 1, 3, 4"):
+    with pytest.raises(ValueError, match="of which 1, 3 or 4 channels are made, and 2 are to be"):
         data.FolderSource(folder, 16, channels=2)
 
 

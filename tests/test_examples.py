@@ -119,6 +119,8 @@ def test_benchmark_input_times_and_compares(run_here, tmp_path):
     assert len(list((tmp_path / "crops").glob("*.jpg"))) == 64
     out = run_here("benchmark_input.py", *options, "--contestants", "grain", "--memory", 640)
     assert len(out.split(":")[-1].split(",")) == 10
+    out = run_here("benchmark_input.py", *options, "--kind", "bands-npy", "--contestants", "grain", "--images", 64)
+    assert float(out.splitlines()[1].split()[-2]) > 1
 
 
 @on_one_backend

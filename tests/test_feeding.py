@@ -165,7 +165,7 @@ def test_images_to_score_on_are_the_test_images_or_all_of_a_folder(class_folders
     [
         (
             lambda folder: training.open_unlabeled("nowhere", SHAPE),
-            "`data` must be digits, fashion_mnist or an",
+            "`data` must be digits, fashion_mnist, an existing folder",
         ),
         (lambda folder: training.open_labeled("nowhere", SHAPE), "`directory` must be an existing folder"),
         (

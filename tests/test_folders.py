@@ -214,10 +214,3 @@ def test_the_report_on_a_folder_lists_all_of_it(photos, capsys):
         f"{photos}: 1 damaged, 1 nearly black",
     ]
     assert lines[-3].endswith("if 4095 should be, pass white_level=4095 (--white-level 4095)")
-
-
-def test_shards_in_units_of_their_own_are_refused_with_the_reason(photos, tmp_path):
-    from keras_mae.cli.preparing import prepare
-
-    with pytest.raises(ValueError, match="Shards hold pixels of 0-255: `pixel_range` goes with --check"):
-        prepare(photos, tmp_path / "out", pixel_range=(0.0, 4095.0))

@@ -21,6 +21,7 @@ PROJECT = Path(__file__).parent.parent
 BACKENDS = {"jax", "tensorflow", "torch"}
 OPTIONAL = {"sklearn", "matplotlib", "PIL", "transformers", "skimage", "scipy", "grain", "typer"}
 OPTIONAL |= {"safetensors", "keras_hub", "huggingface_hub", "tf_keras_vis", "tensorboard"}
+OPTIONAL |= {"datasets", "imagecodecs", "pydicom", "tifffile", "zarr"}
 
 _MEASURE = """
 import json, sys, time

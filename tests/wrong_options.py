@@ -27,6 +27,7 @@ POSITIVE = ("0", "-1", "x", "nan", "inf")
 NOT_NEGATIVE = ("-1", "x", "nan", "inf")
 SEED = ("-1", "1.5", "x", str(2**31))
 CHOICE = ("other", "", "3")
+BANDS = ("x", "", "0,1", "3", "-1", "0,1,2,0", "1.5")
 PIXEL_RANGE = ("1 0", "0 nan", "a b", "3 3", "5")
 NO_FILE = ("nowhere", "")
 FOREIGN_ENGINE = "torch_ddp" if keras.backend.backend() == "tensorflow" else "mirrored"
@@ -76,6 +77,7 @@ PRETRAIN: dict[str, tuple[str, ...]] = {
     "--pixel-range": PIXEL_RANGE,
     "--white-level": COUNT,
     "--max-pixels": COUNT,
+    "--bands": BANDS,
     "--precision": CHOICE,
     "--watch": COUNT,
 }
@@ -247,7 +249,13 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
         options(
             "reconstruct",
             ["reconstruct", mae, image],
-            {"--out": ("", "x", "x.xyz", "taken"), "--seed": SEED, "--statistics": CHOICE, "--white-level": COUNT},
+            {
+                "--out": ("", "x", "x.xyz", "taken"),
+                "--seed": SEED,
+                "--statistics": CHOICE,
+                "--white-level": COUNT,
+                "--bands": BANDS,
+            },
         ),
         options("anomaly", ["anomaly", mae, f"{photos}/a", f"{photos}/b"], anomalies, ["info", mae]),
         options("prepare", ["prepare", photos, "packed"], prepare),

@@ -12,6 +12,7 @@ __all__ = [
     "AccumulationSteps",
     "AllowChanged",
     "AllowDamaged",
+    "Bands",
     "BaseLearningRate",
     "BatchSize",
     "CacheFeatures",
@@ -36,6 +37,7 @@ __all__ = [
     "Size",
     "TestFolder",
     "WhiteLevel",
+    "shown_bands",
 ]
 
 
@@ -145,12 +147,14 @@ LabeledData = Annotated[
     str,
     typer.Argument(
         help="digits, fashion_mnist, or a folder with one folder of images per class, or one prepared from such a "
-        "folder as array_record."
+        "folder as array_record; or arrays in a file: FILE::IMAGES::LABELS."
     ),
 ]
 TestFolder = Annotated[
     Path | None,
-    typer.Option(help="Folder of images to evaluate on; by default a tenth of DATA's folder is held out for that."),
+    typer.Option(
+        help="Folder of images, or arrays in a file, to evaluate on; by default a tenth of DATA is held out for that."
+    ),
 ]
 NumLabels = Annotated[
     int | None,
@@ -176,6 +180,22 @@ PixelRange = Annotated[
         metavar="LOW HIGH",
     ),
 ]
+Bands = Annotated[
+    str | None,
+    typer.Option(
+        help="Bands to show in pictures, from 0: three as red, green and blue, such as 3,2,1, or one in gray; by "
+        "default the first ones.",
+        metavar="N,N,N",
+    ),
+]
 AllowDamaged = Annotated[
     float, typer.Option(help="Largest share of damaged images to skip; with 0 the first one is an error.")
 ]
+
+
+def shown_bands(text: str | None) -> tuple[int, ...] | None:
+    """Return the bands to show as they are written: 3,2,1."""
+    try:
+        return None if text is None else tuple(int(band) for band in text.split(","))
+    except ValueError:
+        raise ValueError(f"`bands` must be one integer or three, with commas between. Received: {text}") from None

@@ -58,11 +58,6 @@ def prepare(
         damage = f"{len(found.damaged)} damaged" if found.damaged else "nothing is damaged"
         echo(f"{source}: {damage}" + (f", {len(found.dark)} nearly black" if found.dark else ""))
         raise typer.Exit(1 if found.damaged else 0)
-    if pixel_range != (0.0, 255.0):
-        raise ValueError(
-            "Shards hold pixels of 0-255: `pixel_range` goes with --check, and images in units of their own are read "
-            f"from their folder. Received: pixel_range={pixel_range}"
-        )
     try:
         with _progress("preparing") as show:
             manifest = data.prepare(
@@ -74,6 +69,7 @@ def prepare(
                 quality=quality,
                 labeled=labeled,
                 allow_damaged=allow_damaged,
+                pixel_range=pixel_range,
                 white_level=white_level,
                 max_pixels=max_pixels,
                 progress=show,

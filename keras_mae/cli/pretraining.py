@@ -13,6 +13,7 @@ from keras_mae.cli.options import (
     AccumulationSteps,
     AllowChanged,
     AllowDamaged,
+    Bands,
     BatchSize,
     CheckpointMinutes,
     CheckpointSteps,
@@ -26,9 +27,10 @@ from keras_mae.cli.options import (
     PretrainSize,
     Resume,
     WhiteLevel,
+    shown_bands,
 )
 from keras_mae.cli.output import echo
-from keras_mae.cli.runs import begun_recipe, run_directory, say, say_files, say_plan, with_metadata
+from keras_mae.cli.runs import begun_recipe, run_directory, run_name, say, say_files, say_plan, with_metadata
 
 if TYPE_CHECKING:
     from keras_mae.distribution import Devices
@@ -93,7 +95,7 @@ class Precision(StrEnum):
 
 def pretrain(
     data: Annotated[
-        str, typer.Argument(help="digits, fashion_mnist, or a folder of images, also one from keras-mae prepare.")
+        str, typer.Argument(help="digits, fashion_mnist, a folder of images, also a prepared one, or FILE::IMAGES.")
     ] = "digits",
     model: Annotated[
         str | None, typer.Option(help="Preset, such as mae_vit_base_patch16_224; by default one that fits the data.")
@@ -223,6 +225,7 @@ def pretrain(
     pixel_range: PixelRange = (0.0, 255.0),
     white_level: WhiteLevel = None,
     max_pixels: MaxPixels = None,
+    bands: Bands = None,
     precision: Annotated[Precision, typer.Option(help="Keras dtype policy.")] = Precision.float32,
     seed: Annotated[int, typer.Option(help="Random seed for weights, masks and data order.")] = 0,
     out: Out = None,
@@ -258,7 +261,7 @@ def pretrain(
 
     saving = training.Saving(resume, checkpoint_steps, checkpoint_minutes, allow_changed)
     with keras_mae.distribution.scope(distribution.value) as devices:
-        directory = run_directory(Path(data).name, out, resume, devices)
+        directory = run_directory(run_name(data), out, resume, devices)
         begun = begun_recipe(directory, resume)
         preset = model or DEFAULT_MODELS.get(data, FOLDER_MODEL)
         images = training.open_unlabeled(
@@ -328,7 +331,8 @@ def pretrain(
             mae,
             **with_metadata(feed, recipe_size=chosen),
             run_directory=directory,
-            callbacks=[] if watch is None else [_watch(watch, images, directory, devices)],
+            bands=shown_bands(bands),
+            callbacks=[] if watch is None else [_watch(watch, images, directory, devices, bands)],
             saving=saving,
         )
         say_files(devices, directory)
@@ -380,7 +384,7 @@ def _crops(smallest: float | None, shift: float | None, flip: bool | None) -> di
     return fields if flip is None else {**fields, "flip": flip}
 
 
-def _watch(every_epochs: int, images: UnlabeledImages, directory: Path, devices: Devices) -> Any:
+def _watch(every: int, images: UnlabeledImages, directory: Path, devices: Devices, bands: str | None) -> Any:
     """Return the callback that draws reconstructions, and print how to look at them."""
     from keras_mae import training
 
@@ -388,4 +392,4 @@ def _watch(every_epochs: int, images: UnlabeledImages, directory: Path, devices:
         raise ValueError(f"`watch` goes with one process. Received: {devices.processes} processes")
     pictures = directory / training.RunFile.WATCH
     echo(f"pictures: {pictures} (tensorboard --logdir {pictures})")
-    return training.Watch(images.examples, pictures, every_epochs, names=images.example_names)
+    return training.Watch(images.examples, pictures, every, names=images.example_names, bands=shown_bands(bands))

@@ -15,6 +15,7 @@ __all__ = [
     "begun_recipe",
     "draws_balanced",
     "run_directory",
+    "run_name",
     "say",
     "say_files",
     "say_plan",
@@ -32,6 +33,13 @@ def run_directory(name: str, out: Path | None, resume: bool, devices: Devices) -
     if out is None and devices.processes > 1:
         raise ValueError(f"Several processes need a run directory that they share: --out runs/{name}-1")
     return out or RunDirectory.next_free(name).path
+
+
+def run_name(data: str) -> str:
+    """Return what a run is called by its data: a folder's name, or "cells.h5-images" of an array in a file."""
+    from keras_mae.data.array_files import data_name
+
+    return data_name(data).replace("::", "-").replace("/", "-")
 
 
 def begun_recipe(directory: Path, resume: bool) -> Recipe | None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from keras_mae import _class_names
-from keras_mae.cli.options import SavedModel, WhiteLevel
+from keras_mae.cli.options import Bands, SavedModel, WhiteLevel, shown_bands
 from keras_mae.cli.output import add_row, echo, table
 
 __all__ = ["info", "reconstruct"]
@@ -36,6 +36,7 @@ def reconstruct(
         typer.Option(help="Patch statistics that undo a normalized target; true ones give part of the answer away."),
     ] = Statistics.visible,
     white_level: WhiteLevel = None,
+    bands: Bands = None,
 ) -> None:
     """Draw how MODEL fills in masked images."""
     import numpy as np
@@ -44,6 +45,7 @@ def reconstruct(
     from keras_mae import _files, convert
     from keras_mae.data.examination import grays_in_the_dark
     from keras_mae.data.levels import Levels
+    from keras_mae.visualize.figures import checked_bands
 
     mae = convert.load_model(model)
     if not isinstance(mae, keras_mae.MaskedAutoencoder):
@@ -52,12 +54,14 @@ def reconstruct(
             f"Received: a {type(mae).__name__} in {str(model)!r}"
         )
     keras_mae.visualize.check_savable(out)
+    shown = shown_bands(bands)
+    checked_bands(shown, mae.encoder.image_shape[-1])
     levels: dict[str, Any] = {"pixel_range": mae.encoder.pixel_range, "white_level": white_level}
     batch = np.stack([keras_mae.data.read_image(path, mae.encoder.image_shape, **levels) for path in images])
     if darkness := grays_in_the_dark(images, Levels(**levels)):
         warnings.warn(darkness, stacklevel=2)
     result = mae.reconstruct(batch, seed=seed, statistics=statistics.value)
-    figure = keras_mae.visualize.reconstructions(result, max_images=len(batch))
+    figure = keras_mae.visualize.reconstructions(result, max_images=len(batch), bands=shown)
     with _files.whole(out) as unfinished:
         figure.savefig(unfinished)
     echo(f"{out}: {len(batch)} image{'s' if len(batch) > 1 else ''}")

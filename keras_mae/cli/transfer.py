@@ -36,7 +36,16 @@ from keras_mae.cli.options import (
     WhiteLevel,
 )
 from keras_mae.cli.output import echo
-from keras_mae.cli.runs import begun_recipe, draws_balanced, run_directory, say, say_plan, say_scores, with_metadata
+from keras_mae.cli.runs import (
+    begun_recipe,
+    draws_balanced,
+    run_directory,
+    run_name,
+    say,
+    say_plan,
+    say_scores,
+    with_metadata,
+)
 
 if TYPE_CHECKING:
     from keras_mae.distribution import Devices
@@ -95,7 +104,7 @@ def finetune(
 
     saving = keras_mae.training.Saving(resume, checkpoint_steps, checkpoint_minutes, allow_changed)
     with keras_mae.distribution.scope(distribution.value) as devices:
-        directory = run_directory(f"finetune-{Path(data).name}", out, resume, devices)
+        directory = run_directory(f"finetune-{run_name(data)}", out, resume, devices)
         encoder = _encoder(model)
         shape = encoder.image_shape if image_size is None else (image_size, image_size, encoder.image_shape[2])
         images = _open(
@@ -176,7 +185,7 @@ def probe(
 
     saving = keras_mae.training.Saving(resume, checkpoint_steps, checkpoint_minutes, allow_changed)
     with keras_mae.distribution.scope(distribution.value) as devices:
-        directory = run_directory(f"probe-{Path(data).name}", out, resume, devices)
+        directory = run_directory(f"probe-{run_name(data)}", out, resume, devices)
         begun = begun_recipe(directory, resume)
         encoder = _encoder(model)
         images = _open(
@@ -258,7 +267,7 @@ def knn(
         white_level=white_level,
         max_pixels=max_pixels,
     )
-    directory = run_directory(f"knn-{Path(data).name}", out, False, devices)
+    directory = run_directory(f"knn-{run_name(data)}", out, False, devices)
     training.run_knn(
         loaded if _is_attentive(loaded, pooling) else encoder,
         training.evaluation_batches(images.train),
@@ -277,7 +286,8 @@ def evaluate(
         str,
         typer.Argument(
             help="digits or fashion_mnist, of which the test images are used, or a folder with one folder of images "
-            "per class, or one prepared from such a folder as array_record."
+            "per class, or one prepared from such a folder as array_record; or arrays in a file: "
+            "FILE::IMAGES::LABELS."
         ),
     ] = "digits",
     size: Annotated[
@@ -312,7 +322,7 @@ def evaluate(
         echo(_class_names.by_place(images.class_names or (), loaded.num_classes))
         loaded.class_names = images.class_names
     recipe = keras_mae.recipes.FineTuneRecipe.for_size(size.value)
-    directory = run_directory(f"evaluate-{Path(data).name}", out, False, keras_mae.distribution.current())
+    directory = run_directory(f"evaluate-{run_name(data)}", out, False, keras_mae.distribution.current())
     training.run_evaluation(loaded, training.evaluation_batches(images, recipe), directory)
     say_scores(directory, "images")
 

@@ -1,19 +1,22 @@
 """Images for `fit`, from the sources people have."""
 
+from keras_mae.data.array_source import ArrayFileSource
 from keras_mae.data.augment import Augmentation
 from keras_mae.data.builtin import BUILTIN, CLASS_NAMES, digits, fashion_mnist, load_builtin, read_idx
 from keras_mae.data.crops import Box, CenterCrop, RandomCrop, RandomResizedCrop
 from keras_mae.data.datasets import (
+    from_array_file,
     from_arrays,
     from_dataset,
     from_directory,
+    from_huggingface,
     from_tfds,
     from_tfrecords,
-    make_dataset,
-    open_directory,
 )
+from keras_mae.data.directories import open_directory
 from keras_mae.data.examination import Examination
 from keras_mae.data.images import read_image
+from keras_mae.data.loading import make_dataset
 from keras_mae.data.preparation import check_directory, find_damaged, prepare
 from keras_mae.data.records import RecordSource
 from keras_mae.data.sources import ArraySource, FolderSource, Subset
@@ -23,6 +26,7 @@ from keras_mae.data.streams import Stream
 __all__ = [
     "BUILTIN",
     "CLASS_NAMES",
+    "ArrayFileSource",
     "ArraySource",
     "Augmentation",
     "Box",
@@ -39,9 +43,11 @@ __all__ = [
     "digits",
     "fashion_mnist",
     "find_damaged",
+    "from_array_file",
     "from_arrays",
     "from_dataset",
     "from_directory",
+    "from_huggingface",
     "from_tfds",
     "from_tfrecords",
     "load_builtin",

@@ -1,103 +1,33 @@
-"""A source as batches for `fit`: through tf.data, or through Grain without TensorFlow."""
+"""Batches for `fit` from the sources that people have."""
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_mae import _checks, _class_names
-from keras_mae.data import tf_data
-from keras_mae.data.augment import Augmentation
-from keras_mae.data.batches import Batches, Plan, check_options, checked_shard
-from keras_mae.data.crops import CenterCrop, Crop, RandomResizedCrop
-from keras_mae.data.grain_data import GrainDataset
-from keras_mae.data.levels import Levels, checked_levels
-from keras_mae.data.manifests import check_levels, read_manifest
-from keras_mae.data.records import IMAGE, LABEL, RecordSource
-from keras_mae.data.relabeling import relabeled
-from keras_mae.data.sources import ArraySource, FolderSource, Source, check_source
-from keras_mae.data.streams import Stream, dataset_stream
+from keras_mae.data.array_source import ArrayFileSource
+from keras_mae.data.directories import open_directory
+from keras_mae.data.huggingface import HuggingFaceSource
+from keras_mae.data.levels import Levels
+from keras_mae.data.loading import make_dataset
+from keras_mae.data.sources import ArraySource
+from keras_mae.data.streams import dataset_stream
 from keras_mae.data.tfds import tfds_source
 from keras_mae.data.tfrecords import tfrecord_stream
 from keras_mae.pixels import BYTES, PixelRange
 
 __all__ = [
+    "from_array_file",
     "from_arrays",
     "from_dataset",
     "from_directory",
+    "from_huggingface",
     "from_tfds",
     "from_tfrecords",
     "make_dataset",
     "open_directory",
 ]
-
-_LOADERS = ("tf.data", "grain")
-
-
-def make_dataset(
-    source: Source | Stream,
-    batch_size: int,
-    *,
-    shuffle: bool = True,
-    seed: int = 0,
-    drop_remainder: bool = False,
-    loader: str | None = None,
-    augment: Augmentation | None = None,
-    crop: Crop | None = None,
-    crops_per_image: int = 1,
-    shard: tuple[int, int] | None = None,
-    workers: int | None = None,
-) -> Any:
-    """Load a source in batches, in parallel with training and in a different order every epoch.
-
-    Args:
-        source: An `ArraySource`, `FolderSource`, `RecordSource`, `Subset`, or, for tf.data, a `Stream`.
-        batch_size: Images in a batch of all workers together, each crop counted.
-        shuffle: Whether to shuffle: a source over its whole length, a `Stream` within its buffer.
-        seed: Seed for order and crops; the same seed reproduces both.
-        drop_remainder: Whether to leave out the last batch of an epoch if it is not full. Every batch then has
-            the same shape, and XLA compiles once.
-        loader: "tf.data", or "grain" (no TensorFlow needed). By default tf.data where TensorFlow is installed.
-        augment: Augmentation of every batch of images and labels.
-        crop: `RandomResizedCrop`, `CenterCrop`, or a function like them. For images of various sizes the default is
-            `RandomResizedCrop()` with `shuffle`, which is for training, and `CenterCrop()` without.
-        crops_per_image: Crops to take of each image once it is decoded, next to one another in the batch (repeated
-            sampling); an epoch has as many times more batches. Useful where decoding limits training.
-        shard: (index, count) of this worker, which gets its part of every batch. By default what the enclosing
-            `keras_mae.distribution.scope` says, and outside of one all of every batch.
-        workers: Parallel calls that load (tf.data; one a core by default), or processes (grain; by default none:
-            threads of this process).
-
-    Returns:
-        A dataset for `fit`: images, or (images, labels) where the source has labels. It has a length unless it is a
-        `Stream` whose number of images is unknown. Its `class_names` are the source's: a tuple, or `None`.
-
-    Raises:
-        ValueError: If an argument is out of range, or no batch would be left.
-    """
-    check_source(source)
-    check_options(batch_size, shuffle, seed, drop_remainder, crops_per_image, workers)
-    shard = checked_shard(shard, batch_size, crops_per_image, drop_remainder)
-    if crop is None and not source.sized:
-        crop = RandomResizedCrop() if shuffle else CenterCrop()
-    plan = Plan(batch_size, shuffle, seed, drop_remainder, augment, crop, crops_per_image, shard, workers)
-    plan.check(source)
-    dataset = _loaded(source, plan, loader)
-    dataset.class_names = _class_names.named(source)
-    return dataset
-
-
-def _loaded(source: Source | Stream, plan: Plan, loader: str | None) -> Any:
-    if isinstance(source, Stream):
-        _check_stream_loader(source, loader)
-        return tf_data.stream_dataset(source, plan)
-    if loader is None:
-        loader = "tf.data" if importlib.util.find_spec("tensorflow") else "grain"
-    grain = _checks.one_of("loader", loader, _LOADERS) == "grain"
-    batches = Batches(source, plan)
-    return GrainDataset(batches) if grain else tf_data.dataset(batches)
 
 
 def from_arrays(
@@ -134,6 +64,53 @@ def from_arrays(
         12
     """
     source = ArraySource(images, labels, image_size, class_names=class_names, pixel_range=pixel_range)
+    return make_dataset(source, batch_size, **options)
+
+
+def from_array_file(
+    file: str | Path,
+    batch_size: int = 256,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    class_names: Sequence[str] | None = None,
+    pixel_range: PixelRange = BYTES,
+    white_level: int | None = None,
+    max_pixels: int | None = None,
+    **options: Any,
+) -> Any:
+    """Load batches from an array of images in an HDF5, Zarr or .npy file, of which only these are read.
+
+    Args:
+        file: Name of the array, such as "cells.h5::images", or "cells.zarr::images::labels" with labels from a second
+            one; or a .npy file.
+        batch_size: Images in a batch.
+        image_size: Side in pixels of the images that crops are resized to, or (height, width); by default the images'
+            own, without crops.
+        channels: Channels that the array must have, or 3 for one of gray images; by default its own.
+        class_names: Names of the classes, in the order of the labels; by default the labels as texts.
+        pixel_range: (low, high), the smallest and the largest pixel; with another than (0, 255) images are float32 in
+            the array's own numbers.
+        white_level: Number that becomes 255 in unsigned integers of 16 bits, as for `read_image`.
+        max_pixels: Pixels of the largest image, or chunk, to read, as for `read_image`.
+        options: Other arguments of `make_dataset`.
+
+    Returns:
+        A dataset for `fit`, with a length.
+
+    Raises:
+        ValueError: If there is no such array, or it is not one of images in the range.
+        ImportError: If the library that reads the file is missing.
+    """
+    source = ArrayFileSource(
+        file,
+        image_size,
+        channels,
+        class_names=class_names,
+        pixel_range=pixel_range,
+        white_level=white_level,
+        max_pixels=max_pixels,
+    )
     return make_dataset(source, batch_size, **options)
 
 
@@ -192,60 +169,6 @@ def from_directory(
     return make_dataset(source, batch_size, **options)
 
 
-def open_directory(
-    directory: str | Path,
-    image_size: int | tuple[int, int] = 224,
-    channels: int = 3,
-    *,
-    labeled: bool = False,
-    class_names: Sequence[str] | None = None,
-    allow_damaged: float = 0.0,
-    pixel_range: PixelRange = BYTES,
-    white_level: int | None = None,
-    max_pixels: int | None = None,
-) -> Source | Stream:
-    """Open the source behind `from_directory`, which has the same arguments."""
-    _checks.within("allow_damaged", allow_damaged, 1)
-    _checks.boolean("labeled", labeled)
-    manifest = read_manifest(directory) if _checks.path("directory", directory).is_dir() else None
-    if manifest is None:
-        folder = FolderSource(
-            directory,
-            image_size,
-            channels,
-            labeled=labeled,
-            allow_damaged=allow_damaged,
-            pixel_range=pixel_range,
-            white_level=white_level,
-            max_pixels=max_pixels,
-        )
-        return relabeled(folder, class_names)
-    check_levels(directory, manifest, Levels(pixel_range, white_level))
-    if labeled and not manifest.get("classes"):
-        raise ValueError(f"{str(directory)!r} was prepared without labels: prepare it again with --labeled")
-    files = [Path(directory) / shard["file"] for shard in manifest["shards"]]
-    if manifest["format"] == "array_record":
-        if allow_damaged:
-            rule = f"0 for {str(directory)!r}, prepared as ArrayRecord"
-            raise _checks.argument_error("allow_damaged", rule, allow_damaged)
-        names = manifest.get("classes") or None
-        records = RecordSource(files, image_size, channels, class_names=names, max_pixels=max_pixels)
-        return relabeled(records, class_names)
-    stream = tfrecord_stream(
-        files,
-        image_size,
-        channels,
-        image_key=IMAGE,
-        label_key=LABEL if manifest.get("classes") else None,
-        count=manifest["images"],
-        counts=[shard["images"] for shard in manifest["shards"]],
-        allow_damaged=allow_damaged,
-        levels=Levels(max_pixels=max_pixels),
-        class_names=manifest.get("classes") or None,
-    )
-    return relabeled(stream, class_names)
-
-
 def from_tfds(
     name: str,
     split: str = "train",
@@ -294,7 +217,7 @@ def from_tfds(
         data_dir=data_dir,
         download=download,
         allow_damaged=allow_damaged,
-        levels=checked_levels(pixel_range, white_level, channels, max_pixels),
+        levels=Levels(pixel_range, white_level, max_pixels),
     )
     return make_dataset(source, batch_size, **options)
 
@@ -344,7 +267,7 @@ def from_tfrecords(
         label_key=label_key,
         count=count,
         allow_damaged=allow_damaged,
-        levels=checked_levels(pixel_range, white_level, channels, max_pixels),
+        levels=Levels(pixel_range, white_level, max_pixels),
     )
     return make_dataset(stream, batch_size, **options)
 
@@ -386,9 +309,46 @@ def from_dataset(
     return make_dataset(dataset_stream(dataset, image_size, channels, allow_damaged, levels), batch_size, **options)
 
 
-def _check_stream_loader(stream: Stream, loader: str | None) -> None:
-    if _checks.one_of("loader", loader or "tf.data", _LOADERS) == "grain":
-        raise ValueError(
-            f"Grain reads by index, and {stream.name} can only be read from front to back: use "
-            "loader='tf.data', or have `keras-mae prepare` write it as ArrayRecord"
-        )
+def from_huggingface(
+    dataset: Any,
+    image_size: int | tuple[int, int] = 224,
+    batch_size: int = 256,
+    *,
+    channels: int = 3,
+    image_key: str | None = None,
+    label_key: str | None = None,
+    pixel_range: PixelRange = BYTES,
+    white_level: int | None = None,
+    max_pixels: int | None = None,
+    **options: Any,
+) -> Any:
+    """Load batches of a split of a Hugging Face data set (`datasets.load_dataset(..., split="train")`), by index.
+
+    Args:
+        dataset: A `datasets.Dataset` with a column of images.
+        image_size: Side in pixels of the images to make, or (height, width).
+        batch_size: Images in a batch.
+        channels: 1 (gray), 3 (RGB) or 4 (RGBA) for pictures; for files of arrays their bands.
+        image_key: Name of the column of images; by default the one there is.
+        label_key: Name of the column of labels; by default the one that is a `ClassLabel`, if there is one.
+        pixel_range: (low, high), the smallest and the largest pixel, as for `read_image`.
+        white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
+        max_pixels: Pixels of the largest image to read, as for `read_image`.
+        options: Other arguments of `make_dataset`.
+
+    Returns:
+        A dataset for `fit`, with a length, and with labels where the data set has them.
+
+    Raises:
+        ValueError: If it is no such data set, or has no column of images.
+        ImportError: If the `datasets` library is missing.
+    """
+    source = HuggingFaceSource(
+        dataset,
+        image_size,
+        channels,
+        image_key=image_key,
+        label_key=label_key,
+        levels=Levels(pixel_range, white_level, max_pixels),
+    )
+    return make_dataset(source, batch_size, **options)

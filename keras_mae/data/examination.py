@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_mae.data import images as image_files
+from keras_mae.data.array_images import ArrayImage
 from keras_mae.data.levels import Levels, numbers_of
 from keras_mae.data.sizes import room
 
@@ -38,20 +39,23 @@ class Examination:
     passed_over: str = ""
 
 
-def examine(paths: Sequence[Path], levels: Levels, done: Callable[[], None] | None = None) -> Examination:
-    """Decode image files, and say what is wrong with them; call `done` after each file."""
+def examine(
+    paths: Sequence[Path], levels: Levels, done: Callable[[], None] | None = None, *, channels: int | None = None
+) -> Examination:
+    """Decode image files, and say what is wrong with them; call `done` after each file.
+
+    Args:
+        paths: Paths of the files.
+        levels: What becomes of their numbers.
+        done: Function that is called after each file.
+        channels: Channels to make of their bands; by default whatever they have.
+    """
 
     def check(path: Path) -> tuple[str, str, bool]:
         try:
-            pages = image_files.check_header(path, levels)
-            small = image_files.read_image(
-                path,
-                (8, 8, 1),
-                pixel_range=levels.pixel_range,
-                white_level=levels.white_level,
-                max_pixels=levels.max_pixels,
-            )
-            may_be_dark = not levels.own_units and small.max() <= _NEARLY_BLACK
+            pages = image_files.check_header(path, levels, channels)
+            brightest = image_files.brightest(path, levels)
+            may_be_dark = not levels.own_units and brightest <= _NEARLY_BLACK
             return "", _darkness(path, levels) if may_be_dark else "", pages > 1
         except ValueError as error:
             return str(error), "", False
@@ -80,12 +84,17 @@ def grays_in_the_dark(paths: Sequence[Path], levels: Levels) -> str:
 
 def _darkness(path: Path, levels: Levels) -> str:
     """Return what makes an image nearly black, or "" if there is something bright in it."""
-    with image_files.open_file(path, levels.max_pixels) as file, room(file.size):
-        numbers = numbers_of(file)
-        largest = int(numbers.of(file).max())
-    # Not reduced: no pixel may be missed.
-    with image_files.decoded(path, 1 << 20, levels.white_level, levels.max_pixels) as image:
-        brightest = int(np.asarray(image).max())
+    with image_files.open_image(path, None, levels) as file, room(file.size):
+        if isinstance(file, ArrayImage):
+            numbers, largest = file.numbers, int(file.read().max())
+        else:
+            numbers = numbers_of(file)
+            largest = int(numbers.of(file).max())
+    if isinstance(file, ArrayImage):
+        brightest = int(image_files.brightest(path, levels))
+    else:  # not reduced: no pixel may be missed
+        with image_files.decoded(path, 1 << 20, levels.white_level, levels.max_pixels) as image:
+            brightest = int(np.asarray(image).max())
     if brightest > _NEARLY_BLACK:
         return ""
     name = f"{str(path)!r} is nearly black: "

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from keras_mae._terminal import printable
+from keras_mae.data.array_images import ARRAY_ENDINGS, kind_of
 from keras_mae.data.images import extensions
 from keras_mae.data.plug_ins import how_to_read, unread
 
@@ -28,7 +29,8 @@ class FolderContents:
         paths: Paths of all image files below the folder, in order.
         classes: Names of the folders in it, in order, those without images too: training and test folders then number
             their classes alike.
-        other: Numbers of files that are no images, by their endings.
+        other: Numbers of files that are no images, by their endings. Files of arrays are images only in a folder
+            that holds no others.
         broken: Number of links that lead nowhere.
         repeated: Links to folders that are read already, or that hold this one.
     """
@@ -59,7 +61,8 @@ class FolderContents:
         if self.repeated:
             parts.append(f"{_counted(len(self.repeated), 'link')} to folders that are read already")
         if stacks:
-            parts.append(f"all pages but the first of {_counted(stacks, 'TIFF file')}")
+            tiff = any(path.suffix.lower() in (".tif", ".tiff") for path in self.paths)
+            parts.append(f"all pages but the first of {_counted(stacks, 'TIFF file' if tiff else 'DICOM file')}")
         return "Passed over " + "; ".join(parts) if parts else ""
 
 
@@ -75,7 +78,8 @@ def look_into(directory: Path) -> FolderContents:
     """
     if not directory.is_dir():
         raise ValueError(f"`directory` must be an existing folder. Received: directory={str(directory)!r}")
-    found, endings = FolderContents(), extensions()
+    found, endings = FolderContents(), extensions() - {*ARRAY_ENDINGS}
+    arrays, unnamed = list[Path](), list[Path]()
     root = os.path.realpath(directory)
     above = {root, *map(str, Path(root).parents)}
     seen, links = set[str](), deque[Path]()
@@ -101,7 +105,11 @@ def look_into(directory: Path) -> FolderContents:
                 elif path.suffix.lower() in endings:
                     found.paths.append(path)
                 else:
-                    found.other[path.suffix.lower() or "without an ending"] += 1
+                    found.other[_ending(path)] += 1
+                    if path.suffix.lower() in ARRAY_ENDINGS:
+                        arrays.append(path)
+                    elif path.suffix == "" or path.suffix[1:].isdigit():
+                        unnamed.append(path)
 
     walk(directory)
     found.classes = sorted(
@@ -111,11 +119,15 @@ def look_into(directory: Path) -> FolderContents:
     )
     while links:
         walk(links.popleft())
+    if not found.paths:  # beside pictures they are something else: features, masks
+        found.paths = arrays + [path for path in unnamed if _is_slice(path)]
+        found.other -= Counter(map(_ending, found.paths))
     found.paths.sort()
     if not found.paths:
         raise ValueError(
-            "`directory` must hold images, in it or in folders below: .jpg, .png, .tif or what else Pillow opens. "
-            + f"Received: none in {str(directory)!r}. {found.passed_over()}".removesuffix(". ")
+            "`directory` must hold images, in it or in folders below: .jpg, .png, .tif or what else Pillow opens, "
+            ".npy or DICOM. "
+            f"Received: none in {str(directory)!r}. {found.passed_over()}".removesuffix(". ")
         )
     return found
 
@@ -134,6 +146,18 @@ def _kind(entry: os.DirEntry[str]) -> str:
     except OSError:  # also of a link to itself
         return "broken"
     return "file"
+
+
+def _is_slice(path: Path) -> bool:
+    """Return whether a file is a DICOM image by its first bytes; a DICOMDIR is a list of them."""
+    try:
+        return path.is_file() and path.name.upper() != "DICOMDIR" and kind_of(path) == "dicom"
+    except OSError:
+        return False
+
+
+def _ending(path: Path) -> str:
+    return path.suffix.lower() or "without an ending"
 
 
 def _kinds(endings: Counter[str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,31 +11,18 @@ from typing import Any
 import numpy as np
 
 from keras_mae import _checks
-from keras_mae._optional import require
-from keras_mae.data import plug_ins
+from keras_mae.data.array_images import ArrayImage, pixels_of
 from keras_mae.data.crops import Box, CenterCrop, Crop
-from keras_mae.data.levels import (
-    EIGHT_BITS,
-    Levels,
-    Numbers,
-    UnclearNumbers,
-    check_range,
-    checked_levels,
-    numbers_of,
-    refuse,
-)
-from keras_mae.data.sizes import TooLarge, allowed, check_pixels, room, webp_size
+from keras_mae.data.levels import EIGHT_BITS, Levels, Numbers, check_range, numbers_of, refuse
+from keras_mae.data.opening import MODES, extensions, named_errors, open_file, open_image, pillow
+from keras_mae.data.sizes import room
 from keras_mae.pixels import BYTES, PixelRange
 
-__all__ = ["MODES", "check_header", "decoded", "extensions", "is_deep", "open_file", "pillow", "read_image"]
-__all__ += ["upright_size", "views"]
+__all__ = ["MODES", "as_array", "brightest", "check_header", "decoded", "extensions", "is_deep", "open_file"]
+__all__ += ["open_image", "pillow", "read_image", "resized", "upright_size", "views"]
 
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _ORIENTATION = 0x0112  # the EXIF tag; from 5 on, height and width change places
 _DRAFTED = ("JPEG", "MPO")  # can be decoded at reduced size
-# What Pillow opens and is not read: documents and drawings, films, formats that it only recognizes, and FITS, of
-# which it does not read scale and zero, so that its numbers are not the file's.
-_NOT_READ = ("BUFR", "EPS", "FITS", "FLI", "GRIB", "HDF5", "IPTC", "MPEG", "PDF", "WMF")
 
 
 def read_image(
@@ -55,7 +41,8 @@ def read_image(
 
     Args:
         file: Path of the file, or its bytes.
-        image_shape: Height, width and channels (1, 3 or 4) of the result.
+        image_shape: Height, width and channels of the result. 1, 3 or 4 channels are made of a picture's colors.
+            Files of arrays (.npy, DICOM, TIFF of many bands) must have so many bands, or one where 3 are made.
         crop: Part of the image to read; by default as much of the center as has the result's shape.
         pixel_range: (low, high), the smallest and the largest pixel. With (0, 255) the result is uint8: grays of 9 to
             16 bits are divided by their white level, and signed or 32-bit integers and floats are refused. With any
@@ -75,32 +62,29 @@ def read_image(
     file = file if isinstance(file, bytes) else _checks.path("file", file, "the path of an image file, or its bytes")
     name = "an image in memory" if isinstance(file, bytes) else str(file)
     image_shape = _checks.image_shape(image_shape)
-    if image_shape[2] not in MODES:
-        raise _checks.argument_error("image_shape", "(height, width, channels) of 1, 3 or 4 channels", image_shape)
     if crop is not None:
         _checks.function("crop", crop, "a crop, such as keras_mae.data.CenterCrop(), or None")
-    levels = checked_levels(pixel_range, white_level, image_shape[2], max_pixels)
+    levels = Levels(pixel_range, white_level, max_pixels)
     return views(file, name, image_shape, crop or CenterCrop(), [np.random.default_rng(0)], levels)[0].copy()
 
 
-def extensions() -> frozenset[str]:
-    """Return the endings of the files that are read, in lower case: those of every format that Pillow opens."""
-    plug_ins.register(pillow())
-    known = pillow().registered_extensions()
-    formats = pillow().OPEN.keys() - set(_NOT_READ)
-    return frozenset(ending.lower() for ending, form in known.items() if form in formats or form == "MPO")
-
-
-def check_header(path: Path, levels: Levels) -> int:
+def check_header(path: Path, levels: Levels, channels: int | None = None) -> int:
     """Read a file's header, and refuse what could not be read later.
 
+    Args:
+        path: Path of the file.
+        levels: What becomes of its numbers.
+        channels: Channels to make of its bands; `None` for its own.
+
     Returns:
-        Number of pages if it is a TIFF file, else 1: in others frames belong together.
+        Number of pages or slices of a TIFF or DICOM file, else 1: in others frames belong together.
 
     Raises:
         ValueError: If it is no image, or its numbers cannot be read in these levels.
     """
-    with _named_errors(path, str(path)), open_file(path, levels.max_pixels) as file:
+    with named_errors(path, str(path)), open_image(path, channels, levels) as file:
+        if isinstance(file, ArrayImage):
+            return file.pages
         refuse(file, numbers_of(file), levels)
         return int(file.n_frames) if file.format == "TIFF" else 1
 
@@ -118,40 +102,90 @@ def views(
     Of an array, which is in the range of the levels, only what bicubic resizing adds to it is cut off.
     """
     if isinstance(image, np.ndarray):
-        height, width = image.shape[:2]
-        boxes = [crop(width, height, image_shape[:2], generator) for generator in generators]
-        return [_cut_array(image, box, image_shape, levels.pixel_range) for box in boxes]
+        return _views_of_array(image, image_shape, crop, generators, levels.pixel_range)
     with contextlib.ExitStack() as stack:
-        with _named_errors(image, name):
-            file = stack.enter_context(open_file(image, levels.max_pixels))
-            numbers = numbers_of(file)
+        with named_errors(image, name):
+            file = stack.enter_context(open_image(image, image_shape[2], levels))
+            if isinstance(file, ArrayImage):
+                stack.enter_context(room(file.size))
+                array = pixels_of(file.read(), file.numbers, levels)
+            else:
+                array, numbers = None, numbers_of(file)
+        if array is not None:
+            return _views_of_array(array, image_shape, crop, generators, levels.pixel_range)
+        with named_errors(image, name):
             if file.format not in _DRAFTED:
                 stack.enter_context(room(file.size))
                 file.load()  # Pillow turns TIFF files upright here, and has their upright size before: ask afterwards
             turned = file.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
         width, height = file.size[::-1] if turned else file.size
         boxes = [crop(width, height, image_shape[:2], generator) for generator in generators]
-        with _named_errors(image, name):
+        with named_errors(image, name):
             return _decode_and_cut(file, boxes, (width, height), image_shape, numbers, levels)
 
 
-@contextlib.contextmanager
-def _named_errors(image: str | Path | bytes, name: str) -> Iterator[None]:
-    """Raise whatever a file makes Pillow raise as one `ValueError` that names the file."""
-    try:
-        yield
-    except ImportError:
-        raise
-    except FileNotFoundError as error:
-        raise ValueError(f"There is no image file {name!r}") from error
-    except Exception as error:
-        raise _unreadable(image, name, error) from error
+def _views_of_array(
+    array: np.ndarray,
+    image_shape: tuple[int, int, int],
+    crop: Crop,
+    generators: Sequence[np.random.Generator],
+    pixel_range: PixelRange,
+) -> list[np.ndarray]:
+    """Return crops of an array (height, width, bands), of which one band is given to all channels."""
+    height, width, bands = array.shape
+    boxes = [crop(width, height, image_shape[:2], generator) for generator in generators]
+    shape = (*image_shape[:2], bands)
+    return [np.broadcast_to(_cut_array(array, box, shape, pixel_range), image_shape) for box in boxes]
 
 
 def is_deep(path: Path, max_pixels: int | None = None) -> bool:
-    """Return whether a file holds grays that Pillow does not have in 8 bits."""
-    with _named_errors(path, str(path)), open_file(path, max_pixels) as file:
-        return numbers_of(file).deep
+    """Return whether a file holds grays, or many bands, of more than 8 bits."""
+    with named_errors(path, str(path)), open_image(path, None, Levels(max_pixels=max_pixels), False) as file:
+        return (file.numbers if isinstance(file, ArrayImage) else numbers_of(file)).deep
+
+
+def brightest(path: Path, levels: Levels) -> float:
+    """Decode a file as a whole, and return about the largest of its pixels.
+
+    Raises:
+        ValueError: If it cannot be decoded, or its numbers not be read in these levels.
+    """
+    with named_errors(path, str(path)), open_image(path, None, levels) as file:
+        if isinstance(file, ArrayImage):
+            with room(file.size):
+                return float(pixels_of(file.read(), file.numbers, levels).max())
+    return float(views(path, str(path), (8, 8, 1), CenterCrop(), [np.random.default_rng(0)], levels)[0].max())
+
+
+def as_array(path: Path, levels: Levels) -> np.ndarray | None:
+    """Return a file's image whole and upright in its own numbers, integers as such; `None` if it is one of 8 bits.
+
+    Of pictures that Pillow reads, an array (height, width, 1 or 3) where the levels are in units of their own.
+
+    Raises:
+        ValueError: If it cannot be decoded as a whole, or a number lies beyond the range.
+    """
+    from PIL import ImageOps
+
+    with named_errors(path, str(path)), open_image(path, None, levels) as file:
+        if not isinstance(file, ArrayImage) and not levels.own_units:
+            return None
+        with room(file.size):
+            if not isinstance(file, ArrayImage):
+                numbers = numbers_of(file)
+                image = ImageOps.exif_transpose(file)
+                gray = image.mode in ("1", "L") or numbers.deep
+                return _own_values(image, "L" if gray else "RGB", numbers, levels).astype(numbers.dtype)
+            values = file.read()
+            pixels = pixels_of(values, file.numbers, levels)
+            whole = levels.own_units and values.dtype.kind in "ui"
+            return values.astype(values.dtype.newbyteorder("=")) if whole else pixels
+
+
+def resized(image: np.ndarray, size: tuple[int, int], pixel_range: PixelRange) -> np.ndarray:
+    """Return an array (height, width, bands) resized bicubically to `size`, in its own dtype."""
+    box = Box(0, 0, image.shape[1], image.shape[0])
+    return _cut_array(image, box, (*size, image.shape[2]), pixel_range)
 
 
 @contextlib.contextmanager
@@ -165,7 +199,7 @@ def decoded(
     """
     from PIL import ImageOps
 
-    with _named_errors(path, str(path)), open_file(path, max_pixels) as file:
+    with named_errors(path, str(path)), open_file(path, max_pixels) as file:
         if file.format in _DRAFTED:
             file.draft(file.mode, (2 * short_side, 2 * short_side))
         numbers = numbers_of(file)
@@ -176,52 +210,15 @@ def decoded(
 
 def upright_size(path: Path, max_pixels: int | None = None) -> tuple[int, int]:
     """Return (height, width) of an image file's image, turned upright."""
-    with _named_errors(path, str(path)), open_file(path, max_pixels) as file:
+    with named_errors(path, str(path)), open_image(path, None, Levels(max_pixels=max_pixels), False) as file:
+        if isinstance(file, ArrayImage):
+            return file.shape[:2]
         if file.format not in _DRAFTED:
             with room(file.size):
                 file.load()  # see `views`
         turned = file.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
         width, height = file.size
     return (width, height) if turned else (height, width)
-
-
-def open_file(image: str | Path | bytes, max_pixels: int | None = None) -> Any:
-    """Open an image: its header is read, and its pixels are not yet decoded; refuse one that is too large."""
-    plug_ins.register(pillow())  # with all of its own formats
-    formats = [name for name in pillow().ID if name not in _NOT_READ]
-    most = allowed(pillow(), max_pixels)
-    with io.BytesIO(image) if isinstance(image, bytes) else open(image, "rb") as opened:
-        stored = opened.seek(0, 2)
-        opened.seek(0)
-        at_once = webp_size(opened.read(30))
-    sparse = max_pixels is not None
-    if at_once is not None:
-        check_pixels(at_once, stored, most, sparse)
-    file = pillow().open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=formats)
-    try:
-        check_pixels(file.size, stored, most, sparse)
-    except TooLarge:
-        file.close()
-        raise
-    return file
-
-
-def _unreadable(image: str | Path | bytes, name: str, error: Exception) -> ValueError:
-    """Return the error to raise for an image that cannot be read."""
-    try:
-        empty = len(image) == 0 if isinstance(image, bytes) else Path(image).stat().st_size == 0
-    except OSError:
-        empty = False
-    reason = str(error) if isinstance(error, UnclearNumbers | TooLarge) else f"{type(error).__name__}: {error}"
-    if type(error).__name__ == "UnidentifiedImageError":
-        reason = plug_ins.reason(pillow(), image) or reason
-    what = "it is empty" if empty else reason
-    return ValueError(f"Cannot read the image file {name!r}: {what}")
-
-
-def pillow() -> Any:
-    """Return Pillow's Image module."""
-    return require("PIL.Image", "Reading image files")
 
 
 def _decode_and_cut(

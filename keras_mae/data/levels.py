@@ -15,8 +15,9 @@ __all__ = [
     "Levels",
     "Numbers",
     "UnclearNumbers",
+    "WrongBands",
     "check_range",
-    "checked_levels",
+    "described",
     "numbers_of",
     "refuse",
 ]
@@ -28,6 +29,10 @@ _SIGNED = 2
 
 class UnclearNumbers(ValueError):
     """A file whose numbers nobody said how to read."""
+
+
+class WrongBands(ValueError):
+    """A file whose image has another number of bands than there are channels to make, or no bands at all."""
 
 
 @dataclass(frozen=True)
@@ -83,21 +88,6 @@ class Levels:
 
 
 EIGHT_BITS = Levels()
-
-
-def checked_levels(pixel_range: Any, white_level: int | None, channels: int, max_pixels: int | None = None) -> Levels:
-    """Return the levels for images of so many channels.
-
-    Raises:
-        ValueError: If they are not levels, or opacity would have to be read in some unit.
-    """
-    levels = Levels(pixel_range, white_level, max_pixels)
-    if levels.own_units and channels == 4:
-        raise ValueError(
-            "The fourth channel of a file is opacity, which has no unit: `channels` must be 1 or 3 where "
-            f"`pixel_range` is not (0, 255). Received: channels=4, pixel_range={levels.pixel_range}"
-        )
-    return levels
 
 
 @dataclass(frozen=True)
@@ -161,7 +151,7 @@ def refuse(image: Any, numbers: Numbers, levels: Levels) -> None:
         )
     if numbers.white is None and not levels.own_units:
         raise UnclearNumbers(
-            f"it holds {_described(numbers, numbers.of(image))}, and nothing says which of them is black and which "
+            f"it holds {described(numbers, numbers.of(image))}, and nothing says which of them is black and which "
             "white: pass pixel_range=(low, high), one range for all files, as the encoder's (keras-mae pretrain "
             "--pixel-range LOW HIGH)"
         )
@@ -171,12 +161,13 @@ def check_range(values: np.ndarray, numbers: Numbers, pixel_range: tuple[float, 
     """Raise an `UnclearNumbers` unless all values lie in the range; NaN does not."""
     if not (pixel_range[0] <= values.min() and values.max() <= pixel_range[1]):
         raise UnclearNumbers(
-            f"it holds {_described(numbers, values)}, and pixel_range=({pixel_range[0]:.10g}, {pixel_range[1]:.10g}) "
+            f"it holds {described(numbers, values)}, and pixel_range=({pixel_range[0]:.10g}, {pixel_range[1]:.10g}) "
             "must hold them all"
         )
 
 
-def _described(numbers: Numbers, values: np.ndarray) -> str:
+def described(numbers: Numbers, values: np.ndarray) -> str:
+    """Return numbers in words, with the smallest and the largest of them."""
     return f"{numbers.name} from {values.min():.6g} to {values.max():.6g}"
 
 

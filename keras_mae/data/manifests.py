@@ -8,6 +8,7 @@ from typing import Any
 
 from keras_mae import _class_names, _files
 from keras_mae.data.levels import Levels
+from keras_mae.pixels import BYTES, checked_range
 
 __all__ = ["FORMATS", "MANIFEST", "PLAN", "check_levels", "read_manifest", "read_own"]
 
@@ -71,12 +72,20 @@ def _wrong_values(content: dict[str, Any]) -> str:
         "classes": isinstance(classes, list) and (not classes or _class_names.usable(classes) is not None),
         "skipped": isinstance(skipped, list) and all(isinstance(name, str) for name in skipped),
         "white_level": white is None or _is_count(white),
+        "pixel_range": content.get("pixel_range") is None or _is_range(content["pixel_range"]),
     }
     return next((repr(name) for name, fine in right.items() if not fine), "")
 
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_range(value: Any) -> bool:
+    try:
+        return isinstance(value, list) and len(checked_range(value)) == 2
+    except ValueError:
+        return False
 
 
 def _check_shards(path: Path, manifest: dict[str, Any]) -> None:
@@ -94,10 +103,11 @@ def _check_shards(path: Path, manifest: dict[str, Any]) -> None:
 
 def check_levels(directory: str | Path, manifest: dict[str, Any], levels: Levels) -> None:
     """Raise a `ValueError` if a prepared folder's images would have to be read in other levels than they have."""
-    if levels.own_units:
+    known = tuple(manifest.get("pixel_range") or BYTES)
+    if levels.pixel_range != known:
         raise ValueError(
-            "Prepared folders hold pixels of 0-255: read images in units of their own from the folder they were "
-            f"prepared from. Received: pixel_range={levels.pixel_range} for {str(directory)!r}"
+            f"{str(directory)!r} was prepared with pixel_range=({known[0]:.10g}, {known[1]:.10g}), which must be the "
+            f"encoder's, too: prepare it again. Received: pixel_range={levels.pixel_range}"
         )
     white, given = manifest.get("white_level"), levels.white_level
     if given not in (None, white):

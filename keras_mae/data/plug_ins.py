@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ _PLUG_INS = {"HEIC": "pillow-heif", "AVIF": "pillow-avif-plugin", "JPEG XL": "pi
 def register(pillow: Any) -> None:
     """Have Pillow read what the plug-ins that are installed read; once, and not in place of one that does already."""
     pillow.init()
+    # Of TIFF files with many bands, which tifffile reads, it would complain wherever nobody listens to its log.
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
     known = set(pillow.registered_extensions().values())
     if "HEIF" not in known:
         with contextlib.suppress(ImportError):

@@ -20,6 +20,7 @@ from typing import Any
 
 from keras_mae import _checks, _files, _optional
 from keras_mae.data import images as image_files
+from keras_mae.data.array_images import image_bytes
 from keras_mae.data.examination import Examination, examine
 from keras_mae.data.folders import look_into
 from keras_mae.data.levels import EIGHT_BITS, Levels
@@ -34,6 +35,12 @@ Progress = Callable[[int, int], None]
 """Called with the number of images or files done, and their total."""
 
 
+class _Files(FolderSource):
+    """The files of a folder, which are written with as many bands as each has."""
+
+    _any_bands = True
+
+
 def prepare(
     directory: str | Path,
     out: str | Path,
@@ -44,6 +51,7 @@ def prepare(
     quality: int = 95,
     labeled: bool = False,
     allow_damaged: float = 0.0,
+    pixel_range: PixelRange = BYTES,
     white_level: int | None = None,
     max_pixels: int | None = None,
     progress: Progress | None = None,
@@ -51,9 +59,9 @@ def prepare(
     """Write a folder's images as shards, and a manifest of their counts and checksums.
 
     Larger images are resized bicubically until their short side is `short_side`, and written as JPEG; smaller ones
-    keep their bytes if they are JPEG or PNG, unless they are grays that the white level is for. Shards hold pixels of
-    0–255: images in units of their own are read from their folder (`from_directory(pixel_range=...)`). A
-    second call with the same arguments continues where the first stopped.
+    keep their bytes if they are JPEG or PNG, unless they are grays that the white level is for. Images in units of
+    their own, and those of files of arrays, are written as arrays, without loss: integers as such (rounded where
+    they are resized), floats as float32. A second call with the same arguments continues where the first stopped.
 
     Args:
         directory: Folder of images.
@@ -66,6 +74,7 @@ def prepare(
         labeled: Whether the folders in `directory` are classes.
         allow_damaged: Largest share of damaged files, in [0, 1], that is left out and listed in the manifest; more is
             an error. With 0 the first damaged file is an error that names it.
+        pixel_range: (low, high), the smallest and the largest pixel, as for `read_image`; the manifest keeps it.
         white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
         max_pixels: Pixels of the largest image to read, as for `read_image`.
         progress: Function that is called with the number of images done and their total.
@@ -90,14 +99,20 @@ def prepare(
             "`out` must lie outside of `directory`, whose images would be its own shards the next time. "
             f"Received: out={str(out)!r}, directory={str(directory)!r}"
         )
-    source = FolderSource(
-        directory, labeled=labeled, allow_damaged=allow_damaged, white_level=white_level, max_pixels=max_pixels
+    source = _Files(
+        directory,
+        labeled=labeled,
+        allow_damaged=allow_damaged,
+        pixel_range=pixel_range,
+        white_level=white_level,
+        max_pixels=max_pixels,
     )
     plan = {
         "format": format,
         "short_side": short_side,
         "images_per_shard": images_per_shard,
         "quality": quality,
+        "pixel_range": list(source.levels.pixel_range) if source.levels.own_units else None,
         "white_level": white_level,
         "images": len(source),
         "classes": list(source.class_names or ()),
@@ -196,7 +211,7 @@ def _claim(out: Path, plan: dict[str, Any]) -> dict[str, str]:
     manifest = read_own(out / MANIFEST) or {}
     known = {shard["file"]: shard["sha256"] for shard in manifest.pop("shards", ())}
     if before := read_own(out / PLAN) or manifest:
-        before = {"white_level": None, **before}  # which earlier versions did not have
+        before = {"pixel_range": None, "white_level": None, **before}  # which earlier versions did not have
         if before != plan:
             differ = sorted(name for name in plan if before.get(name) != plan[name])
             raise ValueError(
@@ -250,7 +265,14 @@ def _records(
 
 
 def _smaller(path: Path, short_side: int, quality: int, levels: Levels = EIGHT_BITS) -> bytes:
-    """Return the image's own bytes, or those of a JPEG whose short side is `short_side`."""
+    """Return the image's own bytes, or those of a JPEG or an array whose short side is `short_side`."""
+    array = image_files.as_array(path, levels)
+    if array is not None:
+        scale = short_side / min(array.shape[:2])
+        if scale < 1:
+            height, width = (max(short_side, round(side * scale)) for side in array.shape[:2])
+            array = image_files.resized(array, (height, width), levels.pixel_range)
+        return image_bytes(array)
     with image_files.decoded(path, short_side, levels.white_level, levels.max_pixels) as image:
         scale = short_side / min(image.size)
         is_final = levels.white_level is None or not image_files.is_deep(path, levels.max_pixels)

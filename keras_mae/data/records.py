@@ -18,8 +18,7 @@ import numpy as np
 from keras_mae import _checks, _class_names, _optional
 from keras_mae.data import fingerprints, listings
 from keras_mae.data.crops import Crop
-from keras_mae.data.images import MODES
-from keras_mae.data.levels import Levels, checked_levels
+from keras_mae.data.levels import Levels
 from keras_mae.data.sources import Generators, cut
 from keras_mae.pixels import BYTES, PixelRange
 
@@ -66,8 +65,8 @@ class RecordSource:
         files = [_checks.path("files", file, rule) for file in files]
         if not files:
             raise ValueError("`files` must name at least one ArrayRecord file. Received: none")
-        self.image_shape = (*_checks.pair("image_size", image_size), _checks.one_of("channels", channels, MODES))
-        self._set_levels(checked_levels(pixel_range, white_level, channels, max_pixels))
+        self.image_shape = (*_checks.pair("image_size", image_size), _checks.positive_int("channels", channels))
+        self._set_levels(Levels(pixel_range, white_level, max_pixels))
         self._files, self.class_names = [str(file) for file in files], _class_names.checked(class_names)
         with self._clear_errors([0]):
             self._records = _open_records(self._files)

@@ -9,10 +9,11 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["TooLarge", "allowed", "check_pixels", "room", "webp_size"]
+__all__ = ["MOST_PIXELS", "TooLarge", "allowed", "check_numbers", "check_pixels", "in_pixels", "room", "webp_size"]
 
 _ANYWAY = 2**24  # pixels that need no room and no look: 16 megapixels
-_AT_ONCE = 178_956_970  # pixels of the largest image that Pillow reads unless it is told otherwise
+MOST_PIXELS = 178_956_970
+"""Pixels of the largest image that Pillow reads unless it is told otherwise, and of all that are decoded at once."""
 _DENSEST = 10_000  # pixels in a byte; deflate, PNG's and TIFF's compression, has at most 8,256
 
 
@@ -47,6 +48,40 @@ def check_pixels(size: tuple[int, int], stored: int, most: float, sparse: bool =
         raise TooLarge(f"it has {_counted(size)}, and {most:,} are read. If it is meant to be so large, {_REMEDY}")
     if not sparse and pixels > max(_ANYWAY, _DENSEST * stored):
         raise TooLarge(f"it has {_counted(size)} in {stored:,} bytes. If it is meant to be so empty, {_REMEDY}")
+
+
+def check_numbers(
+    shape: tuple[int, ...], itemsize: int, stored: int, max_pixels: int | None, what: str = "it has"
+) -> None:
+    """Raise `TooLarge` for an array of one image that would take more memory than it may.
+
+    Pillow's pixels take four bytes. Where those of an array take more, each counts as so many more.
+
+    Args:
+        shape: (height, width, bands).
+        itemsize: Bytes of a number.
+        stored: Bytes of the file.
+        max_pixels: Pixels of the largest image to read; by default `MOST_PIXELS`, and not many in few bytes.
+        what: What has the shape, as the beginning of a sentence.
+    """
+    pixels, most = in_pixels(shape, itemsize), MOST_PIXELS if max_pixels is None else max_pixels
+    if pixels > most:
+        counted = f"{' x '.join(f'{side:,}' for side in shape)} numbers of {itemsize} bytes"
+        raise TooLarge(
+            f"{what} {counted}, which take as much memory as {pixels:,} pixels, and {most:,} are read. If it is "
+            f"meant to be so large, {_REMEDY}"
+        )
+    if max_pixels is None and pixels > max(_ANYWAY, _DENSEST * stored):
+        raise TooLarge(
+            f"{what} {' x '.join(f'{side:,}' for side in shape)} numbers in {stored:,} bytes. If it is meant to be "
+            f"so empty, {_REMEDY}"
+        )
+
+
+def in_pixels(shape: tuple[int, ...], itemsize: int) -> int:
+    """Return how many pixels of four bytes take as much memory as an array (height, width, bands)."""
+    height, width, bands = shape
+    return int(height) * int(width) * max(1, math.ceil(int(bands) * itemsize / 4))
 
 
 _REMEDY = "raise `max_pixels` (--max-pixels)"
@@ -104,5 +139,5 @@ class _Room:
                 self.changed.notify_all()
 
 
-room = _Room(_AT_ONCE)
+room = _Room(MOST_PIXELS)
 """Context manager, called with (width, height), in which an image is decoded."""

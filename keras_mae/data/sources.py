@@ -17,8 +17,7 @@ from keras_mae.data.crops import CenterCrop, Crop, RandomCrop, moved
 from keras_mae.data.drawing import labels_of
 from keras_mae.data.examination import examine, grays_in_the_dark
 from keras_mae.data.folders import look_into
-from keras_mae.data.images import MODES
-from keras_mae.data.levels import EIGHT_BITS, Levels, checked_levels
+from keras_mae.data.levels import EIGHT_BITS, Levels
 from keras_mae.pixels import BYTES, PixelRange
 
 __all__ = [
@@ -28,6 +27,7 @@ __all__ = [
     "Source",
     "Subset",
     "check_source",
+    "checked_labels",
     "cut",
     "known_of",
 ]
@@ -125,7 +125,7 @@ class ArraySource:
         size = images.shape[1:3] if image_size is None else _checks.pair("image_size", image_size)
         self.image_shape: tuple[int, int, int] = (*size, images.shape[3])
         self.sized = self.image_shape == images.shape[1:]
-        self.labels = None if labels is None else _checked_labels(labels, len(images))
+        self.labels = None if labels is None else checked_labels(labels, len(images))
         self.labeled = labels is not None
         self.class_names = _class_names.checked(class_names)
         if self.class_names is not None and (self.labels is None or self.labels.max() >= len(self.class_names)):
@@ -213,7 +213,8 @@ class Subset:
 class FolderSource:
     """All images below a folder, flat or nested, in the order of their paths; labels are not needed.
 
-    They are the files in formats that Pillow opens, also behind links. Hidden and system folders and files are no
+    They are the files in formats that Pillow opens, TIFF files of many bands, and, in a folder that holds nothing
+    else, DICOM files and .npy files of one image each; also behind links. Hidden and system folders and files are no
     data (`.ipynb_checkpoints`, `__MACOSX`, `Thumbs.db`). A warning says in one line what else is passed over: how
     many files of which kinds.
 
@@ -227,7 +228,7 @@ class FolderSource:
     Args:
         directory: Folder of images.
         image_size: Side in pixels of the images to make, or (height, width).
-        channels: 1 (gray), 3 (RGB) or 4 (RGBA).
+        channels: 1 (gray), 3 (RGB) or 4 (RGBA) for pictures; for files of arrays their bands.
         labeled: Whether the folders in `directory` are classes, numbered from 0 in the order of their names
             (`class_names`).
         allow_damaged: Largest share of damaged files, in [0, 1], that is left out and listed in `skipped`; more is an
@@ -243,6 +244,7 @@ class FolderSource:
     """
 
     sized = False
+    _any_bands = False  # whether each file may have bands of its own, which `batch` does not take
 
     def __init__(
         self,
@@ -259,9 +261,10 @@ class FolderSource:
         self.directory = _checks.path("directory", directory)
         _checks.boolean("labeled", labeled)
         height, width = _checks.pair("image_size", image_size)
-        self.image_shape = (height, width, _checks.one_of("channels", channels, MODES))
+        self.image_shape = (height, width, _checks.positive_int("channels", channels))
+        wanted = None if self._any_bands else channels
         _checks.within("allow_damaged", allow_damaged, 1)
-        self.levels = checked_levels(pixel_range, white_level, channels, max_pixels)
+        self.levels = Levels(pixel_range, white_level, max_pixels)
         self.dtype = self.levels.dtype
         contents = look_into(self.directory)
         self.paths, self.labeled = contents.paths, labeled
@@ -274,12 +277,12 @@ class FolderSource:
                 )
         self.skipped: list[tuple[Path, str]] = []
         if allow_damaged > 0:
-            examined = examine(self.paths, self.levels)
+            examined = examine(self.paths, self.levels, channels=wanted)
             self._leave_out(examined.damaged, allow_damaged)
             stacks = len(examined.stacks)
         else:
             with ThreadPoolExecutor() as pool:
-                pages = pool.map(lambda path: image_files.check_header(path, self.levels), self.paths)
+                pages = pool.map(lambda path: image_files.check_header(path, self.levels, wanted), self.paths)
                 stacks = sum(count > 1 for count in pages)
         if passed_over := contents.passed_over(stacks):
             warnings.warn(f"{passed_over} (in {str(self.directory)!r})", stacklevel=2)
@@ -373,7 +376,8 @@ def _checked_indices(indices: Any, images: int) -> np.ndarray:
     return known
 
 
-def _checked_labels(labels: Any, images: int) -> np.ndarray:
+def checked_labels(labels: Any, images: int) -> np.ndarray:
+    """Return labels as int64 (images,), which may come as a column."""
     checked = _checks.array("labels", labels, f"integers from 0, one for each of the {images} images")
     checked = checked[:, 0] if checked.ndim == 2 and checked.shape[1] == 1 else checked
     if checked.shape != (images,) or checked.dtype.kind not in "ui" or checked.min() < 0:

@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 
 from keras_mae import _checks, pixels
-from keras_mae.data.images import MODES, read_image, upright_size
+from keras_mae.data.array_files import is_array_name, open_array, parsed_name
+from keras_mae.data.images import read_image, upright_size
 from keras_mae.data.sources import FolderSource, Source
 
 __all__ = ["PixelStatistics", "pixel_statistics"]
 
 _CHUNK = 1 << 22
 """Numbers that are in memory at a time, as float64, from an array or a source."""
+_ANY = (float(np.finfo("float32").min), float(np.finfo("float32").max))
+"""Range that holds every number that is finite."""
 _FILES = 16
 """Images of a folder that are in memory at a time."""
 
@@ -37,17 +40,18 @@ class PixelStatistics:
     pixel_range: tuple[float, float]
 
 
-def pixel_statistics(source: Any, *, channels: int = 3) -> PixelStatistics:
+def pixel_statistics(source: Any, *, channels: int = 3, own_units: bool = False) -> PixelStatistics:
     """Measure mean and deviation by channel, and the range, without loading all images at once.
 
     The sums are float64, so that the result does not depend on the number of images.
 
     Args:
-        source: A folder of images, all of whose pixels count, each image in its own size (for files in units of their
-            own give `FolderSource(folder, pixel_range=...)`, with a range that is wide enough); an array (images,
-            height, width, channels) or (images, height, width), or the path of one in a .npy file, which is
-            memory-mapped; or a source of `keras_mae.data`, such as an `ArraySource`.
-        channels: Channels to read a folder's images in: 1, 3 or 4.
+        source: A folder of images, all of whose pixels count, each image in its own size; an array (images, height,
+            width, channels) or (images, height, width), or the name of one in a file, such as "scans.npy" or
+            "cells.h5::images"; or a source of `keras_mae.data`, such as an `ArraySource`.
+        channels: Channels to read a folder's images in, as for `FolderSource`.
+        own_units: Whether a folder's files are measured in their own numbers, as any `pixel_range` but (0, 255) reads
+            them; arrays always are.
 
     Returns:
         A `PixelStatistics`.
@@ -63,28 +67,38 @@ def pixel_statistics(source: Any, *, channels: int = 3) -> PixelStatistics:
         ...     (8, 8, 1), patch_size=4, embed_dim=64, depth=2, num_heads=4, **dataclasses.asdict(measured)
         ... )
     """
-    _checks.one_of("channels", channels, MODES)
+    _checks.positive_int("channels", channels)
+    _checks.boolean("own_units", own_units)
+    rule = "a folder, or an array of numbers (images, height, width, channels)"
     if isinstance(source, str | Path):
         path = _checks.path("source", source, "a folder, a .npy file or an array of images")
-        source = np.load(path, mmap_mode="r") if path.suffix == ".npy" else FolderSource(path, channels=channels)
+        units: Any = {"pixel_range": _ANY} if own_units else {}
+        source = _in_file(path) if is_array_name(path) else FolderSource(path, channels=channels, **units)
+    elif not hasattr(source, "batch") and not isinstance(source, np.ndarray):
+        source = _checks.array("source", source, rule)
     if isinstance(source, FolderSource):
         return _Sums.of(_each_file(source)).result(source.dtype.name)
     if hasattr(source, "batch"):
         return _Sums.of(_parts(source)).result(source.dtype.name)
-    rule = "a folder, or an array of numbers (images, height, width, channels)"
-    array = source if isinstance(source, np.ndarray) else _checks.array("source", source, rule)
-    array = array[..., None] if array.ndim == 3 else array
-    if array.ndim != 4 or not array.size:
+    shape = (*source.shape, 1) if len(source.shape) == 3 else tuple(source.shape)
+    if len(shape) != 4 or not all(shape):
         raise ValueError(
             "`source` must be a folder, or an array (images, height, width, channels) that is not empty. "
-            f"Received: source.shape={array.shape}"
+            f"Received: source.shape={shape}"
         )
-    if array.dtype.kind not in "uifb":
-        raise _checks.argument_error("source", "an array of numbers", array.dtype.name)
-    pixels.check_channels_last(array.shape)
-    step = max(1, _CHUNK // array[0].size)
-    parts = (array[start : start + step] for start in range(0, len(array), step))
-    return _Sums.of(parts).result(array.dtype.name)
+    if source.dtype.kind not in "uifb":
+        raise _checks.argument_error("source", "an array of numbers", source.dtype.name)
+    pixels.check_channels_last(shape)
+    step = max(1, _CHUNK // int(np.prod(shape[1:])))
+    starts = range(0, shape[0], step)
+    parts = (np.asarray(source[start : start + step]).reshape(-1, *shape[1:]) for start in starts)
+    return _Sums.of(parts).result(source.dtype.name)
+
+
+def _in_file(path: Path) -> Any:
+    """Return an array in a file, of which nothing is read yet."""
+    name = parsed_name(path)
+    return open_array(name, name.images)
 
 
 def _each_file(folder: FolderSource) -> Iterator[np.ndarray]:

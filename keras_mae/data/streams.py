@@ -12,8 +12,7 @@ import numpy as np
 from keras_mae import _checks, _class_names, _optional
 from keras_mae.data import images as image_files
 from keras_mae.data.crops import Crop
-from keras_mae.data.images import MODES
-from keras_mae.data.levels import Levels, checked_levels
+from keras_mae.data.levels import Levels
 from keras_mae.data.sources import Generators
 from keras_mae.pixels import BYTES, PixelRange
 
@@ -203,8 +202,6 @@ def dataset_stream(
         number = _part(element, 1)
         return _part(element, 0), tf.zeros((), tf.int64) if number is None else tf.cast(number, tf.int64)
 
-    if encoded:
-        checked_levels(levels.pixel_range, levels.white_level, channels)
     single = dataset.unbatch() if batched else dataset
     own_size = None if encoded or None in shape[:2] else (shape[0], shape[1])
     size = own_size or 224 if image_size is None else _checks.pair("image_size", image_size)
@@ -213,7 +210,7 @@ def dataset_stream(
         "the dataset",
         lambda shuffle, seed: single.map(pair),
         image_size=size,
-        channels=_checks.one_of("channels", channels, MODES) if encoded else shape[2],
+        channels=_checks.positive_int("channels", channels) if encoded else shape[2],
         labeled=label is not None,
         count=count if count >= 0 else None,
         allow_damaged=allow_damaged,

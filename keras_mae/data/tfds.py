@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from keras_mae import _checks, _class_names, _optional
-from keras_mae.data.images import MODES
 from keras_mae.data.levels import EIGHT_BITS, Levels
 from keras_mae.data.records import RecordSource
 from keras_mae.data.streams import Stream
@@ -32,7 +31,7 @@ class TFDSSource(RecordSource):
         import tensorflow_datasets as tfds
 
         self._image, self._label, self.class_names = _keys(builder.info)
-        self.image_shape = (*_checks.pair("image_size", image_size), _checks.one_of("channels", channels, MODES))
+        self.image_shape = (*_checks.pair("image_size", image_size), _checks.positive_int("channels", channels))
         self._set_levels(levels)
         self.labeled = self._label is not None
         self._records = builder.as_data_source(split, decoders={self._image: tfds.decode.SkipDecoding()})
@@ -89,7 +88,7 @@ def tfds_source(
         f"{name} ({split})",
         _items(builder, split, image, label),
         image_size=image_size,
-        channels=_checks.one_of("channels", channels, MODES),
+        channels=_checks.positive_int("channels", channels),
         labeled=label is not None,
         count=count,
         allow_damaged=allow_damaged,

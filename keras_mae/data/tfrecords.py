@@ -18,7 +18,6 @@ import numpy as np
 
 from keras_mae import _checks, _optional
 from keras_mae.data import fingerprints
-from keras_mae.data.images import MODES
 from keras_mae.data.levels import Levels
 from keras_mae.data.records import parsed
 from keras_mae.data.streams import Stream
@@ -52,7 +51,7 @@ def tfrecord_stream(
     if not files:
         raise ValueError("`files` must name TFRecord files. Received: none")
     _checks.pair("image_size", image_size)
-    _checks.one_of("channels", channels, MODES)
+    _checks.positive_int("channels", channels)
     _checks.text("image_key", image_key, "the name of a feature")
     if label_key is not None:
         _checks.text("label_key", label_key, "the name of a feature, or None")
@@ -67,7 +66,7 @@ def tfrecord_stream(
         f"the {len(names)} TFRecord files from {names[0]!r} on",
         _items(names, None if counts is None else dict(zip(names, counts, strict=True))),
         image_size=image_size,
-        channels=_checks.one_of("channels", channels, MODES),
+        channels=_checks.positive_int("channels", channels),
         labeled=label_key is not None,
         count=count,
         allow_damaged=allow_damaged,

@@ -32,6 +32,7 @@ from keras_mae.data import (
     load_builtin,
     open_directory,
 )
+from keras_mae.data.array_files import data_name, is_array_name
 from keras_mae.data.drawing import balanced_draw, labels_of
 from keras_mae.data.levels import Levels
 from keras_mae.data.sources import Source
@@ -173,7 +174,8 @@ def open_unlabeled(
     """Open images to pre-train on.
 
     Args:
-        data: "digits", "fashion_mnist", or a folder: of images, flat or nested, or from `keras-mae prepare`.
+        data: "digits", "fashion_mnist", a folder, of images, flat or nested, or from `keras-mae prepare`; or an array
+            in a file, such as "cells.h5::images".
         image_shape: (height, width, channels) of the images to make of a folder's. The built-in ones keep theirs,
             which `images.train.image_shape` says.
         allow_damaged: Largest share of damaged images that is left out without an error.
@@ -197,7 +199,7 @@ def open_unlabeled(
         train = ArraySource(load_builtin(str(data), "train")[0])
         examples = load_builtin(str(data), "test")[0][:EXAMPLES]
         names = tuple(f"test image {number}" for number in range(1, EXAMPLES + 1))
-    elif Path(data).is_dir():
+    elif is_array_name(data) or Path(data).is_dir():
         train = open_directory(
             data,
             image_shape[:2],
@@ -216,8 +218,9 @@ def open_unlabeled(
         examples, names = spread(train)
     else:
         known = ", ".join(BUILTIN)
-        raise ValueError(f"`data` must be {known} or an existing folder of images. Received: data={str(data)!r}")
-    metadata = {"data": Path(data).name, "images": len(train), **levels.metadata}
+        known += ", an existing folder of images, or an array in a file, such as cells.h5::images"
+        raise ValueError(f"`data` must be {known}. Received: data={str(data)!r}")
+    metadata = {"data": data_name(data), "images": len(train), **levels.metadata}
     return UnlabeledImages(train, examples, metadata, names)
 
 
@@ -236,8 +239,8 @@ def open_labeled(
     """Open labeled images to train a classifier on, and others to evaluate it on.
 
     Args:
-        data: "digits", "fashion_mnist", or a folder that holds a folder of images for each class, or was prepared
-            from one.
+        data: "digits", "fashion_mnist", a folder that holds a folder of images for each class, or was prepared from
+            one, or an array in a file and its labels, such as "cells.h5::images::labels".
         image_shape: (height, width, channels) that the model takes: a folder's images are brought to it.
         test: Folder of the images to evaluate on. Its classes go by their names: it may lack some. Without it a tenth
             of the folder, at least one image, is held out for that. The built-in data sets have a test set of their
@@ -281,8 +284,8 @@ def open_labeled(
             raise _checks.argument_error("num_labels", rule, num_labels)
         train = Subset(train, _drawn(train, int(num_labels), balanced, generator))
     metadata = {
-        "data": Path(data).name,
-        "test": None if test is None else Path(test).name,
+        "data": data_name(data),
+        "test": None if test is None else data_name(test),
         "num_labels": num_labels,
         "images": len(train),
         **({"balanced": True} if balanced and num_labels is not None else {}),
@@ -308,7 +311,7 @@ def open_test(
     """Open labeled images to score a classifier on.
 
     Args:
-        data: "digits" or "fashion_mnist", of which these are the test images, or a folder as for `open_labeled`.
+        data: "digits" or "fashion_mnist", of which these are the test images, or other data as for `open_labeled`.
         image_shape: (height, width, channels) that the model takes.
         pixel_range: (low, high), the smallest and the largest pixel of a folder's images, as for `read_image`: the
             `pixel_range` of the encoder that gets them.

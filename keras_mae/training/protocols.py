@@ -31,6 +31,7 @@ from keras_mae.training.targets import identified
 from keras_mae.transfer.cached import has_room, on_features, why_not_cached
 from keras_mae.transfer.fine_tuning import compiled_classifier
 from keras_mae.transfer.probing import compiled_probe
+from keras_mae.visualize.figures import checked_bands
 
 __all__ = ["run_fine_tuning", "run_linear_probe", "run_pretraining"]
 
@@ -49,6 +50,7 @@ def run_pretraining(
     *,
     examples: np.ndarray,
     example_names: Sequence[str] | None = None,
+    bands: int | Sequence[int] | None = None,
     validation_data: Any = None,
     jit_compile: bool | str = "auto",
     metadata: Mapping[str, Any] | None = None,
@@ -64,6 +66,7 @@ def run_pretraining(
         run_directory: Folder that does not exist or is empty.
         examples: Images (n, height, width, channels) for `reconstructions.png`.
         example_names: Names of these images, to write beside them.
+        bands: Channels of these images to show, as in `keras_mae.visualize.reconstructions`.
         validation_data: Batches to evaluate after every epoch.
         jit_compile: The argument of `keras.Model.compile`.
         metadata: More JSON values that identify the run, such as its data's name: they are written to `run.json`, and
@@ -78,6 +81,7 @@ def run_pretraining(
     """
     _check_agreement(model, recipe)
     examples = check_images(examples, model.encoder.image_shape, model.encoder.pixel_range)
+    checked_bands(bands, examples.shape[-1])
     steps = length(dataset)
     known = _known(model, recipe, steps) | {"masking": describe(model.masking)}
     if model.target_name not in _BY_NORM_PIX_LOSS:
@@ -100,7 +104,8 @@ def run_pretraining(
         if model.predicts_pixels and distribution.current().processes == 1:
 
             def figure() -> Any:
-                return visualize.reconstructions(trained().reconstruct(examples), names=example_names)
+                result = trained().reconstruct(examples)
+                return visualize.reconstructions(result, bands=bands, names=example_names)
 
             draw(directory, RunFile.RECONSTRUCTIONS, figure, missing_only=missing_only)
 

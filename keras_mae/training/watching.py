@@ -18,6 +18,7 @@ from keras_mae.pixels import check_images
 from keras_mae.pooling import POOLINGS, check_pooling
 from keras_mae.recipes import LinearProbeRecipe, check_recipe
 from keras_mae.training.pictures import drawing
+from keras_mae.visualize.figures import checked_bands
 
 __all__ = ["OnlineProbe", "Watch"]
 
@@ -35,20 +36,28 @@ class Watch(keras.callbacks.Callback):
         directory: Folder for pictures and event files, such as a run's `RunDirectory.file("watch")`.
         every_epochs: Epochs between pictures.
         names: Names of the images, to write beside them.
+        bands: Channels to show, as in `keras_mae.visualize.reconstructions`.
 
     Raises:
         ValueError: If an argument is out of range; in `fit`, if the images do not fit the model.
     """
 
     def __init__(
-        self, examples: Any, directory: str | Path, every_epochs: int = 1, *, names: Sequence[str] | None = None
+        self,
+        examples: Any,
+        directory: str | Path,
+        every_epochs: int = 1,
+        *,
+        names: Sequence[str] | None = None,
+        bands: int | Sequence[int] | None = None,
     ):
         super().__init__()
-        self.names = names
+        self.names, self.bands = names, bands
         rule = "images, an array (n, height, width, channels)"
         self.examples = _checks.array("examples", examples, rule)
         if self.examples.ndim != 4:
             raise _checks.argument_error("examples.shape", "(n, height, width, channels)", self.examples.shape)
+        checked_bands(bands, self.examples.shape[-1])
         self.directory = _checks.path("directory", directory)
         self.every_epochs = _checks.positive_int("every_epochs", every_epochs)
         self._events: Any = None
@@ -66,7 +75,7 @@ class Watch(keras.callbacks.Callback):
                 result = self.model.reconstruct(self.examples)
             path = self.directory / f"epoch-{epoch + 1:04d}.png"
             with drawing(path):
-                figure = visualize.reconstructions(result, len(self.examples), names=self.names)
+                figure = visualize.reconstructions(result, len(self.examples), bands=self.bands, names=self.names)
                 drawn = io.BytesIO()
                 figure.savefig(drawn, format="png")
                 path.write_bytes(drawn.getvalue())

@@ -14,7 +14,7 @@ from keras_mae import distribution
 from keras_mae._class_names import check_places, named
 from keras_mae.classifier import ViTClassifier
 from keras_mae.data.batches import Batches
-from keras_mae.data.datasets import make_dataset
+from keras_mae.data.loading import make_dataset
 from keras_mae.frozen_features import FEATURES
 from keras_mae.labels import check_labels
 from keras_mae.pooling import pooled_width

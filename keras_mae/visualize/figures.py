@@ -17,6 +17,7 @@ __all__ = [
     "as_shown",
     "attention_heads",
     "check_savable",
+    "checked_bands",
     "feature_maps",
     "four_dimensions",
     "new_figure",
@@ -54,15 +55,24 @@ def as_shown(images: np.ndarray, bands: _Bands, pixel_range: PixelRange) -> np.n
 
     By default one channel is gray and three are color; two show their first, and more their first three.
     """
-    channels = images.shape[-1]
+    wanted = checked_bands(bands, images.shape[-1])
+    low, high = checked_range(pixel_range)
+    return np.clip((images[..., wanted].astype("float32") - low) / (high - low), 0, 1)
+
+
+def checked_bands(bands: _Bands, channels: int) -> list[int]:
+    """Return the indices of the channels to show, one or three; by default the first ones there are.
+
+    Raises:
+        ValueError: If images of so many channels have no such bands.
+    """
     if bands is None:
         bands = (0,) if channels < 3 else (0, 1, 2)
     rule = f"one or three of the images' {channels} channels, from 0"
     wanted = _checks.indices("bands", bands, 0, channels, rule)
     if len(wanted) not in (1, 3):
         raise _checks.argument_error("bands", rule, bands)
-    low, high = checked_range(pixel_range)
-    return np.clip((images[..., wanted].astype("float32") - low) / (high - low), 0, 1)
+    return wanted
 
 
 def show_panel(axes: Any, image: np.ndarray, **style: Any) -> Any:

@@ -111,7 +111,7 @@ def of_arrays(folder: Path) -> list[Group]:
             "pixel_statistics",
             data.pixel_statistics,
             {"source": BATCH},
-            {"source": (*ARRAYS, BATCH[:0]), "channels": (0, 5, "x", 1.5)},
+            {"source": (*ARRAYS, BATCH[:0]), "channels": (0, -1, "x", 1.5), "own_units": BOOLEAN},
             source=("source", "images", "directory"),
         ),
         sweep("digits", data.digits, {}, {"split": (*CHOICE, None)}),
@@ -153,11 +153,17 @@ def of_folders(folder: Path) -> list[Group]:
         "quality": (0, 101, "x", 1.5, None, True),
         "labeled": BOOLEAN,
         "allow_damaged": UP_TO_ONE,
-        "white_level": OPTIONAL_COUNT,
-        "max_pixels": OPTIONAL_COUNT,
+        **levels,
         "progress": CALLABLE,
     }
     image = folder / "photos" / "a" / "0.png"
+    np.save(folder / "images.npy", BATCH)
+    of_files: dict[str, Any] = {
+        "file": (*PATH, "nowhere.h5", "nowhere.npy", folder / "photos", folder / "images.npy::x", "x::y"),
+        "image_size": [one for one in PAIR if one is not None],
+        "channels": (0, -1, "x", 1.5, 2),
+        **levels,
+    }
     return [
         sweep("FolderSource", data.FolderSource, right, opening),
         sweep("open_directory", data.open_directory, right, {**opening, "class_names": NAMES}),
@@ -174,7 +180,7 @@ def of_folders(folder: Path) -> list[Group]:
             {
                 "files": (None, 3, "x", [], [3], ["nowhere"]),
                 "image_size": PAIR,
-                "channels": (0, 2, "x", None),
+                "channels": (0, -2, "x", None),
                 **levels,
             },
             check_right=False,
@@ -205,6 +211,22 @@ def of_folders(folder: Path) -> list[Group]:
                 **levels,
             },
             file=("file", "nowhere"),
+            image_shape=("image_shape", "channels"),
+        ),
+        sweep("ArrayFileSource", data.ArrayFileSource, {"file": folder / "images.npy"}, of_files),
+        sweep(
+            "from_array_file",
+            data.from_array_file,
+            {"file": folder / "images.npy", "batch_size": 2, "loader": "grain"},
+            {"file": of_files["file"], "batch_size": COUNT},
+        ),
+        sweep(
+            "from_huggingface",
+            data.from_huggingface,
+            {"dataset": None},
+            {"dataset": (None, 3, "x", BATCH)},
+            check_right=False,
+            dataset=("dataset", "datasets"),
         ),
     ]
 
@@ -238,7 +260,7 @@ def of_datasets(folder: Path) -> list[Group]:
     records: dict[str, Any] = {
         "files": (None, 3, [], [3], "", "nowhere", {}),
         "image_size": PAIR,
-        "channels": (0, 2, "x"),
+        "channels": (0, -2, "x"),
         "image_key": (None, 3, ""),
         "label_key": (3, ""),
         "count": OPTIONAL_COUNT,
