@@ -14,12 +14,23 @@ from keras import ops
 from keras_mae._types import Tensor
 from keras_mae.distribution import batch_parts, first_sample
 
-__all__ = ["DROP_PATH", "EVALUATION_STEP", "MASKS", "PREDICTED", "StepCounter", "hash_noise", "places", "to_uniform"]
+__all__ = [
+    "DROP_PATH",
+    "EVALUATION_STEP",
+    "HELD_OUT",
+    "MASKS",
+    "NORMAL_PATCHES",
+    "PREDICTED",
+    "StepCounter",
+    "hash_noise",
+    "places",
+    "to_uniform",
+]
 
 EVALUATION_STEP = -1
 """The step of `evaluate`, `predict` and `reconstruct`: no training step ever has this number."""
 
-MASKS, DROP_PATH, PREDICTED = 0, 1, 2
+MASKS, DROP_PATH, PREDICTED, HELD_OUT, NORMAL_PATCHES = range(5)
 """Streams: draws of different kinds that share a seed and a step stay independent."""
 
 
@@ -103,7 +114,8 @@ def hash_noise(seed: int, step: Tensor | int, index: Tensor, count: int, stream:
         step: Number of the update, an integer or an int32 scalar tensor.
         index: Places of the samples in the update's whole batch, int32 of shape (batch,).
         count: Draws for each sample.
-        stream: Purpose of the draws: `MASKS`, `DROP_PATH` or `PREDICTED`.
+        stream: Purpose of the draws: `MASKS`, `DROP_PATH`, `PREDICTED`, or, of anomalies, `HELD_OUT` or
+            `NORMAL_PATCHES`.
 
     Returns:
         int32 of shape (batch, count), uniform over all 2**32 values.

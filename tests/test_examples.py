@@ -178,6 +178,22 @@ def test_the_options_study_trains_for_its_budget_and_reads_out(run_here, squares
 
 
 @on_one_backend
+def test_the_anomaly_study_scores_planted_defects(run_here, tmp_path):
+    pytest.importorskip("skimage")
+    module = import_module("anomaly_study")
+    known = {method: dict.fromkeys(("images", "pixels", *module.KINDS), 0.456) for method in module.METHODS}
+    for texture in ("grass", "gravel"):
+        (tmp_path / f"score-{texture}-0.json").write_text(json.dumps({"result": known, "minutes": 0.0}))
+    table = run_here("anomaly_study.py", "--quick", "--out", tmp_path)
+    assert "45.6" in table
+    found = json.loads((tmp_path / "score-brick-0.json").read_text())["result"]
+    assert list(found) == list(module.METHODS)
+    assert all(0 <= score <= 1 for scores in found.values() for score in scores.values())
+    assert found["histogram"]["pixels"] > 0.7  # which takes no training
+    assert (tmp_path / "brick.png").exists()
+
+
+@on_one_backend
 def test_the_rival_of_the_options_study_learns_from_random_weights():
     peers = import_module("peers")
     images, labels = keras_mae.data.digits("train")

@@ -96,6 +96,7 @@ ALLOWED = {
     "convert": LEAVES | FIRST | SECOND | MODEL | {"classifier"},
 }
 ALLOWED["training"] = set(ALLOWED) - {"convert"}
+ALLOWED["anomaly"] = set(ALLOWED) - {"convert"}
 ALLOWED["keras_mae"] = set(ALLOWED)  # the package's own namespace
 ALLOWED["cli"] = set(ALLOWED)
 MAY_NAME_A_BACKEND = ("train_step/", "data/", "distribution.py", "first_batch.py", "ops.py", "convert/")

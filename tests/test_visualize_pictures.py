@@ -79,6 +79,14 @@ def overlays():
     return visualize.overlays(images, {"rollout": rollout, "saliency": pixels})
 
 
+def heat_maps():
+    images = np.stack([scene(24, 36), scene(24, 36, 3, 2.0)])
+    maps = np.stack([9 * blob(24, 36, 6, 9), 4 * blob(24, 36, 20, 30)])
+    defects = np.stack([maps[0] > 3, np.zeros((24, 36), bool)])
+    named = {"reconstruction": maps, "neighbors": maps / 4, "mean": maps * 5 / 8}
+    return visualize.heat_maps(images, named, names=["crack/0.png (5.6)", "good/1.png (2.5)"], defects=defects)
+
+
 def query_maps():
     images = np.stack([scene(24, 36), scene(24, 36, 3, 2.0)])
     rows = [[blob(4, 6, row, column) for column in (0, 2, 5)] for row in (0, 3)]
@@ -143,6 +151,7 @@ DRAWN = [
     reconstructions_in_grey,
     attention_heads,
     overlays,
+    heat_maps,
     query_maps,
     maskings,
     position_maps,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from wrong.anomalies import of_anomalies
 from wrong.files import of_files
 from wrong.images import of_arrays, of_datasets, of_folders
 from wrong.inputs import BATCH, encoder
@@ -41,6 +42,7 @@ SECTIONS = {
     "datasets": of_datasets,
     "training": of_training,
     "transfer": of_transfer,
+    "anomalies": of_anomalies,
     "pictures": of_pictures,
     "files": of_files,
 }

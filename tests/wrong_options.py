@@ -111,6 +111,7 @@ NAMED = {
     "--probe-data": ("probe_data", "nowhere"),
     "--shift": ("shift",),
     "--format": ("format", "--format"),
+    "--pictures": ("pictures",),
     "--distribution": ("distribution", "tpu", FOREIGN_ENGINE, "TPU", "engine"),
     "--image-size": ("image", "patch"),
     "--patch-size": ("patch",),
@@ -228,6 +229,22 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
         "--seed": SEED,
         "--out": RUN["--out"],
     }
+    anomalies: dict[str, tuple[str, ...]] = {
+        "--normal-class": ("c", ""),
+        "--masks": ("nowhere", ""),
+        "--method": CHOICE,
+        "--quantile": (*FRACTION, "0"),
+        "--mask-ratio": (*FRACTION, "0"),
+        "--partitions": COUNT,
+        "--blocks": ("x", "2", "", "0,2", "0;1", ","),
+        "--neighbors": (*COUNT, "10001"),
+        "--bank-size": COUNT,
+        "--pictures": COUNT,
+        "--seed": SEED,
+        "--white-level": COUNT,
+        "--max-pixels": COUNT,
+        "--out": RUN["--out"],
+    }
     prepare: dict[str, tuple[str, ...]] = {
         "--short-side": COUNT,
         "--format": CHOICE,
@@ -308,6 +325,7 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
             },
         ),
         options("join", ["join", embedded, "--out", "z.npz"], {"--out": ("", "x", "taken", embedded)}),
+        options("anomaly", ["anomaly", mae, f"{photos}/a", f"{photos}/b"], anomalies, ["info", mae]),
         options("prepare", ["prepare", photos, "packed"], prepare),
         options("convert", ["convert", encoder, "other.keras"], convert, ["convert", encoder, "new.keras"]),
         given(
@@ -318,6 +336,12 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
                 "model": [["probe", ""], ["knn", "nowhere"], ["finetune", photos], ["info", ""], ["info", image]],
                 "classifier|nowhere": [["evaluate", ""], ["evaluate", encoder], ["evaluate", "nowhere"]],
                 "`model`": [["reconstruct", "", image], ["reconstruct", encoder, image]],
+                "normal|directory": [["anomaly", mae, "nowhere", photos], ["anomaly", mae, "", photos]],
+                "directory|TEST": [["anomaly", mae, photos, "nowhere"], ["anomaly", mae, f"{photos}/a", image]],
+                "methods": [["anomaly", encoder, photos, "taken", "--method", "reconstruction"]],
+                "mask_ratio": [["anomaly", encoder, photos, "taken", "--mask-ratio", "0.5"]],
+                "`normal`": [["anomaly", mae, photos, photos], ["anomaly", mae, photos, f"{photos}/a"]],
+                "detector": [["anomaly", mae, image, photos]],
                 "nowhere|image": [
                     ["reconstruct", mae, "nowhere"],
                     ["reconstruct", mae, ""],

@@ -11,7 +11,17 @@ import warnings
 import typer
 
 from keras_mae import _interrupt, _terminal
-from keras_mae.cli import asking, converting, embedding, preparing, pretraining, saved, scoring, transfer
+from keras_mae.cli import (
+    anomalies,
+    asking,
+    converting,
+    embedding,
+    preparing,
+    pretraining,
+    saved,
+    scoring,
+    transfer,
+)
 
 __all__ = ["app", "main"]
 
@@ -31,6 +41,7 @@ for command in (
     embedding.embed,
     asking.similar,
     embedding.join,
+    anomalies.anomaly,
     saved.reconstruct,
     saved.info,
     preparing.prepare,

@@ -5,6 +5,7 @@ Some functions compute arrays (attention, gradients, features), the others draw 
 """
 
 from keras_mae.visualize.adapter import keras_vis
+from keras_mae.visualize.anomalies import heat_maps
 from keras_mae.visualize.arrays import (
     attention,
     attention_rollout,
@@ -38,6 +39,7 @@ __all__ = [
     "curves",
     "feature_colors",
     "feature_maps",
+    "heat_maps",
     "keras_vis",
     "map_page",
     "maskings",

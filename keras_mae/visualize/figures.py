@@ -25,6 +25,7 @@ __all__ = [
     "panel_grid",
     "position_maps",
     "reconstructions",
+    "short_name",
     "show_panel",
 ]
 
@@ -147,7 +148,7 @@ def reconstructions(
         for panel, name in zip(axes, titles, strict=True):
             shown = as_shown(getattr(one, name)[index], bands, one.pixel_range)
             show_panel(panel, _removed_only(shown, one, index) if name == "predicted" else shown)
-        label = [_short(names[index])] if names is not None and index < len(names) else []
+        label = [short_name(names[index])] if names is not None and index < len(names) else []
         label += [f"{one.mask[index].mean():.0%}"] if len(results) > 1 else []
         axes[0].set_ylabel("\n".join(label), fontsize=5 if names is not None else 8, parse_math=False)
     for panel, title in zip(grid[0], titles.values(), strict=True):
@@ -170,7 +171,7 @@ def _removed_only(shown: np.ndarray, result: Reconstruction, index: int) -> np.n
     return np.concatenate([colors, removed[..., None].astype("float32")], axis=-1)
 
 
-def _short(name: str, length: int = 24) -> str:
+def short_name(name: str, length: int = 24) -> str:
     """Return a name as it can be drawn beside a picture: its end, in two lines."""
     name = name.encode("utf-8", "replace").decode()  # those of files may be other bytes
     name = name if len(name) <= 2 * length else "..." + name[3 - 2 * length :]

@@ -141,6 +141,17 @@ def of_pictures(folder: Path) -> list[Group]:
             {**drawing, "maps": (None, "x", 3, maps[:2], maps[0], text, {}, {"a": maps[:2]})},
         ),
         sweep(
+            "heat_maps",
+            visualize.heat_maps,
+            {"images": BATCH, "maps": {"a": BATCH[..., 0]}},
+            {
+                **drawing,
+                "maps": (None, "x", 3, {}, BATCH[..., 0], {"a": maps}, {"a": BATCH[..., 0] * NAN}),
+                "names": ("abcd", 3, ["a"], [1, 2, 3, 4]),
+                "defects": ("x", 3, BATCH, maps),
+            },
+        ),
+        sweep(
             "attention_heads",
             visualize.attention_heads,
             {"image": BATCH[0], "maps": RNG.random((1, 1, 2, 2))},

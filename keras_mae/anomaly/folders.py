@@ -1,0 +1,195 @@
+"""A folder of images to score: which of them are known to be normal, and where their defects are."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_mae import _checks
+from keras_mae._class_names import listed
+from keras_mae._optional import cores
+from keras_mae.data import FolderSource, read_image
+from keras_mae.data.folders import look_into
+from keras_mae.data.images import upright_size
+from keras_mae.pixels import BYTES, PixelRange
+
+__all__ = ["ScoredImages", "open_scored"]
+
+_NORMAL = ("good", "normal", "ok")
+_LOST = 0.02  # share of an image beyond the crop of which a warning is due
+
+
+@dataclass(frozen=True)
+class ScoredImages:
+    """Images to score, by index, with what is known of them; `open_scored` makes one of a folder.
+
+    Attributes:
+        source: Source of the images.
+        names: Paths of the files, in the folder.
+        anomalous: Whether each is known to be anomalous, Boolean (images,); `None` if it is not known.
+        masks: Path of the mask of each one's defects, `None` for one without; `None` if there are no masks.
+        reason: Why it is known what is anomalous, or why it is not, in one line.
+    """
+
+    source: Any
+    names: tuple[str, ...]
+    anomalous: np.ndarray | None
+    masks: tuple[Path | None, ...] | None
+    reason: str
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def images(self, indices: Any) -> np.ndarray:
+        """Return the images at `indices`, (images, height, width, channels)."""
+        found: np.ndarray = self.source.batch(indices)[0]
+        return found
+
+    def defects(self, indices: Iterable[int]) -> np.ndarray:
+        """Return where the defects of the images at `indices` are, Boolean (images, height, width).
+
+        A mask is cut and resized as its image is. A pixel of it counts from half of the largest value up.
+        """
+        shape = (*self.source.image_shape[:2], 1)
+        found = []
+        for index in indices:
+            path = None if self.masks is None else self.masks[index]
+            values = np.zeros(shape, "uint8") if path is None else read_image(path, shape)
+            found.append((values[..., 0] > 0) & (2 * values[..., 0].astype(int) >= int(values.max())))
+        return np.stack(found)
+
+
+def open_scored(
+    directory: str | Path,
+    image_shape: tuple[int, int, int],
+    *,
+    normal_class: str | None = None,
+    masks: str | Path | None = None,
+    pixel_range: PixelRange = BYTES,
+    white_level: int | None = None,
+    max_pixels: int | None = None,
+) -> ScoredImages:
+    """Open a folder of images to score.
+
+    The images may lie in folders for classes. Which of them is normal says `normal_class`, or else a folder that is
+    called "good", "normal" or "ok", as in MVTec AD; all others are anomalous. Otherwise nothing is known of them,
+    unless there are masks.
+
+    Args:
+        directory: Folder of images.
+        image_shape: (height, width, channels) that the model takes; images are brought to it.
+        normal_class: Name of the folder of those that are normal.
+        masks: Folder of pictures of where the defects are, of the images' sizes, 0 where there is none. Of
+            crack/000.png it is crack/000_mask.png, as in MVTec AD, or crack/000.png, with any ending. An image of a
+            normal class needs none; where no class is known, an image without a mask, or with an empty one, is
+            normal.
+        pixel_range: (low, high), the smallest and the largest pixel: the encoder's.
+        white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `data.read_image`.
+        max_pixels: Pixels of the largest image to read, as for `data.read_image`.
+
+    Returns:
+        `ScoredImages`.
+
+    Raises:
+        ValueError: If there is no such folder or class, an anomalous image has no mask, or a mask has another size
+            than its image.
+    """
+    height, width, channels = _checks.image_shape(image_shape)
+    levels: dict[str, Any] = {"pixel_range": pixel_range, "white_level": white_level, "max_pixels": max_pixels}
+    source = FolderSource(directory, (height, width), channels, **levels)
+    names = tuple(source.names(range(len(source))))
+    anomalous, reason = _known_anomalous(names, _checks.optional(_checks.text, "normal_class", normal_class))
+    _warn_of_cuts(source, max_pixels)
+    if masks is None:
+        return ScoredImages(source, names, anomalous, None, reason)
+    folder = _checks.path("masks", masks)
+    found = _masks_of(names, folder, anomalous)
+    for name, path, mask in zip(names, source.paths, found, strict=True):
+        if mask is not None and upright_size(mask) != (size := upright_size(path, max_pixels)):
+            raise ValueError(
+                f"`masks` must be pictures of the images' sizes. Received: {str(mask)!r} of "
+                f"{upright_size(mask)} for {name!r} of {size}"
+            )
+    opened = ScoredImages(source, names, anomalous, found, reason)
+    marked = np.array([bool(opened.defects([index]).any()) for index in range(len(opened))])
+    if anomalous is None:
+        reason = f"{marked.sum()} of {len(marked)} images are anomalous: those with a mask that is not empty"
+        return ScoredImages(source, names, marked, found, reason)
+    if (other := np.flatnonzero(marked != anomalous)).size:
+        first = names[other[0]]
+        what = "an empty mask" if anomalous[other[0]] else "a mask with defects, though its class is normal"
+        warnings.warn(
+            f"{other.size} of {len(names)} images and their masks contradict one another, such as {first!r}, which "
+            f"has {what}",
+            stacklevel=2,
+        )
+    return opened
+
+
+def _known_anomalous(names: tuple[str, ...], normal_class: str | None) -> tuple[np.ndarray | None, str]:
+    """Return which images are anomalous by their folders, if that is known, and why it is or is not."""
+    own = [name.partition("/")[0] if "/" in name else None for name in names]
+    classes = sorted({one for one in own if one is not None})
+    loose = own.count(None)
+    if normal_class is not None:
+        if normal_class not in classes or loose:
+            found = f"{loose} images that lie in no folder" if loose else listed(classes)
+            rule = "the name of a folder of images, and all images must lie in one"
+            raise _checks.argument_error("normal_class", f"{rule}, which are: {found}", normal_class)
+        chosen = [normal_class]
+    else:
+        chosen = [one for one in classes if one.lower() in _NORMAL]
+    if loose or len(chosen) != 1:
+        says = "it takes a folder for each class" if loose or not classes else "say which class is (normal_class)"
+        return None, f"Which images are normal is not known: {says}"
+    anomalous = np.array([one != chosen[0] for one in own])
+    return anomalous, f"{anomalous.sum()} of {len(names)} images are anomalous: those not in {chosen[0]!r}"
+
+
+def _masks_of(names: tuple[str, ...], folder: Path, anomalous: np.ndarray | None) -> tuple[Path | None, ...]:
+    """Return each image's mask, `None` for one that has none and needs none."""
+    if not folder.is_dir():
+        raise _checks.argument_error("masks", "an existing folder of pictures", str(folder))
+    by_name: dict[str, Path] = {}
+    for path in look_into(folder).paths:
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in by_name:
+            raise ValueError(f"`masks` must hold one for each image. Received: {by_name[name]} and {path}")
+        by_name[name] = path
+    found: list[Path | None] = []
+    for index, name in enumerate(names):
+        stem = Path(name).with_suffix("").as_posix()
+        mask = by_name.pop(stem, None) or by_name.pop(f"{stem}_mask", None)
+        if mask is None and anomalous is not None and anomalous[index]:
+            raise ValueError(
+                f"`masks` must hold a mask of each anomalous image. Received: none of {name!r}, such as "
+                f"{stem}_mask.png, in {str(folder)!r}"
+            )
+        found.append(mask)
+    if by_name:
+        first = next(iter(by_name.values()))
+        warnings.warn(f"{len(by_name)} masks belong to no image, such as {str(first)!r}", stacklevel=3)
+    if not any(found):
+        raise ValueError(f"`masks` must hold masks of the images. Received: none of any in {str(folder)!r}")
+    return tuple(found)
+
+
+def _warn_of_cuts(source: FolderSource, max_pixels: int | None) -> None:
+    """Warn of images that are not of the model's shape: what is cut off is not looked at."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    wanted = source.image_shape[0] / source.image_shape[1]
+    with ThreadPoolExecutor(cores()) as pool:
+        sizes = list(pool.map(lambda path: upright_size(path, max_pixels), source.paths))
+    kept = [min(height / width / wanted, wanted * width / height) for height, width in sizes]
+    if cut := sum(1 - share > _LOST for share in kept):
+        warnings.warn(
+            f"{cut} of {len(kept)} images are cut to the model's shape, up to {1 - min(kept):.0%} of one: defects "
+            "beyond that are not seen",
+            stacklevel=3,
+        )

@@ -1,0 +1,44 @@
+"""Maps on the grid of patches as maps of pixels, and maps of pixels smoothed: both are matrices."""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = ["blur", "enlarge", "resampled"]
+
+
+def enlarge(places: int, size: int) -> np.ndarray:
+    """Return the matrix that interpolates linearly from so many places to `size` pixels, float32 (size, places).
+
+    A place is in the middle of its pixels; beyond the outermost ones their values go on.
+    """
+    where = np.clip((np.arange(size) + 0.5) * places / size - 0.5, 0, places - 1)
+    below = np.minimum(where.astype(int), max(places - 2, 0))
+    share = where - below
+    matrix = np.zeros((size, places), "float32")
+    rows = np.arange(size)
+    np.add.at(matrix, (rows, below), 1 - share)
+    np.add.at(matrix, (rows, np.minimum(below + 1, places - 1)), share)
+    return matrix
+
+
+def blur(size: int, sigma: float) -> np.ndarray:
+    """Return the matrix that smooths `size` pixels by a Gaussian, float32 (size, size).
+
+    Beyond the edges the pixels are mirrored, the outermost one twice in a row. The Gaussian ends at four times
+    `sigma`, in pixels.
+    """
+    radius = int(4 * sigma + 0.5)
+    steps = np.arange(-radius, radius + 1)
+    weights = np.exp(-(steps**2) / (2 * max(sigma, 1e-12) ** 2))
+    places = (np.arange(size)[:, None] + steps) % (2 * size)
+    places = np.where(places < size, places, 2 * size - 1 - places)
+    matrix = np.zeros((size, size))
+    np.add.at(matrix, (np.arange(size)[:, None], places), weights / weights.sum())
+    return matrix.astype("float32")
+
+
+def resampled(maps: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Return maps (batch, rows, columns) with one of these matrices applied to rows, and one to columns."""
+    result: np.ndarray = rows @ maps @ columns.T
+    return result

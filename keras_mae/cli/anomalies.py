@@ -1,0 +1,191 @@
+"""`keras-mae anomaly`: images that are unlike normal ones."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from keras_mae.cli.options import MaxPixels, Out, WhiteLevel
+from keras_mae.cli.output import add_row, echo, table
+
+__all__ = ["anomaly"]
+
+_SHOWN = 20
+
+
+class Method(StrEnum):
+    """How images are scored: `keras_mae.anomaly.METHODS`, and both."""
+
+    both = "both"
+    reconstruction = "reconstruction"
+    neighbors = "neighbors"
+
+
+def anomaly(
+    model: Annotated[
+        Path,
+        typer.Argument(help="Saved model, such as runs/photos-1/model.keras; one without a decoder compares only."),
+    ],
+    normal: Annotated[
+        Path,
+        typer.Argument(help="Folder of normal images, at least eight, or the detector.npz that an earlier run left."),
+    ],
+    test: Annotated[Path, typer.Argument(help="Folder of images to score, flat or in folders of classes.")],
+    normal_class: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder in TEST whose images are normal, for the AUROC; by default one called good, normal or ok.",
+            metavar="NAME",
+        ),
+    ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of pictures of where defects are, for the AUROC of pixels: crack/000_mask.png or "
+            "crack/000.png for TEST's crack/000.png.",
+            metavar="FOLDER",
+        ),
+    ] = None,
+    method: Annotated[
+        Method | None,
+        typer.Option(
+            help="Error where MODEL fills in what is hidden, distance from the nearest normal patches, or the mean "
+            "of both; both by default where MODEL can reconstruct.",
+            show_default=False,
+        ),
+    ] = None,
+    quantile: Annotated[
+        float | None, typer.Option(help="Share of held-out normal images below the threshold; 0.95 by default.")
+    ] = None,
+    mask_ratio: Annotated[
+        float | None, typer.Option(help="Fraction of the patches that a mask hides; MODEL's by default.")
+    ] = None,
+    partitions: Annotated[
+        int | None,
+        typer.Option(
+            help="Times that each image is hidden in turn as a whole, by complementary masks; 4 by default."
+        ),
+    ] = None,
+    blocks: Annotated[
+        str | None,
+        typer.Option(
+            help="Blocks whose patches' features are compared, such as 5,8; by default those at a half and at three "
+            "quarters.",
+            metavar="N,N,...",
+        ),
+    ] = None,
+    neighbors: Annotated[
+        int | None, typer.Option(help="Number of nearest normal patches to compare with; 1 by default.")
+    ] = None,
+    bank_size: Annotated[
+        int | None, typer.Option(help="Largest number of normal patches to keep; 10,000 by default.")
+    ] = None,
+    pictures: Annotated[int, typer.Option(help="Number of heat maps to draw, those with the highest scores.")] = 12,
+    seed: Annotated[
+        int | None, typer.Option(help="Random seed for masks and for which normal images are held out; 0 by default.")
+    ] = None,
+    white_level: WhiteLevel = None,
+    max_pixels: MaxPixels = None,
+    out: Out = None,
+) -> None:
+    """Find images that are unlike normal ones.
+
+    TEST's images are scored by how unlike NORMAL's they are, in standard deviations above the mean of normal images
+    that are held out. It leaves a run directory with scores.csv, heat_maps.png of where, metrics.json, and
+    detector.npz, which can take the place of NORMAL.
+    """
+    import keras_mae
+    from keras_mae import anomaly as found_in
+    from keras_mae import convert, training
+    from keras_mae.cli.runs import run_directory
+
+    loaded = convert.load_model(model)
+    encoder = getattr(loaded, "encoder", loaded)
+    given: dict[str, Any] = {
+        "methods": None if method in (None, Method.both) else method.value,
+        "quantile": quantile,
+        "mask_ratio": mask_ratio,
+        "partitions": partitions,
+        "blocks": _numbers(blocks),
+        "neighbors": neighbors,
+        "bank_size": bank_size,
+        "seed": seed,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    levels: dict[str, Any] = {
+        "pixel_range": encoder.pixel_range,
+        "white_level": white_level,
+        "max_pixels": max_pixels,
+    }
+    directory = run_directory(f"anomaly-{Path(test).name}", out, False, keras_mae.distribution.current())
+    training.RunDirectory(directory).check_free()
+    if normal.is_file():
+        if given or method:
+            rule = f"left out with {normal.name}, which was fitted with its own"
+            raise ValueError(f"Options of the detector must be {rule}. Received: {', '.join(given) or 'method'}")
+        detector, images = found_in.AnomalyDetector.load(normal, loaded), None
+    else:
+        if method is Method.both:
+            given["methods"] = found_in.METHODS
+        detector = found_in.AnomalyDetector(loaded, **given)
+        shape = encoder.image_shape
+        if not normal.is_dir():
+            raise ValueError(
+                f"`normal` must be a folder of images or a detector's .npz file. Received: {str(normal)!r}"
+            )
+        if test.resolve().is_relative_to(normal.resolve()):
+            raise ValueError(
+                f"`test` must not lie in `normal`: what was learned as normal is not found. Received: {str(test)!r} "
+                f"in {str(normal)!r}"
+            )
+        source = keras_mae.data.open_directory(normal, shape[:2], shape[2], **levels)
+        images = keras_mae.data.make_dataset(source, detector.batch_size, shuffle=False, shard=(0, 1))
+    if not isinstance(loaded, keras_mae.MaskedAutoencoder) and method is None:
+        echo(f"{model} has no decoder ({type(loaded).__name__}): images are scored by nearest neighbors alone")
+    scored = found_in.open_scored(test, encoder.image_shape, normal_class=normal_class, masks=masks, **levels)
+    found_in.run_anomaly(detector, images, scored, directory, max_pictures=pictures, progress=True)
+    _say(directory, scored.reason)
+
+
+def _numbers(text: str | None) -> tuple[int, ...] | None:
+    try:
+        return None if text is None else tuple(int(index) for index in text.split(","))
+    except ValueError:
+        raise ValueError(f"`blocks` must be integers with commas between. Received: {text}") from None
+
+
+def _say(directory: Path, reason: str) -> None:
+    """Print the highest scores, and how well they separate what is known to be anomalous."""
+    import csv
+
+    from rich.console import Console
+
+    from keras_mae import training
+
+    run = training.RunDirectory(directory)
+    with run.file(training.RunFile.SCORES).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        names, *lines = csv.reader(file)
+    shown = table(f"highest of {len(lines):,} scores")
+    for name in names:
+        shown.add_column(name.replace("_", " "), justify="left" if name == "file" else "right", overflow="fold")
+    flags = {place for place, name in enumerate(names) if name in ("above_threshold", "anomalous")}
+    for line in lines[:_SHOWN]:
+        add_row(shown, *(_cell(value, place in flags) if place else value for place, value in enumerate(line)))
+    Console().print(shown)
+    metrics = run.metrics
+    echo(
+        f"{metrics['above_threshold']:,} of {metrics['images']:,} images are above {metrics['threshold']:.3g}, the "
+        f"{metrics['quantile']:g} quantile of {metrics['held_out']:,} held-out normal images"
+    )
+    echo(reason)
+    for kind, scores in (("images", metrics["auroc"]), ("pixels", metrics["pixel_auroc"])):
+        if scores:
+            echo(f"AUROC of {kind}: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+    echo(f"{directory}: {', '.join(run.files)}")
+
+
+def _cell(value: str, is_flag: bool) -> str:
+    return {"1": "yes", "0": ""}[value] if is_flag else f"{float(value):.2f}"
