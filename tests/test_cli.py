@@ -137,7 +137,7 @@ def test_a_folder_that_vanishes_is_one_clear_line_and_nothing_is_lost(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["pretrain", "nowhere"], "`data` must be digits, fashion_mnist or an existing folder"),
+        (["pretrain", "nowhere"], "`data` must be digits, fashion_mnist, an existing folder"),
         (["pretrain", "--mask-ratio", "1.5"], "`mask_ratio` must be in [0, 1). Received: mask_ratio=1.5"),
         (["pretrain", "--model", "mae_vit_giant"], "`preset` must be one of 'mae_vit_micro_patch2_8'"),
         (["pretrain", "--class-tokens", "9"], "must be an integer in [0, 8]. Received: class_tokens=9"),

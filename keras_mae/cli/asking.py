@@ -47,9 +47,10 @@ def predict(
     white_level: WhiteLevel = None,
     max_pixels: MaxPixels = None,
 ) -> None:
-    """Say which class CLASSIFIER sees in each of FILES, and how sure it is.
+    """Classify images of any size.
 
-    Images are read as evaluate reads them. The tables of all parts are joined by join.
+    Each of FILES gets the class that CLASSIFIER sees in it, and its probability. Images are read as evaluate
+    reads them. The tables of all parts are joined by join.
     """
     import keras_mae
     from keras_mae import convert, data
@@ -93,9 +94,10 @@ def similar(
         typer.Option(help="Where the model is that made EMBEDDINGS; by default where it was."),
     ] = None,
 ) -> None:
-    """Find the images of EMBEDDINGS nearest to QUERIES by cosine.
+    """Find the images most like others.
 
-    A query that EMBEDDINGS holds is looked up and leaves itself out; any other image is embedded by the model that
+    They are those of EMBEDDINGS nearest to each of QUERIES by cosine. A query that EMBEDDINGS holds is looked up
+    and leaves itself out; any other image is embedded by the model that
     made them, in the same way. All images are compared, none is estimated.
     """
     import numpy as np
@@ -139,7 +141,7 @@ def draw_map(
     thumbnail_size: Annotated[int, typer.Option(help="Longest side of a thumbnail, in pixels.")] = 64,
     seed: Annotated[int, typer.Option(help="Random seed for umap and tsne.")] = 0,
 ) -> None:
-    """Draw a map of EMBEDDINGS, on which images that are alike lie close by.
+    """Draw a map on which like lies by like.
 
     It is one HTML file without any other, to open in a browser: point at an image to see it, zoom with the wheel.
     """

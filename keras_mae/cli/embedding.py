@@ -38,7 +38,7 @@ def embed(
     white_level: WhiteLevel = None,
     max_pixels: MaxPixels = None,
 ) -> None:
-    """Write the features of FOLDER's images, with their names.
+    """Write features of images to a file.
 
     Folders in FOLDER that hold all images are their classes. An .npz file holds features, files, and labels and
     class_names if there are classes, and remembers MODEL: similar and map take it. What is stopped goes on when the
@@ -75,9 +75,10 @@ def join(
         Path, typer.Option(help="File to write, which must not exist: .npz, .parquet or .csv; .csv or .json.")
     ],
 ) -> None:
-    """Join FILES, which embed (.npz) or predict (.csv, .json) wrote of all parts.
+    """Join the files of all parts.
 
-    A part that is missing, was given twice or was made otherwise than the others is named, and nothing is written.
+    They are those that embed (.npz) or predict (.csv, .json) wrote. A part that is missing, was given twice or
+    was made otherwise than the others is named, and nothing is written.
     """
     from keras_mae import transfer
 
