@@ -73,7 +73,11 @@ def test_pretrain_goes_on_from_a_file(keras_mae_command, digits_model, tmp_path)
                 np.testing.assert_allclose(concrete(one), concrete(other), atol=1e-6)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (record["weights"], len(record["weights_sha256"])) == ("model.keras", 16)
-    assert keras_mae_command("pretrain", "--recipe", "run/recipe.toml", "--new-decoder", "--out", "new")[0] == 0
+    (tmp_path / "few").mkdir()
+    for number, image in enumerate(keras_mae.data.digits("test")[0][:4]):
+        keras.utils.save_img(tmp_path / "few" / f"{number}.png", image)
+    few = ("few", "--batch-size", 4)  # the new decoder is wide
+    assert keras_mae_command("pretrain", *few, "--recipe", "run/recipe.toml", "--new-decoder", "--out", "new")[0] == 0
     assert keras.saving.load_model("new/model.keras").decoder.embed_dim == 512
     for options, message in (
         (("--weights", digits_model, "--model", "mae_vit_micro_patch2_8"), "`model` names an architecture"),
