@@ -78,3 +78,26 @@ def write_zarr(path: Path, version: int = 3, **arrays: np.ndarray) -> str:
         chunks = (1, *array.shape[1:]) if array.ndim > 1 else array.shape
         group.create_array(name, shape=array.shape, chunks=chunks, dtype=array.dtype)[...] = array
     return str(path)
+
+
+def in_npy(array):
+    return npy(array)
+
+
+def in_planes(array):
+    return tiff(np.moveaxis(array, -1, 0), planarconfig="separate")
+
+
+def in_imagej(array):
+    return tiff(np.moveaxis(array, -1, 0), imagej=True, metadata={"axes": "CYX"}, planarconfig=None)
+
+
+def in_ome(array):
+    return tiff(np.moveaxis(array, -1, 0), ome=True, metadata={"axes": "CYX"}, planarconfig=None)
+
+
+def deflated(array):
+    return tiff(array, compression="zlib")
+
+
+WRITERS = {"npy": in_npy, "tiff": tiff, "planes": in_planes, "deflated": deflated, "imagej": in_imagej, "ome": in_ome}
