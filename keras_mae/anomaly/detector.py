@@ -28,6 +28,7 @@ from keras_mae.random import EVALUATION_STEP, HELD_OUT, hash_noise
 __all__ = ["METHODS", "AnomalyDetector"]
 
 METHODS = ("reconstruction", "neighbors")
+"""Names of the methods, whose mean is the third score."""
 _HELD_OUT_EVERY = 4
 _MOST_HELD_OUT = 256
 _CANDIDATES = 4  # patches that are sampled for each that the bank will hold
