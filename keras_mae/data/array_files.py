@@ -209,7 +209,7 @@ def _zarr_arrays(zarr: Any, store: Any) -> list[str]:
     try:
         group = zarr.open_group(store, mode="r")
         return [f"{name} {array.shape}" for name, array in itertools.islice(group.arrays(), _SHOWN + 1)]
-    except Exception:
+    except Exception:  # it only lists what there is, beside an error that is raised anyway
         return []
 
 
