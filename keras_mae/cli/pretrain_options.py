@@ -142,7 +142,8 @@ PatchSize = Annotated[
 Channels = Annotated[
     int | None,
     typer.Option(
-        help="Channels of a folder's images: 1 (gray), 3 or 4 (with transparency); the preset's by default."
+        help="Channels of a folder's images: 1 (gray), 3 or 4 (with transparency), or as many as files of arrays "
+        "have bands; the preset's by default."
     ),
 ]
 ListPresets = Annotated[

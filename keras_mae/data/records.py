@@ -114,6 +114,10 @@ class RecordSource:
             records = self._records.__getitems__(indices)
         return [os.fsdecode(features(record).get(NAME, b"")) for record in records]
 
+    def encoded(self, indices: Any) -> list[bytes]:
+        """Return the bytes of the images at `indices`, not yet decoded."""
+        return [image for image, _ in self._read([int(index) for index in indices])]
+
     def _read(self, indices: list[int]) -> list[tuple[bytes, int | None]]:
         with self._clear_errors(indices):
             records = self._records.__getitems__(indices)
