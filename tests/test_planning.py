@@ -312,6 +312,24 @@ def test_a_plan_is_written_once_and_says_why(tmp_path, speed):
 
 
 @torch_only
+def test_a_run_that_goes_on_from_weights_is_planned(keras_mae_command, tmp_path, monkeypatch):
+    monkeypatch.setattr(measuring, "_SECONDS", 0.05)
+    encoder = keras_mae.ViTEncoder((16, 8, 3), (4, 2), embed_dim=8, depth=1, num_heads=2)
+    keras_mae.MaskedAutoencoder(encoder, keras_mae.MAEDecoder(8, 1, 2)).save("old.keras")
+    Image.fromarray(RNG.integers(0, 256, (20, 20), dtype="uint8")).save(photos(tmp_path / "x", 0) / "gray.png")
+    options = ("--weights", "old.keras", "--epochs", 1)
+    status, out, err = keras_mae_command("plan", "x", *options)
+    assert (status, err, "old.keras at 16x8, patches of 4x2: " in out) == (0, "", True)
+    content = tomllib.loads((tmp_path / "plan.toml").read_text())
+    assert content["model"] == {"weights": "old.keras", "image_size": "16x8", "channels": 3}
+    assert keras_mae_command("pretrain", "x", "--recipe", "plan.toml", "--out", "run")[0] == 0
+    assert training.RunDirectory("run").metadata["weights"] == "old.keras"
+    for wrong in (("--model", "mae_vit_micro_patch4_32"), ("--patch-size", 2), ("--image-size", 9)):
+        status, _, err = keras_mae_command("plan", "x", *options, *wrong, "--out", "other.toml")
+        assert (status, err.count("\n")) == (2, 1)
+
+
+@torch_only
 def test_a_built_in_data_set_is_refused():
     with pytest.raises(ValueError, match="the recipe for digits is known"):
         planning.make_plan("digits")

@@ -277,6 +277,7 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
     planned: dict[str, tuple[str, ...]] = {
         "--hours": POSITIVE,
         "--model": (*CHOICE, "vit"),
+        "--weights": NO_FILE,
         "--image-size": (*COUNT, "8x", "8x0", "8x8x8"),
         "--patch-size": (*COUNT, "2x", "8x0"),
         "--channels": (*COUNT, "2"),

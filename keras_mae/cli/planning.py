@@ -11,7 +11,7 @@ import typer
 
 from keras_mae.cli.options import AllowDamaged, Loader, MaxPixels, Workers
 from keras_mae.cli.output import echo
-from keras_mae.cli.pretrain_options import DtypePolicy, Precision
+from keras_mae.cli.pretrain_options import DtypePolicy, Precision, Weights
 
 __all__ = ["plan"]
 
@@ -23,6 +23,7 @@ def plan(
     model: Annotated[
         str | None, typer.Option(help="Preset, such as mae_vit_small_patch16_224; by default several are tried.")
     ] = None,
+    weights: Weights = None,
     image_size: Annotated[
         str | None,
         typer.Option(
@@ -89,6 +90,7 @@ def plan(
             folder,
             hours=hours,
             preset=model,
+            weights=weights,
             **sizes,
             channels=channels,
             epochs=epochs,

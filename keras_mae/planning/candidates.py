@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from keras_mae import _checks, presets
 from keras_mae.data.surveying import Survey
 
-__all__ = ["SMALL", "Candidate", "candidates", "is_small", "recipe_size"]
+__all__ = ["SMALL", "Candidate", "candidates", "continuing", "is_small", "recipe_size"]
 
 SMALL = 64
 """Pixels of the short side up to which images are small: they are taken whole, by a recipe that was tuned on such."""
@@ -31,16 +32,18 @@ class Candidate:
     """A model that may be pre-trained.
 
     Attributes:
-        preset: Name of the preset whose widths and depths it has.
+        preset: Name of the preset whose widths and depths it has, or of the weights that it goes on from.
         image_size: Size (height, width) of its images in pixels.
         patch_size: Size (height, width) of a patch in pixels.
         reason: Why this size of images.
+        weights: Model that it goes on from, if it does.
     """
 
     preset: str
     image_size: tuple[int, int]
     patch_size: tuple[int, int]
     reason: str = ""
+    weights: Any = field(default=None, repr=False, compare=False)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -95,6 +98,29 @@ def candidates(
     found = [Candidate(_nearest(width, *shapes[0][:2]), *shapes[0]) for width in large_enough]
     found += [Candidate(_nearest(width, *shape[:2]), *shape) for shape in shapes[1:] for width in _CHEAPEST]
     return found
+
+
+def continuing(
+    weights: Any, name: str, image_size: tuple[int, int] | None = None, patch_size: tuple[int, int] | None = None
+) -> Candidate:
+    """Return the model that goes on from another one, whose sizes count where nobody said others.
+
+    Args:
+        weights: The other model: a masked autoencoder, an encoder or a classifier.
+        name: What it is called.
+        image_size: Size (height, width) of the images, if it is to be this one.
+        patch_size: Size (height, width) of a patch, which must be the model's.
+
+    Raises:
+        ValueError: If the patch is another one, or does not divide the image.
+    """
+    encoder = getattr(weights, "encoder", weights)
+    if patch_size not in (None, encoder.patch_size):
+        raise _checks.argument_error("patch_size", f"that of the weights, {encoder.patch_size}", patch_size)
+    size = image_size or encoder.image_shape[:2]
+    _checks.grid((*size, 1), encoder.patch_size)
+    reason = "that of the weights" if image_size is None else "as asked for"
+    return Candidate(name, size, encoder.patch_size, reason, weights)
 
 
 def _of_preset(preset: str, image_size: tuple[int, int] | None, patch_size: tuple[int, int] | None) -> Candidate:

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from keras_mae import _optional
+from keras_mae.convert import continued
 from keras_mae.data.reading import length
 from keras_mae.masked_autoencoder import MaskedAutoencoder
 from keras_mae.pixels import BYTES
@@ -97,10 +98,9 @@ def measure(
     clock = _Clock(steps, too_slow)
     model: Any = None
     try:
-        model = MaskedAutoencoder.from_preset(
-            candidate.preset,
-            image_shape=images.train.image_shape,
-            patch_size=candidate.patch_size,
+        model = _model(
+            candidate,
+            images.train.image_shape,
             pixel_range=tuple(images.metadata["pixel_range"] or BYTES),
             decoder=recipe.decoder,
             dtype=precision,
@@ -127,6 +127,14 @@ def measure(
         step_seconds=step,
         epoch_seconds=steps * step,
     )
+
+
+def _model(candidate: Candidate, image_shape: tuple[int, int, int], **arguments: Any) -> MaskedAutoencoder:
+    """Return a model to train, as `keras-mae pretrain` makes it."""
+    if candidate.weights is not None:
+        return continued(candidate.weights, image_shape, **arguments)
+    shape: dict[str, Any] = {"image_shape": image_shape, "patch_size": candidate.patch_size}
+    return MaskedAutoencoder.from_preset(candidate.preset, **shape, **arguments)
 
 
 class _Clock(keras.callbacks.Callback):

@@ -44,7 +44,7 @@ class Plan:
 
     @property
     def preset(self) -> str:
-        """Name of the preset of the model."""
+        """Name of the preset of the model, or of the weights that it goes on from."""
         return self.chosen.candidate.preset
 
     @property

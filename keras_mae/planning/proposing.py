@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from keras_mae import _checks
+from keras_mae import _checks, convert
 from keras_mae.data import BUILTIN
+from keras_mae.data.opening import MODES
 from keras_mae.data.surveying import Survey, survey
 from keras_mae.pixels import BYTES, PixelRange
-from keras_mae.planning.candidates import Candidate, candidates, recipe_size
+from keras_mae.planning.candidates import Candidate, candidates, continuing, recipe_size
 from keras_mae.planning.durations import duration
 from keras_mae.planning.measuring import Measured, measure
 from keras_mae.planning.numbers import (
@@ -44,6 +45,7 @@ def make_plan(
     *,
     hours: float = 8.0,
     preset: str | None = None,
+    weights: str | Path | None = None,
     image_size: int | tuple[int, int] | None = None,
     patch_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
@@ -74,6 +76,8 @@ def make_plan(
             "cells.h5::images".
         hours: Hours that the run may take.
         preset: Name of the preset to plan with; by default several are tried.
+        weights: File, folder or name of the model to go on from in place of a new one, as for `convert.continued`;
+            its images' size and channels are then kept, unless others are given.
         image_size: Side in pixels of the images to train on, or (height, width); by default it goes by the images.
         patch_size: Side in pixels of a patch, or (height, width); by default it goes by the size of the images.
         channels: Channels of the images; by default 1 where all are gray, 3 for colors, or the bands of arrays.
@@ -112,10 +116,15 @@ def make_plan(
     loading: dict[str, Any] = {"precision": precision, "loader": loader, "workers": workers}
     reading: dict[str, Any] = {"allow_damaged": allow_damaged, "max_pixels": max_pixels}
     levels: dict[str, Any] = {"pixel_range": pixel_range, "white_level": white_level}
+    loaded, named = (None, "") if weights is None else _loaded(weights, preset)
     found = survey(data, channels=channels, progress=progress, **levels, **reading)
     say(f"{data}: {found}")
     reading |= {"pixel_range": found.pixel_range, "white_level": found.white_level}
-    tried = candidates(found, preset=preset, **shapes)
+    if weights is None:
+        tried = candidates(found, preset=preset, **shapes)
+    else:
+        tried = [continuing(loaded, named, **shapes)]
+        found = replace(found, channels=channels or _channels(found, tried[0]))
     trials, too_large = list[_Trial](), list[Candidate]()
     for candidate, images, opening in _opened(data, tried, found.channels, reading):
         say(f"measuring {candidate}")
@@ -133,7 +142,7 @@ def make_plan(
     chosen, size = trials[-1], recipe_size(found)
     length, why = (epochs, ASKED) if epochs else chosen_epochs(chosen.measured, chosen.least, size, seconds)
     recipe = planned(chosen.recipe, chosen.batch.size, length)
-    asked = {"model": preset, "channels": channels, **shapes, **levels, **reading, **loading}
+    asked = {"model": preset, "weights": weights, "channels": channels, **shapes, **levels, **reading, **loading}
     return Plan(
         data=str(data),
         survey=found,
@@ -153,6 +162,23 @@ def make_plan(
             **_told(str(data), found, chosen.measured.candidate, asked, _model_reason(trials, seconds)),
         },
     )
+
+
+def _loaded(weights: str | Path, preset: str | None) -> tuple[Any, str]:
+    """Return the model to go on from, and what it is called."""
+    if preset is not None:
+        raise ValueError(
+            "`preset` names an architecture, and `weights` bring their own. "
+            f"Received: preset={preset}, weights={weights}"
+        )
+    _checks.path("weights", weights, "a path, or the name of a published checkpoint")
+    return convert.load(convert.located(weights, published=True)).model, Path(weights).name
+
+
+def _channels(found: Survey, candidate: Candidate) -> int:
+    """Return the channels to go on with: a model's own, if pictures can be read in them."""
+    own = int(getattr(candidate.weights, "encoder", candidate.weights).image_shape[2])
+    return own if own in MODES and found.channels in MODES else found.channels
 
 
 @dataclass(frozen=True)
@@ -221,6 +247,10 @@ def _told(
         },
         "run": {},
     }
+    if candidate.weights is not None:
+        model = rows["model"]
+        rows["model"] = {"weights": (str(asked["weights"]), ASKED), "image_size": model["image_size"]}
+        rows["model"]["channels"] = (found.channels, ASKED if asked["channels"] else "that of the weights")
     for name, unless in (("pixel_range", BYTES), ("white_level", None)):
         if getattr(found, name) != unless:
             rows["data"][name] = (getattr(found, name), found.measured or ASKED)

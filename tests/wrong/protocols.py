@@ -144,6 +144,7 @@ def of_training(folder: Path) -> list[Group]:
                 "data": (*PATH, "nowhere", "digits"),
                 "hours": POSITIVE,
                 "preset": (3, *CHOICE),
+                "weights": (3, "", "nowhere"),
                 "image_size": [one for one in PAIR if one is not None],
                 "patch_size": [one for one in PAIR if one is not None],
                 "channels": OPTIONAL_COUNT,
@@ -159,7 +160,7 @@ def of_training(folder: Path) -> list[Group]:
             },
             check_right=False,
             data=("data", "directory"),
-            preset="preset",
+            weights=("weights", "nowhere"),
         ),
         sweep("open_unlabeled", training.open_unlabeled, photos, {**opening, "allow_damaged": UP_TO_ONE}),
         sweep(
