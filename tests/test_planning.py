@@ -105,12 +105,12 @@ def test_epochs_go_by_the_time():
     assert numbers.least_epochs(PretrainRecipe(), "photos", 1) == 800
     assert numbers.least_epochs(PretrainRecipe(epochs=60), "small_images", 1) == 60
     chosen = {hours: numbers.chosen_epochs(one, 40, "photos", 3600 * hours) for hours in (0.01, 1, 3, 8, 100)}
-    assert {hours: epochs for hours, (epochs, _) in chosen.items()} == {0.01: 1, 1: 17, 3: 53, 8: 140, 100: 800}
+    assert {hours: epochs for hours, (epochs, _) in chosen.items()} == {0.01: 1, 1: 17, 3: 51, 8: 130, 100: 800}
     assert [words for _, (_, words) in chosen.items()] == [
         "even one does not fit into 36 s; 40 are advised, which take 2 h 13 min",
         "as many as fit into 60 min; 40 are advised, which take 2 h 13 min",
-        "as many as fit into 3 h 00 min; 40 would do",
-        "as many as fit into 8 h 00 min; 40 would do",
+        "as many as fit into 3 h; 40 would do",
+        "as many as fit into 8 h; 40 would do",
         "the paper's, for which there is time",
     ]
     assert numbers.chosen_epochs(one, 40, "small_images", 3600 * 99)[0] == 40
@@ -120,8 +120,9 @@ def test_epochs_go_by_the_time():
 
 @torch_only
 def test_times_are_said_in_words():
-    seconds = (0.5, 42, 300, 5000, 100_000, 500_000)
-    assert [duration(one) for one in seconds] == ["0.5 s", "42 s", "5 min", "83 min", "28 h", "5.8 days"]
+    seconds = (0.5, 42, 300, 5000, 9000, 28_800, 100_000, 500_000)
+    words = ["0.5 s", "42 s", "5 min", "83 min", "2 h 30 min", "8 h", "28 h", "5.8 days"]
+    assert [duration(one) for one in seconds] == words
 
 
 # === Measuring ===

@@ -106,15 +106,28 @@ def plan(
             progress=progress,
         )
         proposed.save(out)
-        echo(f"\n{proposed}\n{out}: keras-mae pretrain --recipe {out}")
+        table = str(proposed).partition("\n\n")[2]  # what the images are like has been said
+        echo(f"\n{table}\n{out}: keras-mae pretrain --recipe {out}")
 
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Show a bar where all images are measured; yield the function that is told how many are, and of how many."""
+    """Yield a function that is told how many images are measured, and of how many, and shows a bar meanwhile."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True) as progress:
-        task = progress.add_task("range of all images", total=None, visible=False)
-        yield lambda done, total: progress.update(task, completed=done, total=total, visible=done < total)
+    bars = Progress(*columns, transient=True)
+    task = bars.add_task("range of all images", total=None)
+
+    def show(done: int, total: int) -> None:
+        if done == 1:
+            bars.start()
+        bars.update(task, completed=done, total=total)
+        if done == total:  # nothing else is at work where models are timed
+            bars.stop()
+
+    try:
+        yield show
+    finally:
+        if bars.live.is_started:
+            bars.stop()

@@ -12,11 +12,23 @@ from keras_mae.planning.measuring import Measured, is_accelerated
 from keras_mae.recipes import PretrainRecipe
 from keras_mae.recipes.base import changed, warmup_share
 
-__all__ = ["ASKED", "Batch", "chosen_batch", "chosen_epochs", "least_epochs", "planned", "rate_reason", "recipe_of"]
+__all__ = [
+    "ASKED",
+    "Batch",
+    "chosen_batch",
+    "chosen_epochs",
+    "fits",
+    "least_epochs",
+    "planned",
+    "rate_reason",
+    "recipe_of",
+]
 
 ASKED = "as asked for"
 _LEAST_EPOCHS, _LEAST_UPDATES, _MOST_EPOCHS = 40, 5000, 800
 """Epochs of a run on photos that is worth beginning, updates of one, and epochs after which it ends: the paper's."""
+_SHARE = 0.95
+"""Share of the time that there is that is planned for."""
 _LEFT_OUT = 0.1
 """Share of the images that fill no batch above which a batch is made smaller."""
 _USUAL_BATCH, _LARGEST_BATCH = 32, 256
@@ -76,6 +88,11 @@ def least_epochs(recipe: PretrainRecipe, size: str, steps: int) -> int:
     return min(max(_LEAST_EPOCHS, math.ceil(_LEAST_UPDATES / steps)), _MOST_EPOCHS)
 
 
+def fits(measured: Measured, epochs: int, seconds: float) -> bool:
+    """Return whether a run of so many epochs takes no longer than there is time."""
+    return measured.seconds(epochs) <= _SHARE * seconds
+
+
 def chosen_epochs(measured: Measured, least: int, size: str, seconds: float) -> tuple[int, str]:
     """Return the epochs for a time, and why so many.
 
@@ -85,7 +102,7 @@ def chosen_epochs(measured: Measured, least: int, size: str, seconds: float) -> 
         size: Size of the recipe.
         seconds: Seconds that the run may take.
     """
-    affordable = int((seconds - measured.seconds(0)) / measured.epoch_seconds)
+    affordable = int((_SHARE * seconds - measured.seconds(0)) / measured.epoch_seconds)
     time = duration(seconds)
     if affordable < least:
         needed = f"{least} are advised, which take {duration(measured.seconds(least))}"

@@ -22,6 +22,7 @@ from keras_mae.planning.numbers import (
     Batch,
     chosen_batch,
     chosen_epochs,
+    fits,
     least_epochs,
     planned,
     rate_reason,
@@ -33,8 +34,6 @@ from keras_mae.training import UnlabeledImages, open_unlabeled
 
 __all__ = ["make_plan"]
 
-_SHARE = 0.95
-"""Share of the hours that is planned for."""
 _PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 _HOPELESS = 2.0
 """Times the time that there is from which on a model is not measured any better."""
@@ -108,7 +107,7 @@ def make_plan(
     _checks.one_of("precision", precision, _PRECISIONS)
     if say is not None:
         _checks.function("say", say, "a function of a line, or None")
-    seconds, say = 3600 * _SHARE * _checks.positive("hours", hours), say or (lambda text: None)
+    seconds, say = 3600 * _checks.positive("hours", hours), say or (lambda text: None)
     shapes = {
         "image_size": _checks.optional(_checks.pair, "image_size", image_size),
         "patch_size": _checks.optional(_checks.pair, "patch_size", patch_size),
@@ -135,7 +134,7 @@ def make_plan(
             too_large.append(candidate)
             continue
         trials.append(trial)
-        if trial.measured.seconds(trial.least) <= seconds:
+        if fits(trial.measured, trial.least, seconds):
             break
     if not trials:
         raise ValueError(f"No model fits into memory. Received: {', '.join(map(str, tried))}")
@@ -269,7 +268,7 @@ def _size_reason(size: str) -> str:
 def _model_reason(trials: Sequence[_Trial], seconds: float) -> str:
     """Return why the last of some models is proposed."""
     last = trials[-1]
-    if last.measured.seconds(last.least) > seconds:
+    if not fits(last.measured, last.least, seconds):
         return "the cheapest that is tried; none does enough epochs in time"
     if len(trials) == 1:
         return "large enough for so few images, and fast enough"
