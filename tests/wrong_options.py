@@ -243,6 +243,7 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
         "--seed": SEED,
         "--white-level": COUNT,
         "--max-pixels": COUNT,
+        "--bands": BANDS,
         "--out": RUN["--out"],
     }
     prepare: dict[str, tuple[str, ...]] = {
@@ -310,7 +311,7 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
         options(
             "similar",
             ["similar", embedded, image],
-            {"--k": COUNT, "--out": ("", "x", "x.xyz", "taken"), "--model": NO_FILE},
+            {"--k": COUNT, "--out": ("", "x", "x.xyz", "taken"), "--model": NO_FILE, "--bands": BANDS},
             ["similar", embedded, image, "a/0.png"],
         ),
         options(
@@ -322,6 +323,7 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
                 "--thumbnails": ("-1", "1.5", "x"),
                 "--thumbnail-size": COUNT,
                 "--seed": SEED,
+                "--bands": BANDS,
             },
         ),
         options("join", ["join", embedded, "--out", "z.npz"], {"--out": ("", "x", "taken", embedded)}),
