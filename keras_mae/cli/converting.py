@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keras_mae.cli.options import SavedModel
+from keras_mae.cli.options import RecipeSize, SavedModel
 from keras_mae.cli.output import add_row, echo, table
 
 if TYPE_CHECKING:
@@ -36,6 +36,13 @@ class Runtime(StrEnum):
     litert = "litert"
     openvino = "openvino"
     torch = "torch"
+
+
+class InputType(StrEnum):
+    """Type of the pixels that an exported model takes."""
+
+    uint8 = "uint8"
+    float32 = "float32"
 
 
 class Part(StrEnum):
@@ -119,14 +126,37 @@ def export(
         Part,
         typer.Option(help="Part to export: the model, which for a masked autoencoder reconstructs, or its encoder."),
     ] = Part.model,
+    input_dtype: Annotated[
+        InputType | None,
+        typer.Option(
+            help="Type of the pixels it takes; uint8 by default for onnx and pixels of 0-255, else float32."
+        ),
+    ] = None,
+    size: Annotated[
+        RecipeSize,
+        typer.Option(
+            help="Recipe a classifier was trained by: how much of each image to look at, which goes with the model."
+        ),
+    ] = RecipeSize.small_images,
+    script: Annotated[
+        bool | None,
+        typer.Option(
+            "--script/--no-script",
+            help="Whether to write a script beside OUT that asks the model about an image; by default for onnx.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Export MODEL to another runtime.
 
     The exported model is loaded by its runtime, and its outputs are compared with those of Keras before it is kept.
+    It takes pixels as they are in a picture, and holds what else its user has to know: how to crop and resize, and
+    the names of the classes.
 
     PyTorch writes the format torch, and TensorFlow all others, whichever backend the model was trained on.
     """
-    from keras_mae import convert
+    from keras_mae import convert, recipes
+    from keras_mae.pixels import BYTES
 
     loaded = convert.load_model(model)
     if part is Part.encoder:
@@ -134,8 +164,23 @@ def export(
     if out is None:
         name = f"{model.stem}_{part}" if part is Part.encoder else model.stem
         out = model.with_name(f"{name}{convert.export_ending(format.value) or '_saved_model'}")
-    difference = convert.export(loaded, out, format.value)
+    encoder = getattr(loaded, "encoder", loaded)
+    crop = recipes.FineTuneRecipe.for_size(size.value).evaluation_crop(min(encoder.image_shape[:2]))
+    if input_dtype is None:
+        in_bytes = format is Runtime.onnx and tuple(encoder.pixel_range) == BYTES
+        input_dtype = InputType.uint8 if in_bytes else InputType.float32
+    script = format is Runtime.onnx if script is None else script
+    difference = convert.export(
+        loaded,
+        out,
+        format.value,
+        input_dtype=input_dtype.value,
+        center_crop=crop["fraction"],
+        script=script,
+    )
     echo(f"{out}: {type(loaded).__name__}, within {difference:.1e} of Keras' outputs at batch 1 and 7")
+    if script:
+        echo(f"{out.with_name(f'{out.stem}_onnx.py')}: asks it about an image")
 
 
 def _checked_format(format: Format | None, out: Path) -> Format:

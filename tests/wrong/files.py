@@ -9,6 +9,7 @@ from wrong_arguments import (
     BOOLEAN,
     CHOICE,
     COUNT,
+    NAN,
     OPTIONAL_BOOLEAN,
     OPTIONAL_COUNT,
     PATH,
@@ -60,7 +61,14 @@ def of_files(folder: Path) -> list[Group]:
             "convert.export",
             exporting.export,
             {"model": encoder(), "path": folder / "new.onnx", "format": "onnx"},
-            {"model": MODELS, "path": PATH, "format": (*CHOICE, None)},
+            {
+                "model": MODELS,
+                "path": PATH,
+                "format": (*CHOICE, None),
+                "input_dtype": (*CHOICE, "int8"),
+                "center_crop": (0, 1.5, "x", None, NAN),
+                "script": BOOLEAN,
+            },
             check_right=False,
         ),
         sweep(
