@@ -99,9 +99,11 @@ def convert(
 ) -> None:
     """Convert weights from one format to another.
 
-    What became of every tensor is listed. A file that does not fit as a whole is refused, and nothing is written.
+    What became of every tensor is listed, and what a user of timm, transformers or KerasHub types to load OUT. A file
+    that does not fit as a whole is refused, and nothing is written.
     """
     from keras_mae import convert
+    from keras_mae.convert.usage import LIBRARIES
 
     format = _checked_format(format, out)
     model, report = convert.load(
@@ -116,6 +118,8 @@ def convert(
     _print(report, source)
     convert.save(model, out, format.value)
     echo(f"{out}: {type(model).__name__}, {model.count_params():,} parameters")
+    if format.value in LIBRARIES:
+        echo(f"\n{convert.how_to_load(model, out, format.value)}")
 
 
 def export(

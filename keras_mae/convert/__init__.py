@@ -18,6 +18,7 @@ from keras_mae.convert.locate import PUBLISHED, fetch
 from keras_mae.convert.locate import located as located
 from keras_mae.convert.own import load_model
 from keras_mae.convert.state_dict import Files, StateDict, write_safetensors, write_torch
+from keras_mae.convert.usage import how_to_load
 from keras_mae.convert.weight_map import Kind, Report, Rule, Transform, load_weights, named_weights, save_weights
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "export_ending",
     "fetch",
     "from_keras_hub",
+    "how_to_load",
     "image_converter_of",
     "load",
     "load_model",

@@ -113,9 +113,8 @@ def export(
     """
     path = _checks.path("path", path)
     _checks.share("center_crop", center_crop)
-    written_by = _check_arguments(model, path, format, _checks.boolean("script", script))
-    dtype = _checked_dtype(model, input_dtype)
-    texts = {PREPROCESSING: preprocessing_of(model, dtype, float(center_crop))}
+    written_by = _check_arguments(model, path, format, input_dtype, _checks.boolean("script", script))
+    texts = {PREPROCESSING: preprocessing_of(model, input_dtype, float(center_crop))}
     if (names := getattr(model, "class_names", None)) is not None:
         texts[CLASS_NAMES] = names
     source = script_of(model, path.name, _script_beside(path).name)
@@ -125,7 +124,7 @@ def export(
         _saving.save_model(model, work / "model.keras")
         (work / "texts.json").write_text(json.dumps(texts))
         for batch in BATCHES:
-            inputs = _example(model, batch, dtype)
+            inputs = _example(model, batch, input_dtype)
             outputs = _flat(model(inputs if len(inputs) > 1 else inputs["images"]))
             arrays: dict[str, Any] = inputs | {f"output_{name}": value for name, value in outputs.items()}
             np.savez(work / f"{batch}.npz", **arrays)
@@ -143,7 +142,7 @@ def _script_beside(path: Path) -> Path:
     return path.with_name(f"{path.stem}_onnx.py")
 
 
-def _check_arguments(model: Any, path: Path, format: str, script: bool) -> _Format:
+def _check_arguments(model: Any, path: Path, format: str, input_dtype: str, script: bool) -> _Format:
     """Return what writes the format; raise an error unless all is there that it takes, and nothing is in its way."""
     ending = export_ending(format)
     if not isinstance(model, ViTEncoder | ViTClassifier | MaskedAutoencoder):
@@ -151,6 +150,10 @@ def _check_arguments(model: Any, path: Path, format: str, script: bool) -> _Form
     if path.suffix != ending:
         rule = f"end in {ending!r}" if ending else "be a folder, without an ending,"
         raise ValueError(f"`path` must {rule} for the format {format!r}. Received: path={str(path)!r}")
+    encoder: Any = getattr(model, "encoder", model)
+    in_bytes = _checks.one_of("input_dtype", input_dtype, ("uint8", "float32")) == "uint8"
+    if in_bytes and tuple(encoder.pixel_range) != BYTES:
+        raise ValueError(f"`input_dtype` must be 'float32' for pixels in {encoder.pixel_range}. Received: 'uint8'")
     if script and format != "onnx":
         raise ValueError(f"`script` is for the format 'onnx'. Received: script=True, format={format!r}")
     weights = [path.with_suffix(".bin")] if format == "openvino" else []
@@ -163,14 +166,6 @@ def _check_arguments(model: Any, path: Path, format: str, script: bool) -> _Form
             f'Exporting to {format} takes {", ".join(missing)}: pip install "keras-mae[{written_by.backend},export]"'
         )
     return written_by
-
-
-def _checked_dtype(model: Any, dtype: str) -> str:
-    """Return the type of the images that an exported model is to take."""
-    pixel_range = getattr(model, "encoder", model).pixel_range
-    if _checks.one_of("input_dtype", dtype, ("uint8", "float32")) == "uint8" and tuple(pixel_range) != BYTES:
-        raise ValueError(f"`input_dtype` must be 'float32' for pixels in {pixel_range}. Received: 'uint8'")
-    return dtype
 
 
 def in_float32(model: Any) -> Any:

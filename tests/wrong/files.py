@@ -72,6 +72,12 @@ def of_files(folder: Path) -> list[Group]:
             check_right=False,
         ),
         sweep(
+            "convert.how_to_load",
+            keras_mae.convert.how_to_load,
+            {"model": encoder(), "path": "x.safetensors", "format": "timm"},
+            {"model": MODELS, "path": PATH, "format": (*CHOICE, None, "keras")},
+        ),
+        sweep(
             "convert.export_ending", keras_mae.convert.export_ending, {"format": "onnx"}, {"format": (*CHOICE, None)}
         ),
         sweep(
