@@ -390,6 +390,8 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
                 "embeddings|file": [["similar", "nowhere", image], ["similar", image, image], ["map", "nowhere.npz"]],
                 "query": [["similar", embedded, "nowhere"], ["similar", embedded, photos]],
                 "part": [["export", encoder, "x.onnx", "--part", "other"]],
+                "repository": [["convert", encoder, "hf://x"]],
+                "private": [["convert", encoder, "new.keras", "--private"]],
                 "input": [["export", encoder, "x.onnx", "--input-dtype", "int8"]],
                 "size": [["export", classifier, "x.onnx", "--size", "other"]],
                 "script": [["export", encoder, "x.pt2", "--format", "torch", "--script"]],

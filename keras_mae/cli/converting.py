@@ -60,9 +60,13 @@ def convert(
             "of transformers or KerasHub, hf://user/name, or a model of keras_mae."
         ),
     ],
-    out: Annotated[Path, typer.Argument(help="File or folder to write; it must not exist.")],
+    out: Annotated[
+        str,
+        typer.Argument(help="File or folder to write, which must not exist; or hf://user/name, to upload it there."),
+    ],
     format: Annotated[
-        Format | None, typer.Option(help="Format to write; keras if OUT ends in .keras, otherwise needed.")
+        Format | None,
+        typer.Option(help="Format to write; keras if OUT ends in .keras, preset for hf://, otherwise needed."),
     ] = None,
     norm_pix_loss: Annotated[
         bool | None,
@@ -96,6 +100,14 @@ def convert(
             "names, such as teacher.",
         ),
     ] = None,
+    private: Annotated[
+        bool | None,
+        typer.Option(
+            "--private/--public",
+            help="Whether a repository that is made on the Hub is private; by default what its owner's settings say.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Convert weights from one format to another.
 
@@ -103,9 +115,19 @@ def convert(
     that does not fit as a whole is refused, and nothing is written.
     """
     from keras_mae import convert
+    from keras_mae.convert.hub import PUSHED, check_repository
+    from keras_mae.convert.locate import HUB
     from keras_mae.convert.usage import LIBRARIES
 
-    format = _checked_format(format, out)
+    uploading = out.startswith(HUB)
+    if uploading:
+        place, format = check_repository(out), format or Format.preset
+        if format.value not in PUSHED:
+            raise ValueError(f"`format` must be one of {', '.join(PUSHED)} for {HUB}. Received: {format.value}")
+    else:
+        place, format = out, _checked_format(format, Path(out))
+        if private is not None:
+            raise ValueError(f"`private` is for {HUB}user/name. Received: {out!r}")
     model, report = convert.load(
         source,
         norm_pix_loss=norm_pix_loss,
@@ -116,10 +138,13 @@ def convert(
         max_parameters=max_parameters,
     )
     _print(report, source)
-    convert.save(model, out, format.value)
+    if uploading:
+        convert.push_to_hub(model, out, format=format.value, private=private)
+    else:
+        convert.save(model, out, format.value)
     echo(f"{out}: {type(model).__name__}, {model.count_params():,} parameters")
     if format.value in LIBRARIES:
-        echo(f"\n{convert.how_to_load(model, out, format.value)}")
+        echo(f"\n{convert.how_to_load(model, place, format.value)}")
 
 
 def export(

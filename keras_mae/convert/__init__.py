@@ -11,6 +11,7 @@ A further library is a subclass of `Layout`, whose methods say what is in a file
 from keras_mae.convert import weight_map
 from keras_mae.convert.continuing import continued
 from keras_mae.convert.exporting import EXPORT_FORMATS, export, export_ending
+from keras_mae.convert.hub import push_to_hub
 from keras_mae.convert.keras_hub import from_keras_hub, image_converter_of, to_keras_hub
 from keras_mae.convert.layout import Converted, Format, Hints, Layout, Sizes, Stated
 from keras_mae.convert.load_save import FORMATS, load, save
@@ -48,6 +49,7 @@ __all__ = [
     "load_model",
     "load_weights",
     "named_weights",
+    "push_to_hub",
     "save",
     "save_weights",
     "to_keras_hub",

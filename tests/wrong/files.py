@@ -78,6 +78,20 @@ def of_files(folder: Path) -> list[Group]:
             {"model": MODELS, "path": PATH, "format": (*CHOICE, None, "keras")},
         ),
         sweep(
+            "convert.push_to_hub",
+            keras_mae.convert.push_to_hub,
+            {"model": encoder(), "repository": "somebody/model"},
+            {
+                "model": MODELS,
+                "repository": (None, 3, "", "x", "a/b/c", "hf://"),
+                "format": (*CHOICE, None, "timm"),
+                "private": OPTIONAL_BOOLEAN,
+                "message": ("", 3),
+                "token": ("", 3),
+            },
+            check_right=False,
+        ),
+        sweep(
             "convert.export_ending", keras_mae.convert.export_ending, {"format": "onnx"}, {"format": (*CHOICE, None)}
         ),
         sweep(
