@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
+from keras_mae import _checks
+
 __all__ = [
     "COMMAND_LINE",
     "DATA",
@@ -19,6 +21,7 @@ __all__ = [
     "SIZES",
     "SOURCES",
     "UNTUNED",
+    "published",
     "table",
 ]
 
@@ -71,6 +74,17 @@ OPTIONS = {
     "target": "low_pass: PixMIM; hog: MaskFeat",
 }
 """Fields that the paper's method has no other value for, and who proposed that."""
+
+
+def published(size: str, source: str | None, images: int | None, others: tuple[str, ...] = ()) -> str | None:
+    """Return where the recipe of this size comes from, or `None` if it is one of ours."""
+    _checks.one_of("size", size, (*SIZES, "small_images", *others))
+    if images is not None and size != "small_images":
+        raise ValueError(f'`images` goes with the recipe "small_images". Received: images={images} for {size!r}')
+    if size not in SIZES:
+        _checks.one_of("source", source or OWN, (OWN,))
+        return None
+    return str(_checks.one_of("source", source or "repository", ("repository", "paper")))
 
 
 def table(recipe: Any) -> list[tuple[str, str, str]]:
