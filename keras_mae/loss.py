@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -9,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_mae import _checks
 from keras_mae._types import Tensor
 
 __all__ = [
@@ -189,15 +191,46 @@ class CrossEntropy(keras.losses.Loss):
     """Cross-entropy of logits with class indices (batch,) or probabilities (batch, classes), in float32.
 
     A label that is neither gives NaN, for which the training step leaves the weights alone.
+
+    Args:
+        name: Name of the loss.
+        class_weights: Factor of each class's term, (classes,), none below 0; all 1 by default. Of labels that MixUp,
+            CutMix or label smoothing spread over classes, each share has its own class's weight. The sum over a batch
+            is divided by the number of images, not by the sum of weights.
+        kwargs: Other arguments of `keras.losses.Loss`.
+
+    Raises:
+        ValueError: If weights are not numbers of at least 0, or not one for each logit.
+
+    Example:
+        >>> weights = keras_mae.transfer.balanced_class_weights(labels, 10)
+        >>> classifier.compile("adamw", keras_mae.loss.CrossEntropy(class_weights=weights))
     """
 
-    def __init__(self, name: str = "cross_entropy", **kwargs: Any):
+    def __init__(self, name: str = "cross_entropy", *, class_weights: Sequence[float] | None = None, **kwargs: Any):
         super().__init__(name=name, **kwargs)
+        self.class_weights: tuple[float, ...] | None = None
+        if class_weights is not None:
+            rule = "numbers of at least 0, one for each class"
+            self.class_weights = _checks.finite_numbers("class_weights", class_weights, rule)
+            if min(self.class_weights) < 0:
+                raise _checks.argument_error("class_weights", rule, class_weights)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         logits = ops.cast(y_pred, "float32")
-        loss = -ops.sum(_probabilities(y_true, logits) * ops.log_softmax(logits, axis=-1), axis=-1)
+        probabilities = _probabilities(y_true, logits)
+        if self.class_weights is not None:
+            if len(self.class_weights) != logits.shape[-1]:
+                raise ValueError(
+                    f"`class_weights` must be one for each of {logits.shape[-1]} classes. "
+                    f"Received: {len(self.class_weights)}"
+                )
+            probabilities = probabilities * ops.convert_to_tensor(np.asarray(self.class_weights, "float32"))
+        loss = -ops.sum(probabilities * ops.log_softmax(logits, axis=-1), axis=-1)
         return ops.where(are_classes(y_true, logits.shape[-1]), loss, float("nan"))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "class_weights": self.class_weights}
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")

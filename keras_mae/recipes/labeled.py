@@ -11,6 +11,7 @@ from keras_mae.optimizers import LARS, AdamW, fine_tuning_adamw, probing_lars
 from keras_mae.pooling import POOLINGS
 from keras_mae.recipes import options, own, sources
 from keras_mae.recipes.base import Recipe, changed
+from keras_mae.recipes.options import MONITORS
 from keras_mae.recipes.sources import EFFICIENT_PROBING, FINE_TUNE, SIZES
 
 __all__ = ["FineTuneRecipe", "LinearProbeRecipe"]
@@ -38,6 +39,13 @@ class FineTuneRecipe(Recipe):
             `ViTClassifier`.
         ema_momentum: Momentum of an average of the weights that the run ends with, such as 0.999; `None` is none. It
             begins short: see `ema_warmup` of our optimizers.
+        class_weights: Weights of the classes in the loss: "balanced" for the number of images by that of classes and
+            of a class's own images, so that rare classes count as much as common ones; `None`, or "none", for none.
+        best_epoch: Whether the training ends with the weights of its best epoch, and not of its last. With
+            `patience` it does unless told otherwise; `dataclasses.replace` tells it what it was before.
+        patience: Number of epochs in a row without a new best one after which the training stops; `None` for all
+            epochs.
+        monitor: What says which epoch is the best: "val_accuracy" or "val_loss"; of equals it is the first.
 
     Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, table 9.
     """
@@ -57,7 +65,11 @@ class FineTuneRecipe(Recipe):
     label_smoothing: float = 0.1
     pooling: str = "mean"
     ema_momentum: float | None = None
-    _added: ClassVar[Mapping[str, Any]] = {"pooling": "mean", "ema_momentum": None}
+    class_weights: str | None = None
+    best_epoch: bool = None  # type: ignore[assignment]  # settled at once: whether there is a `patience`
+    patience: int | None = None
+    monitor: str = "val_accuracy"
+    _added: ClassVar[Mapping[str, Any]] = options.ADDED_TO_FINE_TUNING
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,6 +82,12 @@ class FineTuneRecipe(Recipe):
         _checks.within("rand_augment", self.rand_augment, 10)
         _checks.fraction("shift", self.shift)
         options.averaging(self.ema_momentum)
+        weights = _checks.one_of("class_weights", self.class_weights, (None, "none", "balanced"))
+        object.__setattr__(self, "class_weights", None if weights == "none" else weights)
+        _checks.optional(_checks.positive_int, "patience", self.patience)
+        best = self.patience is not None if self.best_epoch is None else self.best_epoch
+        object.__setattr__(self, "best_epoch", _checks.boolean("best_epoch", best))
+        _checks.one_of("monitor", self.monitor, MONITORS)
         for name in ("random_erasing", "cutmix", "switch_probability"):
             _checks.within(name, getattr(self, name), 1)
 

@@ -11,7 +11,9 @@ from keras_mae.recipes import own
 from keras_mae.recipes.sources import UNTUNED
 
 __all__ = [
+    "ADDED_TO_FINE_TUNING",
     "ADDED_TO_PRETRAINING",
+    "MONITORS",
     "averaging",
     "check_decay",
     "check_masks_and_shift",
@@ -38,6 +40,19 @@ ADDED_TO_PRETRAINING: dict[str, Any] = {
     "decay_epochs": None,
 }
 """Fields that files of earlier versions lack, and the values by which those versions pre-trained."""
+
+ADDED_TO_FINE_TUNING: dict[str, Any] = {
+    "pooling": "mean",
+    "ema_momentum": None,
+    "class_weights": None,
+    "best_epoch": False,
+    "patience": None,
+    "monitor": "val_accuracy",
+}
+"""The same for fine-tuning."""
+
+MONITORS = ("val_accuracy", "val_loss")
+"""Metrics that say which epoch is the best."""
 
 
 def check_masks_and_shift(recipe: Any) -> None:
@@ -99,10 +114,12 @@ def without_contradiction(values: dict[str, Any]) -> dict[str, Any]:
 def implied(recipe: Any, changes: dict[str, Any]) -> dict[str, Any]:
     """Return changes of a recipe with those that they imply.
 
-    A target says whether patches are standardized. And the rate of a recipe for folders, unless it was chosen, goes
-    by the batch: see `own.untuned_base_rate`.
+    A target says whether patches are standardized, and a patience that the best epoch is wanted. And the rate of a
+    recipe for folders, unless it was chosen, goes by the batch: see `own.untuned_base_rate`.
     """
     added: dict[str, Any] = {} if changes.get("target") in (None, "low_pass") else {"norm_pix_loss": None}
+    if "patience" in changes and recipe.best_epoch == (recipe.patience is not None):
+        added["best_epoch"] = None
     size, rate = changes.get("batch_size", recipe.batch_size), "base_learning_rate"
     follows = recipe.origins.get(rate, "follows").startswith("follows") and rate not in {*changes, *recipe.changed}
     if recipe.source == UNTUNED and size != recipe.batch_size and follows:

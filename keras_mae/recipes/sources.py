@@ -56,7 +56,12 @@ FINE_TUNE = {  # (source, size): base_learning_rate, layer_decay, drop_path_rate
 COMMAND_LINE, RECIPE_FILE, DATA = "command line", "recipe file", "the data"
 """Origins of values that are not the source's."""
 
-FOLLOWS = {"base_learning_rate": "batch_size", "norm_pix_loss": "target", "warmup_epochs": "epochs"}
+FOLLOWS = {
+    "base_learning_rate": "batch_size",
+    "best_epoch": "patience",
+    "norm_pix_loss": "target",
+    "warmup_epochs": "epochs",
+}
 """Fields that may take another value because another field does, and which."""
 
 _WHOSE = {UNTUNED: "default for folders"}
