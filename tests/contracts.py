@@ -271,7 +271,9 @@ EXAMPLES: dict[str, Example] = {
     # A loss and a metric have no weights to lose and are saved in a compiled model: the configuration is all.
     "loss.Accuracy": Example(lambda **kwargs: keras_mae.loss.Accuracy("mine", dtype="float16", **kwargs)),
     "loss.CrossEntropy": Example(
-        lambda **kwargs: keras_mae.loss.CrossEntropy(name="mine", reduction="sum", dtype="float16", **kwargs)
+        lambda **kwargs: keras_mae.loss.CrossEntropy(
+            name="mine", class_weights=(0.5, 3.0), reduction="sum", dtype="float16", **kwargs
+        )
     ),
     "cross_attention.CrossAttention": Example(
         lambda **kwargs: keras_mae.cross_attention.CrossAttention(3, **kwargs),

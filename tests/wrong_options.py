@@ -220,6 +220,11 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
         "--mixup": NOT_NEGATIVE,
         "--cutmix": UP_TO_ONE,
         "--label-smoothing": FRACTION,
+        "--crop-area": SHARE,
+        "--class-weights": CHOICE,
+        "--validation": ("0", "1", "-0.1", "x", "nan"),
+        "--patience": COUNT,
+        "--monitor": CHOICE,
     }
     probe = {**RUN, **LABELED}
     neighbors: dict[str, tuple[str, ...]] = {

@@ -177,6 +177,10 @@ def of_recipes(folder: Path) -> list[Group]:
         "label_smoothing": FRACTION,
         "pooling": (*CHOICE, None),
         "ema_momentum": (-0.1, 1, "x", NAN),
+        "class_weights": CHOICE,
+        "best_epoch": OPTIONAL_BOOLEAN,
+        "patience": OPTIONAL_COUNT,
+        "monitor": (*CHOICE, None),
     }
     probe: dict[str, Any] = {"momentum": FRACTION, "clamp_crops": BOOLEAN, "pooling": (*CHOICE, None)}
     size: dict[str, Any] = {"size": (*CHOICE, None), "source": CHOICE, "images": OPTIONAL_COUNT, "nothing": (3,)}
