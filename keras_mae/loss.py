@@ -19,6 +19,7 @@ __all__ = [
     "CrossEntropy",
     "are_classes",
     "patch_statistics",
+    "per_pixel",
     "psnr",
     "reconstruction_loss",
     "reconstruction_target",
@@ -29,17 +30,27 @@ NORM_EPS = 1e-6
 """Added to a patch's variance when its pixels are standardized."""
 
 
-def patch_statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of every patch, the variance unbiased.
+Groups = tuple[tuple[int, ...], ...] | None
+"""Groups of channels that have statistics of their own, or `None` for all channels together."""
+
+
+def patch_statistics(pixels: Tensor, groups: Groups = None) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of every patch, or of its groups of channels, the variance unbiased.
 
     Args:
-        pixels: float (..., pixels).
+        pixels: float (..., pixels), in the order of `patchify`.
+        groups: Groups of channels, each in one of them.
 
     Returns:
-        Two tensors (..., 1).
+        Two tensors (..., 1), or (..., groups); `per_pixel` gives each pixel its own.
 
     Reference: "Masked Autoencoders Are Scalable Vision Learners", section 3, "Reconstruction target".
     """
+    if groups is not None:
+        places = _places(groups, pixels.shape[-1])
+        parts = [patch_statistics(ops.take(pixels, place, axis=-1)) for place in places]
+        means, deviations = (ops.concatenate(values, axis=-1) for values in zip(*parts, strict=True))
+        return means, deviations
     mean = ops.mean(pixels, axis=-1, keepdims=True)
     squares = ops.sum(ops.square(pixels - mean), axis=-1, keepdims=True)
     # A patch of one pixel has no variance: its standardized value is 0, not 0 / 0.
@@ -47,19 +58,45 @@ def patch_statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
     return mean, ops.sqrt(variance + NORM_EPS)
 
 
-def reconstruction_target(pixels: Tensor, norm_pix_loss: bool) -> Tensor:
+def _places(groups: tuple[tuple[int, ...], ...], pixels: int) -> list[np.ndarray]:
+    """Return the pixels of a patch, int32, that belong to each group; channels are the last of their axes."""
+    channel = np.arange(pixels, dtype="int32") % sum(map(len, groups))
+    return [np.flatnonzero(np.isin(channel, group)).astype("int32") for group in groups]
+
+
+def per_pixel(values: Tensor, groups: Groups, pixels: int) -> Tensor:
+    """Return for every pixel of a patch its group's value.
+
+    Args:
+        values: float (..., 1), or (..., groups).
+        groups: Groups of channels.
+        pixels: Number of pixels of a patch.
+
+    Returns:
+        float (..., 1), which every pixel shares, or (..., pixels).
+    """
+    if groups is None:
+        return values
+    group = np.empty(pixels, "int32")
+    for index, place in enumerate(_places(groups, pixels)):
+        group[place] = index
+    return ops.take(values, group, axis=-1)
+
+
+def reconstruction_target(pixels: Tensor, norm_pix_loss: bool, groups: Groups = None) -> Tensor:
     """Return what the decoder is to predict: the pixels, or each patch standardized by its own statistics.
 
     Args:
         pixels: float32 (batch, patches, pixels), normalized as the encoder sees them.
         norm_pix_loss: Whether to standardize every patch.
+        groups: Groups of channels that are standardized each by itself.
 
     Returns:
         float32 (batch, patches, pixels).
     """
     if not norm_pix_loss:
         return pixels
-    mean, std = patch_statistics(pixels)
+    mean, std = (per_pixel(values, groups, pixels.shape[-1]) for values in patch_statistics(pixels, groups))
     return (pixels - mean) / std
 
 
@@ -96,7 +133,7 @@ def _inverse_square_distances(grid: tuple[int, int]) -> np.ndarray:
 
 
 def visible_statistics(
-    visible: Tensor, ids_keep: Tensor, ids_removed: Tensor, grid: tuple[int, int]
+    visible: Tensor, ids_keep: Tensor, ids_removed: Tensor, grid: tuple[int, int], groups: Groups = None
 ) -> tuple[Tensor, Tensor]:
     """Guess the removed patches' statistics from the visible ones alone.
 
@@ -109,11 +146,12 @@ def visible_statistics(
         ids_keep: int32 (batch, kept).
         ids_removed: int32 (batch, removed).
         grid: (rows, columns) of patches.
+        groups: Groups of channels that have statistics of their own.
 
     Returns:
-        Mean and standard deviation, float32 (batch, removed, 1) each.
+        Mean and standard deviation, float32 (batch, removed, 1), or (batch, removed, groups), each.
     """
-    mean, std = patch_statistics(visible)
+    mean, std = patch_statistics(visible, groups)
     table = ops.convert_to_tensor(_inverse_square_distances(grid))
     columns, removed, kept = grid[1], ids_removed.shape[1], ids_keep.shape[1]
     seen_row, seen_column = (ops.expand_dims(place, 1) for place in (ids_keep // columns, ids_keep % columns))

@@ -126,6 +126,7 @@ def mae(**kwargs: Any) -> keras_mae.MaskedAutoencoder:
         keras_mae.BlockMasking(0.76),
         norm_pix_loss=True,
         target=keras_mae.targets.LowPass(0.2),
+        band_groups=((2,), (0, 1)),
         masks_per_image=3,
         predict_ratio=0.4,
         fuse_blocks=(-2, 1),

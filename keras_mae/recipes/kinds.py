@@ -33,6 +33,8 @@ class PretrainRecipe(Recipe):
             again: with another target give it `None`.
         target: What to predict: "pixels", "normalized", "low_pass" or "hog"; "teacher" or "custom" for a model that
             is given a `keras_mae.targets.Teacher` or a function; `None` for what `norm_pix_loss` says.
+        band_groups: Groups of channels that a normalized target standardizes each by itself, such as
+            ((0, 1, 2), (3,)); `None` for all channels together.
         masks_per_image: Number of masks drawn for each image in one step.
         predict_ratio: Share of the removed patches to predict in one step.
         decoder: Kind of decoder: "self_attention", the method's own, or "cross_attention".
@@ -63,6 +65,7 @@ class PretrainRecipe(Recipe):
     mask_cell: int = 1
     norm_pix_loss: bool = None  # type: ignore[assignment]  # settled at once: True, or what `target` says
     target: str | None = None
+    band_groups: tuple[tuple[int, ...], ...] | None = None
     masks_per_image: int = 1
     predict_ratio: float = 1.0
     decoder: str = "self_attention"
@@ -87,6 +90,7 @@ class PretrainRecipe(Recipe):
             blocks = _checks.indices("fuse_blocks", self.fuse_blocks, -1000, 1000, rule)
             object.__setattr__(self, "fuse_blocks", tuple(blocks))  # as a file gives it back
         object.__setattr__(self, "norm_pix_loss", options.settled_norm(self.target, self.norm_pix_loss))
+        object.__setattr__(self, "band_groups", options.settled_groups(self.band_groups, self.norm_pix_loss))
         for name in ("beta_1", "beta_2", "mask_ratio"):
             _checks.fraction(name, getattr(self, name))
         options.check_masks_and_shift(self)
@@ -144,6 +148,7 @@ class PretrainRecipe(Recipe):
             "masking": make(self.masking, self.mask_ratio, self.mask_cell),
             "norm_pix_loss": self.norm_pix_loss,
             "target": self.target,
+            "band_groups": self.band_groups,
             "masks_per_image": self.masks_per_image,
             "predict_ratio": self.predict_ratio,
             "fuse_blocks": self.fuse_blocks,

@@ -20,6 +20,7 @@ __all__ = [
     "check_target_and_norm",
     "decay_schedule",
     "implied",
+    "settled_groups",
     "settled_norm",
     "without_contradiction",
 ]
@@ -34,6 +35,7 @@ ADDED_TO_PRETRAINING: dict[str, Any] = {
     "fuse_blocks": None,
     "shift": 0.0,
     "target": None,
+    "band_groups": None,
     "optimizer_name": "adamw",
     "ema_momentum": None,
     "schedule": "cosine",
@@ -96,6 +98,21 @@ def settled_norm(target: Any, norm_pix_loss: Any) -> bool:
     return target == "normalized" if norm is None and target not in (None, "low_pass") else norm is None or norm
 
 
+def settled_groups(band_groups: Any, norm_pix_loss: bool) -> tuple[tuple[int, ...], ...] | None:
+    """Return a recipe's groups of bands, as tuples.
+
+    Raises:
+        ValueError: If they are none, or patches are not standardized.
+    """
+    groups: tuple[tuple[int, ...], ...] | None = _checks.optional(_checks.band_groups, "band_groups", band_groups)
+    if groups is not None and not norm_pix_loss:
+        raise ValueError(
+            '`band_groups` are normalized each by itself, which takes the target "normalized". '
+            f"Received: band_groups={groups}, norm_pix_loss=False"
+        )
+    return groups
+
+
 def without_contradiction(values: dict[str, Any]) -> dict[str, Any]:
     """Return the values of a recipe's fields, as a file has them, with what the target says of `norm_pix_loss`.
 
@@ -114,10 +131,13 @@ def without_contradiction(values: dict[str, Any]) -> dict[str, Any]:
 def implied(recipe: Any, changes: dict[str, Any]) -> dict[str, Any]:
     """Return changes of a recipe with those that they imply.
 
-    A target says whether patches are standardized, and a patience that the best epoch is wanted. And the rate of a
-    recipe for folders, unless it was chosen, goes by the batch: see `own.untuned_base_rate`.
+    A target says whether patches are standardized, groups of bands that they are, and a patience that the best epoch
+    is wanted. And the rate of a recipe for folders, unless it was chosen, goes by the batch: see
+    `own.untuned_base_rate`.
     """
     added: dict[str, Any] = {} if changes.get("target") in (None, "low_pass") else {"norm_pix_loss": None}
+    if changes.get("band_groups") is not None and changes.get("target") is None and recipe.target is None:
+        added["norm_pix_loss"] = True
     if "patience" in changes and recipe.best_epoch == (recipe.patience is not None):
         added["best_epoch"] = None
     size, rate = changes.get("batch_size", recipe.batch_size), "base_learning_rate"

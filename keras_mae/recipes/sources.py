@@ -57,10 +57,10 @@ COMMAND_LINE, RECIPE_FILE, DATA = "command line", "recipe file", "the data"
 """Origins of values that are not the source's."""
 
 FOLLOWS = {
-    "base_learning_rate": "batch_size",
-    "best_epoch": "patience",
-    "norm_pix_loss": "target",
-    "warmup_epochs": "epochs",
+    "base_learning_rate": ("batch_size",),
+    "best_epoch": ("patience",),
+    "norm_pix_loss": ("target", "band_groups"),
+    "warmup_epochs": ("epochs",),
 }
 """Fields that may take another value because another field does, and which."""
 

@@ -152,6 +152,7 @@ def of_recipes(folder: Path) -> list[Group]:
         "mask_cell": COUNT,
         "norm_pix_loss": OPTIONAL_BOOLEAN,
         "target": (*CHOICE, keras_mae.targets.HOG()),
+        "band_groups": ("x", 3, (), ((0,), (0,)), ((0, 2),), ((0.5,),), (0, 1)),
         "masks_per_image": COUNT,
         "predict_ratio": SHARE,
         "decoder": (*CHOICE, None),
