@@ -73,6 +73,7 @@ PRETRAIN: dict[str, tuple[str, ...]] = {
     "--mask-cell": (*COUNT, "99"),
     "--target": CHOICE,
     "--teacher": NO_FILE,
+    "--band-groups": ("x", "", "0,1", "0,0", "0/", "0;1", "1", "-1", "0/2"),
     "--masks-per-image": COUNT,
     "--decoder": CHOICE,
     "--fuse-blocks": ("x", "0", "", "0,9", "0;1", "0.5,1", ",", "1,1"),
@@ -220,6 +221,11 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
         "--mixup": NOT_NEGATIVE,
         "--cutmix": UP_TO_ONE,
         "--label-smoothing": FRACTION,
+        "--crop-area": SHARE,
+        "--class-weights": CHOICE,
+        "--validation": ("0", "1", "-0.1", "x", "nan"),
+        "--patience": COUNT,
+        "--monitor": CHOICE,
     }
     probe = {**RUN, **LABELED}
     neighbors: dict[str, tuple[str, ...]] = {
