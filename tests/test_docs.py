@@ -212,6 +212,7 @@ PARSED = {
     "keras-mae embed encoder.keras photos/ --out parts/03.npz --part 3/16": "there are three photographs",
     "keras-mae join parts/01.npz parts/02.npz parts/03.npz --out photos.npz": "test_cli_asking.py does it",
     "keras-mae anomaly runs/photos-1/model.keras": "test_anomaly_runs.py does it",
+    "keras-mae plan photos/": "test_planning.py does it",
 }
 OURS = [command for command in commands(PAGES) if command.words[0] == "keras-mae"]
 OTHERS = [
