@@ -90,6 +90,7 @@ PRETRAIN: dict[str, tuple[str, ...]] = {
     "--watch-images": NO_FILE,
     "--probe-every": COUNT,
     "--probe-data": ("nowhere", "digits"),
+    "--rankme-every": COUNT,
     "--validation": ("0", "1", "-0.1", "x", "nan"),
 }
 NAMED = {
@@ -109,6 +110,7 @@ NAMED = {
     "--watch-images": ("watch_images", "nowhere"),
     "--probe-every": ("probe_every", "every_epochs"),
     "--probe-data": ("probe_data", "nowhere"),
+    "--rankme-every": ("rankme_every", "every_epochs"),
     "--shift": ("shift",),
     "--format": ("format", "--format"),
     "--pictures": ("pictures",),
