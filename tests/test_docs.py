@@ -15,6 +15,7 @@ import shlex
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import docs_helpers
 import keras
@@ -166,8 +167,21 @@ def tracking_page(monkeypatch):
     return {"mae": keras_mae.MaskedAutoencoder(encoder, keras_mae.MAEDecoder(8, 1, 2))}
 
 
+def parts_page(monkeypatch):
+    """Ray as a loop."""
+    docs_helpers.write_folder(Path.cwd() / "photos", images_each=16)
+    keras_mae.ViTEncoder((8, 8, 3), 4, embed_dim=8, depth=1, num_heads=2).save("encoder.keras")
+
+    def remote(**resources):
+        return lambda function: SimpleNamespace(remote=function)
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=lambda: None, remote=remote, get=list))
+    return {}
+
+
 STAND_INS = {
     "docs/enough.md": enough_page,
+    "docs/parts.md": parts_page,
     "docs/tracking.md": tracking_page,
     "docs/asking.md": asking_page,
     "README.md": readme,
@@ -248,6 +262,9 @@ PARSED = {
     "keras-mae anomaly runs/photos-1/model.keras": "test_anomaly_runs.py does it",
     "keras-mae pretrain photos/ --validation 0.1 --rankme-every 5": "test_recipe_runs.py does it",
     "keras-mae pretrain digits --validation 0.1 --rankme-every 5": "test_recipe_runs.py does it",
+    "keras-mae prepare photos/ shards/ --short-side 256 --part 3/16": "there are three photographs",
+    "keras-mae prepare shards/ --merge": "test_cli.py does it",
+    "keras-mae pretrain shards/ --epochs 100": "is run with fewer",
 }
 OURS = [command for command in commands(PAGES) if command.words[0] == "keras-mae"]
 OTHERS = [
@@ -329,7 +346,7 @@ def check_pip(words):
         if extras := re.fullmatch(r"\.\[([\w,-]+)\]", word):
             assert set(extras[1].split(",")) <= set(PYPROJECT["project"]["optional-dependencies"])
         else:
-            assert word in ("-e", "pillow-heif", "pytest", "pre-commit", "tensorboard", "tox")
+            assert word in ("-e", "pillow-heif", "pytest", "pre-commit", "ray", "tensorboard", "tox")
 
 
 def check_tox(words):

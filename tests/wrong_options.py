@@ -93,6 +93,7 @@ PRETRAIN: dict[str, tuple[str, ...]] = {
     "--rankme-every": COUNT,
     "--validation": ("0", "1", "-0.1", "x", "nan"),
 }
+PART = ("0/2", "3/2", "1", "x", "", "1/99", "1/2/3", "-1/2")
 NAMED = {
     "--test": ("test", "directory"),
     "--recipe": ("recipe file",),
@@ -256,9 +257,10 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
         "--white-level": COUNT,
         "--max-pixels": COUNT,
         "--pixel-range": PIXEL_RANGE,
+        "--part": PART,
     }
     asked: dict[str, tuple[str, ...]] = {
-        "--part": ("0/2", "3/2", "1", "x", "", "1/99", "1/2/3", "-1/2"),
+        "--part": PART,
         "--batch-size": COUNT,
         "--allow-damaged": UP_TO_ONE,
         "--white-level": COUNT,
@@ -355,6 +357,8 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
                 "out|path": [
                     ["prepare", photos],
                     ["prepare", photos, "x", "--check"],
+                    ["prepare", photos, "x", "--merge"],
+                    ["prepare", photos, "--merge", "--check"],
                     ["prepare", photos, photos],
                     ["prepare", photos, f"{photos}/x"],
                     ["prepare", photos, ""],
@@ -363,6 +367,7 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
                     ["export", encoder, ""],
                     ["export", encoder, encoder],
                 ],
+                "part|out": [["prepare", photos, "--check", "--part", "1/2"], ["prepare", photos, "--part", "1/2"]],
                 "source|directory": [["prepare", "", "x"], ["prepare", "nowhere", "x"], ["prepare", encoder, "x"]],
                 "source|nowhere|path": [["convert", "", "x.keras"], ["convert", "nowhere", "x.keras"]],
                 "image_shape|--image-shape|model of keras_mae": [
@@ -385,6 +390,8 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
                 "directory": [
                     ["embed", encoder, "nowhere", "--out", "z.npz"],
                     ["embed", encoder, "", "--out", "z.npz"],
+                    ["prepare", photos, "--merge"],
+                    ["prepare", "nowhere", "--merge"],
                 ],
                 "out": [["embed", encoder, photos], ["join", embedded]],
                 "embeddings|file": [["similar", "nowhere", image], ["similar", image, image], ["map", "nowhere.npz"]],
