@@ -7,9 +7,10 @@
 
 Each option is one change to the plain recipe: the paper's model, loss and optimizer. The first cells measure what a
 step of each costs, one after the other on a machine that should be quiet; the others train for as many steps as the
-budget pays for: an option that makes a step cheaper takes more of them. Options are compared on 10,000 training
-images kept apart (`--validate`). The winners are trained once more on all 60,000 images and scored on the 10,000 test
-images, which nothing was chosen by.
+budget pays for: an option that makes a step cheaper takes more of them. So only the first cells depend on the
+machine: beside copies of them in --out the others may be computed elsewhere, on a GPU too. Options are compared on
+10,000 training images kept apart (`--validate`). The winners are trained once more on all 60,000 images and scored on
+the 10,000 test images, which nothing was chosen by.
 
 Beside them: classifiers on raw pixels; a small convolutional network and the same ViT, both trained from random
 weights with the same augmentation for the same core-seconds, pre-training included; and the ViTMAE of `transformers`,
@@ -19,7 +20,6 @@ trained by the settings of its own example. All features are read out by the sam
 from __future__ import annotations
 
 import argparse
-import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -110,7 +110,7 @@ def stages(options: argparse.Namespace) -> list[list[str]]:
     """All cells' names: a stage needs what the one before it left."""
     names = tuple(OPTIONS) if options.validate else FINALS
     trained = [f"{name}-{seed}" for seed in options.seeds for name in names]
-    costs = [f"cost-{name}" for name in names]
+    costs = [f"cost-{name}" for name in names if name != "long"]
     pretrained = [[f"pretrain-{name}" for name in trained], [f"features-{name}" for name in trained]]
     if options.validate:
         return [costs, *pretrained]
@@ -171,11 +171,11 @@ def pretrain(name: str, seed: int, images: Any, options: argparse.Namespace) -> 
     directory = options.out / f"pretrain-{name}-{seed}"
     directory.mkdir(exist_ok=True)
     times = LONGER if name == "long" else 1
-    steps = max(max(PARTS), int(times * budget(options) / study.read(options, f"cost-{name}")))
-    began = time.process_time()
+    step = study.read(options, "cost-best" if name == "long" else f"cost-{name}")
+    steps = max(max(PARTS), int(times * budget(options) / step))
     if name == "transformers":
         epochs = peers.TransformersMAE(images, setting(options).preset, seed).train(steps, PARTS, directory)
-        return {"core_seconds": time.process_time() - began, "steps": steps, "epochs": epochs}
+        return {"core_seconds": steps * step, "steps": steps, "epochs": epochs}
     recipe, tokens = recipe_of(name, seed, options)
     dataset = training.training_batches(data.ArraySource(images), recipe)
     epochs = max(max(PARTS), -(-steps // len(dataset)))
@@ -189,9 +189,8 @@ def pretrain(name: str, seed: int, images: Any, options: argparse.Namespace) -> 
 
     callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=keep)]
     mae.fit(study.first(dataset, steps // epochs), epochs=epochs, callbacks=callbacks, verbose=0)
-    seconds = time.process_time() - began
     mae.encoder.save(directory / "encoder-1.keras")  # with averaged weights, where there are any
-    return {"core_seconds": seconds, "steps": steps, "epochs": steps / len(dataset)}
+    return {"core_seconds": steps * step, "steps": steps, "epochs": steps / len(dataset)}
 
 
 def recipe_of(name: str, seed: int, options: argparse.Namespace) -> tuple[Any, int]:
@@ -261,23 +260,20 @@ def fine_tuning(count: int, seed: int, options: argparse.Namespace) -> Any:
     return recipes.FineTuneRecipe.for_size("small_images", images=count, seed=seed, **changes)
 
 
-def fine_tune(start: str, seed: int, train: Any, test: Any, options: argparse.Namespace) -> dict[str, float]:
+def fine_tune(start: str, seed: int, train: Any, test: Any, options: argparse.Namespace) -> float:
     """Accuracy after fine-tuning, or after training from random weights for as many core-seconds in all."""
     import keras
 
     count = len(train[0])
     recipe = fine_tuning(count, seed, options)
     keras.utils.set_random_seed(seed)
-    began = time.process_time()
     kind, _, longer = start.partition("_")
     if kind in ("vit", "cnn"):
         steps = recipe.epochs * (count // recipe.batch_size)
         spent = (LONGER if longer else 1) * budget(options) + steps * study.read(options, f"cost-vit-{count}")
         steps = int(spent / study.read(options, f"cost-{kind}-{count}"))
-        accuracy = peers.supervised(kind, setting(options).preset, train, test, recipe, steps)
-    else:
-        accuracy = study.fine_tune(encoder_of(start, seed, options), train, test, recipe)
-    return {"accuracy": accuracy, "core_seconds": time.process_time() - began}
+        return peers.supervised(kind, setting(options).preset, train, test, recipe, steps)
+    return study.fine_tune(encoder_of(start, seed, options), train, test, recipe)
 
 
 # === In the parent ===
@@ -297,7 +293,7 @@ def report(options: argparse.Namespace) -> None:
             print(f"{name:22}{spent:8.0f}{epochs:8.1f}{row}")
         for name in () if options.validate else ("plain", "best", "long", *RIVALS):
             tuned = known(options, f"finetune-{name}-{{}}-{count}")
-            print(f"{'fine-tuned, ' + name:38}{study.shown([cell['accuracy'] for cell in tuned]):>22}")
+            print(f"{'fine-tuned, ' + name:38}{study.shown(tuned):>22}")
         for name in peers.ON_PIXELS if not options.validate else ():
             scores = [cell[count][name] for cell in known(options, "pixels-{}") if name in cell[count]]
             print(f"{name + ' on pixels':38}{study.shown(scores):>22}")

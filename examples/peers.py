@@ -113,6 +113,7 @@ class TransformersMAE:
         torch.manual_seed(seed)
         torch.set_num_threads(1)
         self.images, self.generator, self.schedule = images, np.random.default_rng(seed), None
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = ViTMAEForPreTraining(
             ViTMAEConfig(
                 image_size=encoder["image_shape"][0],
@@ -129,7 +130,7 @@ class TransformersMAE:
                 norm_pix_loss=True,
                 mask_ratio=0.75,
             )
-        )
+        ).to(self.device)
         rate = 1.5e-4 * self.batch / 256
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=rate, weight_decay=0.05)
 
@@ -139,7 +140,7 @@ class TransformersMAE:
 
         for _ in range(steps):
             chosen = torch.tensor(self.images[self.generator.integers(0, len(self.images), self.batch)])
-            self.model(pixel_values=_cropped(chosen, self.generator)).loss.backward()
+            self.model(pixel_values=_cropped(chosen, self.generator).to(self.device)).loss.backward()
             self.optimizer.step()
             self.optimizer.zero_grad()
             if self.schedule is not None:

@@ -67,7 +67,12 @@ def test_ctrl_c_while_keras_is_imported(tmp_path):
     paths = os.pathsep.join([str(tmp_path), str(Path(keras_mae.__file__).parent.parent)])
     environment = {**os.environ, "PYTHONPATH": paths}
     process = subprocess.Popen(
-        [sys.executable, script], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, script],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background ignores it
     )
     assert process.stdout.readline() == "importing\n"
     time.sleep(0.1)  # until it sleeps

@@ -44,6 +44,8 @@ def test_names_are_written_beside_the_images():
     figure = visualize.reconstructions(result(3), names=names)
     labels = [axes.get_ylabel() for axes in figure.axes[::4]]
     assert (labels[0], labels[2]) == ("a.png", "?.png")
+    figure_of_one = visualize.reconstructions(result(3), names=["hubble_deep_field/085.jpg"])
+    assert figure_of_one.axes[0].get_ylabel() == "hubble_deep_field/\n085.jpg"
     assert (labels[1][:3], labels[1][-6:]) == ("...", "/b.png")
     figure.savefig(io.BytesIO(), format="png")
 

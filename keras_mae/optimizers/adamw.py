@@ -257,13 +257,14 @@ def fused_adamw(
     import torch
 
     values = [variable.value for variable in variables]
+    steps = torch.tensor(float(step), device=values[0].device)  # one for all: each would be a wait for a GPU
     torch.compiler.disable(torch._fused_adamw_)(  # torch.compile fails on it
         values,
         list(gradients),
         [momentum.value for momentum in momentums],
         [velocity.value for velocity in velocities],
         [velocity.value for velocity in largest],
-        [torch.tensor(float(step), device=value.device) for value in values],
+        [steps] * len(values),
         lr=learning_rate,
         beta1=beta_1,
         beta2=beta_2,

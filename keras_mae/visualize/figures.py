@@ -172,10 +172,12 @@ def _removed_only(shown: np.ndarray, result: Reconstruction, index: int) -> np.n
 
 
 def short_name(name: str, length: int = 24) -> str:
-    """Return a name as it can be drawn beside a picture: its end, in two lines."""
+    """Return a name as it can be drawn beside a picture: its end, in two lines, after a folder if that fits."""
     name = name.encode("utf-8", "replace").decode()  # those of files may be other bytes
     name = name if len(name) <= 2 * length else "..." + name[3 - 2 * length :]
-    return "\n".join(filter(None, (name[:-length], name[-length:])))
+    folder = name.rfind("/", 0, length) + 1
+    cut = folder if folder >= len(name) - length else max(0, len(name) - length)
+    return "\n".join(filter(None, (name[:cut], name[cut:]))) if len(name) > length else name
 
 
 def overlays(images: Any, maps: Any, bands: _Bands = None, *, pixel_range: PixelRange = BYTES) -> Any:
