@@ -91,8 +91,10 @@ PRETRAIN: dict[str, tuple[str, ...]] = {
     "--watch-images": NO_FILE,
     "--probe-every": COUNT,
     "--probe-data": ("nowhere", "digits"),
+    "--rankme-every": COUNT,
     "--validation": ("0", "1", "-0.1", "x", "nan"),
 }
+PART = ("0/2", "3/2", "1", "x", "", "1/99", "1/2/3", "-1/2")
 NAMED = {
     "--test": ("test", "directory"),
     "--recipe": ("recipe file",),
@@ -110,6 +112,7 @@ NAMED = {
     "--watch-images": ("watch_images", "nowhere"),
     "--probe-every": ("probe_every", "every_epochs"),
     "--probe-data": ("probe_data", "nowhere"),
+    "--rankme-every": ("rankme_every", "every_epochs"),
     "--shift": ("shift",),
     "--format": ("format", "--format"),
     "--pictures": ("pictures",),
@@ -264,9 +267,10 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
         "--white-level": COUNT,
         "--max-pixels": COUNT,
         "--pixel-range": PIXEL_RANGE,
+        "--part": PART,
     }
     asked: dict[str, tuple[str, ...]] = {
-        "--part": ("0/2", "3/2", "1", "x", "", "1/99", "1/2/3", "-1/2"),
+        "--part": PART,
         "--batch-size": COUNT,
         "--allow-damaged": UP_TO_ONE,
         "--white-level": COUNT,
@@ -384,6 +388,8 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
                 "out|path": [
                     ["prepare", photos],
                     ["prepare", photos, "x", "--check"],
+                    ["prepare", photos, "x", "--merge"],
+                    ["prepare", photos, "--merge", "--check"],
                     ["prepare", photos, photos],
                     ["prepare", photos, f"{photos}/x"],
                     ["prepare", photos, ""],
@@ -392,6 +398,7 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
                     ["export", encoder, ""],
                     ["export", encoder, encoder],
                 ],
+                "part|out": [["prepare", photos, "--check", "--part", "1/2"], ["prepare", photos, "--part", "1/2"]],
                 "source|directory": [["prepare", "", "x"], ["prepare", "nowhere", "x"], ["prepare", encoder, "x"]],
                 "source|nowhere|path": [["convert", "", "x.keras"], ["convert", "nowhere", "x.keras"]],
                 "image_shape|--image-shape|model of keras_mae": [
@@ -414,6 +421,8 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
                 "directory": [
                     ["embed", encoder, "nowhere", "--out", "z.npz"],
                     ["embed", encoder, "", "--out", "z.npz"],
+                    ["prepare", photos, "--merge"],
+                    ["prepare", "nowhere", "--merge"],
                 ],
                 "out": [["embed", encoder, photos], ["join", embedded]],
                 "embeddings|file": [["similar", "nowhere", image], ["similar", image, image], ["map", "nowhere.npz"]],

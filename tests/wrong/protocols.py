@@ -162,6 +162,18 @@ def of_training(folder: Path) -> list[Group]:
             data=("data", "directory"),
             weights=("weights", "nowhere"),
         ),
+        sweep(
+            "RankMe",
+            training.RankMe,
+            {"images": BATCH},
+            {"images": (*ARRAYS, BATCH[0], BATCH[:0]), "every_epochs": COUNT, "pooling": CHOICE},
+        ),
+        sweep(
+            "open_rankme",
+            training.open_rankme,
+            {"images": images},
+            {"images": (None, 3, "x", BATCH), "every_epochs": COUNT},
+        ),
         sweep("open_unlabeled", training.open_unlabeled, photos, {**opening, "allow_damaged": UP_TO_ONE}),
         sweep(
             "open_labeled",
@@ -382,6 +394,12 @@ def of_transfer(folder: Path) -> list[Group]:
                 "k": COUNT,
                 "exclude": (3, "x", [1], [0.5] * 4),
             },
+        ),
+        sweep(
+            "rankme",
+            transfer.rankme,
+            {"features": features},
+            {"features": (None, 3, "x", features[0], features * NAN, STRINGS[0, 0], features[:0])},
         ),
         sweep(
             "map_coordinates",
