@@ -73,6 +73,7 @@ PRETRAIN: dict[str, tuple[str, ...]] = {
     "--mask-cell": (*COUNT, "99"),
     "--target": CHOICE,
     "--teacher": NO_FILE,
+    "--band-groups": ("x", "", "0,1", "0,0", "0/", "0;1", "1", "-1", "0/2"),
     "--masks-per-image": COUNT,
     "--decoder": CHOICE,
     "--fuse-blocks": ("x", "0", "", "0,9", "0;1", "0.5,1", ",", "1,1"),
@@ -90,8 +91,10 @@ PRETRAIN: dict[str, tuple[str, ...]] = {
     "--watch-images": NO_FILE,
     "--probe-every": COUNT,
     "--probe-data": ("nowhere", "digits"),
+    "--rankme-every": COUNT,
     "--validation": ("0", "1", "-0.1", "x", "nan"),
 }
+PART = ("0/2", "3/2", "1", "x", "", "1/99", "1/2/3", "-1/2")
 NAMED = {
     "--test": ("test", "directory"),
     "--recipe": ("recipe file",),
@@ -109,6 +112,7 @@ NAMED = {
     "--watch-images": ("watch_images", "nowhere"),
     "--probe-every": ("probe_every", "every_epochs"),
     "--probe-data": ("probe_data", "nowhere"),
+    "--rankme-every": ("rankme_every", "every_epochs"),
     "--shift": ("shift",),
     "--format": ("format", "--format"),
     "--pictures": ("pictures",),
@@ -223,6 +227,11 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
         "--mixup": NOT_NEGATIVE,
         "--cutmix": UP_TO_ONE,
         "--label-smoothing": FRACTION,
+        "--crop-area": SHARE,
+        "--class-weights": CHOICE,
+        "--validation": ("0", "1", "-0.1", "x", "nan"),
+        "--patience": COUNT,
+        "--monitor": CHOICE,
     }
     probe = {**RUN, **LABELED}
     neighbors: dict[str, tuple[str, ...]] = {
@@ -246,6 +255,7 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
         "--seed": SEED,
         "--white-level": COUNT,
         "--max-pixels": COUNT,
+        "--bands": BANDS,
         "--out": RUN["--out"],
     }
     prepare: dict[str, tuple[str, ...]] = {
@@ -257,9 +267,10 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
         "--white-level": COUNT,
         "--max-pixels": COUNT,
         "--pixel-range": PIXEL_RANGE,
+        "--part": PART,
     }
     asked: dict[str, tuple[str, ...]] = {
-        "--part": ("0/2", "3/2", "1", "x", "", "1/99", "1/2/3", "-1/2"),
+        "--part": PART,
         "--batch-size": COUNT,
         "--allow-damaged": UP_TO_ONE,
         "--white-level": COUNT,
@@ -332,7 +343,7 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
         options(
             "similar",
             ["similar", embedded, image],
-            {"--k": COUNT, "--out": ("", "x", "x.xyz", "taken"), "--model": NO_FILE},
+            {"--k": COUNT, "--out": ("", "x", "x.xyz", "taken"), "--model": NO_FILE, "--bands": BANDS},
             ["similar", embedded, image, "a/0.png"],
         ),
         options(
@@ -344,6 +355,7 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
                 "--thumbnails": ("-1", "1.5", "x"),
                 "--thumbnail-size": COUNT,
                 "--seed": SEED,
+                "--bands": BANDS,
             },
         ),
         options("join", ["join", embedded, "--out", "z.npz"], {"--out": ("", "x", "taken", embedded)}),
@@ -376,6 +388,8 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
                 "out|path": [
                     ["prepare", photos],
                     ["prepare", photos, "x", "--check"],
+                    ["prepare", photos, "x", "--merge"],
+                    ["prepare", photos, "--merge", "--check"],
                     ["prepare", photos, photos],
                     ["prepare", photos, f"{photos}/x"],
                     ["prepare", photos, ""],
@@ -384,6 +398,7 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
                     ["export", encoder, ""],
                     ["export", encoder, encoder],
                 ],
+                "part|out": [["prepare", photos, "--check", "--part", "1/2"], ["prepare", photos, "--part", "1/2"]],
                 "source|directory": [["prepare", "", "x"], ["prepare", "nowhere", "x"], ["prepare", encoder, "x"]],
                 "source|nowhere|path": [["convert", "", "x.keras"], ["convert", "nowhere", "x.keras"]],
                 "image_shape|--image-shape|model of keras_mae": [
@@ -406,11 +421,18 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
                 "directory": [
                     ["embed", encoder, "nowhere", "--out", "z.npz"],
                     ["embed", encoder, "", "--out", "z.npz"],
+                    ["prepare", photos, "--merge"],
+                    ["prepare", "nowhere", "--merge"],
                 ],
                 "out": [["embed", encoder, photos], ["join", embedded]],
                 "embeddings|file": [["similar", "nowhere", image], ["similar", image, image], ["map", "nowhere.npz"]],
                 "query": [["similar", embedded, "nowhere"], ["similar", embedded, photos]],
                 "part": [["export", encoder, "x.onnx", "--part", "other"]],
+                "repository": [["convert", encoder, "hf://x"]],
+                "private": [["convert", encoder, "new.keras", "--private"]],
+                "input": [["export", encoder, "x.onnx", "--input-dtype", "int8"]],
+                "size": [["export", classifier, "x.onnx", "--size", "other"]],
+                "script": [["export", encoder, "x.pt2", "--format", "torch", "--script"]],
                 "--nothing": [["pretrain", "--nothing"], ["probe", encoder, "--nothing", "3"]],
                 "resume": [["pretrain", "--resume"]],
                 "other": [["other"]],

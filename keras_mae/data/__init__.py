@@ -17,6 +17,7 @@ from keras_mae.data.directories import open_directory
 from keras_mae.data.examination import Examination
 from keras_mae.data.images import read_image
 from keras_mae.data.loading import make_dataset
+from keras_mae.data.merging import merge_prepared
 from keras_mae.data.preparation import check_directory, find_damaged, prepare
 from keras_mae.data.records import RecordSource
 from keras_mae.data.sources import ArraySource, FolderSource, Subset
@@ -54,6 +55,7 @@ __all__ = [
     "from_tfrecords",
     "load_builtin",
     "make_dataset",
+    "merge_prepared",
     "open_directory",
     "pixel_statistics",
     "prepare",

@@ -40,11 +40,13 @@ def tfrecord_stream(
     levels: Levels,
     class_names: Sequence[str] | None = None,
     counts: Sequence[int] | None = None,
+    root: Path | None = None,
 ) -> Stream:
     """Return a stream over TFRecord files, several of them read side by side; see `from_tfrecords`.
 
     Args:
         counts: Numbers of records that the files must have, by a manifest.
+        root: Folder that names of files count from in fingerprints; that of the first file by default.
     """
     several = [files] if isinstance(files, str | Path) else files
     files = [_checks.path("files", file, _FILES) for file in _checks.instance("files", several, Iterable, _FILES)]
@@ -74,7 +76,7 @@ def tfrecord_stream(
         pixel_range=levels.pixel_range,
         white_level=levels.white_level,
         max_pixels=levels.max_pixels,
-        fingerprint=lambda: {"kind": "TFRecord", **fingerprints.of_files(names, Path(names[0]).parent)},
+        fingerprint=lambda: {"kind": "TFRecord", **fingerprints.of_files(names, root or Path(names[0]).parent)},
         unpack=_unpacking(image_key, label_key),
     )
 

@@ -27,7 +27,7 @@ from wrong_arguments import (
     sweep,
 )
 
-from keras_mae import data, planning, training, transfer
+from keras_mae import data, loss, planning, training, transfer
 from wrong.inputs import (
     ARRAYS,
     BATCH,
@@ -162,12 +162,30 @@ def of_training(folder: Path) -> list[Group]:
             data=("data", "directory"),
             weights=("weights", "nowhere"),
         ),
+        sweep(
+            "RankMe",
+            training.RankMe,
+            {"images": BATCH},
+            {"images": (*ARRAYS, BATCH[0], BATCH[:0]), "every_epochs": COUNT, "pooling": CHOICE},
+        ),
+        sweep(
+            "open_rankme",
+            training.open_rankme,
+            {"images": images},
+            {"images": (None, 3, "x", BATCH), "every_epochs": COUNT},
+        ),
         sweep("open_unlabeled", training.open_unlabeled, photos, {**opening, "allow_damaged": UP_TO_ONE}),
         sweep(
             "open_labeled",
             training.open_labeled,
             photos,
-            {**opening, "test": (3, "nowhere", ""), "num_labels": (0, -1, 2.5, "x", 99, True), "seed": SEED},
+            {
+                **opening,
+                "test": (3, "nowhere", ""),
+                "validation": (0, 1, -0.1, "x", NAN, True),
+                "num_labels": (0, -1, 2.5, "x", 99, True),
+                "seed": SEED,
+            },
             test=("test", "directory"),
             data=("data", "directory"),
         ),
@@ -299,6 +317,18 @@ def of_transfer(folder: Path) -> list[Group]:
             test=("test", "features"),
         ),
         sweep(
+            "balanced_class_weights",
+            transfer.balanced_class_weights,
+            {"labels": [0, 2, 2], "num_classes": 3},
+            {"labels": (None, "x", [], [0.5], [3], [-1]), "num_classes": COUNT},
+        ),
+        sweep(
+            "CrossEntropy",
+            loss.CrossEntropy,
+            {"class_weights": (1, 2.5)},
+            {"class_weights": ("x", [], (1, -1), (1, NAN), ((1, 2),), (True, False))},
+        ),
+        sweep(
             "knn_predict",
             transfer.knn_predict,
             {"train": known, "features": features, "k": 2},
@@ -364,6 +394,12 @@ def of_transfer(folder: Path) -> list[Group]:
                 "k": COUNT,
                 "exclude": (3, "x", [1], [0.5] * 4),
             },
+        ),
+        sweep(
+            "rankme",
+            transfer.rankme,
+            {"features": features},
+            {"features": (None, 3, "x", features[0], features * NAN, STRINGS[0, 0], features[:0])},
         ),
         sweep(
             "map_coordinates",
