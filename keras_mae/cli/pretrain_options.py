@@ -44,6 +44,7 @@ __all__ = [
     "PretrainSizeChoice",
     "ProbeData",
     "ProbeEvery",
+    "RankMeEvery",
     "ScheduleChoice",
     "ScheduleName",
     "Shift",
@@ -297,5 +298,14 @@ ProbeData = Annotated[
         help="Labeled images for --probe-every: digits, fashion_mnist, or a folder with one folder of images per "
         "class; DATA by default.",
         metavar="DATA",
+    ),
+]
+RankMeEvery = Annotated[
+    int | None,
+    typer.Option(
+        "--rankme-every",
+        help="Measure every N epochs how many dimensions the features of up to 2,000 images use, for history.csv: no "
+        "labels are needed.",
+        metavar="N",
     ),
 ]

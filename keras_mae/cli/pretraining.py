@@ -63,6 +63,7 @@ from keras_mae.cli.pretrain_options import (
     PretrainSizeChoice,
     ProbeData,
     ProbeEvery,
+    RankMeEvery,
     ScheduleChoice,
     Shift,
     TargetChoice,
@@ -77,7 +78,7 @@ from keras_mae.cli.runs import begun_recipe, run_directory, run_name, say, say_f
 from keras_mae.cli.shapes import image_shape, shown
 from keras_mae.cli.starting import start
 from keras_mae.cli.told import Told
-from keras_mae.cli.watching import probed, watched
+from keras_mae.cli.watching import probed, ranked, watched
 
 __all__ = ["pretrain"]
 
@@ -137,6 +138,7 @@ def pretrain(
     watch_images: WatchImages = None,
     probe_every: ProbeEvery = None,
     probe_data: ProbeData = None,
+    rankme_every: RankMeEvery = None,
     resume: Resume = False,
     allow_changed: AllowChanged = False,
     checkpoint_minutes: CheckpointMinutes = 10.0,
@@ -252,6 +254,7 @@ def pretrain(
             "max_pixels": max_pixels,
         }
         callbacks = probed(probe_every, probe_data, data, images, devices, seed=recipe.seed, **levels)
+        callbacks += ranked(rankme_every, images, devices)
         callbacks += watched(watch, watch_images, images, directory, devices, bands=shown_bands(bands), **levels)
         training.run_pretraining(
             mae,

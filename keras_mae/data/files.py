@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import os
 import warnings
 from collections.abc import Iterable, Sequence
@@ -12,9 +12,11 @@ from typing import Any
 
 from keras_mae import _checks
 from keras_mae.data import open_directory
+from keras_mae.data.array_files import is_array_name
+from keras_mae.data.array_images import npy_header
 from keras_mae.data.folders import FolderContents, look_into
 from keras_mae.data.manifests import read_manifest
-from keras_mae.data.parts import Part, part_of
+from keras_mae.data.parts import Part, digest_of, part_of
 from keras_mae.data.sources import FolderSource, Source, Subset, known_of
 from keras_mae.data.streams import Stream
 
@@ -80,7 +82,9 @@ def open_files(
     """Open image files, and those of folders, in the order in which they are given; they have no labels.
 
     Args:
-        files: Path of an image file or a folder of images, or several; or one folder from `keras-mae prepare`.
+        files: Path of an image file or a folder of images, or several; or one folder from `keras-mae prepare`, or one
+            array in a file, by its name ("cells.h5::images"). A .npy file is one image, or, with four dimensions,
+            an array of them.
         image_shape: (height, width, channels) of the images to make.
         part: Part of the files to open.
         options: `allow_damaged`, `pixel_range`, `white_level` and `max_pixels` of `FolderSource`.
@@ -96,15 +100,16 @@ def open_files(
     if not isinstance(several, Sequence) or not several:
         raise _checks.argument_error("files", rule, files)
     paths = [_checks.path("files", file, rule) for file in several]
-    if len(paths) == 1 and paths[0].is_dir() and read_manifest(paths[0]) is not None:
+    if len(paths) == 1 and _is_indexed(paths[0]):
         return _of_indexed(paths[0], image_shape, part, options)
     found: list[Path] = []
     for path in paths:
+        if _is_indexed(path):
+            what = "An array of images" if is_array_name(path) else "A prepared folder"
+            raise ValueError(f"{what} is asked about by itself. Received: {str(path)!r} and others")
         if not path.is_dir():
             found.append(path)
             continue
-        if read_manifest(path) is not None:
-            raise ValueError(f"A prepared folder is asked about by itself. Received: {str(path)!r} and others")
         contents = look_into(path)
         if passed_over := contents.passed_over():
             warnings.warn(f"{passed_over} (in {str(path)!r})", stacklevel=3)
@@ -112,7 +117,7 @@ def open_files(
     found = list(dict.fromkeys(found))  # a file that was named beside its folder counts once
     contents = FolderContents(paths=[found[index] for index in part_of(len(found), part)])
     source = _ListedSource(contents, Path(), image_shape[:2], image_shape[2], **options)
-    return NamedImages(source, len(found), _digest(found), tuple(source.skipped))
+    return NamedImages(source, len(found), digest_of(found), tuple(source.skipped))
 
 
 def open_folder(
@@ -121,7 +126,8 @@ def open_folder(
     """Open the images of a folder; where all of them lie in folders of their own, those are their classes.
 
     Args:
-        directory: Folder of images, flat or nested, or one from `keras-mae prepare`.
+        directory: Folder of images, flat or nested, or one from `keras-mae prepare`; or an array in a file, by its
+            name.
         image_shape: (height, width, channels) of the images to make.
         part: Part of the folder's images to open.
         options: `allow_damaged`, `pixel_range`, `white_level` and `max_pixels` of `FolderSource`.
@@ -133,7 +139,7 @@ def open_folder(
         ValueError: If there is no such folder, no image in it, or one that cannot be read.
     """
     directory = _checks.path("directory", directory)
-    if not directory.is_dir() or read_manifest(directory) is not None:
+    if is_array_name(directory) or not directory.is_dir() or read_manifest(directory) is not None:
         return _of_indexed(directory, image_shape, part, options)
     contents = look_into(directory)
     names = [path.relative_to(directory) for path in contents.paths]
@@ -141,7 +147,18 @@ def open_folder(
     labeled = all(len(name.parts) > 1 for name in names) and twice.isdisjoint(contents.classes)
     contents.paths = [contents.paths[index] for index in part_of(len(names), part)]
     source = _ListedSource(contents, directory, image_shape[:2], image_shape[2], labeled=labeled, **options)
-    return NamedImages(source, len(names), _digest(names), tuple(source.skipped))
+    return NamedImages(source, len(names), digest_of(names), tuple(source.skipped))
+
+
+def _is_indexed(path: Path) -> bool:
+    """Return whether a path names many images that are no files of their own."""
+    if path.suffix.lower() == ".npy" and path.is_file():
+        with (
+            path.open("rb") as opened,
+            contextlib.suppress(ValueError, EOFError),
+        ):  # of a damaged one, its reader tells
+            return len(npy_header(opened)[0]) > 3
+    return is_array_name(path) or (path.is_dir() and read_manifest(path) is not None)
 
 
 def _of_indexed(
@@ -155,14 +172,7 @@ def _of_indexed(
             "ArrayRecord (--format array_record)"
         )
     known = known_of(source)  # of it, what copies have in common, too
-    whole = _digest(str(known.get(name)) for name in ("array", "files", "paths", "sizes", "contents"))
+    whole = digest_of(str(known.get(name)) for name in ("array", "files", "paths", "sizes", "contents"))
     total = len(source)
     own = source if part[1] == 1 else Subset(source, list(part_of(total, part)))
     return NamedImages(own, total, whole)
-
-
-def _digest(names: Iterable[Any]) -> str:
-    hashed = hashlib.sha256()
-    for name in names:
-        hashed.update(os.fsencode(os.fspath(name)) + b"\0")
-    return hashed.hexdigest()[:16]

@@ -334,8 +334,10 @@ class Checkpoints(keras.callbacks.Callback):
             self.save()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        for name, value in (logs or {}).items():
-            self.position.history.setdefault(name, []).append(float(value))
+        history, values = self.position.history, {name: float(value) for name, value in (logs or {}).items()}
+        done = max(map(len, history.values()), default=0)
+        for name in {**history, **values}:  # a run may go on with callbacks that it did not begin with, or without
+            history.setdefault(name, [float("nan")] * done).append(values.get(name, float("nan")))
         self.position.epoch, self.position.batch = epoch + 1, 0
         self._heed(self._asked(), self.every_steps is not None)
 

@@ -28,7 +28,7 @@ from keras_mae.training.extending import KeepBeforeDecay, extend
 from keras_mae.training.metadata import WARNINGS
 from keras_mae.training.recording import Record, recipe_file
 from keras_mae.training.saving import Saving
-from keras_mae.training.watching import OnlineProbe
+from keras_mae.training.watching import EpochScores
 from keras_mae.transfer.best_epoch import checked_choice
 
 __all__ = ["RunOptions", "run"]
@@ -144,7 +144,7 @@ def run(
 
     def train() -> None:
         for callback in callbacks:
-            if isinstance(callback, OnlineProbe):
+            if isinstance(callback, EpochScores):
                 callback.resumed(checkpoints.position.history)
         batches, held_out = (dataset, validation_data) if prepare is None else prepare()
         _fit(

@@ -8,6 +8,7 @@ from keras_mae.transfer.features import Features, extract_features
 from keras_mae.transfer.fine_tuning import fine_tune, partial_fine_tune
 from keras_mae.transfer.knn import knn_accuracy, knn_predict
 from keras_mae.transfer.probing import linear_probe
+from keras_mae.transfer.rank import rankme
 from keras_mae.transfer.similar import map_coordinates, nearest
 
 __all__ = [
@@ -26,5 +27,6 @@ __all__ = [
     "map_coordinates",
     "nearest",
     "partial_fine_tune",
+    "rankme",
     "read_embeddings",
 ]
