@@ -7,8 +7,9 @@
 A small model trains in a process of its own, with a checkpoint after every step, or, of every second run, after none
 but by the clock. It is killed with SIGKILL, or in two of five times with SIGTERM or Ctrl-C, up to two seconds after
 its first step, which compiles, and started again until it is done; then the next run is begun, until there were
-enough kills. Final weights and optimizer must be those of a run that was left alone, bit for bit, and `history.csv`
-must be the same. `prepare` packs 120 images into fifteen shards, and must leave the same files with the same bytes.
+enough kills. Fine-tuning ends with its best epoch. Final weights and optimizer must be those of a run that was left
+alone, bit for bit, and `history.csv` must be the same. `prepare` packs 120 images into fifteen shards, and must leave
+the same files with the same bytes.
 `test_resume.py` and `test_preparation.py` run a small form.
 """
 
@@ -22,7 +23,7 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import processes
@@ -154,6 +155,8 @@ def train(run: Path, epochs: int, protocol: str, every_step: bool) -> None:
     keras.utils.set_random_seed(0)
     kind = {"pretrain": "PretrainRecipe", "finetune": "FineTuneRecipe", "probe": "LinearProbeRecipe"}[protocol]
     recipe = getattr(keras_mae.recipes, kind).for_size("small_images", epochs=epochs, warmup_epochs=0, batch_size=8)
+    if protocol == "finetune":
+        recipe = replace(recipe, best_epoch=True, monitor="val_loss")
     encoder = keras_mae.ViTEncoder((8, 12, 1), 4, embed_dim=24, depth=2, num_heads=3, drop_path_rate=0.2)
     options = {
         "callbacks": [Begun()],
@@ -173,6 +176,10 @@ def train(run: Path, epochs: int, protocol: str, every_step: bool) -> None:
         }[protocol]
         data = keras_mae.data.from_arrays(images, labels, batch_size=8, drop_remainder=True)
         test = keras_mae.data.from_arrays(images[:24], labels[:24], batch_size=24, shuffle=False)
+        if protocol == "finetune":
+            options["validation_data"] = keras_mae.data.from_arrays(
+                255 - images[:24], labels[:24], batch_size=24, shuffle=False
+            )
         train_run(encoder, data, test, recipe, run, class_names=("a", "b", "c"), **options)
     if not run.with_suffix(".weights").exists():
         saved = keras.saving.load_model(run / ("model.keras" if protocol == "pretrain" else "classifier.keras"))

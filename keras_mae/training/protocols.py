@@ -157,7 +157,8 @@ def run_fine_tuning(
         image_shape: Shape of the images, if it is not the encoder's.
         validation_data: Batches to evaluate after every epoch; `test` by default. With several devices, all batches
             must have one size; see `validation_batches`. A recipe with `best_epoch` or `patience` takes other images
-            than those of `test`, whose scores would be too good if they had chosen the epoch.
+            than those of `test`, whose scores would be too good if they had chosen the epoch, and in a fixed order,
+            or a run that is resumed may round its losses otherwise.
         metadata: More JSON values that identify the run, such as its encoder and data; see `run_pretraining`.
         options: `callbacks`, `console` and `saving`; see `run`, which also says how interruptions end.
 

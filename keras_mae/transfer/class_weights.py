@@ -9,7 +9,7 @@ import numpy as np
 from keras_mae import _checks
 from keras_mae.data.drawing import labels_of
 from keras_mae.labels import class_indices
-from keras_mae.recipes import FineTuneRecipe
+from keras_mae.recipes import FineTuneRecipe, check_recipe
 
 __all__ = ["balanced_class_weights", "class_weights_of"]
 
@@ -54,6 +54,7 @@ def class_weights_of(recipe: FineTuneRecipe, dataset: Any, num_classes: int) -> 
     Raises:
         ValueError: If they go by the labels, and the dataset does not say them.
     """
+    check_recipe(recipe, FineTuneRecipe)
     if recipe.class_weights is None:
         return None
     source = getattr(getattr(dataset, "batches", None), "source", None)
