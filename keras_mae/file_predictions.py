@@ -100,6 +100,11 @@ def checked_predictions_file(out: Any) -> Path:
 class PredictsFiles:
     """Gives a classifier `predict_files`."""
 
+    @property
+    def activation(self: Any) -> str | None:
+        """What makes probabilities of the logits: "softmax", "sigmoid", or `None` where the loss does not tell."""
+        return _activation(getattr(self, "loss", None), self.num_classes)
+
     def predict_files(
         self: Any,
         files: str | Path | Sequence[str | Path],
@@ -182,16 +187,28 @@ class PredictsFiles:
         )
 
 
+def _activation(loss: Any, num_classes: int) -> str | None:
+    """Return what makes probabilities of the logits that a loss takes: "softmax", "sigmoid", or `None`."""
+    if isinstance(loss, keras.losses.BinaryCrossentropy | keras.losses.BinaryFocalCrossentropy):
+        return "sigmoid"
+    return "softmax" if _is_of_one_class(loss) and num_classes > 1 else None
+
+
+def _is_of_one_class(loss: Any) -> bool:
+    return loss is None or takes_classes(loss) or isinstance(loss, _OF_ONE_CLASS)
+
+
 def _probabilities(loss: Any, num_classes: int) -> Any:
     """Return the function that makes probabilities of logits (images, classes)."""
-    if isinstance(loss, keras.losses.BinaryCrossentropy | keras.losses.BinaryFocalCrossentropy):
+    activation = _activation(loss, num_classes)
+    if activation == "sigmoid":
         return lambda logits: 1 / (1 + np.exp(-np.clip(logits, -700, 700)))
-    if loss is not None and not takes_classes(loss) and not isinstance(loss, _OF_ONE_CLASS):
+    if not _is_of_one_class(loss):
         raise ValueError(
             "What the outputs mean is known for cross-entropy and binary cross-entropy; with another loss "
             f"`predict` returns them as they are. Received: a classifier compiled with {type(loss).__name__}"
         )
-    if num_classes == 1:
+    if activation is None:
         raise ValueError("One class of cross-entropy has the probability 1 in every image. Received: num_classes=1")
 
     def softmax(logits: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""`from_preset` and `save_to_preset`: the models' door to `keras_mae.convert`."""
+"""`from_preset`, `save_to_preset` and `push_to_hub`: the models' door to `keras_mae.convert`."""
 
 from __future__ import annotations
 
@@ -25,6 +25,18 @@ class Opener(Protocol):
 
     def save_preset(self, model: Any, path: str | Path) -> Path:
         """Write a model to a folder, as `save_to_preset` promises."""
+
+    def push_to_hub(
+        self,
+        model: Any,
+        repository: str,
+        *,
+        format: str,
+        private: bool | None,
+        message: str | None,
+        token: str | None,
+    ) -> str:
+        """Upload a model, as `push_to_hub` promises."""
 
 
 _opener: Callable[[], Opener]
@@ -57,7 +69,7 @@ def config_text(model: Any, sha256: str) -> str:
 
 
 class PresetFiles:
-    """Gives a model `from_preset` and `save_to_preset`."""
+    """Gives a model `from_preset`, `save_to_preset` and `push_to_hub`."""
 
     @classmethod
     def from_preset(cls, preset: str | Path, weights: str | Path | None = None, **overrides: Any) -> Self:
@@ -93,7 +105,7 @@ class PresetFiles:
     def save_to_preset(self, path: str | Path) -> Path:
         """Write a folder that `from_preset` reads: configuration, weights, and a model card to be completed.
 
-        The folder can be uploaded to the Hugging Face Hub as it is.
+        `push_to_hub` uploads such a folder to the Hugging Face Hub.
 
         Args:
             path: Folder to write. It must not exist.
@@ -105,3 +117,31 @@ class PresetFiles:
             ValueError: If there is something at `path`.
         """
         return _opener().save_preset(self, path)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        format: str = "preset",
+        private: bool | None = None,
+        message: str | None = None,
+        token: str | None = None,
+    ) -> str:
+        """Upload the model to a repository on the Hugging Face Hub; `keras_mae.convert.push_to_hub` says how.
+
+        Args:
+            repository: "user/name", or "hf://user/name". It is made if it is not there.
+            format: "preset", or "transformers" or "keras_hub" for these libraries; `from_preset` reads all of them.
+            private: Whether a repository that is made is private; by default what its owner's settings say.
+            message: Message of the commit; by default it says what was uploaded.
+            token: Token that may write to the repository; by default the one that `hf auth login` or HF_TOKEN gave.
+
+        Returns:
+            "hf://user/name", which `from_preset` takes.
+
+        Raises:
+            ValueError: If the format cannot hold the model, the repository holds weights of another format, or it
+                cannot be written to.
+            ImportError: If huggingface_hub is missing.
+        """
+        return _opener().push_to_hub(self, repository, format=format, private=private, message=message, token=token)

@@ -10,7 +10,7 @@ from classifier_helpers import CLASSES, make_encoder
 
 import keras_mae
 from keras_mae import convert
-from keras_mae.convert import exporting
+from keras_mae.convert import beside
 from keras_mae.convert.state_dict import write_safetensors
 
 BACKEND = keras.backend.backend()
@@ -153,9 +153,10 @@ def test_an_old_head_is_given_names(encoder, tmp_path):
 def test_litert_has_them_behind_the_model(tmp_path):
     path = tmp_path / "x.tflite"
     path.write_bytes(b"the model")
-    exporting._names_in_litert(path, ("ant", "two\nlines", "ümlaut"))
+    beside.WRITERS["litert"](path, {"class_names": ("ant", "two\nlines", "ümlaut"), "preprocessing": {"height": 3}})
     assert path.read_bytes().startswith(b"the model")
     assert zipfile.ZipFile(path).read("labels.txt").decode() == "ant\ntwo lines\nümlaut\n"
+    assert json.loads(zipfile.ZipFile(path).read("preprocessing.json")) == {"height": 3}
 
 
 @pytest.mark.backends("torch")
@@ -165,7 +166,7 @@ def test_openvino_has_them_in_its_information(information, tmp_path):
 
     path = tmp_path / "x.xml"
     path.write_text(f"<net name='x'><layers/>{information}</net>")
-    exporting._names_in_openvino(path, NAMES)
+    beside.WRITERS["openvino"](path, {"class_names": NAMES})
     net = ElementTree.parse(path).getroot()
     assert [child.tag for child in net] == ["layers", "rt_info"]
     assert len(net.find("rt_info")) == (2 if information else 1)
@@ -174,7 +175,7 @@ def test_openvino_has_them_in_its_information(information, tmp_path):
 
 @pytest.mark.backends("torch")
 def test_a_saved_model_has_them_beside_it(tmp_path):
-    exporting._names_in_saved_model(tmp_path, NAMES)
+    beside.WRITERS["saved_model"](tmp_path, {"class_names": NAMES})
     assert json.loads((tmp_path / "assets.extra" / "class_names.json").read_text()) == list(NAMES)
 
 

@@ -348,10 +348,10 @@ def test_folders_that_are_not_whole(folder, tmp_path):
 # === What a library cannot hold ===
 def test_save_refuses_what_a_library_cannot_hold(folder, tmp_path):
     mae = convert.load(folder / "hf_saved").model
-    mean = keras_mae.ViTClassifier(mae.encoder, 3)
+    queries = keras_mae.ViTClassifier(mae.encoder, 3, pooling="attentive")
     for model, format, message in (
         (mae, "timm", "has no decoder: save mae.encoder"),
-        (mean, "transformers", "classifies by the class token"),
+        (queries, "transformers", "has no queries that pool patches as AttentivePooling does"),
         (mae, "torch", "`format` must be one of 'keras', 'preset', 'keras_hub', 'transformers', 'timm', 'reference'"),
         (mae.decoder, "timm", "`model` must be a ViTEncoder, MaskedAutoencoder or ViTClassifier"),
     ):

@@ -252,6 +252,7 @@ PARSED = {
     "keras-mae pretrain digits --optimizer muon": "runs/open is trained with it",
     "keras-mae pretrain digits --ema-momentum 0.999": "runs/open is trained with it",
     "keras-mae finetune runs/digits-1/model.keras --ema-momentum 0.999": "test_averages.py does it",
+    "keras-mae finetune runs/digits-1/model.keras --num-labels 200": "test_cli_transfer.py does it",
     "keras-mae convert mae_": "takes a published checkpoint",
     "keras-mae pretrain photos/ --weights mae_": "takes a published checkpoint",
     "keras-mae evaluate classifier.keras val/ --size base": "takes what a published checkpoint becomes",

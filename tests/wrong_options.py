@@ -73,6 +73,7 @@ PRETRAIN: dict[str, tuple[str, ...]] = {
     "--mask-cell": (*COUNT, "99"),
     "--target": CHOICE,
     "--teacher": NO_FILE,
+    "--band-groups": ("x", "", "0,1", "0,0", "0/", "0;1", "1", "-1", "0/2"),
     "--masks-per-image": COUNT,
     "--decoder": CHOICE,
     "--fuse-blocks": ("x", "0", "", "0,9", "0;1", "0.5,1", ",", "1,1"),
@@ -223,6 +224,11 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
         "--mixup": NOT_NEGATIVE,
         "--cutmix": UP_TO_ONE,
         "--label-smoothing": FRACTION,
+        "--crop-area": SHARE,
+        "--class-weights": CHOICE,
+        "--validation": ("0", "1", "-0.1", "x", "nan"),
+        "--patience": COUNT,
+        "--monitor": CHOICE,
     }
     probe = {**RUN, **LABELED}
     neighbors: dict[str, tuple[str, ...]] = {
@@ -246,6 +252,7 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
         "--seed": SEED,
         "--white-level": COUNT,
         "--max-pixels": COUNT,
+        "--bands": BANDS,
         "--out": RUN["--out"],
     }
     prepare: dict[str, tuple[str, ...]] = {
@@ -314,7 +321,7 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
         options(
             "similar",
             ["similar", embedded, image],
-            {"--k": COUNT, "--out": ("", "x", "x.xyz", "taken"), "--model": NO_FILE},
+            {"--k": COUNT, "--out": ("", "x", "x.xyz", "taken"), "--model": NO_FILE, "--bands": BANDS},
             ["similar", embedded, image, "a/0.png"],
         ),
         options(
@@ -326,6 +333,7 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
                 "--thumbnails": ("-1", "1.5", "x"),
                 "--thumbnail-size": COUNT,
                 "--seed": SEED,
+                "--bands": BANDS,
             },
         ),
         options("join", ["join", embedded, "--out", "z.npz"], {"--out": ("", "x", "taken", embedded)}),
@@ -397,6 +405,11 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
                 "embeddings|file": [["similar", "nowhere", image], ["similar", image, image], ["map", "nowhere.npz"]],
                 "query": [["similar", embedded, "nowhere"], ["similar", embedded, photos]],
                 "part": [["export", encoder, "x.onnx", "--part", "other"]],
+                "repository": [["convert", encoder, "hf://x"]],
+                "private": [["convert", encoder, "new.keras", "--private"]],
+                "input": [["export", encoder, "x.onnx", "--input-dtype", "int8"]],
+                "size": [["export", classifier, "x.onnx", "--size", "other"]],
+                "script": [["export", encoder, "x.pt2", "--format", "torch", "--script"]],
                 "--nothing": [["pretrain", "--nothing"], ["probe", encoder, "--nothing", "3"]],
                 "resume": [["pretrain", "--resume"]],
                 "other": [["other"]],

@@ -1,4 +1,4 @@
-"""A folder of images to score: which of them are known to be normal, and where their defects are."""
+"""Images to score: which of them are known to be normal, and where their defects are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import numpy as np
 from keras_mae import _checks
 from keras_mae._class_names import listed
 from keras_mae._optional import cores
-from keras_mae.data import FolderSource, read_image
+from keras_mae.data import ArrayFileSource, read_image
+from keras_mae.data.files import open_folder
 from keras_mae.data.folders import look_into
 from keras_mae.data.images import upright_size
 from keras_mae.pixels import BYTES, PixelRange
@@ -22,6 +23,7 @@ __all__ = ["ScoredImages", "open_scored"]
 
 _NORMAL = ("good", "normal", "ok")
 _LOST = 0.02  # share of an image beyond the crop of which a warning is due
+_LOOKED_AT = 64  # images that are no files of their own, whose sizes are looked at
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class ScoredImages:
 
     Attributes:
         source: Source of the images.
-        names: Paths of the files, in the folder.
+        names: Paths of the files, in the folder, which a prepared folder remembers; "images[12]" in an array.
         anomalous: Whether each is known to be anomalous, Boolean (images,); `None` if it is not known.
         masks: Path of the mask of each one's defects, `None` for one without; `None` if there are no masks.
         reason: Why it is known what is anomalous, or why it is not, in one line.
@@ -74,20 +76,21 @@ def open_scored(
     white_level: int | None = None,
     max_pixels: int | None = None,
 ) -> ScoredImages:
-    """Open a folder of images to score.
+    """Open a folder of images to score, a prepared one, or an array in a file.
 
-    The images may lie in folders for classes. Which of them is normal says `normal_class`, or else a folder that is
-    called "good", "normal" or "ok", as in MVTec AD; all others are anomalous. Otherwise nothing is known of them,
-    unless there are masks.
+    The images may lie in folders for classes, or have labels. Which class is normal says `normal_class`, or else a
+    class that is called "good", "normal" or "ok", as in MVTec AD; all others are anomalous. Otherwise nothing is
+    known of them, unless there are masks.
 
     Args:
-        directory: Folder of images.
+        directory: Folder of images, or one from `keras-mae prepare` (ArrayRecord), whose images keep the names that
+            they had; or an array in a file, by its name ("cells.h5::images::labels").
         image_shape: (height, width, channels) that the model takes; images are brought to it.
-        normal_class: Name of the folder of those that are normal.
-        masks: Folder of pictures of where the defects are, of the images' sizes, 0 where there is none. Of
-            crack/000.png it is crack/000_mask.png, as in MVTec AD, or crack/000.png, with any ending. An image of a
-            normal class needs none; where no class is known, an image without a mask, or with an empty one, is
-            normal.
+        normal_class: Name of the folder of those that are normal, or their label in an array ("0").
+        masks: For images that are files of their own, the folder of pictures of where the defects are, of the images'
+            sizes, 0 where there is none. Of crack/000.png it is crack/000_mask.png, as in MVTec AD, or crack/000.png,
+            with any ending. An image of a normal class needs none; where no class is known, an image without a mask,
+            or with an empty one, is normal.
         pixel_range: (low, high), the smallest and the largest pixel: the encoder's.
         white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `data.read_image`.
         max_pixels: Pixels of the largest image to read, as for `data.read_image`.
@@ -96,20 +99,28 @@ def open_scored(
         `ScoredImages`.
 
     Raises:
-        ValueError: If there is no such folder or class, an anomalous image has no mask, or a mask has another size
-            than its image.
+        ValueError: If there is no such folder or class, it was prepared as TFRecord, an anomalous image has no mask,
+            or a mask has another size than its image.
     """
-    height, width, channels = _checks.image_shape(image_shape)
+    image_shape = _checks.image_shape(image_shape)
     levels: dict[str, Any] = {"pixel_range": pixel_range, "white_level": white_level, "max_pixels": max_pixels}
-    source = FolderSource(directory, (height, width), channels, **levels)
-    names = tuple(source.names(range(len(source))))
-    anomalous, reason = _known_anomalous(names, _checks.optional(_checks.text, "normal_class", normal_class))
-    _warn_of_cuts(source, max_pixels)
+    _checks.optional(_checks.text, "normal_class", normal_class)
+    opened_images = open_folder(directory, image_shape, **levels)
+    source = opened_images.source
+    names = tuple(opened_images.names(range(len(source))))
+    anomalous, reason = _known_anomalous(_classes_of(source, names), normal_class)
+    paths = getattr(source, "paths", None)
+    if masks is not None and paths is None:
+        raise ValueError(
+            "`masks` are compared with images that are files of their own: score the folder that these were prepared "
+            f"from, or leave masks out. Received: masks={str(masks)!r} for {str(directory)!r}"
+        )
+    _warn_of_cuts(source, paths, max_pixels)
     if masks is None:
         return ScoredImages(source, names, anomalous, None, reason)
     folder = _checks.path("masks", masks)
     found = _masks_of(names, folder, anomalous)
-    for name, path, mask in zip(names, source.paths, found, strict=True):
+    for name, path, mask in zip(names, paths or (), found, strict=True):
         if mask is not None and upright_size(mask) != (size := upright_size(path, max_pixels)):
             raise ValueError(
                 f"`masks` must be pictures of the images' sizes. Received: {str(mask)!r} of "
@@ -131,24 +142,35 @@ def open_scored(
     return opened
 
 
-def _known_anomalous(names: tuple[str, ...], normal_class: str | None) -> tuple[np.ndarray | None, str]:
-    """Return which images are anomalous by their folders, if that is known, and why it is or is not."""
-    own = [name.partition("/")[0] if "/" in name else None for name in names]
+def _classes_of(source: Any, names: tuple[str, ...]) -> list[str | None]:
+    """Return the name of the class of each image, `None` for one that has none."""
+    if not isinstance(source, ArrayFileSource):
+        return [name.partition("/")[0] if "/" in name else None for name in names]
+    known = source.class_names or ()
+    return [None] * len(names) if source.labels is None else [known[label] for label in source.labels]
+
+
+def _known_anomalous(own: list[str | None], normal_class: str | None) -> tuple[np.ndarray | None, str]:
+    """Return which images are anomalous by their classes, if that is known, and why it is or is not."""
     classes = sorted({one for one in own if one is not None})
     loose = own.count(None)
     if normal_class is not None:
         if normal_class not in classes or loose:
-            found = f"{loose} images that lie in no folder" if loose else listed(classes)
-            rule = "the name of a folder of images, and all images must lie in one"
+            found = f"{loose} images that have no class" if loose else listed(classes)
+            rule = "the name of a class, a folder of images or a label, and all images must have one"
             raise _checks.argument_error("normal_class", f"{rule}, which are: {found}", normal_class)
         chosen = [normal_class]
     else:
         chosen = [one for one in classes if one.lower() in _NORMAL]
     if loose or len(chosen) != 1:
-        says = "it takes a folder for each class" if loose or not classes else "say which class is (normal_class)"
+        says = (
+            "it takes a folder for each class, or labels"
+            if loose or not classes
+            else "say which class is (normal_class)"
+        )
         return None, f"Which images are normal is not known: {says}"
     anomalous = np.array([one != chosen[0] for one in own])
-    return anomalous, f"{anomalous.sum()} of {len(names)} images are anomalous: those not in {chosen[0]!r}"
+    return anomalous, f"{anomalous.sum()} of {len(own)} images are anomalous: those not in {chosen[0]!r}"
 
 
 def _masks_of(names: tuple[str, ...], folder: Path, anomalous: np.ndarray | None) -> tuple[Path | None, ...]:
@@ -179,17 +201,21 @@ def _masks_of(names: tuple[str, ...], folder: Path, anomalous: np.ndarray | None
     return tuple(found)
 
 
-def _warn_of_cuts(source: FolderSource, max_pixels: int | None) -> None:
+def _warn_of_cuts(source: Any, paths: list[Path] | None, max_pixels: int | None) -> None:
     """Warn of images that are not of the model's shape: what is cut off is not looked at."""
     from concurrent.futures import ThreadPoolExecutor
 
     wanted = source.image_shape[0] / source.image_shape[1]
-    with ThreadPoolExecutor(cores()) as pool:
-        sizes = list(pool.map(lambda path: upright_size(path, max_pixels), source.paths))
+    if paths is None:  # their sizes are in the records: a few of them tell
+        sizes = source.sizes(np.unique(np.linspace(0, len(source) - 1, _LOOKED_AT).round().astype("int64")))
+    else:
+        with ThreadPoolExecutor(cores()) as pool:
+            sizes = list(pool.map(lambda path: upright_size(path, max_pixels), paths))
     kept = [min(height / width / wanted, wanted * width / height) for height, width in sizes]
     if cut := sum(1 - share > _LOST for share in kept):
+        looked_at = "" if len(kept) == len(source) else " looked at"
         warnings.warn(
-            f"{cut} of {len(kept)} images are cut to the model's shape, up to {1 - min(kept):.0%} of one: defects "
-            "beyond that are not seen",
+            f"{cut} of {len(kept)} images{looked_at} are cut to the model's shape, up to {1 - min(kept):.0%} of one: "
+            "defects beyond that are not seen",
             stacklevel=3,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import heapq
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from keras_mae.anomaly.folders import ScoredImages
 from keras_mae.anomaly.scores import MEAN, auroc
 from keras_mae.training.directory import RunDirectory, RunFile
 from keras_mae.training.pictures import draw
+from keras_mae.visualize.figures import checked_bands
 
 __all__ = ["run_anomaly"]
 
@@ -27,6 +29,7 @@ def run_anomaly(
     run_directory: str | Path,
     *,
     max_pictures: int = 12,
+    bands: int | Sequence[int] | None = None,
     progress: bool = False,
 ) -> Path:
     """Fit a detector on normal images, score others, and leave what was found.
@@ -41,6 +44,7 @@ def run_anomaly(
         test: Images to score, as `open_scored` opens them.
         run_directory: Folder that does not exist or is empty.
         max_pictures: Number of images to draw.
+        bands: Channels of these images to show, as in `keras_mae.visualize.reconstructions`.
         progress: Whether to show progress bars.
 
     Returns:
@@ -53,6 +57,7 @@ def run_anomaly(
     _checks.instance("test", test, ScoredImages, "what keras_mae.anomaly.open_scored returns")
     _checks.positive_int("max_pictures", max_pictures)
     _checks.boolean("progress", progress)
+    checked_bands(bands, detector.encoder.image_shape[2])
     directory = RunDirectory(_checks.path("run_directory", run_directory))
     directory.check_free()
     if (normal is None) != (detector.fitted is not None):
@@ -64,7 +69,7 @@ def run_anomaly(
         directory.write(RunFile.SCORES, found.write_scores)
         directory.write_json(RunFile.METRICS, found.metrics())
         directory.write(RunFile.DETECTOR, detector.save)
-        draw(directory, RunFile.HEAT_MAPS, found.heat_maps)
+        draw(directory, RunFile.HEAT_MAPS, lambda: found.heat_maps(bands))
     return directory.path
 
 
@@ -132,7 +137,7 @@ class _Found:
                 last = [] if known is None else [int(known[index])]
                 writer.writerow([self.test.names[index], *values, above, *last])
 
-    def heat_maps(self) -> Any:
+    def heat_maps(self, bands: int | Sequence[int] | None = None) -> Any:
         """Return the picture of the images with the highest scores."""
         ordered = sorted(self._highest, key=lambda one: one[:2], reverse=True)
         indices = [-place for _, place, _ in ordered]
@@ -142,5 +147,6 @@ class _Found:
             maps,
             names=[f"{self.test.names[index]} ({self.scores[MEAN][index]:.1f})" for index in indices],
             defects=None if self.test.masks is None else self.test.defects(indices),
+            bands=bands,
             pixel_range=self.detector.encoder.pixel_range,
         )

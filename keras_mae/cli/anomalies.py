@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_mae.cli.options import MaxPixels, Out, WhiteLevel
+from keras_mae.cli.options import Bands, MaxPixels, Out, WhiteLevel, shown_bands
 from keras_mae.cli.output import add_row, echo, table
 
 __all__ = ["anomaly"]
@@ -31,13 +31,23 @@ def anomaly(
     ],
     normal: Annotated[
         Path,
-        typer.Argument(help="Folder of normal images, at least eight, or the detector.npz that an earlier run left."),
+        typer.Argument(
+            help="Folder of normal images, at least eight, or arrays in a file; or the detector.npz that an earlier "
+            "run left."
+        ),
     ],
-    test: Annotated[Path, typer.Argument(help="Folder of images to score, flat or in folders of classes.")],
+    test: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of images to score, flat or in folders of classes, or one prepared from such a folder as "
+            "array_record; or arrays in a file: FILE::IMAGES or FILE::IMAGES::LABELS."
+        ),
+    ],
     normal_class: Annotated[
         str | None,
         typer.Option(
-            help="Folder in TEST whose images are normal, for the AUROC; by default one called good, normal or ok.",
+            help="Folder in TEST whose images are normal, or their label, for the AUROC; by default one called good, "
+            "normal or ok.",
             metavar="NAME",
         ),
     ] = None,
@@ -89,6 +99,7 @@ def anomaly(
     ] = None,
     white_level: WhiteLevel = None,
     max_pixels: MaxPixels = None,
+    bands: Bands = None,
     out: Out = None,
 ) -> None:
     """Find images that are unlike normal ones.
@@ -100,10 +111,14 @@ def anomaly(
     import keras_mae
     from keras_mae import anomaly as found_in
     from keras_mae import convert, training
-    from keras_mae.cli.runs import run_directory
+    from keras_mae.cli.runs import run_directory, run_name
+    from keras_mae.data.array_files import is_array_name
+    from keras_mae.visualize.figures import checked_bands
 
     loaded = convert.load_model(model)
     encoder = getattr(loaded, "encoder", loaded)
+    shown = shown_bands(bands)
+    checked_bands(shown, encoder.image_shape[2])
     given: dict[str, Any] = {
         "methods": None if method in (None, Method.both) else method.value,
         "quantile": quantile,
@@ -120,9 +135,9 @@ def anomaly(
         "white_level": white_level,
         "max_pixels": max_pixels,
     }
-    directory = run_directory(f"anomaly-{Path(test).name}", out, False, keras_mae.distribution.current())
+    directory = run_directory(f"anomaly-{run_name(str(test))}", out, False, keras_mae.distribution.current())
     training.RunDirectory(directory).check_free()
-    if normal.is_file():
+    if normal.is_file() and not is_array_name(normal):
         if given or method:
             rule = f"left out with {normal.name}, which was fitted with its own"
             raise ValueError(f"Options of the detector must be {rule}. Received: {', '.join(given) or 'method'}")
@@ -132,11 +147,12 @@ def anomaly(
             given["methods"] = found_in.METHODS
         detector = found_in.AnomalyDetector(loaded, **given)
         shape = encoder.image_shape
-        if not normal.is_dir():
+        if not is_array_name(normal) and not normal.is_dir():
             raise ValueError(
-                f"`normal` must be a folder of images or a detector's .npz file. Received: {str(normal)!r}"
+                "`normal` must be a folder of images, an array in a file or a detector's .npz file. "
+                f"Received: {str(normal)!r}"
             )
-        if test.resolve().is_relative_to(normal.resolve()):
+        if _lies_in(test, normal):
             raise ValueError(
                 f"`test` must not lie in `normal`: what was learned as normal is not found. Received: {str(test)!r} "
                 f"in {str(normal)!r}"
@@ -146,8 +162,18 @@ def anomaly(
     if not isinstance(loaded, keras_mae.MaskedAutoencoder) and method is None:
         echo(f"{model} has no decoder ({type(loaded).__name__}): images are scored by nearest neighbors alone")
     scored = found_in.open_scored(test, encoder.image_shape, normal_class=normal_class, masks=masks, **levels)
-    found_in.run_anomaly(detector, images, scored, directory, max_pictures=pictures, progress=True)
+    found_in.run_anomaly(detector, images, scored, directory, max_pictures=pictures, bands=shown, progress=True)
     _say(directory, scored.reason)
+
+
+def _lies_in(test: Path, normal: Path) -> bool:
+    """Return whether images to score are among those that are to be learned as normal."""
+    from keras_mae.data.array_files import is_array_name, parsed_name
+
+    if is_array_name(test) and is_array_name(normal):
+        names = parsed_name(test), parsed_name(normal)
+        return len({(name.file.resolve(), name.images.strip("/")) for name in names}) == 1
+    return test.resolve().is_relative_to(normal.resolve())
 
 
 def _numbers(text: str | None) -> tuple[int, ...] | None:

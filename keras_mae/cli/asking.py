@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_mae.cli.options import AllowDamaged, MaxPixels, Part, RecipeSize, WhiteLevel
+from keras_mae.cli.options import AllowDamaged, Bands, MaxPixels, Part, RecipeSize, WhiteLevel, shown_bands
 from keras_mae.cli.output import add_row, echo, table
 
 if TYPE_CHECKING:
@@ -33,7 +33,13 @@ class Method(StrEnum):
 
 def predict(
     classifier: Annotated[Path, typer.Argument(help="Saved ViTClassifier, such as a run's classifier.keras.")],
-    files: Annotated[list[Path], typer.Argument(help="Image files, and folders of images, of any sizes.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Image files, and folders of images, of any sizes; or one folder prepared as array_record, or one "
+            "array in a file: FILE::IMAGES."
+        ),
+    ],
     out: Annotated[
         Path | None, typer.Option(help="Table to write, which must not exist: .csv, a line an image, or .json.")
     ] = None,
@@ -93,6 +99,7 @@ def similar(
         Path | None,
         typer.Option(help="Where the model is that made EMBEDDINGS; by default where it was."),
     ] = None,
+    bands: Bands = None,
 ) -> None:
     """Find the images most like others.
 
@@ -107,7 +114,8 @@ def similar(
     if out is not None:
         visualize.check_savable(out)
     _checks.positive_int("k", k)
-    known = transfer.read_embeddings(embeddings)
+    known, shown = transfer.read_embeddings(embeddings), shown_bands(bands)
+    _check_bands(shown, known)
     places = [known.find(query) for query in queries]
     others = [query for query, place in zip(queries, places, strict=True) if place is None]
     if missing := [query for query in others if not Path(query).is_file()]:
@@ -122,7 +130,7 @@ def similar(
     for query, row, values in zip(queries, indices, cosines, strict=True):
         _print_neighbors(query, known, classes, row, values)
     if out is not None:
-        _draw_neighbors(out, known, queries, places, indices, cosines)
+        _draw_neighbors(out, known, queries, places, indices, cosines, shown)
 
 
 def draw_map(
@@ -140,6 +148,7 @@ def draw_map(
     ] = 5000,
     thumbnail_size: Annotated[int, typer.Option(help="Longest side of a thumbnail, in pixels.")] = 64,
     seed: Annotated[int, typer.Option(help="Random seed for umap and tsne.")] = 0,
+    bands: Bands = None,
 ) -> None:
     """Draw a map on which like lies by like.
 
@@ -152,7 +161,8 @@ def draw_map(
     _checks.count("thumbnails", thumbnails)
     _checks.positive_int("thumbnail_size", thumbnail_size)
     _checks.seed_int("seed", seed)
-    known = transfer.read_embeddings(embeddings)
+    known, shown = transfer.read_embeddings(embeddings), shown_bands(bands)
+    _check_bands(shown, known)
     places, used = transfer.map_coordinates(known.features, None if method is None else method.value, seed=seed)
     page = visualize.map_page(
         places,
@@ -161,6 +171,7 @@ def draw_map(
         _spread_images(known, thumbnails),
         title=f"{embeddings.stem}: {_counted(len(known), 'image')}, {used}",
         thumbnail=thumbnail_size,
+        bands=shown,
         pixel_range=_pixel_range(known),
     )
     replaced = _replaced(out)
@@ -197,7 +208,13 @@ def _print_neighbors(query: str, known: Embeddings, classes: list[str] | None, i
 
 
 def _draw_neighbors(
-    out: Path, known: Embeddings, queries: list[str], places: list[int | None], indices: Any, cosines: Any
+    out: Path,
+    known: Embeddings,
+    queries: list[str],
+    places: list[int | None],
+    indices: Any,
+    cosines: Any,
+    bands: tuple[int, ...] | None,
 ) -> None:
     from keras_mae import _files, visualize
 
@@ -208,7 +225,7 @@ def _draw_neighbors(
         titles.append(
             [f"{Path(query).name}\nquery", *(_title(known, *pair) for pair in zip(row, values, strict=True))]
         )
-    figure = visualize.neighbors(rows, titles, pixel_range=_pixel_range(known))
+    figure = visualize.neighbors(rows, titles, bands=bands, pixel_range=_pixel_range(known))
     replaced = _replaced(out)
     with _files.whole(out) as unfinished:
         figure.savefig(unfinished)
@@ -236,6 +253,14 @@ def _spread_images(known: Embeddings, count: int) -> Iterator[Any]:
     images, wanted = known.read_images(chosen.tolist()), {*chosen.tolist()}
     for index in range(len(known)):
         yield next(images) if index in wanted else None
+
+
+def _check_bands(bands: tuple[int, ...] | None, known: Embeddings) -> None:
+    """Raise a `ValueError` for bands that the images of embeddings do not have."""
+    from keras_mae.visualize.figures import checked_bands
+
+    if bands is not None and "image_shape" in known.about:  # a file of another program has no images to show
+        checked_bands(bands, known.about["image_shape"][2])
 
 
 def _pixel_range(known: Embeddings) -> tuple[float, float]:

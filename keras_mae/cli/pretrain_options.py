@@ -12,6 +12,7 @@ from keras_mae.cli.options import PretrainSize
 from keras_mae.cli.shapes import list_presets
 
 __all__ = [
+    "BandGroups",
     "BaseLearningRate",
     "Channels",
     "ClassTokens",
@@ -143,7 +144,8 @@ PatchSize = Annotated[
 Channels = Annotated[
     int | None,
     typer.Option(
-        help="Channels of a folder's images: 1 (gray), 3 or 4 (with transparency); the preset's by default."
+        help="Channels of a folder's images: 1 (gray), 3 or 4 (with transparency), or the bands of files that have "
+        "more; the preset's by default."
     ),
 ]
 ListPresets = Annotated[
@@ -224,6 +226,14 @@ FuseBlocks = Annotated[
     typer.Option(
         help="Blocks of the encoder that the decoder reads fused, such as 0,2,-1; the recipe's by default.",
         metavar="N,N,...",
+    ),
+]
+BandGroups = Annotated[
+    str | None,
+    typer.Option(
+        help="Groups of bands, from 0, that a normalized target standardizes each by itself, such as 0,1,2/3,4; all "
+        "together by default.",
+        metavar="N,N/N,N",
     ),
 ]
 PredictRatio = Annotated[

@@ -34,6 +34,7 @@ from keras_mae.cli.options import (
     shown_bands,
 )
 from keras_mae.cli.pretrain_options import (
+    BandGroups,
     BaseLearningRate,
     Channels,
     ClassTokens,
@@ -111,6 +112,7 @@ def pretrain(
     norm_pix_loss: NormPixLoss = None,
     target: TargetChoice = None,
     teacher: Teacher = None,
+    band_groups: BandGroups = None,
     masks_per_image: MasksPerImage = None,
     decoder: DecoderChoice = None,
     fuse_blocks: FuseBlocks = None,
@@ -197,6 +199,7 @@ def pretrain(
             "mask_cell": mask_cell,
             "norm_pix_loss": norm_pix_loss,
             "target": _target(target, teacher, norm_pix_loss),
+            "band_groups": _groups(band_groups),
             "masks_per_image": masks_per_image,
             "predict_ratio": predict_ratio,
             "decoder": decoder and decoder.value,
@@ -271,6 +274,20 @@ def _blocks(text: str | None) -> tuple[int, ...] | None:
         return None if text is None else tuple(int(index) for index in text.split(","))
     except ValueError:
         raise ValueError(f"`fuse_blocks` must be integers with commas between. Received: {text}") from None
+
+
+def _groups(text: str | None) -> tuple[tuple[int, ...], ...] | None:
+    """Return groups of bands as they are written: 0,1,2/3,4."""
+    try:
+        return (
+            None
+            if text is None
+            else tuple(tuple(int(band) for band in group.split(",")) for group in text.split("/"))
+        )
+    except ValueError:
+        raise ValueError(
+            f"`band_groups` must be integers with commas between, in groups with slashes between. Received: {text}"
+        ) from None
 
 
 def _target(target: TargetName | None, teacher: str | None, norm_pix_loss: bool | None) -> str | None:

@@ -7,6 +7,7 @@ and compared with what the model computes here, on whichever backend this is.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -14,12 +15,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import keras
 import numpy as np
@@ -27,8 +26,18 @@ from keras import ops
 
 from keras_mae import _checks, _files, _saving
 from keras_mae.classifier import ViTClassifier
+from keras_mae.convert.beside import (
+    CLASS_NAMES,
+    PREPROCESSING,
+    WRITERS,
+    name_onnx,
+    output_names,
+    preprocessing_of,
+    script_of,
+)
 from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
+from keras_mae.pixels import BYTES
 
 __all__ = ["EXPORT_FORMATS", "export", "export_ending"]
 
@@ -49,18 +58,30 @@ def export_ending(format: str) -> str:
     return _FORMATS[_checks.one_of("format", format, EXPORT_FORMATS)].ending
 
 
-def export(model: Any, path: str | Path, format: str) -> float:
+def export(
+    model: Any,
+    path: str | Path,
+    format: str,
+    *,
+    input_dtype: str = "float32",
+    center_crop: float = 1.0,
+    script: bool = False,
+) -> float:
     """Write a model for another runtime, and check that it computes the same there.
 
     A model of another precision is exported in float32, the type of its weights.
 
-    The input is `images`, float32 (batch, height, width, channels) in the encoder's `pixel_range`, of any batch size.
-    An encoder gives tokens, a classifier logits. A masked autoencoder has a second input, `noise`, float32
-    (batch, patches): the patches of largest noise are removed; it gives `mask` and `reconstruction`, as in Python.
+    The input is `images` (batch, height, width, channels) in the encoder's `pixel_range`, of any batch size: pixels
+    as they are in a picture, which the model itself normalizes. An encoder gives `tokens`, a classifier `logits`. A
+    masked autoencoder has a second input, `noise`, float32 (batch, patches): the patches of largest noise are
+    removed; it gives `mask` and `reconstruction`, as in Python. In ONNX inputs and outputs have these names; other
+    runtimes may rename them.
 
-    A classifier's class names go with it, as a JSON list: `class_names` among ONNX's `metadata_props` and in
-    OpenVINO's `rt_info`, `class_names.json` in SavedModel's `assets.extra/` and among the extra files of a PyTorch
-    program. LiteRT has them in the associated file `labels.txt`, one a line.
+    Two texts of JSON go with the model: `preprocessing`, how an image becomes the input and, of a classifier, which
+    `activation` makes probabilities of the logits; and the list of a classifier's `class_names`. They are among
+    ONNX's `metadata_props`, in OpenVINO's `rt_info`, in files `NAME.json` in SavedModel's `assets.extra/`, among the
+    extra files of a PyTorch program, and among LiteRT's associated files, where class names are in `labels.txt`, one
+    a line.
 
     Args:
         model: A `ViTEncoder`, `ViTClassifier` or `MaskedAutoencoder`.
@@ -68,6 +89,12 @@ def export(model: Any, path: str | Path, format: str) -> float:
             exist.
         format: "saved_model", "onnx", "litert" or "openvino", which require TensorFlow beside whatever backend is
             in use, or "torch", which requires PyTorch.
+        input_dtype: Type of `images`: "float32", or "uint8" for a `pixel_range` of (0, 255), which takes a quarter of
+            the bytes and what image libraries return. `keras-mae export` writes ONNX files of "uint8".
+        center_crop: Share of an image's short side to look at, in its center, which `preprocessing` tells: 224 / 256
+            for a classifier that was trained by a published recipe.
+        script: Whether to write a Python script, `NAME_onnx.py`, beside `NAME.onnx`: it reads an image, asks the
+            model and prints or saves what it says.
 
     Returns:
         The largest difference between the file's outputs and Keras', for batches of 1 and 7, over the largest
@@ -77,26 +104,45 @@ def export(model: Any, path: str | Path, format: str) -> float:
         ValueError: If the format is unknown, the path exists or has another ending, or the file does not compute
             the same (within 1e-4); it is not left behind then.
         ImportError: If a package is missing.
+
+    Example:
+        >>> convert.export(classifier, "classifier.onnx", "onnx", input_dtype="uint8")
+        2.1e-07
+        >>> session = onnxruntime.InferenceSession("classifier.onnx")
+        >>> (logits,) = session.run(["logits"], {"images": images})  # uint8 (batch, height, width, channels)
     """
     path = _checks.path("path", path)
-    written_by = _check_arguments(model, path, format)
+    _checks.share("center_crop", center_crop)
+    written_by = _check_arguments(model, path, format, input_dtype, _checks.boolean("script", script))
+    texts = {PREPROCESSING: preprocessing_of(model, input_dtype, float(center_crop))}
+    if (names := getattr(model, "class_names", None)) is not None:
+        texts[CLASS_NAMES] = names
+    source = script_of(model, path.name, _script_beside(path).name)
     model = in_float32(model)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as appearing:
         work = Path(folder)
         _saving.save_model(model, work / "model.keras")
+        (work / "texts.json").write_text(json.dumps(texts))
         for batch in BATCHES:
-            inputs = _example(model, batch)
+            inputs = _example(model, batch, input_dtype)
             outputs = _flat(model(inputs if len(inputs) > 1 else inputs["images"]))
             arrays: dict[str, Any] = inputs | {f"output_{name}": value for name, value in outputs.items()}
             np.savez(work / f"{batch}.npz", **arrays)
         difference = _in_another_process(work, work / f"exported{written_by.ending}", format, written_by.backend)
         for file in sorted(work.glob("exported*")):  # OpenVINO's weights are a second file
-            with _files.whole(path.with_suffix(file.suffix) if file.suffix else path) as unfinished:
-                shutil.move(file, unfinished)
+            target = path.with_suffix(file.suffix) if file.suffix else path
+            shutil.move(file, appearing.enter_context(_files.whole(target)))
+        if script:
+            unfinished = appearing.enter_context(_files.whole(_script_beside(path)))
+            unfinished.write_text(source, encoding="utf-8")
     return difference
 
 
-def _check_arguments(model: Any, path: Path, format: str) -> _Format:
+def _script_beside(path: Path) -> Path:
+    return path.with_name(f"{path.stem}_onnx.py")
+
+
+def _check_arguments(model: Any, path: Path, format: str, input_dtype: str, script: bool) -> _Format:
     """Return what writes the format; raise an error unless all is there that it takes, and nothing is in its way."""
     ending = export_ending(format)
     if not isinstance(model, ViTEncoder | ViTClassifier | MaskedAutoencoder):
@@ -104,7 +150,14 @@ def _check_arguments(model: Any, path: Path, format: str) -> _Format:
     if path.suffix != ending:
         rule = f"end in {ending!r}" if ending else "be a folder, without an ending,"
         raise ValueError(f"`path` must {rule} for the format {format!r}. Received: path={str(path)!r}")
-    for written in (path, path.with_suffix(".bin")) if format == "openvino" else (path,):
+    encoder: Any = getattr(model, "encoder", model)
+    in_bytes = _checks.one_of("input_dtype", input_dtype, ("uint8", "float32")) == "uint8"
+    if in_bytes and tuple(encoder.pixel_range) != BYTES:
+        raise ValueError(f"`input_dtype` must be 'float32' for pixels in {encoder.pixel_range}. Received: 'uint8'")
+    if script and format != "onnx":
+        raise ValueError(f"`script` is for the format 'onnx'. Received: script=True, format={format!r}")
+    weights = [path.with_suffix(".bin")] if format == "openvino" else []
+    for written in (path, *weights, *([_script_beside(path)] if script else [])):
         if written.exists():
             raise ValueError(f"{str(written)!r} must not exist, so that nothing is lost. Received: {str(path)!r}")
     written_by = _FORMATS[format]
@@ -133,11 +186,11 @@ def in_float32(model: Any) -> Any:
     return copied
 
 
-def _example(model: Any, batch: int) -> Inputs:
+def _example(model: Any, batch: int, dtype: str = "float32") -> Inputs:
     generator = np.random.default_rng(batch)
     encoder = getattr(model, "encoder", model)
     low, high = encoder.pixel_range
-    inputs = {"images": generator.uniform(low, high, (batch, *encoder.image_shape)).astype("float32")}
+    inputs = {"images": generator.uniform(low, high, (batch, *encoder.image_shape)).astype(dtype)}
     if isinstance(model, MaskedAutoencoder):
         inputs["noise"] = generator.random((batch, encoder.num_patches), "float32")
     return inputs
@@ -165,19 +218,22 @@ def main(work: Path, written: Path, format: str) -> None:
     """Export `work`/model.keras to `written`, load it again, and compare its outputs with those in `work`."""
     model = keras.saving.load_model(work / "model.keras", compile=False)
     encoder = getattr(model, "encoder", model)
-    signature = {"images": keras.InputSpec(shape=(None, *encoder.image_shape), dtype="float32")}
+    texts = json.loads((work / "texts.json").read_text())
+    dtype = texts[PREPROCESSING]["dtype"]
+    signature = {"images": keras.InputSpec(shape=(None, *encoder.image_shape), dtype=dtype, name="images")}
     if isinstance(model, MaskedAutoencoder):
-        signature["noise"] = keras.InputSpec(shape=(None, encoder.num_patches), dtype="float32")
+        signature["noise"] = keras.InputSpec(shape=(None, encoder.num_patches), dtype="float32", name="noise")
     if format == "torch":
-        _write_torch(model, signature, written)
+        _write_torch(model, signature, written, texts)
     else:
         specs = [signature if len(signature) > 1 else signature["images"]]
         named = "tf_saved_model" if format == "saved_model" else format
         if format == "openvino" and sys.version_info >= (3, 13):
             _tell_openvino_tensorflows_version()
         model.export(str(written), format=named, input_signature=specs, verbose=False)
-        if (names := getattr(model, "class_names", None)) is not None:
-            _WRITE_NAMES[format](written, names)
+        if format == "onnx":
+            name_onnx(written, output_names(model))
+        WRITERS[format](written, texts)
     difference = max(_difference(work / f"{batch}.npz", written, format) for batch in BATCHES)
     (work / "difference.json").write_text(json.dumps(difference))
 
@@ -204,7 +260,7 @@ def _difference(stored: Path, written: Path, format: str) -> float:
     return largest
 
 
-def _write_torch(model: Any, signature: Any, written: Path) -> None:
+def _write_torch(model: Any, signature: Any, written: Path, texts: dict[str, Any]) -> None:
     import torch
 
     class Program(torch.nn.Module):  # Keras' own `__call__(*args)` hides the inputs' structure from the export
@@ -216,12 +272,14 @@ def _write_torch(model: Any, signature: Any, written: Path) -> None:
             return self.model(inputs if len(inputs) > 1 else inputs["images"])
 
     device = model.weights[0].value.device
-    inputs = {name: torch.zeros((2, *spec.shape[1:]), device=device) for name, spec in signature.items()}
+    inputs = {
+        name: torch.zeros((2, *spec.shape[1:]), dtype=getattr(torch, spec.dtype), device=device)
+        for name, spec in signature.items()
+    }
     batch = torch.export.Dim("batch")
     dynamic = {name: {0: batch} for name in inputs}
     program = torch.export.export(Program(), (inputs,), dynamic_shapes=(dynamic,), strict=False)
-    names = getattr(model, "class_names", None)
-    beside = {} if names is None else {f"{_NAMES}.json": json.dumps(names)}
+    beside = {f"{name}.json": json.dumps(value) for name, value in texts.items()}
     torch.export.save(program, written, extra_files=beside)
 
 
@@ -231,45 +289,6 @@ def _tell_openvino_tensorflows_version() -> None:
     from openvino.frontend.tensorflow import utils
 
     utils.get_environment_setup = lambda framework: {"tensorflow": tf.__version__}
-
-
-# === Names of a classifier's classes ===
-_NAMES = "class_names"
-
-
-def _names_in_saved_model(written: Path, names: Sequence[str]) -> None:
-    (written / "assets.extra").mkdir(exist_ok=True)
-    (written / "assets.extra" / f"{_NAMES}.json").write_text(json.dumps(names))
-
-
-def _names_in_onnx(written: Path, names: Sequence[str]) -> None:
-    import onnx
-
-    model = onnx.load(written)
-    model.metadata_props.add(key=_NAMES, value=json.dumps(names))
-    onnx.save(model, written)
-
-
-def _names_in_litert(written: Path, names: Sequence[str]) -> None:
-    with zipfile.ZipFile(written, "a") as files:  # behind the model, as all of LiteRT's associated files are
-        files.writestr("labels.txt", "".join(f"{' '.join(name.splitlines())}\n" for name in names))
-
-
-def _names_in_openvino(written: Path, names: Sequence[str]) -> None:
-    tree = ElementTree.parse(written)
-    information = tree.getroot().find("rt_info")
-    if information is None:
-        information = ElementTree.SubElement(tree.getroot(), "rt_info")
-    ElementTree.SubElement(information, _NAMES, value=json.dumps(names))
-    tree.write(written, encoding="utf-8", xml_declaration=True)
-
-
-_WRITE_NAMES: dict[str, Callable[[Path, Sequence[str]], None]] = {
-    "saved_model": _names_in_saved_model,
-    "onnx": _names_in_onnx,
-    "litert": _names_in_litert,
-    "openvino": _names_in_openvino,
-}
 
 
 # === The runtimes ===
@@ -285,9 +304,7 @@ def _run_onnx(path: Path, inputs: Inputs) -> list[np.ndarray]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    outputs: list[np.ndarray] = session.run(
-        None, {each.name: _by_rank(each.shape, inputs) for each in session.get_inputs()}
-    )
+    outputs: list[np.ndarray] = session.run(None, {each.name: inputs[each.name] for each in session.get_inputs()})
     return outputs
 
 

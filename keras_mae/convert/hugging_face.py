@@ -1,4 +1,4 @@
-"""The names of `transformers`: ViTMAE and ViT, as its versions hold and save them."""
+"""The names of `transformers`: ViTMAE, ViT and BEiT, as its versions hold and save them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from keras_mae import _class_names
+from keras_mae.convert import beit
 from keras_mae.convert.layout import Hints, Layout, Sizes, Stated
 from keras_mae.convert.metadata import KEY, metadata_of
 from keras_mae.convert.state_dict import Files, StateDict, write_safetensors
-from keras_mae.convert.unwrap import IN_TRANSFORMERS
+from keras_mae.convert.unwrap import IN_TRANSFORMERS, PREFIXES
 from keras_mae.convert.weight_map import (
     FIRST_ROW,
     FUSED,
@@ -55,7 +56,7 @@ class HuggingFace(Layout):
     name = "transformers"
 
     def matches(self, files: Files) -> bool:
-        return not files.names.isdisjoint({IN_TRANSFORMERS, f"vit.{IN_TRANSFORMERS}"})
+        return not files.names.isdisjoint(f"{prefix}{IN_TRANSFORMERS}" for prefix in ("", *PREFIXES))
 
     def kind(self, state: StateDict) -> Kind:
         if "classifier.weight" in state.tensors:
@@ -69,6 +70,8 @@ class HuggingFace(Layout):
                 "A ViT here has the exact GELU and biases of query, key and value. Received: "
                 f"hidden_act={config.get('hidden_act')!r}, qkv_bias={config.get('qkv_bias')}"
             )
+        if _is_beit(state):
+            beit.check(config, self.kind(state))
         eps = config.get("layer_norm_eps", 1e-12)
         decoder: dict[str, Any] = {}
         encoder = {
@@ -78,6 +81,7 @@ class HuggingFace(Layout):
             "mlp_ratio": config["intermediate_size"] / config["hidden_size"],
             "patch_size": _pair(config["patch_size"]),
             "layer_norm_eps": eps,
+            "final_norm": not _is_beit(state),
         }
         if pixels := state.config.get("preprocessor_config.json", {}):
             said = state.config.get(KEY, {})
@@ -96,13 +100,14 @@ class HuggingFace(Layout):
     def head(self, state: StateDict) -> dict[str, Any]:
         classes = len(state.tensors["classifier.weight"])
         names = _class_names.usable(_labels(state, classes), classes)
-        return {"num_classes": classes, "pooling": "token", "class_names": names}
+        return {"num_classes": classes, "pooling": "mean" if _is_beit(state) else "token", "class_names": names}
 
     def rules(self, model: Any, state: StateDict | None = None) -> list[Rule]:
         encoder = getattr(model, "encoder", model)
         names = set() if state is None else set(state.tensors)
         bare = state is not None and "embeddings.cls_token" in names
-        prefix = "" if bare or (state is None and encoder is model) else "vit."
+        of_beit = getattr(model, "pooling", None) == "mean"
+        prefix = "" if bare or (state is None and encoder is model) else beit.PREFIX if of_beit else "vit."
         rules = [
             Rule((f"{prefix}embeddings.cls_token",), "encoder.class_token"),
             Rule((f"{prefix}embeddings.position_embeddings",), "encoder.positions", FIRST_ROW),
@@ -112,10 +117,12 @@ class HuggingFace(Layout):
                 patch_kernel(encoder.patch_size, encoder.image_shape[2]),
             ),
             Rule((f"{prefix}embeddings.patch_embeddings.projection.bias",), "encoder.patches.bias"),
-            *_blocks(prefix, "encoder", encoder.depth, names),
+            *_blocks(prefix, "encoder", encoder.depth, names, key_bias=not of_beit),
         ]
         if encoder.norm is not None:
             rules += norm(f"{prefix}layernorm", "encoder.norm")
+        if of_beit:
+            rules += norm(f"{prefix}pooler.layernorm", "pool_norm")
         if hasattr(model, "decoder"):
             rules += [
                 Rule(("decoder.mask_token",), "decoder.mask_token"),
@@ -138,6 +145,8 @@ class HuggingFace(Layout):
     def left_out(self, state: StateDict) -> dict[str, str]:
         poolers = [f"{prefix}pooler.dense.{part}" for prefix in ("", "vit.") for part in ("weight", "bias")]
         left = {name: "a pooler that no masked autoencoder trains" for name in poolers if name in state.tensors}
+        if _is_beit(state) and (name := f"{beit.PREFIX}embeddings.mask_token") in state.tensors:
+            left[name] = "a mask token that a classifier does not use"
         if self.kind(state) == "classifier":
             labels = _labels(state, len(state.tensors["classifier.weight"]))
             if labels is not None and _class_names.usable(labels) is None:
@@ -148,16 +157,18 @@ class HuggingFace(Layout):
         super().refuse(model)
         encoder = getattr(model, "encoder", model)
         if (pooling := getattr(model, "pooling", "token")) in ("attentive", "flatten"):
+            reason = {
+                "attentive": "has no queries that pool patches as AttentivePooling does",
+                "flatten": "has no head on all patch tokens",
+            }[pooling]
             raise ValueError(
-                "`transformers` classifies by the class token, and has no place for the weights of another pooling: "
-                "save the classifier in the format 'keras' or 'preset', or its encoder. "
+                f"`transformers` classifies by the class token or the mean of the patches, and {reason}: save the "
+                "classifier in the format 'keras' or 'preset', export it (`convert.export`), or save its encoder. "
                 f"Received: a classifier with pooling={pooling!r}"
             )
         if pooling == "mean":
-            raise ValueError(
-                "`transformers` classifies by the class token and has no norm behind the mean of the patch tokens: "
-                "save a classifier with pooling=\"token\", or in the format 'timm'"
-            )
+            beit.refuse(encoder)
+            return
         if encoder.norm is None:
             raise ValueError("`transformers`' ViT has a final norm. Received: an encoder with final_norm=False")
         if not hasattr(model, "decoder"):
@@ -217,13 +228,20 @@ def _statistics(pixels: dict[str, Any]) -> dict[str, Any]:
 
 
 def config_of(model: Any) -> dict[str, Any]:
-    """Return the `config.json` of a model; a classifier is a `ViTForImageClassification` there."""
+    """Return the `config.json` of a model; a classifier is a ViT there, or on the mean of the patches a BEiT."""
     encoder = getattr(model, "encoder", model)
+    architecture, model_type = "ViTMAEModel", "vit_mae"
     autoencoder, classifier = hasattr(model, "decoder"), hasattr(model, "head")
-    architecture = "ViTMAEForPreTraining" if autoencoder else "ViTMAEModel"
+    if autoencoder:
+        architecture = "ViTMAEForPreTraining"
+    if classifier:
+        of_beit = model.pooling == "mean"
+        architecture, model_type = (
+            ("BeitForImageClassification", "beit") if of_beit else ("ViTForImageClassification", "vit")
+        )
     config = {
-        "architectures": ["ViTForImageClassification" if classifier else architecture],
-        "model_type": "vit" if classifier else "vit_mae",
+        "architectures": [architecture],
+        "model_type": model_type,
         "hidden_act": "gelu",
         "qkv_bias": True,
         "hidden_size": encoder.embed_dim,
@@ -236,6 +254,7 @@ def config_of(model: Any) -> dict[str, Any]:
         "layer_norm_eps": encoder.layer_norm_eps,
     }
     if classifier:
+        config |= beit.config(encoder) if of_beit else {}
         names = dict(enumerate(model.class_names or map(_GENERIC.format, range(model.num_classes))))
         config |= {"id2label": names, "label2id": {name: index for index, name in names.items()}}
     if autoencoder:
@@ -269,7 +288,11 @@ def preprocessor_of(model: Any) -> dict[str, Any]:
     }
 
 
-def _blocks(prefix: str, ours: str, depth: int, names: set[str]) -> list[Rule]:
+def _is_beit(state: StateDict) -> bool:
+    return f"{beit.PREFIX}{IN_TRANSFORMERS}" in state.tensors
+
+
+def _blocks(prefix: str, ours: str, depth: int, names: set[str], *, key_bias: bool = True) -> list[Rule]:
     place = next(
         (place for place in _PLACES[ours] if any(name.startswith(f"{prefix}{place}.") for name in names)),
         _PLACES[ours][0],
@@ -283,7 +306,11 @@ def _blocks(prefix: str, ours: str, depth: int, names: set[str]) -> list[Rule]:
         rules += norm(f"{theirs}.layernorm_before", f"{own}.norm1")
         rules += [
             Rule(tuple(f"{name}.weight" for name in apart), f"{own}.qkv.kernel", FUSED),
-            Rule(tuple(f"{name}.bias" for name in apart), f"{own}.qkv.bias", FUSED_BIAS),
+            Rule(
+                tuple(f"{name}.bias" for name in (apart if key_bias else apart[::2])),
+                f"{own}.qkv.bias",
+                FUSED_BIAS if key_bias else beit.BIAS_WITHOUT_KEY,
+            ),
         ]
         rules += dense(f"{theirs}.{parts['projection']}", f"{own}.projection")
         rules += norm(f"{theirs}.layernorm_after", f"{own}.norm2")

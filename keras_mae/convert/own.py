@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,11 @@ from keras_mae.masked_autoencoder import MaskedAutoencoder
 from keras_mae.masking.names import describe
 from keras_mae.pixels import range_name
 
-__all__ = ["MODELS", "KerasFile", "PresetFolder", "load_model"]
+__all__ = ["CARD", "MODELS", "KerasFile", "PresetFolder", "card", "load_model"]
 
 MODELS = (MaskedAutoencoder, ViTEncoder, ViTClassifier)
 """The classes that are saved and converted."""
-_WEIGHTS, _CARD = "model.weights.h5", "README.md"
+_WEIGHTS, CARD = "model.weights.h5", "README.md"
 
 
 class _Own(Format):
@@ -86,7 +87,7 @@ class PresetFolder(_Own):
         path.mkdir()
         _save_weights_alone(model, path / _WEIGHTS)
         (path / CONFIG).write_text(config_text(model, _files.sha256(path / _WEIGHTS)), encoding="utf-8")
-        (path / _CARD).write_text(_card(model, path.name), encoding="utf-8")
+        (path / CARD).write_text(card(model, path.name), encoding="utf-8")
 
 
 def load_model(path: str | Path, *, max_parameters: int | None = None) -> Any:
@@ -219,13 +220,24 @@ def _kind(model: Any) -> Kind:
     return "autoencoder" if isinstance(model, MaskedAutoencoder) else "encoder"
 
 
-def _card(model: Any, name: str) -> str:
-    """Return a model card: what the folder holds and how to load it, with places for what only its author knows."""
+def card(model: Any, name: str, preset: str | None = None, library: str = "keras_mae", loading: str = "") -> str:
+    """Return a model card: what the folder holds and how to load it, with places for what only its author knows.
+
+    Args:
+        model: What is in the folder.
+        name: Title of the card.
+        preset: What `from_preset` takes to load it; by default the name.
+        library: Library that the folder is for.
+        loading: What is typed in that library to load it; by default `from_preset`.
+    """
+    if not loading:
+        quoted = json.dumps(preset or name, ensure_ascii=False)
+        loading = f"import keras_mae\n\nmodel = keras_mae.{type(model).__name__}.from_preset({quoted})"
     encoder = getattr(model, "encoder", model)
     tag = "image-classification" if isinstance(model, ViTClassifier) else "image-feature-extraction"
     lines = [
         "---",
-        "library_name: keras_mae",
+        f"library_name: {library}",
         f"pipeline_tag: {tag}",
         "tags: [masked-autoencoder, vit, keras]",
         "---",
@@ -247,9 +259,7 @@ def _card(model: Any, name: str) -> str:
     lines += [
         "",
         "```python",
-        "import keras_mae",
-        "",
-        f'model = keras_mae.{type(model).__name__}.from_preset("{name}")',
+        loading,
         "```",
         "",
         "Trained on: to be filled in. License of the weights: to be filled in.",

@@ -10,6 +10,7 @@ from typing import Any
 from keras_mae import _checks, _class_names, presets
 from keras_mae.classifier import ViTClassifier
 from keras_mae.convert.doors import documented
+from keras_mae.convert.hub import push_to_hub
 from keras_mae.convert.layout import Hints
 from keras_mae.convert.load_save import format_of, load_format, save
 from keras_mae.convert.locate import located
@@ -20,7 +21,7 @@ from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
 from keras_mae.presets import Preset
 
-__all__ = ["open_preset", "save_preset"]
+__all__ = ["open_preset", "push_to_hub", "save_preset"]
 
 _HEADS = ("num_heads", "decoder_num_heads")
 _STATISTICS = ("pixel_mean", "pixel_std")
@@ -28,6 +29,7 @@ _OF_AUTOENCODER = (
     "masking",
     "norm_pix_loss",
     "target",
+    "band_groups",
     "masks_per_image",
     "predict_ratio",
     "fuse_blocks",

@@ -10,12 +10,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["IN_REFERENCE", "IN_TRANSFORMERS", "Selected", "dictionaries", "select"]
+__all__ = ["IN_REFERENCE", "IN_TRANSFORMERS", "PREFIXES", "Selected", "dictionaries", "select"]
 
 IN_REFERENCE = "patch_embed.proj.weight"
 """Name of the patch kernel in the authors' layout and timm's."""
 IN_TRANSFORMERS = "embeddings.patch_embeddings.projection.weight"
-"""What the name of the patch kernel in `transformers`' layout ends in; "vit." may belong to the layout too."""
+"""What the name of the patch kernel in `transformers`' layout ends in; `PREFIXES` may belong to the layout too."""
+PREFIXES = ("vit.", "beit.")
+"""What stands before all names but the head's in `transformers`' layout of a whole model."""
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """What `torch.compile`, sharding and checkpointing put into names, in front or in between."""
 _AVERAGES, _DEPTH = {"ema", "momentum", "swa", "averaged"}, 4
@@ -129,8 +131,9 @@ def _places(found: dict[str, dict[str, Any]]) -> list[_Place]:
             for kernel in (IN_REFERENCE, IN_TRANSFORMERS):
                 if full == kernel or full.endswith(f".{kernel}"):
                     prefix = full.removesuffix(kernel)
-                    if kernel == IN_TRANSFORMERS and (prefix == "vit." or prefix.endswith(".vit.")):
-                        prefix = prefix.removesuffix("vit.")
+                    for own in PREFIXES if kernel == IN_TRANSFORMERS else ():
+                        if f".{prefix}".endswith(f".{own}"):
+                            prefix = prefix.removesuffix(own)
                     places.append(_Place(dictionary, prefix))
     return list(dict.fromkeys(places))
 

@@ -78,6 +78,7 @@ class ArrayFileSource:
         size = stored[:2] if image_size is None else _checks.pair("image_size", image_size)
         self.image_shape: tuple[int, int, int] = (*size, stored[2] if channels is None else channels)
         self.sized = self.image_shape == stored
+        self._stored_size = stored[:2]
         in_bytes = array.dtype == np.uint8 or white_level is not None
         if not self.levels.own_units and (not in_bytes or array.dtype.kind != "u"):
             pixels.check_dtype(array.dtype.name, self.levels.pixel_range)
@@ -156,6 +157,10 @@ class ArrayFileSource:
     def names(self, indices: Any) -> list[str]:
         """Return the names of the images at `indices`: "images[12]"."""
         return [f"{self.name.images or self.name.file.name}[{int(index)}]" for index in indices]
+
+    def sizes(self, indices: Any) -> list[tuple[int, int]]:
+        """Return (height, width) of the images at `indices`, as they are in the array: all have the same."""
+        return [self._stored_size for _ in indices]
 
     def fingerprint(self) -> dict[str, Any]:
         """Return JSON values that tell these images from others."""

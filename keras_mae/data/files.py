@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 from collections.abc import Iterable, Sequence
@@ -11,6 +12,8 @@ from typing import Any
 
 from keras_mae import _checks
 from keras_mae.data import open_directory
+from keras_mae.data.array_files import is_array_name
+from keras_mae.data.array_images import npy_header
 from keras_mae.data.folders import FolderContents, look_into
 from keras_mae.data.manifests import read_manifest
 from keras_mae.data.parts import Part, digest_of, part_of
@@ -79,7 +82,9 @@ def open_files(
     """Open image files, and those of folders, in the order in which they are given; they have no labels.
 
     Args:
-        files: Path of an image file or a folder of images, or several; or one folder from `keras-mae prepare`.
+        files: Path of an image file or a folder of images, or several; or one folder from `keras-mae prepare`, or one
+            array in a file, by its name ("cells.h5::images"). A .npy file is one image, or, with four dimensions,
+            an array of them.
         image_shape: (height, width, channels) of the images to make.
         part: Part of the files to open.
         options: `allow_damaged`, `pixel_range`, `white_level` and `max_pixels` of `FolderSource`.
@@ -95,15 +100,16 @@ def open_files(
     if not isinstance(several, Sequence) or not several:
         raise _checks.argument_error("files", rule, files)
     paths = [_checks.path("files", file, rule) for file in several]
-    if len(paths) == 1 and paths[0].is_dir() and read_manifest(paths[0]) is not None:
+    if len(paths) == 1 and _is_indexed(paths[0]):
         return _of_indexed(paths[0], image_shape, part, options)
     found: list[Path] = []
     for path in paths:
+        if _is_indexed(path):
+            what = "An array of images" if is_array_name(path) else "A prepared folder"
+            raise ValueError(f"{what} is asked about by itself. Received: {str(path)!r} and others")
         if not path.is_dir():
             found.append(path)
             continue
-        if read_manifest(path) is not None:
-            raise ValueError(f"A prepared folder is asked about by itself. Received: {str(path)!r} and others")
         contents = look_into(path)
         if passed_over := contents.passed_over():
             warnings.warn(f"{passed_over} (in {str(path)!r})", stacklevel=3)
@@ -120,7 +126,8 @@ def open_folder(
     """Open the images of a folder; where all of them lie in folders of their own, those are their classes.
 
     Args:
-        directory: Folder of images, flat or nested, or one from `keras-mae prepare`.
+        directory: Folder of images, flat or nested, or one from `keras-mae prepare`; or an array in a file, by its
+            name.
         image_shape: (height, width, channels) of the images to make.
         part: Part of the folder's images to open.
         options: `allow_damaged`, `pixel_range`, `white_level` and `max_pixels` of `FolderSource`.
@@ -132,7 +139,7 @@ def open_folder(
         ValueError: If there is no such folder, no image in it, or one that cannot be read.
     """
     directory = _checks.path("directory", directory)
-    if not directory.is_dir() or read_manifest(directory) is not None:
+    if is_array_name(directory) or not directory.is_dir() or read_manifest(directory) is not None:
         return _of_indexed(directory, image_shape, part, options)
     contents = look_into(directory)
     names = [path.relative_to(directory) for path in contents.paths]
@@ -141,6 +148,17 @@ def open_folder(
     contents.paths = [contents.paths[index] for index in part_of(len(names), part)]
     source = _ListedSource(contents, directory, image_shape[:2], image_shape[2], labeled=labeled, **options)
     return NamedImages(source, len(names), digest_of(names), tuple(source.skipped))
+
+
+def _is_indexed(path: Path) -> bool:
+    """Return whether a path names many images that are no files of their own."""
+    if path.suffix.lower() == ".npy" and path.is_file():
+        with (
+            path.open("rb") as opened,
+            contextlib.suppress(ValueError, EOFError),
+        ):  # of a damaged one, its reader tells
+            return len(npy_header(opened)[0]) > 3
+    return is_array_name(path) or (path.is_dir() and read_manifest(path) is not None)
 
 
 def _of_indexed(

@@ -208,9 +208,10 @@ def decoded(
             yield _in_mode(image, "L" if image.mode in ("1", "L") or numbers.deep else "RGB", numbers, white_level)
 
 
-def upright_size(path: Path, max_pixels: int | None = None) -> tuple[int, int]:
-    """Return (height, width) of an image file's image, turned upright."""
-    with named_errors(path, str(path)), open_image(path, None, Levels(max_pixels=max_pixels), False) as file:
+def upright_size(image: Path | bytes, max_pixels: int | None = None) -> tuple[int, int]:
+    """Return (height, width) of the image in a file, or in its content, turned upright."""
+    name = "an image" if isinstance(image, bytes) else str(image)
+    with named_errors(image, name), open_image(image, None, Levels(max_pixels=max_pixels), False) as file:
         if isinstance(file, ArrayImage):
             return file.shape[:2]
         if file.format not in _DRAFTED:

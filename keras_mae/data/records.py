@@ -18,6 +18,7 @@ import numpy as np
 from keras_mae import _checks, _class_names, _optional
 from keras_mae.data import fingerprints, listings
 from keras_mae.data.crops import Crop
+from keras_mae.data.images import upright_size
 from keras_mae.data.levels import Levels
 from keras_mae.data.sources import Generators, cut
 from keras_mae.pixels import BYTES, PixelRange
@@ -116,6 +117,10 @@ class RecordSource:
         with self._clear_errors(indices):
             records = self._records.__getitems__(indices)
         return [os.fsdecode(features(record).get(NAME, b"")) for record in records]
+
+    def sizes(self, indices: Any) -> list[tuple[int, int]]:
+        """Return (height, width) of the images at `indices`, as they were stored."""
+        return [upright_size(image, self.levels.max_pixels) for image, _ in self._read([*map(int, indices)])]
 
     def _read(self, indices: list[int]) -> list[tuple[bytes, int | None]]:
         with self._clear_errors(indices):

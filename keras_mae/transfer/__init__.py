@@ -1,6 +1,7 @@
 """What pre-training is for: the paper's four protocols, from one encoder, and what its features find."""
 
 from keras_mae.file_predictions import Predictions, join_predictions
+from keras_mae.transfer.class_weights import balanced_class_weights
 from keras_mae.transfer.embedding import embed, join_embeddings
 from keras_mae.transfer.embeddings import Embeddings, read_embeddings
 from keras_mae.transfer.features import Features, extract_features
@@ -14,6 +15,7 @@ __all__ = [
     "Embeddings",
     "Features",
     "Predictions",
+    "balanced_class_weights",
     "embed",
     "extract_features",
     "fine_tune",

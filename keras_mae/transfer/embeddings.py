@@ -16,6 +16,7 @@ import numpy as np
 from keras_mae import _checks, _class_names, _files
 from keras_mae.classifier import ViTClassifier
 from keras_mae.data import make_dataset
+from keras_mae.data.array_files import is_array_name
 from keras_mae.data.crops import CenterCrop
 from keras_mae.data.files import open_files, open_folder
 from keras_mae.data.images import read_image
@@ -157,7 +158,8 @@ class Embeddings:
             The image, or `None` for one that is not where it was.
         """
         folder = Path(self.about.get("folder") or "")
-        if not self.about.get("folder") or not folder.is_dir() or read_manifest(folder) is not None:
+        indexed = is_array_name(folder) or not folder.is_dir() or read_manifest(folder) is not None
+        if not self.about.get("folder") or indexed:
             yield from self._indexed_images(folder, indices)
             return
         reading = self._reading

@@ -26,7 +26,7 @@ from wrong_arguments import (
     sweep,
 )
 
-from keras_mae import data, training, transfer
+from keras_mae import data, loss, training, transfer
 from wrong.inputs import (
     ARRAYS,
     BATCH,
@@ -150,7 +150,13 @@ def of_training(folder: Path) -> list[Group]:
             "open_labeled",
             training.open_labeled,
             photos,
-            {**opening, "test": (3, "nowhere", ""), "num_labels": (0, -1, 2.5, "x", 99, True), "seed": SEED},
+            {
+                **opening,
+                "test": (3, "nowhere", ""),
+                "validation": (0, 1, -0.1, "x", NAN, True),
+                "num_labels": (0, -1, 2.5, "x", 99, True),
+                "seed": SEED,
+            },
             test=("test", "directory"),
             data=("data", "directory"),
         ),
@@ -280,6 +286,18 @@ def of_transfer(folder: Path) -> list[Group]:
             {"train": known, "test": known, "k": 2},
             {**neighbors, "test": (*others, transfer.Features(features[:, :3], LABELS))},
             test=("test", "features"),
+        ),
+        sweep(
+            "balanced_class_weights",
+            transfer.balanced_class_weights,
+            {"labels": [0, 2, 2], "num_classes": 3},
+            {"labels": (None, "x", [], [0.5], [3], [-1]), "num_classes": COUNT},
+        ),
+        sweep(
+            "CrossEntropy",
+            loss.CrossEntropy,
+            {"class_weights": (1, 2.5)},
+            {"class_weights": ("x", [], (1, -1), (1, NAN), ((1, 2),), (True, False))},
         ),
         sweep(
             "knn_predict",
