@@ -261,6 +261,7 @@ PARSED = {
     "keras-mae embed encoder.keras photos/ --out parts/03.npz --part 3/16": "there are three photographs",
     "keras-mae join parts/01.npz parts/02.npz parts/03.npz --out photos.npz": "test_cli_asking.py does it",
     "keras-mae anomaly runs/photos-1/model.keras": "test_anomaly_runs.py does it",
+    "keras-mae plan photos/": "test_planning.py does it",
     "keras-mae pretrain photos/ --validation 0.1 --rankme-every 5": "test_recipe_runs.py does it",
     "keras-mae pretrain digits --validation 0.1 --rankme-every 5": "test_recipe_runs.py does it",
     "keras-mae prepare photos/ shards/ --short-side 256 --part 3/16": "there are three photographs",

@@ -132,8 +132,11 @@ def _reached(*args: Any, **options: Any) -> Any:
 
 @contextlib.contextmanager
 def no_work() -> Iterator[None]:
-    """Stop where a run would begin to train."""
-    with mock.patch("keras_mae.training.runner._fit", _reached):
+    """Stop where a run, or a plan, would begin to train."""
+    with (
+        mock.patch("keras_mae.training.runner._fit", _reached),
+        mock.patch("keras_mae.planning.measuring._Clock", _reached),
+    ):
         yield
 
 
@@ -282,8 +285,27 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
         "--decoder-num-heads": COUNT,
         "--checkpoint-key": ("",),
     }
+    planned: dict[str, tuple[str, ...]] = {
+        "--hours": POSITIVE,
+        "--model": (*CHOICE, "vit"),
+        "--weights": NO_FILE,
+        "--image-size": (*COUNT, "8x", "8x0", "8x8x8"),
+        "--patch-size": (*COUNT, "2x", "8x0"),
+        "--channels": (*COUNT, "2"),
+        "--epochs": COUNT,
+        "--batch-size": COUNT,
+        "--allow-damaged": UP_TO_ONE,
+        "--pixel-range": PIXEL_RANGE,
+        "--white-level": COUNT,
+        "--max-pixels": COUNT,
+        "--loader": CHOICE,
+        "--workers": ("-1", "1.5", "x"),
+        "--precision": CHOICE,
+        "--out": ("", "x", "x.json", "taken"),
+    }
     found = [
         options("pretrain", ["pretrain", "digits"], {**RUN, **PRETRAIN}),
+        options("plan", ["plan", photos], planned),
         options("finetune", ["finetune", encoder, photos], fine),
         options("probe", ["probe", encoder, photos], probe),
         options("knn", ["knn", encoder, photos, "--k", "1"], neighbors),
@@ -343,7 +365,8 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
         given(
             "keras-mae",
             {
-                "data": [["pretrain", ""], ["pretrain", "nowhere"], ["pretrain", encoder]],
+                "data": [["pretrain", ""], ["pretrain", "nowhere"], ["pretrain", encoder], ["plan", "digits"]],
+                "data|directory|nowhere|folder": [["plan", ""], ["plan", "nowhere"], ["plan", encoder], ["plan"]],
                 "data|directory": [["probe", encoder, ""], ["knn", encoder, "nowhere"], ["evaluate", classifier, ""]],
                 "model": [["probe", ""], ["knn", "nowhere"], ["finetune", photos], ["info", ""], ["info", image]],
                 "classifier|nowhere": [["evaluate", ""], ["evaluate", encoder], ["evaluate", "nowhere"]],

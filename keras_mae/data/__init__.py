@@ -23,6 +23,7 @@ from keras_mae.data.records import RecordSource
 from keras_mae.data.sources import ArraySource, FolderSource, Subset
 from keras_mae.data.statistics import PixelStatistics, pixel_statistics
 from keras_mae.data.streams import Stream
+from keras_mae.data.surveying import Survey, survey
 
 __all__ = [
     "BUILTIN",
@@ -40,6 +41,7 @@ __all__ = [
     "RecordSource",
     "Stream",
     "Subset",
+    "Survey",
     "check_directory",
     "digits",
     "fashion_mnist",
@@ -59,4 +61,5 @@ __all__ = [
     "prepare",
     "read_idx",
     "read_image",
+    "survey",
 ]

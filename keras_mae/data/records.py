@@ -122,6 +122,10 @@ class RecordSource:
         """Return (height, width) of the images at `indices`, as they were stored."""
         return [upright_size(image, self.levels.max_pixels) for image, _ in self._read([*map(int, indices)])]
 
+    def encoded(self, indices: Any) -> list[bytes]:
+        """Return the bytes of the images at `indices`, not yet decoded."""
+        return [image for image, _ in self._read([int(index) for index in indices])]
+
     def _read(self, indices: list[int]) -> list[tuple[bytes, int | None]]:
         with self._clear_errors(indices):
             records = self._records.__getitems__(indices)

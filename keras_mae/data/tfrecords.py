@@ -22,7 +22,7 @@ from keras_mae.data.levels import Levels
 from keras_mae.data.records import parsed
 from keras_mae.data.streams import Stream
 
-__all__ = ["count_tfrecords", "masked_crc32c", "tfrecord_stream"]
+__all__ = ["count_tfrecords", "first_images", "masked_crc32c", "tfrecord_stream"]
 
 _FILES = "paths of TFRecord files, or one path or pattern"
 _HEADER, _AROUND = struct.Struct("<QI"), 16  # length and its checksum; these and the data's checksum
@@ -168,6 +168,27 @@ def _items(files: Sequence[str], expected: dict[str, int] | None) -> Callable[[b
         )
 
     return items
+
+
+def first_images(files: Sequence[str | Path], most: int, image_key: str) -> list[bytes]:
+    """Return the bytes of the first images in TFRecord files, up to so many.
+
+    Raises:
+        ValueError: If a file's lengths are wrong, or a record is damaged or holds no image.
+    """
+    tf = _optional.require("tensorflow", "Reading TFRecord files")
+    images: list[bytes] = []
+    for file in files:
+        count_tfrecords([str(file)])
+        try:
+            for record in tf.data.TFRecordDataset(str(file)).take(most - len(images)).as_numpy_iterator():
+                name = f"record {len(images)} from {str(file)!r} on"
+                images.append(parsed(record, name, image_key, None)[image_key])
+        except tf.errors.OpError as error:
+            raise ValueError(f"Cannot read a record of {str(file)!r}: it{_CHANGED}") from error
+        if len(images) == most:
+            break
+    return images
 
 
 def count_tfrecords(files: Sequence[str]) -> int:

@@ -188,6 +188,21 @@ def of_folders(folder: Path) -> list[Group]:
             files=("files", "nowhere"),
         ),
         sweep(
+            "survey",
+            data.survey,
+            {"data": folder / "photos"},
+            {
+                "data": (*PATH, "nowhere", "encoder.keras"),
+                "channels": (0, -1, "x", 1.5, True),
+                "allow_damaged": UP_TO_ONE,
+                "pixel_range": [one for one in PIXEL_RANGE if one is not None],
+                "white_level": OPTIONAL_COUNT,
+                "max_pixels": OPTIONAL_COUNT,
+                "progress": (3, "x"),
+            },
+            data=("data", "directory"),
+        ),
+        sweep(
             "check_directory",
             data.check_directory,
             {"directory": folder / "photos"},

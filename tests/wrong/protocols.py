@@ -16,6 +16,7 @@ from wrong_arguments import (
     NOT_NEGATIVE,
     OPTIONAL_BOOLEAN,
     OPTIONAL_COUNT,
+    PAIR,
     PATH,
     PIXEL_RANGE,
     POSITIVE,
@@ -26,7 +27,7 @@ from wrong_arguments import (
     sweep,
 )
 
-from keras_mae import data, loss, training, transfer
+from keras_mae import data, loss, planning, training, transfer
 from wrong.inputs import (
     ARRAYS,
     BATCH,
@@ -132,6 +133,34 @@ def of_training(folder: Path) -> list[Group]:
             training.Watch,
             {"examples": BATCH, "directory": folder / "watch"},
             {"examples": (*ARRAYS, BATCH[0], BATCH[:0]), "directory": PATH, "every_epochs": COUNT},
+        ),
+        sweep(
+            "make_plan",
+            planning.make_plan,
+            {"data": folder / "photos"},
+            {
+                "pixel_range": [one for one in PIXEL_RANGE if one is not None],
+                "white_level": OPTIONAL_COUNT,
+                "data": (*PATH, "nowhere", "digits"),
+                "hours": POSITIVE,
+                "preset": (3, *CHOICE),
+                "weights": (3, "", "nowhere"),
+                "image_size": [one for one in PAIR if one is not None],
+                "patch_size": [one for one in PAIR if one is not None],
+                "channels": OPTIONAL_COUNT,
+                "epochs": OPTIONAL_COUNT,
+                "batch_size": OPTIONAL_COUNT,
+                "precision": (3, None, *CHOICE),
+                "allow_damaged": UP_TO_ONE,
+                "max_pixels": OPTIONAL_COUNT,
+                "loader": CHOICE,
+                "workers": (-1, 1.5, "x"),
+                "say": (3, "x"),
+                "progress": (3, "x"),
+            },
+            check_right=False,
+            data=("data", "directory"),
+            weights=("weights", "nowhere"),
         ),
         sweep(
             "RankMe",
