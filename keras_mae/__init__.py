@@ -1,6 +1,6 @@
 """Masked autoencoders in Keras 3: the same model on TensorFlow, JAX and PyTorch.
 
-Public names in reading order; `anomaly`, `convert`, `data`, `training` and `visualize` load on first use.
+Public names in reading order; `anomaly`, `convert`, `data`, `planning`, `training` and `visualize` load on first use.
 """
 
 from importlib import import_module
@@ -67,6 +67,7 @@ __all__ = [
     "optimizers",
     "patches",
     "patchify",
+    "planning",
     "pooling",
     "positions",
     "presets",
@@ -92,6 +93,6 @@ from_preset.hand_in(_opener)
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("anomaly", "convert", "data", "training", "visualize"):
+    if name in ("anomaly", "convert", "data", "planning", "training", "visualize"):
         return import_module(f"keras_mae.{name}")
     raise AttributeError(f"module 'keras_mae' has no attribute {name!r}")

@@ -134,6 +134,24 @@ def indices(argument: str, value: Any, low: int, high: int, rule: str) -> list[i
     return [int(one) for one in several]
 
 
+def band_groups(argument: str, value: Any, channels: int | None = None) -> tuple[tuple[int, ...], ...]:
+    """Return `value` as groups of channels that hold each of them once, those of `channels` if they are known."""
+    rule = "groups of channels that hold each of them once, such as ((0, 1, 2), (3,))"
+    several = isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0
+    if not several or any(isinstance(group, numbers.Integral) for group in value):
+        raise argument_error(argument, rule, value)
+    try:
+        groups = tuple(tuple(indices(argument, group, 0, 2**31, rule)) for group in value)
+    except ValueError:
+        raise argument_error(argument, rule, value) from None
+    held = sorted(channel for group in groups for channel in group)
+    if channels is not None and held != list(range(channels)):
+        raise argument_error(argument, f"{rule}: the images have {channels}", value)
+    if held != list(range(len(held))):
+        raise argument_error(argument, rule, value)
+    return groups
+
+
 def image_shape(value: Any) -> tuple[int, int, int]:
     """Return `value` as (height, width, channels)."""
     if not isinstance(value, Sequence) or len(value) != 3:

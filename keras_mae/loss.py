@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -9,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_mae import _checks
 from keras_mae._types import Tensor
 
 __all__ = [
@@ -17,6 +19,7 @@ __all__ = [
     "CrossEntropy",
     "are_classes",
     "patch_statistics",
+    "per_pixel",
     "psnr",
     "reconstruction_loss",
     "reconstruction_target",
@@ -27,17 +30,27 @@ NORM_EPS = 1e-6
 """Added to a patch's variance when its pixels are standardized."""
 
 
-def patch_statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of every patch, the variance unbiased.
+Groups = tuple[tuple[int, ...], ...] | None
+"""Groups of channels that have statistics of their own, or `None` for all channels together."""
+
+
+def patch_statistics(pixels: Tensor, groups: Groups = None) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of every patch, or of its groups of channels, the variance unbiased.
 
     Args:
-        pixels: float (..., pixels).
+        pixels: float (..., pixels), in the order of `patchify`.
+        groups: Groups of channels, each in one of them.
 
     Returns:
-        Two tensors (..., 1).
+        Two tensors (..., 1), or (..., groups); `per_pixel` gives each pixel its own.
 
     Reference: "Masked Autoencoders Are Scalable Vision Learners", section 3, "Reconstruction target".
     """
+    if groups is not None:
+        places = _places(groups, pixels.shape[-1])
+        parts = [patch_statistics(ops.take(pixels, place, axis=-1)) for place in places]
+        means, deviations = (ops.concatenate(values, axis=-1) for values in zip(*parts, strict=True))
+        return means, deviations
     mean = ops.mean(pixels, axis=-1, keepdims=True)
     squares = ops.sum(ops.square(pixels - mean), axis=-1, keepdims=True)
     # A patch of one pixel has no variance: its standardized value is 0, not 0 / 0.
@@ -45,19 +58,45 @@ def patch_statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
     return mean, ops.sqrt(variance + NORM_EPS)
 
 
-def reconstruction_target(pixels: Tensor, norm_pix_loss: bool) -> Tensor:
+def _places(groups: tuple[tuple[int, ...], ...], pixels: int) -> list[np.ndarray]:
+    """Return the pixels of a patch, int32, that belong to each group; channels are the last of their axes."""
+    channel = np.arange(pixels, dtype="int32") % sum(map(len, groups))
+    return [np.flatnonzero(np.isin(channel, group)).astype("int32") for group in groups]
+
+
+def per_pixel(values: Tensor, groups: Groups, pixels: int) -> Tensor:
+    """Return for every pixel of a patch its group's value.
+
+    Args:
+        values: float (..., 1), or (..., groups).
+        groups: Groups of channels.
+        pixels: Number of pixels of a patch.
+
+    Returns:
+        float (..., 1), which every pixel shares, or (..., pixels).
+    """
+    if groups is None:
+        return values
+    group = np.empty(pixels, "int32")
+    for index, place in enumerate(_places(groups, pixels)):
+        group[place] = index
+    return ops.take(values, group, axis=-1)
+
+
+def reconstruction_target(pixels: Tensor, norm_pix_loss: bool, groups: Groups = None) -> Tensor:
     """Return what the decoder is to predict: the pixels, or each patch standardized by its own statistics.
 
     Args:
         pixels: float32 (batch, patches, pixels), normalized as the encoder sees them.
         norm_pix_loss: Whether to standardize every patch.
+        groups: Groups of channels that are standardized each by itself.
 
     Returns:
         float32 (batch, patches, pixels).
     """
     if not norm_pix_loss:
         return pixels
-    mean, std = patch_statistics(pixels)
+    mean, std = (per_pixel(values, groups, pixels.shape[-1]) for values in patch_statistics(pixels, groups))
     return (pixels - mean) / std
 
 
@@ -94,7 +133,7 @@ def _inverse_square_distances(grid: tuple[int, int]) -> np.ndarray:
 
 
 def visible_statistics(
-    visible: Tensor, ids_keep: Tensor, ids_removed: Tensor, grid: tuple[int, int]
+    visible: Tensor, ids_keep: Tensor, ids_removed: Tensor, grid: tuple[int, int], groups: Groups = None
 ) -> tuple[Tensor, Tensor]:
     """Guess the removed patches' statistics from the visible ones alone.
 
@@ -107,11 +146,12 @@ def visible_statistics(
         ids_keep: int32 (batch, kept).
         ids_removed: int32 (batch, removed).
         grid: (rows, columns) of patches.
+        groups: Groups of channels that have statistics of their own.
 
     Returns:
-        Mean and standard deviation, float32 (batch, removed, 1) each.
+        Mean and standard deviation, float32 (batch, removed, 1), or (batch, removed, groups), each.
     """
-    mean, std = patch_statistics(visible)
+    mean, std = patch_statistics(visible, groups)
     table = ops.convert_to_tensor(_inverse_square_distances(grid))
     columns, removed, kept = grid[1], ids_removed.shape[1], ids_keep.shape[1]
     seen_row, seen_column = (ops.expand_dims(place, 1) for place in (ids_keep // columns, ids_keep % columns))
@@ -189,15 +229,46 @@ class CrossEntropy(keras.losses.Loss):
     """Cross-entropy of logits with class indices (batch,) or probabilities (batch, classes), in float32.
 
     A label that is neither gives NaN, for which the training step leaves the weights alone.
+
+    Args:
+        name: Name of the loss.
+        class_weights: Factor of each class's term, (classes,), none below 0; all 1 by default. Of labels that MixUp,
+            CutMix or label smoothing spread over classes, each share has its own class's weight. The sum over a batch
+            is divided by the number of images, not by the sum of weights.
+        kwargs: Other arguments of `keras.losses.Loss`.
+
+    Raises:
+        ValueError: If weights are not numbers of at least 0, or not one for each logit.
+
+    Example:
+        >>> weights = keras_mae.transfer.balanced_class_weights(labels, 10)
+        >>> classifier.compile("adamw", keras_mae.loss.CrossEntropy(class_weights=weights))
     """
 
-    def __init__(self, name: str = "cross_entropy", **kwargs: Any):
+    def __init__(self, name: str = "cross_entropy", *, class_weights: Sequence[float] | None = None, **kwargs: Any):
         super().__init__(name=name, **kwargs)
+        self.class_weights: tuple[float, ...] | None = None
+        if class_weights is not None:
+            rule = "numbers of at least 0, one for each class"
+            self.class_weights = _checks.finite_numbers("class_weights", class_weights, rule)
+            if min(self.class_weights) < 0:
+                raise _checks.argument_error("class_weights", rule, class_weights)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         logits = ops.cast(y_pred, "float32")
-        loss = -ops.sum(_probabilities(y_true, logits) * ops.log_softmax(logits, axis=-1), axis=-1)
+        probabilities = _probabilities(y_true, logits)
+        if self.class_weights is not None:
+            if len(self.class_weights) != logits.shape[-1]:
+                raise ValueError(
+                    f"`class_weights` must be one for each of {logits.shape[-1]} classes. "
+                    f"Received: {len(self.class_weights)}"
+                )
+            probabilities = probabilities * ops.convert_to_tensor(np.asarray(self.class_weights, "float32"))
+        loss = -ops.sum(probabilities * ops.log_softmax(logits, axis=-1), axis=-1)
         return ops.where(are_classes(y_true, logits.shape[-1]), loss, float("nan"))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "class_weights": self.class_weights}
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")

@@ -57,6 +57,8 @@ class MaskedAutoencoder(PresetFiles, Unlabeled):
             `norm_pix_loss=True`; "low_pass" (`keras_mae.targets.LowPass`), which `norm_pix_loss` standardizes too;
             "hog" (`HOG`); a `Teacher`; or a function in `keras.ops` of images (batch, height, width, channels), as
             given to the model, that returns vectors (batch, patches, dim). The decoder is built to fit.
+        band_groups: Groups of channels, such as ((0, 1, 2), (3,)), that a normalized target standardizes each by its
+            own mean and variance in every patch; all channels together by default.
         masks_per_image: Masks drawn for each image in one training step. One decoded image then serves
             several times; the loss is the mean over them.
         predict_ratio: Share of the removed patches that a training step predicts, in (0, 1]; the loss and its PSNR
@@ -96,6 +98,7 @@ class MaskedAutoencoder(PresetFiles, Unlabeled):
         *,
         norm_pix_loss: bool | None = None,
         target: Any = None,
+        band_groups: Sequence[Sequence[int]] | None = None,
         masks_per_image: int = 1,
         predict_ratio: float = 1.0,
         fuse_blocks: Sequence[int] | None = None,
@@ -119,7 +122,8 @@ class MaskedAutoencoder(PresetFiles, Unlabeled):
                 "`masking` must remove at least one patch. Received: "
                 f"mask_ratio={self.masking.mask_ratio} for {encoder.num_patches} patches"
             )
-        self._targets = PatchTargets(self.target, standardized, encoder)
+        self._targets = PatchTargets(self.target, standardized, encoder, band_groups)
+        self.band_groups = self._targets.groups
         self.decoder.join(
             encoder.image_shape,
             encoder.patch_size,
@@ -175,9 +179,10 @@ class MaskedAutoencoder(PresetFiles, Unlabeled):
         Returns:
             A dict of float32: `removed_prediction` and `removed_pixels` (batch, predicted, pixels), normalized as the
             encoder sees them, for "low_pass" without their high frequencies; for a normalized target also
-            `guessed_mean` and `guessed_std` (batch, predicted, 1), which put the prediction back into pixels. For a
-            target that is not made of pixels, `removed_target` (batch, predicted, dim) instead of all these. All
-            removed patches are predicted, but for training with a `predict_ratio` below 1.
+            `guessed_mean` and `guessed_std` (batch, predicted, 1), or with `band_groups` (batch, predicted, pixels),
+            which put the prediction back into pixels. For a target that is not made of pixels, `removed_target`
+            (batch, predicted, dim) instead of all these. All removed patches are predicted, but for training with a
+            `predict_ratio` below 1.
         """
         # The model is not called, so that what Keras does to arguments is done here.
         x = {key: ops.convert_to_tensor(value) for key, value in named(x).items() if value is not None}
@@ -350,6 +355,7 @@ class MaskedAutoencoder(PresetFiles, Unlabeled):
                 ids_removed=ids_removed,
                 statistics=statistics,
                 encoder=self.encoder,
+                groups=self.band_groups,
             )
         return to_pictures(images, prediction, outputs["mask"], statistics=source, encoder=self.encoder)
 
@@ -380,6 +386,7 @@ class MaskedAutoencoder(PresetFiles, Unlabeled):
             "norm_pix_loss": self.norm_pix_loss,
             # The method's own targets are what `norm_pix_loss` says, as in files from before there were others.
             "target": None if plain(self.target) else keras.saving.serialize_keras_object(self.target),
+            "band_groups": self.band_groups,
             "masks_per_image": self.masks_per_image,
             "predict_ratio": self.predict_ratio,
             "fuse_blocks": self.fuse_blocks,

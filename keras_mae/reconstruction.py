@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_mae.encoder import ViTEncoder
-from keras_mae.loss import patch_statistics, visible_statistics
+from keras_mae.loss import Groups, patch_statistics, per_pixel, visible_statistics
 from keras_mae.patches import patchify, unpatchify
 from keras_mae.pixels import BYTES, PixelRange
 
@@ -78,6 +78,7 @@ def undo_normalization(
     ids_removed: np.ndarray,
     statistics: str,
     encoder: ViTEncoder,
+    groups: Groups = None,
 ) -> tuple[np.ndarray, str]:
     """Return predictions of normalized patches as pixels, and where the statistics for it came from.
 
@@ -90,13 +91,15 @@ def undo_normalization(
         ids_removed: int32 (batch, removed).
         statistics: "visible" or "true".
         encoder: The model's encoder.
+        groups: Groups of channels that are normalized each by itself.
     """
-    mean, std = (np.array(ops.convert_to_numpy(value)) for value in patch_statistics(pixels))
+    mean, std = (np.array(ops.convert_to_numpy(value)) for value in patch_statistics(pixels, groups))
     source = "each patch's own true statistics (they leak the answer)"
     if statistics == "visible":
         visible = encoder.patch_embedding.pixels(images, ids_keep)
-        guess = visible_statistics(visible, ids_keep, ids_removed, encoder.grid)
+        guess = visible_statistics(visible, ids_keep, ids_removed, encoder.grid, groups)
         for own, guessed in zip((mean, std), guess, strict=True):
             np.put_along_axis(own, ids_removed[..., None], ops.convert_to_numpy(guessed), axis=1)
         source = "visible patches, weighted by 1 / distance**2"
+    mean, std = (np.asarray(ops.convert_to_numpy(per_pixel(own, groups, pixels.shape[-1]))) for own in (mean, std))
     return prediction * std + mean, source

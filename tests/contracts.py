@@ -126,6 +126,7 @@ def mae(**kwargs: Any) -> keras_mae.MaskedAutoencoder:
         keras_mae.BlockMasking(0.76),
         norm_pix_loss=True,
         target=keras_mae.targets.LowPass(0.2),
+        band_groups=((2,), (0, 1)),
         masks_per_image=3,
         predict_ratio=0.4,
         fuse_blocks=(-2, 1),
@@ -271,7 +272,9 @@ EXAMPLES: dict[str, Example] = {
     # A loss and a metric have no weights to lose and are saved in a compiled model: the configuration is all.
     "loss.Accuracy": Example(lambda **kwargs: keras_mae.loss.Accuracy("mine", dtype="float16", **kwargs)),
     "loss.CrossEntropy": Example(
-        lambda **kwargs: keras_mae.loss.CrossEntropy(name="mine", reduction="sum", dtype="float16", **kwargs)
+        lambda **kwargs: keras_mae.loss.CrossEntropy(
+            name="mine", class_weights=(0.5, 3.0), reduction="sum", dtype="float16", **kwargs
+        )
     ),
     "cross_attention.CrossAttention": Example(
         lambda **kwargs: keras_mae.cross_attention.CrossAttention(3, **kwargs),

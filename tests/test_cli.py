@@ -198,6 +198,23 @@ def test_prepare_pretrain_and_finetune_on_what_was_prepared(keras_mae_command, d
 
 
 @pytest.mark.backends("torch")
+def test_parts_are_prepared_by_the_same_command_and_joined(keras_mae_command, class_folders, tmp_path):
+    images = len(list(class_folders.rglob("*.png")))
+    for part in ("2/2", "1/2"):
+        status, out, _ = keras_mae_command("prepare", class_folders, "shards", "--labeled", "--part", part)
+        assert (status, f"shards: part {part}, " in out) == (0, True)
+        status, _, err = keras_mae_command("pretrain", "shards")
+        assert (status, "which are not joined yet: when all are complete, call" in err) == (2, True)
+        if part == "2/2":
+            status, _, err = keras_mae_command("prepare", "shards", "--merge")
+            assert (status, err.count("\n"), "Received: 1/2 missing" in err) == (2, 1, True)
+    status, out, _ = keras_mae_command("prepare", "shards", "--merge")
+    assert (status, out.splitlines()[-1]) == (0, f"shards: 2 parts, {images} images in 2 files")
+    assert keras_mae_command("prepare", "shards", "--check")[0] == 0
+    assert len(keras_mae.data.open_directory(tmp_path / "shards", 8)) == images
+
+
+@pytest.mark.backends("torch")
 def test_deep_grays_are_read_by_the_white_level_that_was_typed(keras_mae_command, tmp_path):
     for number in range(4):
         (tmp_path / "scans" / "a").mkdir(parents=True, exist_ok=True)

@@ -58,6 +58,35 @@ def test_finetune_and_info(keras_mae_command, digits_model, tmp_path):
         assert fact in out
 
 
+@pytest.mark.backends("torch")
+def test_finetune_ends_with_the_best_epoch_on_images_held_out(keras_mae_command, digits_model):
+    """And does so again by the recipe file that it leaves."""
+    options = ("--epochs", 3, "--num-labels", 60, "--patience", 1, "--monitor", "val_loss")
+    status, out, _ = keras_mae_command("finetune", digits_model, *options, "--class-weights", "balanced")
+    assert status == 0
+    run = Path("runs/finetune-digits-1")
+    recipe, epoch = read(run / "run.json")["recipe"], read(run / "metrics.json")["epoch"]
+    assert (recipe["best_epoch"], recipe["patience"], recipe["class_weights"]) == (True, 1, "balanced")
+    assert "6 of 60 images to train on are held out to validate on" in out
+    assert f" epochs is {epoch}: val_loss" in out
+    lines = (run / "recipe.toml").read_text()
+    for said in ("validation = 0.1 ", "best_epoch = true ", "# follows patience", 'monitor = "val_loss" '):
+        assert said in lines
+    keras_mae_command("finetune", digits_model, "--recipe", run / "recipe.toml")
+    assert (Path("runs/finetune-digits-2") / "history.csv").read_text() == (run / "history.csv").read_text()
+
+
+@pytest.mark.backends("torch")
+def test_finetune_with_crops_of_a_folders_images(keras_mae_command, digits_model, class_folders):
+    options = ("--epochs", 1, "--set", "rand_augment=0", "--out")
+    status, _, _ = keras_mae_command("finetune", digits_model, "photos", *options, "run", "--crop-area", 0.5)
+    assert (status, read(Path("run/run.json"))["recipe"]["crop_area"]) == (0, [0.5, 1.0])
+    batches = read(Path("run/run.json"))["fingerprint"]["batches"]
+    assert batches["crop"]["area"] == [0.5, 1.0]
+    status, _, _ = keras_mae_command("finetune", digits_model, "photos", *options, "other", "--crop-area", 1)
+    assert (status, read(Path("other/run.json"))["recipe"]["crop_area"]) == (0, None)
+
+
 def test_probe_of_some_labels(keras_mae_command, encoder_file):
     """On an encoder's file, as pre-training leaves beside the model's, into a named directory."""
     options = ("--epochs", 2, "--num-labels", 101, "--out", "my/probe")
@@ -223,6 +252,7 @@ def test_finetune_goes_on_where_it_was_stopped_and_is_scored_again(keras_mae_com
             ["finetune", "MODEL", "--num-labels", "0"],
             "`num_labels` must be an integer in [1, 1437], the images there are",
         ),
+        (["finetune", "MODEL", "--crop-area", "0.5"], "`crop_area` cuts crops out of images in sizes of their own"),
         (["finetune", "MODEL", "--out", "photos"], "`run_directory` must not exist or be empty"),
         (["probe", "MODEL", "--num-labels", "1438"], "`num_labels` must be an integer in [1, 1437]"),
         (["probe", "MODEL", "--epochs", "0"], "`epochs` must be a positive integer"),

@@ -7,12 +7,15 @@ not known here is an error: somebody has to say how it is checked.
 """
 
 import ast
+import dataclasses
 import importlib.util
 import inspect
 import re
 import shlex
+import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import docs_helpers
 import keras
@@ -133,7 +136,53 @@ def asking_page(monkeypatch):
     return names | {name: getattr(keras_mae, name) for name in ("transfer", "visualize")}
 
 
+def enough_page(monkeypatch):
+    mae = docs_helpers.masked_autoencoder()
+    mae.compile(keras_mae.optimizers.AdamW(1e-3), run_eagerly=True)
+    docs_helpers.write_folder(Path.cwd() / "photos")
+    encoder = keras_mae.ViTEncoder((8, 8, 3), 4, embed_dim=8, depth=1, num_heads=2)
+    keras_mae.transfer.embed(encoder, "photos", "photos.npz", progress=False)
+    return {"images": docs_helpers.images(), "mae": mae}
+
+
+def tracking_page(monkeypatch):
+    """Trackers that keep what they are told, and runs that train by the name of their directory."""
+    docs_helpers.write_folder(Path.cwd() / "photos", images_each=12)
+    told = []
+    tracker = docs_helpers.Tracker(told)
+    monkeypatch.setitem(sys.modules, "wandb", tracker)
+    monkeypatch.setitem(sys.modules, "mlflow", tracker)
+    monkeypatch.setattr(keras.callbacks, "TensorBoard", lambda folder: keras.callbacks.Callback())
+    train = keras_mae.training.run_pretraining
+
+    def short(model, *, recipe, callbacks, run_directory, **feed):
+        short_recipe = dataclasses.replace(recipe, epochs=1, warmup_epochs=0, batch_size=5)
+        before = len(told)
+        images = keras_mae.training.open_unlabeled("photos", model.encoder.image_shape, validation=0.2)
+        train(model.copy(), **images.feed(short_recipe), callbacks=callbacks, run_directory=run_directory)
+        assert run_directory == "runs/a" or {"loss", "val_loss", "rankme"} <= told[before].keys()
+
+    monkeypatch.setattr(keras_mae.training, "run_pretraining", short)
+    encoder = keras_mae.ViTEncoder((8, 8, 3), 4, embed_dim=8, depth=1, num_heads=2)
+    return {"mae": keras_mae.MaskedAutoencoder(encoder, keras_mae.MAEDecoder(8, 1, 2))}
+
+
+def parts_page(monkeypatch):
+    """Ray as a loop."""
+    docs_helpers.write_folder(Path.cwd() / "photos", images_each=16)
+    keras_mae.ViTEncoder((8, 8, 3), 4, embed_dim=8, depth=1, num_heads=2).save("encoder.keras")
+
+    def remote(**resources):
+        return lambda function: SimpleNamespace(remote=function)
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=lambda: None, remote=remote, get=list))
+    return {}
+
+
 STAND_INS = {
+    "docs/enough.md": enough_page,
+    "docs/parts.md": parts_page,
+    "docs/tracking.md": tracking_page,
     "docs/asking.md": asking_page,
     "README.md": readme,
     "docs/data.md": data_page,
@@ -203,6 +252,7 @@ PARSED = {
     "keras-mae pretrain digits --optimizer muon": "runs/open is trained with it",
     "keras-mae pretrain digits --ema-momentum 0.999": "runs/open is trained with it",
     "keras-mae finetune runs/digits-1/model.keras --ema-momentum 0.999": "test_averages.py does it",
+    "keras-mae finetune runs/digits-1/model.keras --num-labels 200": "test_cli_transfer.py does it",
     "keras-mae convert mae_": "takes a published checkpoint",
     "keras-mae pretrain photos/ --weights mae_": "takes a published checkpoint",
     "keras-mae evaluate classifier.keras val/ --size base": "takes what a published checkpoint becomes",
@@ -211,6 +261,12 @@ PARSED = {
     "keras-mae embed encoder.keras photos/ --out parts/03.npz --part 3/16": "there are three photographs",
     "keras-mae join parts/01.npz parts/02.npz parts/03.npz --out photos.npz": "test_cli_asking.py does it",
     "keras-mae anomaly runs/photos-1/model.keras": "test_anomaly_runs.py does it",
+    "keras-mae plan photos/": "test_planning.py does it",
+    "keras-mae pretrain photos/ --validation 0.1 --rankme-every 5": "test_recipe_runs.py does it",
+    "keras-mae pretrain digits --validation 0.1 --rankme-every 5": "test_recipe_runs.py does it",
+    "keras-mae prepare photos/ shards/ --short-side 256 --part 3/16": "there are three photographs",
+    "keras-mae prepare shards/ --merge": "test_cli.py does it",
+    "keras-mae pretrain shards/ --epochs 100": "is run with fewer",
 }
 OURS = [command for command in commands(PAGES) if command.words[0] == "keras-mae"]
 OTHERS = [
@@ -292,7 +348,7 @@ def check_pip(words):
         if extras := re.fullmatch(r"\.\[([\w,-]+)\]", word):
             assert set(extras[1].split(",")) <= set(PYPROJECT["project"]["optional-dependencies"])
         else:
-            assert word in ("-e", "pillow-heif", "pytest", "pre-commit", "tox")
+            assert word in ("-e", "pillow-heif", "pytest", "pre-commit", "ray", "tensorboard", "tox")
 
 
 def check_tox(words):

@@ -97,6 +97,7 @@ ALLOWED = {
 }
 ALLOWED["training"] = set(ALLOWED) - {"convert"}
 ALLOWED["anomaly"] = set(ALLOWED) - {"convert"}
+ALLOWED["planning"] = set(ALLOWED) - {"anomaly"}
 ALLOWED["keras_mae"] = set(ALLOWED)  # the package's own namespace
 ALLOWED["cli"] = set(ALLOWED)
 MAY_NAME_A_BACKEND = ("train_step/", "data/", "distribution.py", "first_batch.py", "ops.py", "convert/")

@@ -123,9 +123,11 @@ def test_a_run_is_probed_and_watched(keras_mae_command, tmp_path):
     for number in range(2):
         Image.fromarray(np.full((9, 9), 100 * number, "uint8")).save(tmp_path / f"{number}.png")
     options = ("--probe-every", 1, "--watch", 1, "--watch-images", "0.png", "--watch-images", "1.png")
+    options += ("--rankme-every", 1, "--validation", 0.1)
     assert keras_mae_command("pretrain", *SHORT, *options, "--out", "run")[0] == 0
     run = keras_mae.training.RunDirectory("run")
     assert 0 < run.history["knn_accuracy"][0] <= 1
+    assert 1 < run.history["rankme"][0] < 144  # held-out images
     assert tomllib.loads(run.file("recipe.toml").read_text())["run"]["watch_images"] == ["0.png", "1.png"]
     for wrong in (("--watch-images", "0.png"), ("--probe-data", "digits")):
         status, _, err = keras_mae_command("pretrain", *wrong)

@@ -17,7 +17,7 @@ from rich.console import Console
 from training_helpers import Stop, killed, terminated
 
 import keras_mae
-from keras_mae.training import PretrainRecipe, RunDirectory, Saving, StopOnNonFinite, run_pretraining
+from keras_mae.training import PretrainRecipe, RankMe, RunDirectory, Saving, StopOnNonFinite, run_pretraining
 from keras_mae.training.checkpoints import Checkpoints, Preempted, seek
 from keras_mae.training.stored import checksummed
 
@@ -92,6 +92,27 @@ def test_killed_processes():
     """The script's small form: a SIGKILL, a SIGTERM and a Ctrl-C at random moments, of real processes."""
     counts = kill_test.main(kills=3, epochs=1, say=False)
     assert (counts.kills, counts.terminated, counts.interrupted) == (3, 1, 1)
+
+
+@pytest.mark.backends("torch")
+def test_scores_go_on_as_if_nothing_had_happened(tmp_path):
+    """Between two measurements, in an epoch that was begun."""
+    run(tmp_path / "alone", RankMe(IMAGES, 2))
+    with pytest.raises(Preempted):
+        run(tmp_path / "run", RankMe(IMAGES, 2), Stop(2 * STEPS + 3, terminated))
+    run(tmp_path / "run", RankMe(IMAGES, 2))
+    assert (tmp_path / "run" / "history.csv").read_text() == (tmp_path / "alone" / "history.csv").read_text()
+
+
+@pytest.mark.backends("torch")
+@pytest.mark.parametrize("first", [(), (RankMe(IMAGES, 1),)], ids=["then with a score", "then without"])
+def test_a_run_may_go_on_with_other_scores(tmp_path, first):
+    with pytest.raises(Preempted):
+        run(tmp_path / "run", *first, Stop(2 * STEPS, terminated))
+    run(tmp_path / "run", *(() if first else (RankMe(IMAGES, 1),)))
+    history = RunDirectory(tmp_path / "run").history
+    assert np.isfinite(history["rankme"]).tolist() == [bool(first), bool(first), not first]
+    assert np.isfinite(history["loss"]).all()
 
 
 def test_a_finished_run_is_left_as_it_is(finished, alone):

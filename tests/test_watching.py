@@ -8,8 +8,8 @@ import pytest
 from keras import ops
 
 import keras_mae
-from keras_mae import recipes
-from keras_mae.training import OnlineProbe, Watch
+from keras_mae import recipes, training, transfer
+from keras_mae.training import OnlineProbe, RankMe, Watch
 
 GENERATOR = np.random.default_rng(0)
 LABELS = GENERATOR.integers(0, 2, 24)
@@ -34,6 +34,55 @@ def test_watching_leaves_pictures_and_training_alone(tmp_path):
     assert np.isnan(history["knn_accuracy"][0])
     assert history["knn_accuracy"][1:] == [1.0, 1.0]  # bright against dark
     assert history["probe_seconds"][1] > 0
+
+
+def test_rankme_is_that_of_the_features_and_leaves_training_alone():
+    seen = {}
+
+    class Look(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            features = transfer.extract_features(self.model.encoder, IMAGES, progress=False).features
+            seen[epoch] = transfer.rankme(features)
+
+    weights, history = trained(RankMe(IMAGES, every_epochs=2), Look())
+    for weight, expected in zip(weights, trained()[0], strict=True):
+        np.testing.assert_array_equal(weight, expected)
+    assert np.isnan(history["rankme"][0])
+    assert history["rankme"][1:] == [seen[1], seen[1]]
+    assert 1 < seen[1] < 8
+
+
+@pytest.mark.backends("torch")
+def test_without_class_tokens_rankme_is_that_of_the_patches_mean():
+    encoder = keras_mae.ViTEncoder((8, 12, 1), 4, embed_dim=8, depth=1, num_heads=2, class_tokens=0)
+    callback = RankMe(IMAGES, 1)
+    callback.set_model(keras_mae.MaskedAutoencoder(encoder, keras_mae.MAEDecoder(8, depth=1, num_heads=2)))
+    callback.on_train_begin()
+    expected = transfer.rankme(transfer.extract_features(encoder, IMAGES, pooling="mean", progress=False).features)
+    assert callback.measure() == {"rankme": expected}
+    callback.pooling = "token"
+    with pytest.raises(ValueError, match="takes an encoder with class tokens"):
+        callback.on_train_begin()
+
+
+@pytest.mark.backends("torch")
+def test_a_model_of_no_finite_features_has_no_rankme():
+    encoder = keras_mae.ViTEncoder((8, 12, 1), 4, embed_dim=8, depth=1, num_heads=2)
+    encoder.weights[0].assign(np.full(encoder.weights[0].shape, np.nan))
+    callback = RankMe(IMAGES, 1)
+    callback.set_model(keras_mae.MaskedAutoencoder(encoder, keras_mae.MAEDecoder(8, depth=1, num_heads=2)))
+    assert np.isnan(callback.measure()["rankme"])
+
+
+@pytest.mark.backends("torch")
+def test_rankme_takes_images_that_are_held_out_or_those_trained_on(class_folders):
+    held = training.open_unlabeled(class_folders, (8, 12, 1), validation=0.3)
+    callback = training.open_rankme(held, 3)
+    np.testing.assert_array_equal(callback.images, held.validation.batch(np.arange(len(held.validation)))[0])
+    everything = training.open_unlabeled(class_folders, (8, 12, 1))
+    assert len(training.open_rankme(everything).images) == 11
+    digits = training.open_rankme(training.open_unlabeled("digits", (8, 8, 1)))
+    assert len(digits.images) == 1437
 
 
 @pytest.mark.backends("torch")
@@ -99,7 +148,9 @@ def test_the_neighbors_features_are_those_asked_for():
 
 
 @pytest.mark.backends("torch")
-@pytest.mark.parametrize("make", [lambda n: Watch(IMAGES, "x", n), lambda n: OnlineProbe(None, None, n)])
+@pytest.mark.parametrize(
+    "make", [lambda n: Watch(IMAGES, "x", n), lambda n: OnlineProbe(None, None, n), lambda n: RankMe(IMAGES, n)]
+)
 def test_intervals_out_of_range_are_refused(make):
     with pytest.raises(ValueError, match="`every_epochs` must be a positive integer. Received: every_epochs=0"):
         make(0)

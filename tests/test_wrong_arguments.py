@@ -25,8 +25,10 @@ def folder():
         yield made
 
 
-# What no backend has a part in: files and pictures are refused before one is asked.
+# What no backend has a part in: files and pictures are refused before one is asked. And models and runs are, before
+# TensorFlow is, which takes longest to build them.
 OF_NO_BACKEND = {"files": ["torch"], "folders": ["torch", "tensorflow"], "pictures": ["torch"], "recipes": ["torch"]}
+OF_NO_BACKEND |= {"models": ["torch", "jax"], "training": ["torch", "jax"]}
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,7 @@ PRETRAIN: dict[str, tuple[str, ...]] = {
     "--mask-cell": (*COUNT, "99"),
     "--target": CHOICE,
     "--teacher": NO_FILE,
+    "--band-groups": ("x", "", "0,1", "0,0", "0/", "0;1", "1", "-1", "0/2"),
     "--masks-per-image": COUNT,
     "--decoder": CHOICE,
     "--fuse-blocks": ("x", "0", "", "0,9", "0;1", "0.5,1", ",", "1,1"),
@@ -90,8 +91,10 @@ PRETRAIN: dict[str, tuple[str, ...]] = {
     "--watch-images": NO_FILE,
     "--probe-every": COUNT,
     "--probe-data": ("nowhere", "digits"),
+    "--rankme-every": COUNT,
     "--validation": ("0", "1", "-0.1", "x", "nan"),
 }
+PART = ("0/2", "3/2", "1", "x", "", "1/99", "1/2/3", "-1/2")
 NAMED = {
     "--test": ("test", "directory"),
     "--recipe": ("recipe file",),
@@ -109,6 +112,7 @@ NAMED = {
     "--watch-images": ("watch_images", "nowhere"),
     "--probe-every": ("probe_every", "every_epochs"),
     "--probe-data": ("probe_data", "nowhere"),
+    "--rankme-every": ("rankme_every", "every_epochs"),
     "--shift": ("shift",),
     "--format": ("format", "--format"),
     "--pictures": ("pictures",),
@@ -128,8 +132,11 @@ def _reached(*args: Any, **options: Any) -> Any:
 
 @contextlib.contextmanager
 def no_work() -> Iterator[None]:
-    """Stop where a run would begin to train."""
-    with mock.patch("keras_mae.training.runner._fit", _reached):
+    """Stop where a run, or a plan, would begin to train."""
+    with (
+        mock.patch("keras_mae.training.runner._fit", _reached),
+        mock.patch("keras_mae.planning.measuring._Clock", _reached),
+    ):
         yield
 
 
@@ -220,6 +227,11 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
         "--mixup": NOT_NEGATIVE,
         "--cutmix": UP_TO_ONE,
         "--label-smoothing": FRACTION,
+        "--crop-area": SHARE,
+        "--class-weights": CHOICE,
+        "--validation": ("0", "1", "-0.1", "x", "nan"),
+        "--patience": COUNT,
+        "--monitor": CHOICE,
     }
     probe = {**RUN, **LABELED}
     neighbors: dict[str, tuple[str, ...]] = {
@@ -255,9 +267,10 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
         "--white-level": COUNT,
         "--max-pixels": COUNT,
         "--pixel-range": PIXEL_RANGE,
+        "--part": PART,
     }
     asked: dict[str, tuple[str, ...]] = {
-        "--part": ("0/2", "3/2", "1", "x", "", "1/99", "1/2/3", "-1/2"),
+        "--part": PART,
         "--batch-size": COUNT,
         "--allow-damaged": UP_TO_ONE,
         "--white-level": COUNT,
@@ -272,8 +285,27 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
         "--decoder-num-heads": COUNT,
         "--checkpoint-key": ("",),
     }
+    planned: dict[str, tuple[str, ...]] = {
+        "--hours": POSITIVE,
+        "--model": (*CHOICE, "vit"),
+        "--weights": NO_FILE,
+        "--image-size": (*COUNT, "8x", "8x0", "8x8x8"),
+        "--patch-size": (*COUNT, "2x", "8x0"),
+        "--channels": (*COUNT, "2"),
+        "--epochs": COUNT,
+        "--batch-size": COUNT,
+        "--allow-damaged": UP_TO_ONE,
+        "--pixel-range": PIXEL_RANGE,
+        "--white-level": COUNT,
+        "--max-pixels": COUNT,
+        "--loader": CHOICE,
+        "--workers": ("-1", "1.5", "x"),
+        "--precision": CHOICE,
+        "--out": ("", "x", "x.json", "taken"),
+    }
     found = [
         options("pretrain", ["pretrain", "digits"], {**RUN, **PRETRAIN}),
+        options("plan", ["plan", photos], planned),
         options("finetune", ["finetune", encoder, photos], fine),
         options("probe", ["probe", encoder, photos], probe),
         options("knn", ["knn", encoder, photos, "--k", "1"], neighbors),
@@ -333,7 +365,8 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
         given(
             "keras-mae",
             {
-                "data": [["pretrain", ""], ["pretrain", "nowhere"], ["pretrain", encoder]],
+                "data": [["pretrain", ""], ["pretrain", "nowhere"], ["pretrain", encoder], ["plan", "digits"]],
+                "data|directory|nowhere|folder": [["plan", ""], ["plan", "nowhere"], ["plan", encoder], ["plan"]],
                 "data|directory": [["probe", encoder, ""], ["knn", encoder, "nowhere"], ["evaluate", classifier, ""]],
                 "model": [["probe", ""], ["knn", "nowhere"], ["finetune", photos], ["info", ""], ["info", image]],
                 "classifier|nowhere": [["evaluate", ""], ["evaluate", encoder], ["evaluate", "nowhere"]],
@@ -355,6 +388,8 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
                 "out|path": [
                     ["prepare", photos],
                     ["prepare", photos, "x", "--check"],
+                    ["prepare", photos, "x", "--merge"],
+                    ["prepare", photos, "--merge", "--check"],
                     ["prepare", photos, photos],
                     ["prepare", photos, f"{photos}/x"],
                     ["prepare", photos, ""],
@@ -363,6 +398,7 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
                     ["export", encoder, ""],
                     ["export", encoder, encoder],
                 ],
+                "part|out": [["prepare", photos, "--check", "--part", "1/2"], ["prepare", photos, "--part", "1/2"]],
                 "source|directory": [["prepare", "", "x"], ["prepare", "nowhere", "x"], ["prepare", encoder, "x"]],
                 "source|nowhere|path": [["convert", "", "x.keras"], ["convert", "nowhere", "x.keras"]],
                 "image_shape|--image-shape|model of keras_mae": [
@@ -385,6 +421,8 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
                 "directory": [
                     ["embed", encoder, "nowhere", "--out", "z.npz"],
                     ["embed", encoder, "", "--out", "z.npz"],
+                    ["prepare", photos, "--merge"],
+                    ["prepare", "nowhere", "--merge"],
                 ],
                 "out": [["embed", encoder, photos], ["join", embedded]],
                 "embeddings|file": [["similar", "nowhere", image], ["similar", image, image], ["map", "nowhere.npz"]],

@@ -16,6 +16,7 @@ from keras_mae.cli import (
     asking,
     converting,
     embedding,
+    planning,
     preparing,
     pretraining,
     saved,
@@ -32,6 +33,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for command in (
+    planning.plan,
     pretraining.pretrain,
     transfer.finetune,
     transfer.probe,

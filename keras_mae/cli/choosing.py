@@ -87,7 +87,7 @@ def changed_recipe(recipe: _Kind, given: dict[str, Any], filed: dict[str, Any] |
     if "epochs" in values and "warmup_epochs" not in values:
         epochs = _checks.positive_int("epochs", values["epochs"])
         values["warmup_epochs"] = warmup_share(recipe, epochs)
-        origins["warmup_epochs"] = f"follows {FOLLOWS['warmup_epochs']}"
+        origins["warmup_epochs"] = f"follows {FOLLOWS['warmup_epochs'][0]}"
     return changed(recipe, values, origins)
 
 

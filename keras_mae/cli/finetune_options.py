@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 __all__ = [
+    "BestEpoch",
+    "ClassWeights",
+    "CropArea",
     "Cutmix",
     "DropPathRate",
     "Flip",
     "LabelSmoothing",
     "LayerDecay",
     "Mixup",
+    "Monitor",
+    "Patience",
     "RandAugment",
     "RandomErasing",
     "Shift",
+    "Validation",
 ]
+
+
+class ClassWeightsName(StrEnum):
+    """What classes weigh in the loss."""
+
+    balanced = "balanced"
+    none = "none"
+
+
+class MonitorName(StrEnum):
+    """What says which epoch is the best: `keras_mae.recipes.options.MONITORS`."""
+
+    val_accuracy = "val_accuracy"
+    val_loss = "val_loss"
+
 
 LayerDecay = Annotated[
     float | None,
@@ -26,6 +48,12 @@ LayerDecay = Annotated[
 ]
 DropPathRate = Annotated[
     float | None, typer.Option(help="Drop path rate of the last block; the recipe's by default.")
+]
+CropArea = Annotated[
+    float | None,
+    typer.Option(
+        help="Smallest share of a folder's image that a random crop keeps; the recipe's by default, 1 for no crops."
+    ),
 ]
 Flip = Annotated[
     bool | None,
@@ -53,4 +81,35 @@ Cutmix = Annotated[
 ]
 LabelSmoothing = Annotated[
     float | None, typer.Option(help="Probability mass spread over all classes; the recipe's by default.")
+]
+ClassWeights = Annotated[
+    ClassWeightsName | None,
+    typer.Option(
+        help="Weights of the classes in the loss: balanced, so that rare classes count as much as common ones, or "
+        "none; the recipe's by default."
+    ),
+]
+Validation = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of the images to train on to hold out and to validate on after every epoch, such as 0.2; 0.1 by "
+        "default with --best-epoch and --patience, else the evaluation images are validated on.",
+        metavar="SHARE",
+    ),
+]
+BestEpoch = Annotated[
+    bool | None,
+    typer.Option(
+        "--best-epoch/--no-best-epoch",
+        help="End with the weights of the epoch that is best on the held-out images, and not of the last one; with "
+        "--patience by default.",
+        show_default=False,
+    ),
+]
+Patience = Annotated[
+    int | None,
+    typer.Option(help="Stop after N epochs in a row without a better one; all epochs by default.", metavar="N"),
+]
+Monitor = Annotated[
+    MonitorName | None, typer.Option(help="Metric that says which epoch is the best; the recipe's by default.")
 ]

@@ -12,6 +12,7 @@ from keras_mae.cli.options import PretrainSize
 from keras_mae.cli.shapes import list_presets
 
 __all__ = [
+    "BandGroups",
     "BaseLearningRate",
     "Channels",
     "ClassTokens",
@@ -43,6 +44,7 @@ __all__ = [
     "PretrainSizeChoice",
     "ProbeData",
     "ProbeEvery",
+    "RankMeEvery",
     "ScheduleChoice",
     "ScheduleName",
     "Shift",
@@ -142,7 +144,8 @@ PatchSize = Annotated[
 Channels = Annotated[
     int | None,
     typer.Option(
-        help="Channels of a folder's images: 1 (gray), 3 or 4 (with transparency); the preset's by default."
+        help="Channels of a folder's images: 1 (gray), 3 or 4 (with transparency), or the bands of files that have "
+        "more; the preset's by default."
     ),
 ]
 ListPresets = Annotated[
@@ -225,6 +228,14 @@ FuseBlocks = Annotated[
         metavar="N,N,...",
     ),
 ]
+BandGroups = Annotated[
+    str | None,
+    typer.Option(
+        help="Groups of bands, from 0, that a normalized target standardizes each by itself, such as 0,1,2/3,4; all "
+        "together by default.",
+        metavar="N,N/N,N",
+    ),
+]
 PredictRatio = Annotated[
     float | None,
     typer.Option(
@@ -287,5 +298,14 @@ ProbeData = Annotated[
         help="Labeled images for --probe-every: digits, fashion_mnist, or a folder with one folder of images per "
         "class; DATA by default.",
         metavar="DATA",
+    ),
+]
+RankMeEvery = Annotated[
+    int | None,
+    typer.Option(
+        "--rankme-every",
+        help="Measure every N epochs how many dimensions the features of up to 2,000 images use, for history.csv: no "
+        "labels are needed.",
+        metavar="N",
     ),
 ]

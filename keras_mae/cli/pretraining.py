@@ -34,6 +34,7 @@ from keras_mae.cli.options import (
     shown_bands,
 )
 from keras_mae.cli.pretrain_options import (
+    BandGroups,
     BaseLearningRate,
     Channels,
     ClassTokens,
@@ -62,6 +63,7 @@ from keras_mae.cli.pretrain_options import (
     PretrainSizeChoice,
     ProbeData,
     ProbeEvery,
+    RankMeEvery,
     ScheduleChoice,
     Shift,
     TargetChoice,
@@ -76,7 +78,7 @@ from keras_mae.cli.runs import begun_recipe, run_directory, run_name, say, say_f
 from keras_mae.cli.shapes import image_shape, shown
 from keras_mae.cli.starting import start
 from keras_mae.cli.told import Told
-from keras_mae.cli.watching import probed, watched
+from keras_mae.cli.watching import probed, ranked, watched
 
 __all__ = ["pretrain"]
 
@@ -110,6 +112,7 @@ def pretrain(
     norm_pix_loss: NormPixLoss = None,
     target: TargetChoice = None,
     teacher: Teacher = None,
+    band_groups: BandGroups = None,
     masks_per_image: MasksPerImage = None,
     decoder: DecoderChoice = None,
     fuse_blocks: FuseBlocks = None,
@@ -135,6 +138,7 @@ def pretrain(
     watch_images: WatchImages = None,
     probe_every: ProbeEvery = None,
     probe_data: ProbeData = None,
+    rankme_every: RankMeEvery = None,
     resume: Resume = False,
     allow_changed: AllowChanged = False,
     checkpoint_minutes: CheckpointMinutes = 10.0,
@@ -195,6 +199,7 @@ def pretrain(
             "mask_cell": mask_cell,
             "norm_pix_loss": norm_pix_loss,
             "target": _target(target, teacher, norm_pix_loss),
+            "band_groups": _groups(band_groups),
             "masks_per_image": masks_per_image,
             "predict_ratio": predict_ratio,
             "decoder": decoder and decoder.value,
@@ -249,6 +254,7 @@ def pretrain(
             "max_pixels": max_pixels,
         }
         callbacks = probed(probe_every, probe_data, data, images, devices, seed=recipe.seed, **levels)
+        callbacks += ranked(rankme_every, images, devices)
         callbacks += watched(watch, watch_images, images, directory, devices, bands=shown_bands(bands), **levels)
         training.run_pretraining(
             mae,
@@ -268,6 +274,20 @@ def _blocks(text: str | None) -> tuple[int, ...] | None:
         return None if text is None else tuple(int(index) for index in text.split(","))
     except ValueError:
         raise ValueError(f"`fuse_blocks` must be integers with commas between. Received: {text}") from None
+
+
+def _groups(text: str | None) -> tuple[tuple[int, ...], ...] | None:
+    """Return groups of bands as they are written: 0,1,2/3,4."""
+    try:
+        return (
+            None
+            if text is None
+            else tuple(tuple(int(band) for band in group.split(",")) for group in text.split("/"))
+        )
+    except ValueError:
+        raise ValueError(
+            f"`band_groups` must be integers with commas between, in groups with slashes between. Received: {text}"
+        ) from None
 
 
 def _target(target: TargetName | None, teacher: str | None, norm_pix_loss: bool | None) -> str | None:

@@ -147,4 +147,7 @@ def open_images(
     images = training.open_labeled(data, shape, pixel_range=encoder.pixel_range, **options)
     if images.held_out:
         say(devices, f"{images.held_out} of {images.total} images are kept to evaluate on")
+    if images.validation is not None:
+        count = len(images.validation)
+        say(devices, f"{count:,} of {count + len(images.train):,} images to train on are held out to validate on")
     return images

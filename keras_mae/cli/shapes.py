@@ -56,7 +56,7 @@ def image_shape(
             raise ValueError(f"`{name}` goes with a folder of images. Received: {name}={given} for {data}")
     height, width, own = default
     if channels is not None:
-        own = _checks.one_of("channels", channels, (1, 3, 4))
+        own = _checks.positive_int("channels", channels)  # pictures have 1, 3 or 4, files of arrays any number
     return (*(sides or (height, width)), own)
 
 

@@ -47,6 +47,7 @@ TABLES: dict[str, tuple[str, ...]] = {
         "bands",
         "probe_every",
         "probe_data",
+        "rankme_every",
         "loader",
         "workers",
         "distribution",

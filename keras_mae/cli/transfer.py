@@ -17,15 +17,21 @@ from keras_mae.cli.choosing import (
     untuned_recipe,
 )
 from keras_mae.cli.finetune_options import (
+    BestEpoch,
+    ClassWeights,
+    CropArea,
     Cutmix,
     DropPathRate,
     Flip,
     LabelSmoothing,
     LayerDecay,
     Mixup,
+    Monitor,
+    Patience,
     RandAugment,
     RandomErasing,
     Shift,
+    Validation,
 )
 from keras_mae.cli.options import (
     AccumulationSteps,
@@ -82,6 +88,7 @@ def finetune(
     model: Pretrained,
     data: LabeledData = "digits",
     test: TestFolder = None,
+    validation: Validation = None,
     num_labels: NumLabels = None,
     white_level: WhiteLevel = None,
     max_pixels: MaxPixels = None,
@@ -100,6 +107,7 @@ def finetune(
     weight_decay: WeightDecay = None,
     layer_decay: LayerDecay = None,
     drop_path_rate: DropPathRate = None,
+    crop_area: CropArea = None,
     flip: Flip = None,
     shift: Shift = None,
     rand_augment: RandAugment = None,
@@ -107,7 +115,11 @@ def finetune(
     mixup: Mixup = None,
     cutmix: Cutmix = None,
     label_smoothing: LabelSmoothing = None,
+    class_weights: ClassWeights = None,
     ema_momentum: EmaMomentum = None,
+    best_epoch: BestEpoch = None,
+    patience: Patience = None,
+    monitor: Monitor = None,
     loader: Loader = None,
     workers: Workers = None,
     image_size: Annotated[
@@ -129,6 +141,9 @@ def finetune(
 
     It leaves a run directory with the classifier, its scores and curves. The run can be spread over devices, and
     resumed if it was killed: see the help of pretrain. A run of several processes leaves no scores; evaluate does.
+
+    --best-epoch and --patience look at images that are held out of the training for that, and not at those that
+    score the classifier.
     """
     import keras
 
@@ -141,18 +156,6 @@ def finetune(
         encoder = _encoder(model)
         sides = side_lengths("image_size", image_size) or encoder.image_shape[:2]
         shape = (*sides, encoder.image_shape[2])
-        images = open_images(
-            data,
-            encoder,
-            devices,
-            image_shape=shape,
-            test=test,
-            num_labels=num_labels,
-            balanced=draws_balanced(directory, resume),
-            seed=seed,
-            white_level=white_level,
-            max_pixels=max_pixels,
-        )
         options = {
             "epochs": epochs,
             "batch_size": batch_size,
@@ -162,6 +165,7 @@ def finetune(
             "weight_decay": weight_decay,
             "layer_decay": layer_decay,
             "drop_path_rate": drop_path_rate,
+            **_crop(crop_area),
             "flip": flip,
             "shift": shift,
             "rand_augment": rand_augment,
@@ -169,11 +173,29 @@ def finetune(
             "mixup": mixup,
             "cutmix": cutmix,
             "label_smoothing": label_smoothing,
+            "class_weights": class_weights,
             "ema_momentum": ema_momentum,
+            "best_epoch": best_epoch,
+            "patience": patience,
+            "monitor": monitor,
             "pooling": pooling,
             "seed": seed,
         }
         given = told.given(options)
+        held_out = _held_out(validation, given, told.fields)
+        images = open_images(
+            data,
+            encoder,
+            devices,
+            image_shape=shape,
+            test=test,
+            validation=held_out,
+            num_labels=num_labels,
+            balanced=draws_balanced(directory, resume),
+            seed=seed,
+            white_level=white_level,
+            max_pixels=max_pixels,
+        )
         told.check_size(size)
         chosen = str(size or default_size(data, SMALL_IMAGES))
         # How many labels need how many epochs was measured on the built-in images.
@@ -183,6 +205,11 @@ def finetune(
         if data == "digits":  # which mean nothing, or another digit, in a mirror
             recipe = fitted_recipe(recipe, data, flip=False)
         recipe = chosen_recipe(recipe, begun_recipe(directory, resume), given, size, told.fields)
+        if crop_area not in (None, 1) and images.train.sized:
+            raise ValueError(
+                "`crop_area` cuts crops out of images in sizes of their own, and these all have one: --shift moves "
+                f"them. Received: --crop-area {crop_area}"
+            )
         feed = images.feed(recipe, loader=loader, workers=workers)
         say(devices, feed["recipe"])
         say_plan(devices, feed["recipe"])
@@ -194,7 +221,7 @@ def finetune(
             trainable_blocks=trainable_blocks,
             image_shape=shape,
             saving=saving,
-            settings=told.settings(default_for(data), size=chosen, image_size=shown(sides)),
+            settings=told.settings(default_for(data), size=chosen, image_size=shown(sides), **_resolved(held_out)),
         )
         _say_end(devices, directory)
 
@@ -281,6 +308,21 @@ def probe(
             settings=told.settings(default_for(data), size=chosen),
         )
         _say_end(devices, directory)
+
+
+def _crop(smallest: float | None) -> dict[str, Any]:
+    """Return the field of the recipe that --crop-area says."""
+    return {} if smallest is None else {"crop_area": None if smallest == 1 else (smallest, 1.0)}
+
+
+def _held_out(share: float | None, given: dict[str, Any], filed: dict[str, Any]) -> float | None:
+    """Return the share of the images to hold out: as given, or a tenth where an epoch is to be chosen by them."""
+    said = {name: given[name] if given[name] is not None else filed.get(name) for name in ("best_epoch", "patience")}
+    return 0.1 if share is None and any(value not in (None, False) for value in said.values()) else share
+
+
+def _resolved(held_out: float | None) -> dict[str, Any]:
+    return {} if held_out is None else {"validation": held_out}
 
 
 def _encoder(path: Path) -> Any:

@@ -1,4 +1,4 @@
-"""What `keras-mae pretrain` looks at while it trains: reconstructions, and the score of a probe."""
+"""What `keras-mae pretrain` looks at while it trains: reconstructions, and scores of its features."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from keras_mae.distribution import Devices
     from keras_mae.training import UnlabeledImages
 
-__all__ = ["probed", "watched"]
+__all__ = ["probed", "ranked", "watched"]
 
 
 def watched(
@@ -80,6 +80,22 @@ def probed(
         return []
     _check_alone("probe_every", devices)
     return [training.open_probe(labeled or data, images.train.image_shape, every_epochs, **options)]
+
+
+def ranked(every_epochs: int | None, images: UnlabeledImages, devices: Devices) -> list[Any]:
+    """Return the callback that measures how many dimensions features use, if it is asked for.
+
+    Args:
+        every_epochs: Epochs between measurements; `None` for none.
+        images: Data of the run; those that are held out are taken, if any are.
+        devices: What the run is spread over.
+    """
+    from keras_mae import training
+
+    if every_epochs is None:
+        return []
+    _check_alone("rankme_every", devices)
+    return [training.open_rankme(images, every_epochs)]
 
 
 def _check_alone(option: str, devices: Devices) -> None:

@@ -165,6 +165,11 @@ def save(model: Any, path: str | Path, format: str) -> Path:
 
 def refuse_own_parts(model: Any) -> None:
     """Raise a `ValueError` for a masked autoencoder that no other library can compute."""
+    if isinstance(model, MaskedAutoencoder) and model.band_groups is not None:
+        raise ValueError(
+            "No other library normalizes bands in groups: save `mae.encoder`, or the model in the format 'keras' or "
+            f"'preset'. Received: band_groups={model.band_groups}"
+        )
     if isinstance(model, MaskedAutoencoder) and (model.fusion is not None or model.decoder.reads_blocks):
         own = (
             f"a {type(model.decoder).__name__}" if model.decoder.reads_blocks else f"fuse_blocks={model.fuse_blocks}"

@@ -29,6 +29,7 @@ _OF_AUTOENCODER = (
     "masking",
     "norm_pix_loss",
     "target",
+    "band_groups",
     "masks_per_image",
     "predict_ratio",
     "fuse_blocks",

@@ -17,11 +17,13 @@ from keras_mae.data.directories import open_directory
 from keras_mae.data.examination import Examination
 from keras_mae.data.images import read_image
 from keras_mae.data.loading import make_dataset
+from keras_mae.data.merging import merge_prepared
 from keras_mae.data.preparation import check_directory, find_damaged, prepare
 from keras_mae.data.records import RecordSource
 from keras_mae.data.sources import ArraySource, FolderSource, Subset
 from keras_mae.data.statistics import PixelStatistics, pixel_statistics
 from keras_mae.data.streams import Stream
+from keras_mae.data.surveying import Survey, survey
 
 __all__ = [
     "BUILTIN",
@@ -39,6 +41,7 @@ __all__ = [
     "RecordSource",
     "Stream",
     "Subset",
+    "Survey",
     "check_directory",
     "digits",
     "fashion_mnist",
@@ -52,9 +55,11 @@ __all__ = [
     "from_tfrecords",
     "load_builtin",
     "make_dataset",
+    "merge_prepared",
     "open_directory",
     "pixel_statistics",
     "prepare",
     "read_idx",
     "read_image",
+    "survey",
 ]

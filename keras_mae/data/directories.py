@@ -72,7 +72,13 @@ def open_directory(
             raise _checks.argument_error("allow_damaged", rule, allow_damaged)
         names = manifest.get("classes") or None
         records = RecordSource(
-            files, image_size, channels, class_names=names, pixel_range=pixel_range, max_pixels=max_pixels
+            files,
+            image_size,
+            channels,
+            class_names=names,
+            pixel_range=pixel_range,
+            max_pixels=max_pixels,
+            root=directory,
         )
         return relabeled(records, class_names)
     stream = tfrecord_stream(
@@ -83,6 +89,7 @@ def open_directory(
         label_key=LABEL if manifest.get("classes") else None,
         count=manifest["images"],
         counts=[shard["images"] for shard in manifest["shards"]],
+        root=Path(directory),
         allow_damaged=allow_damaged,
         levels=Levels(pixel_range, max_pixels=max_pixels),
         class_names=manifest.get("classes") or None,

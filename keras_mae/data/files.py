@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import warnings
 from collections.abc import Iterable, Sequence
@@ -17,7 +16,7 @@ from keras_mae.data.array_files import is_array_name
 from keras_mae.data.array_images import npy_header
 from keras_mae.data.folders import FolderContents, look_into
 from keras_mae.data.manifests import read_manifest
-from keras_mae.data.parts import Part, part_of
+from keras_mae.data.parts import Part, digest_of, part_of
 from keras_mae.data.sources import FolderSource, Source, Subset, known_of
 from keras_mae.data.streams import Stream
 
@@ -118,7 +117,7 @@ def open_files(
     found = list(dict.fromkeys(found))  # a file that was named beside its folder counts once
     contents = FolderContents(paths=[found[index] for index in part_of(len(found), part)])
     source = _ListedSource(contents, Path(), image_shape[:2], image_shape[2], **options)
-    return NamedImages(source, len(found), _digest(found), tuple(source.skipped))
+    return NamedImages(source, len(found), digest_of(found), tuple(source.skipped))
 
 
 def open_folder(
@@ -148,7 +147,7 @@ def open_folder(
     labeled = all(len(name.parts) > 1 for name in names) and twice.isdisjoint(contents.classes)
     contents.paths = [contents.paths[index] for index in part_of(len(names), part)]
     source = _ListedSource(contents, directory, image_shape[:2], image_shape[2], labeled=labeled, **options)
-    return NamedImages(source, len(names), _digest(names), tuple(source.skipped))
+    return NamedImages(source, len(names), digest_of(names), tuple(source.skipped))
 
 
 def _is_indexed(path: Path) -> bool:
@@ -173,14 +172,7 @@ def _of_indexed(
             "ArrayRecord (--format array_record)"
         )
     known = known_of(source)  # of it, what copies have in common, too
-    whole = _digest(str(known.get(name)) for name in ("array", "files", "paths", "sizes", "contents"))
+    whole = digest_of(str(known.get(name)) for name in ("array", "files", "paths", "sizes", "contents"))
     total = len(source)
     own = source if part[1] == 1 else Subset(source, list(part_of(total, part)))
     return NamedImages(own, total, whole)
-
-
-def _digest(names: Iterable[Any]) -> str:
-    hashed = hashlib.sha256()
-    for name in names:
-        hashed.update(os.fsencode(os.fspath(name)) + b"\0")
-    return hashed.hexdigest()[:16]

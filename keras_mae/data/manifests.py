@@ -8,32 +8,61 @@ from typing import Any
 
 from keras_mae import _class_names, _files
 from keras_mae.data.levels import Levels
+from keras_mae.data.parts import Part, checked_part
 from keras_mae.pixels import BYTES, checked_range
 
-__all__ = ["FORMATS", "MANIFEST", "PLAN", "check_levels", "read_manifest", "read_own"]
+__all__ = [
+    "FORMATS",
+    "MANIFEST",
+    "PLAN",
+    "check_levels",
+    "part_folder",
+    "parts_in",
+    "read_manifest",
+    "read_own",
+]
 
 MANIFEST = "manifest.json"
 PLAN = ".unfinished.json"
 """The arguments of a run that has not ended."""
 FORMATS = ("array_record", "tfrecord")
 _SHARD = re.compile(rf"\d+-of-\d+\.({'|'.join(FORMATS)})")
+_PART = re.compile(r"part-\d+-of-\d+")
 
 
 def read_manifest(directory: str | Path) -> dict[str, Any] | None:
     """Return the manifest of a folder that `prepare` wrote, or `None` for any other.
 
     Raises:
-        ValueError: If `prepare` did not finish, a shard is missing, or the manifest is damaged or was changed.
+        ValueError: If `prepare` did not finish, a shard is missing, the manifest is damaged or was changed, or there
+            are parts that are not joined yet.
     """
     directory = Path(directory)
     if (directory / PLAN).exists():
         raise ValueError(f"{str(directory)!r} is not complete: call `keras-mae prepare` again, and it continues")
     manifest = read_own(directory / MANIFEST)
     if manifest is None:
+        if parts_in(directory):
+            raise ValueError(
+                f"{str(directory)!r} was prepared in parts, which are not joined yet: when all are complete, call "
+                "`keras-mae prepare FOLDER --merge`"
+            )
         return None
     if missing := [shard["file"] for shard in manifest["shards"] if not (directory / shard["file"]).is_file()]:
         raise ValueError(f"{str(directory)!r} lacks {len(missing)} of its shards. Missing: {', '.join(missing[:5])}")
     return manifest
+
+
+def part_folder(directory: Path, part: Part) -> Path:
+    """Return the folder of a part, `part-03-of-16` in `directory`."""
+    number, parts = part
+    return directory / f"part-{number:0{len(str(parts))}d}-of-{parts}"
+
+
+def parts_in(directory: Path) -> list[Path]:
+    """Return the folders of parts, begun or complete, that `prepare` wrote in a directory, in the order of names."""
+    named = [path for path in directory.glob("part-*-of-*") if _PART.fullmatch(path.name)]
+    return sorted(path for path in named if any(read_own(path / name) is not None for name in (PLAN, MANIFEST)))
 
 
 def read_own(path: Path) -> dict[str, Any] | None:
@@ -47,7 +76,7 @@ def read_own(path: Path) -> dict[str, Any] | None:
     except OSError:
         return None
     except ValueError as error:
-        if any(_SHARD.fullmatch(beside.name) for beside in path.parent.iterdir()):
+        if any(_SHARD.fullmatch(beside.name) or _PART.fullmatch(beside.name) for beside in path.parent.iterdir()):
             raise _damaged(path, str(error)) from error
         return None
     if not content.keys() >= {"format", "source"} | ({"shards"} if path.name == MANIFEST else set()):
@@ -73,12 +102,20 @@ def _wrong_values(content: dict[str, Any]) -> str:
         "skipped": isinstance(skipped, list) and all(isinstance(name, str) for name in skipped),
         "white_level": white is None or _is_count(white),
         "pixel_range": content.get("pixel_range") is None or _is_range(content["pixel_range"]),
+        "part": content.get("part") is None or _is_part(content["part"]),
     }
     return next((repr(name) for name, fine in right.items() if not fine), "")
 
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_part(value: Any) -> bool:
+    try:
+        return isinstance(value, list) and len(checked_part(value)) == 2
+    except ValueError:
+        return False
 
 
 def _is_range(value: Any) -> bool:

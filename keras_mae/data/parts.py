@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Any
 
 from keras_mae import _checks
 
-__all__ = ["Part", "check_all_parts", "checked_part", "part_name", "part_of"]
+__all__ = ["Part", "check_all_parts", "checked_part", "digest_of", "part_name", "part_of"]
 
 Part = tuple[int, int]
 """(number of the part from 1, number of parts)."""
@@ -58,6 +60,14 @@ def part_of(count: int, part: Part) -> range:
         rule = f"one of at most {count} parts, as many as there are images"
         raise _checks.argument_error("part", rule, part_name(part))
     return indices
+
+
+def digest_of(names: Iterable[Any]) -> str:
+    """Return a digest of the names of all images: parts that have it in common belong together."""
+    hashed = hashlib.sha256()
+    for name in names:
+        hashed.update(os.fsencode(os.fspath(name)) + b"\0")
+    return hashed.hexdigest()[:16]
 
 
 def check_all_parts(parts: Sequence[Part]) -> None:

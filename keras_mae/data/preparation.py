@@ -22,9 +22,10 @@ from keras_mae import _checks, _files, _optional
 from keras_mae.data import images as image_files
 from keras_mae.data.array_images import image_bytes
 from keras_mae.data.examination import Examination, examine
-from keras_mae.data.folders import look_into
+from keras_mae.data.folders import FolderContents, look_into
 from keras_mae.data.levels import EIGHT_BITS, Levels
-from keras_mae.data.manifests import FORMATS, MANIFEST, PLAN, read_manifest, read_own
+from keras_mae.data.manifests import FORMATS, MANIFEST, PLAN, part_folder, read_manifest, read_own
+from keras_mae.data.parts import Part, checked_part, digest_of, part_of
 from keras_mae.data.records import serialize
 from keras_mae.data.sources import FolderSource
 from keras_mae.pixels import BYTES, PixelRange
@@ -36,9 +37,20 @@ Progress = Callable[[int, int], None]
 
 
 class _Files(FolderSource):
-    """The files of a folder, which are written with as many bands as each has."""
+    """The files of a folder, or of a part of it, which are written with as many bands as each has."""
 
     _any_bands = True
+
+    def __init__(self, directory: Path, part: Part, **options: Any):
+        self._part = part
+        super().__init__(directory, **options)
+
+    def _look(self) -> FolderContents:
+        contents = look_into(self.directory)
+        self.total = len(contents.paths)
+        self.whole = digest_of(path.relative_to(self.directory) for path in contents.paths)
+        contents.paths = [contents.paths[index] for index in part_of(self.total, self._part)]
+        return contents
 
 
 def prepare(
@@ -54,6 +66,7 @@ def prepare(
     pixel_range: PixelRange = BYTES,
     white_level: int | None = None,
     max_pixels: int | None = None,
+    part: Part | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write a folder's images as shards, and a manifest of their counts and checksums.
@@ -77,10 +90,12 @@ def prepare(
         pixel_range: (low, high), the smallest and the largest pixel, as for `read_image`; the manifest keeps it.
         white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
         max_pixels: Pixels of the largest image to read, as for `read_image`.
+        part: (I, N) for the I-th of N parts of the folder's images, counted from 1, which gets a folder of its own in
+            `out`; `merge_prepared` joins them. `allow_damaged` is then a share of the part.
         progress: Function that is called with the number of images done and their total.
 
     Returns:
-        The manifest.
+        The manifest, of the part if there is one.
 
     Raises:
         ValueError: If an argument is out of range, an image is damaged, or `out` holds something else or is another
@@ -99,8 +114,10 @@ def prepare(
             "`out` must lie outside of `directory`, whose images would be its own shards the next time. "
             f"Received: out={str(out)!r}, directory={str(directory)!r}"
         )
+    chosen = checked_part(part)
     source = _Files(
         directory,
+        chosen,
         labeled=labeled,
         allow_damaged=allow_damaged,
         pixel_range=pixel_range,
@@ -119,6 +136,12 @@ def prepare(
         "skipped": [str(path.relative_to(source.directory)) for path, _ in source.skipped],
         "source": _fingerprint(source),
     }
+    if not len(source):
+        raise ValueError(f"`directory` must hold images that can be read. Received: none in {str(directory)!r}")
+    if part is not None:
+        _check_free_for_parts(out)
+        plan |= {"part": list(chosen), "total": source.total, "names": source.whole}
+        out = part_folder(out, chosen)
     if out.exists() and not out.is_dir():
         raise _not_free(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -213,7 +236,7 @@ def _claim(out: Path, plan: dict[str, Any]) -> dict[str, str]:
     if before := read_own(out / PLAN) or manifest:
         before = {"pixel_range": None, "white_level": None, **before}  # which earlier versions did not have
         if before != plan:
-            differ = sorted(name for name in plan if before.get(name) != plan[name])
+            differ = sorted(name for name in {**before, **plan} if before.get(name) != plan.get(name))
             raise ValueError(
                 f"`out` must be empty or hold what the same call left. Received: out={str(out)!r}, written with "
                 f"another {', '.join(differ)}"
@@ -223,6 +246,13 @@ def _claim(out: Path, plan: dict[str, Any]) -> dict[str, str]:
     _files.remove_unfinished(out)
     _write_json(out / PLAN, plan)
     return known
+
+
+def _check_free_for_parts(out: Path) -> None:
+    """Raise ValueError if a folder for parts is none, or was prepared in one piece."""
+    joined = read_own(out / PLAN) or read_own(out / MANIFEST) or {"parts": 0}
+    if (out.exists() and not out.is_dir()) or "parts" not in joined:
+        raise _not_free(out)
 
 
 def _not_free(out: Path) -> ValueError:

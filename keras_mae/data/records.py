@@ -40,6 +40,7 @@ class RecordSource:
         pixel_range: (low, high), the smallest and the largest pixel, as for `read_image`.
         white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
         max_pixels: Pixels of the largest image to read, as for `read_image`.
+        root: Folder that names of files count from in fingerprints; that of the first file by default.
 
     Raises:
         ValueError: If there is no file, one is damaged, or a record is not one that `prepare` writes.
@@ -58,6 +59,7 @@ class RecordSource:
         pixel_range: PixelRange = BYTES,
         white_level: int | None = None,
         max_pixels: int | None = None,
+        root: str | Path | None = None,
     ):
         _optional.require("grain.sources", "Reading ArrayRecord")
         rule = "a list of paths of ArrayRecord files"
@@ -69,6 +71,7 @@ class RecordSource:
         self.image_shape = (*_checks.pair("image_size", image_size), _checks.positive_int("channels", channels))
         self._set_levels(Levels(pixel_range, white_level, max_pixels))
         self._files, self.class_names = [str(file) for file in files], _class_names.checked(class_names)
+        self._root = Path(self._files[0]).parent if root is None else _checks.path("root", root)
         with self._clear_errors([0]):
             self._records = _open_records(self._files)
             first = self._records[0] if len(self._records) else None
@@ -82,7 +85,7 @@ class RecordSource:
 
     def fingerprint(self) -> dict[str, Any]:
         """Return JSON values that tell these images from others."""
-        return {"kind": "ArrayRecord", **fingerprints.of_files(self._files, Path(self._files[0]).parent)}
+        return {"kind": "ArrayRecord", **fingerprints.of_files(self._files, self._root)}
 
     def listing(self) -> dict[str, list[int]] | None:
         """Return size and time of each ArrayRecord file by its name."""
@@ -118,6 +121,10 @@ class RecordSource:
     def sizes(self, indices: Any) -> list[tuple[int, int]]:
         """Return (height, width) of the images at `indices`, as they were stored."""
         return [upright_size(image, self.levels.max_pixels) for image, _ in self._read([*map(int, indices)])]
+
+    def encoded(self, indices: Any) -> list[bytes]:
+        """Return the bytes of the images at `indices`, not yet decoded."""
+        return [image for image, _ in self._read([int(index) for index in indices])]
 
     def _read(self, indices: list[int]) -> list[tuple[bytes, int | None]]:
         with self._clear_errors(indices):

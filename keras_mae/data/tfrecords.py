@@ -22,7 +22,7 @@ from keras_mae.data.levels import Levels
 from keras_mae.data.records import parsed
 from keras_mae.data.streams import Stream
 
-__all__ = ["count_tfrecords", "masked_crc32c", "tfrecord_stream"]
+__all__ = ["count_tfrecords", "first_images", "masked_crc32c", "tfrecord_stream"]
 
 _FILES = "paths of TFRecord files, or one path or pattern"
 _HEADER, _AROUND = struct.Struct("<QI"), 16  # length and its checksum; these and the data's checksum
@@ -40,11 +40,13 @@ def tfrecord_stream(
     levels: Levels,
     class_names: Sequence[str] | None = None,
     counts: Sequence[int] | None = None,
+    root: Path | None = None,
 ) -> Stream:
     """Return a stream over TFRecord files, several of them read side by side; see `from_tfrecords`.
 
     Args:
         counts: Numbers of records that the files must have, by a manifest.
+        root: Folder that names of files count from in fingerprints; that of the first file by default.
     """
     several = [files] if isinstance(files, str | Path) else files
     files = [_checks.path("files", file, _FILES) for file in _checks.instance("files", several, Iterable, _FILES)]
@@ -74,7 +76,7 @@ def tfrecord_stream(
         pixel_range=levels.pixel_range,
         white_level=levels.white_level,
         max_pixels=levels.max_pixels,
-        fingerprint=lambda: {"kind": "TFRecord", **fingerprints.of_files(names, Path(names[0]).parent)},
+        fingerprint=lambda: {"kind": "TFRecord", **fingerprints.of_files(names, root or Path(names[0]).parent)},
         unpack=_unpacking(image_key, label_key),
     )
 
@@ -166,6 +168,27 @@ def _items(files: Sequence[str], expected: dict[str, int] | None) -> Callable[[b
         )
 
     return items
+
+
+def first_images(files: Sequence[str | Path], most: int, image_key: str) -> list[bytes]:
+    """Return the bytes of the first images in TFRecord files, up to so many.
+
+    Raises:
+        ValueError: If a file's lengths are wrong, or a record is damaged or holds no image.
+    """
+    tf = _optional.require("tensorflow", "Reading TFRecord files")
+    images: list[bytes] = []
+    for file in files:
+        count_tfrecords([str(file)])
+        try:
+            for record in tf.data.TFRecordDataset(str(file)).take(most - len(images)).as_numpy_iterator():
+                name = f"record {len(images)} from {str(file)!r} on"
+                images.append(parsed(record, name, image_key, None)[image_key])
+        except tf.errors.OpError as error:
+            raise ValueError(f"Cannot read a record of {str(file)!r}: it{_CHANGED}") from error
+        if len(images) == most:
+            break
+    return images
 
 
 def count_tfrecords(files: Sequence[str]) -> int:

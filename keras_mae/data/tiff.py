@@ -17,7 +17,7 @@ from keras_mae.data.array_images import ArrayImage, checked_shape, numbers_like
 from keras_mae.data.levels import Levels, Numbers, WrongBands
 from keras_mae.data.sizes import check_numbers
 
-__all__ = ["has_unnamed_band", "is_for_tifffile", "open_tiff"]
+__all__ = ["has_unnamed_band", "is_for_tifffile", "named_channels", "open_tiff"]
 
 _DESCRIPTION, _ORIENTATION, _PLANAR, _EXTRA_SAMPLES = 270, 274, 284, 338  # tags
 _PLAIN = 1  # the compression that is none
@@ -41,9 +41,18 @@ def is_for_tifffile(file: Any, channels: int | None, levels: Levels, reduced: bo
         return True
     if channels == 4 and has_unnamed_band(file):
         return True
+    return channels in (3, 4) and named_channels(file) == channels
+
+
+def named_channels(file: Any) -> int:
+    """Return how many pages are the channels of a TIFF file's image, as OME or ImageJ wrote; 1 where none are.
+
+    Args:
+        file: Opened Pillow image.
+    """
     text = str(file.tag_v2.get(_DESCRIPTION, ""))
     known = _CHANNELS.search(text) if text.startswith("ImageJ=") or "<OME" in text else None
-    return channels in (3, 4) and file.mode != "RGB" and known is not None and int(known[1] or known[2]) == channels
+    return 1 if known is None or file.mode == "RGB" else int(known[1] or known[2])
 
 
 def has_unnamed_band(file: Any) -> bool:

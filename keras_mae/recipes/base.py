@@ -231,9 +231,9 @@ def changed(recipe: _Kind, changes: dict[str, Any], origins: Mapping[str, str] |
     made = replace(recipe, **recipe._with_implied(changes))
     names = {name for name in changes if getattr(made, name) != getattr(recipe, name)} | {*made.changed}
     found = {name: text for name, text in made.origins.items() if name not in changes} | dict(origins or {})
-    for name, other in FOLLOWS.items():
+    for name, others in FOLLOWS.items():
         if name not in asked and getattr(made, name, None) != getattr(recipe, name, None):
-            found[name] = f"follows {other}"
+            found[name] = f"follows {next((other for other in others if other in asked), others[0])}"
     ordered = [field.name for field in fields(made)]
     return replace(
         made,

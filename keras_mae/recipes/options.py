@@ -11,13 +11,16 @@ from keras_mae.recipes import own
 from keras_mae.recipes.sources import UNTUNED
 
 __all__ = [
+    "ADDED_TO_FINE_TUNING",
     "ADDED_TO_PRETRAINING",
+    "MONITORS",
     "averaging",
     "check_decay",
     "check_masks_and_shift",
     "check_target_and_norm",
     "decay_schedule",
     "implied",
+    "settled_groups",
     "settled_norm",
     "without_contradiction",
 ]
@@ -32,12 +35,26 @@ ADDED_TO_PRETRAINING: dict[str, Any] = {
     "fuse_blocks": None,
     "shift": 0.0,
     "target": None,
+    "band_groups": None,
     "optimizer_name": "adamw",
     "ema_momentum": None,
     "schedule": "cosine",
     "decay_epochs": None,
 }
 """Fields that files of earlier versions lack, and the values by which those versions pre-trained."""
+
+ADDED_TO_FINE_TUNING: dict[str, Any] = {
+    "pooling": "mean",
+    "ema_momentum": None,
+    "class_weights": None,
+    "best_epoch": False,
+    "patience": None,
+    "monitor": "val_accuracy",
+}
+"""The same for fine-tuning."""
+
+MONITORS = ("val_accuracy", "val_loss")
+"""Metrics that say which epoch is the best."""
 
 
 def check_masks_and_shift(recipe: Any) -> None:
@@ -81,6 +98,21 @@ def settled_norm(target: Any, norm_pix_loss: Any) -> bool:
     return target == "normalized" if norm is None and target not in (None, "low_pass") else norm is None or norm
 
 
+def settled_groups(band_groups: Any, norm_pix_loss: bool) -> tuple[tuple[int, ...], ...] | None:
+    """Return a recipe's groups of bands, as tuples.
+
+    Raises:
+        ValueError: If they are none, or patches are not standardized.
+    """
+    groups: tuple[tuple[int, ...], ...] | None = _checks.optional(_checks.band_groups, "band_groups", band_groups)
+    if groups is not None and not norm_pix_loss:
+        raise ValueError(
+            '`band_groups` are normalized each by itself, which takes the target "normalized". '
+            f"Received: band_groups={groups}, norm_pix_loss=False"
+        )
+    return groups
+
+
 def without_contradiction(values: dict[str, Any]) -> dict[str, Any]:
     """Return the values of a recipe's fields, as a file has them, with what the target says of `norm_pix_loss`.
 
@@ -99,10 +131,15 @@ def without_contradiction(values: dict[str, Any]) -> dict[str, Any]:
 def implied(recipe: Any, changes: dict[str, Any]) -> dict[str, Any]:
     """Return changes of a recipe with those that they imply.
 
-    A target says whether patches are standardized. And the rate of a recipe for folders, unless it was chosen, goes
-    by the batch: see `own.untuned_base_rate`.
+    A target says whether patches are standardized, groups of bands that they are, and a patience that the best epoch
+    is wanted. And the rate of a recipe for folders, unless it was chosen, goes by the batch: see
+    `own.untuned_base_rate`.
     """
     added: dict[str, Any] = {} if changes.get("target") in (None, "low_pass") else {"norm_pix_loss": None}
+    if changes.get("band_groups") is not None and changes.get("target") is None and recipe.target is None:
+        added["norm_pix_loss"] = True
+    if "patience" in changes and recipe.best_epoch == (recipe.patience is not None):
+        added["best_epoch"] = None
     size, rate = changes.get("batch_size", recipe.batch_size), "base_learning_rate"
     follows = recipe.origins.get(rate, "follows").startswith("follows") and rate not in {*changes, *recipe.changed}
     if recipe.source == UNTUNED and size != recipe.batch_size and follows:

@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from keras_mae import _checks
+from keras_mae.recipes.sources import OWN
+
 __all__ = [
     "FINE_TUNE",
     "FINE_TUNE_BY_IMAGES",
@@ -22,6 +25,7 @@ __all__ = [
     "PROBE",
     "PROBE_BY_IMAGES",
     "by_images",
+    "our_own",
     "untuned_base_rate",
 ]
 
@@ -89,6 +93,13 @@ PROBE_BY_IMAGES: dict[int, dict[str, Any]] = {
 
 _MOST_EPOCHS = 2
 """Times the epochs for the fewest images, for fewer still: each epoch ends with an evaluation."""
+
+
+def our_own(base: Mapping[str, Any], cells: Mapping[int, Mapping[str, Any]], images: int | None) -> dict[str, Any]:
+    """Return the fields of the recipe for small images, if need be for a number of them."""
+    if images is None:
+        return {**base, "source": OWN}
+    return {**by_images(base, cells, _checks.positive_int("images", images)), "source": OWN}
 
 
 def by_images(base: Mapping[str, Any], cells: Mapping[int, Mapping[str, Any]], images: int) -> dict[str, Any]:

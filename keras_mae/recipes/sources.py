@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
+from keras_mae import _checks
+
 __all__ = [
     "COMMAND_LINE",
     "DATA",
@@ -19,6 +21,7 @@ __all__ = [
     "SIZES",
     "SOURCES",
     "UNTUNED",
+    "published",
     "table",
 ]
 
@@ -53,7 +56,12 @@ FINE_TUNE = {  # (source, size): base_learning_rate, layer_decay, drop_path_rate
 COMMAND_LINE, RECIPE_FILE, DATA = "command line", "recipe file", "the data"
 """Origins of values that are not the source's."""
 
-FOLLOWS = {"base_learning_rate": "batch_size", "norm_pix_loss": "target", "warmup_epochs": "epochs"}
+FOLLOWS = {
+    "base_learning_rate": ("batch_size",),
+    "best_epoch": ("patience",),
+    "norm_pix_loss": ("target", "band_groups"),
+    "warmup_epochs": ("epochs",),
+}
 """Fields that may take another value because another field does, and which."""
 
 _WHOSE = {UNTUNED: "default for folders"}
@@ -71,6 +79,17 @@ OPTIONS = {
     "target": "low_pass: PixMIM; hog: MaskFeat",
 }
 """Fields that the paper's method has no other value for, and who proposed that."""
+
+
+def published(size: str, source: str | None, images: int | None, others: tuple[str, ...] = ()) -> str | None:
+    """Return where the recipe of this size comes from, or `None` if it is one of ours."""
+    _checks.one_of("size", size, (*SIZES, "small_images", *others))
+    if images is not None and size != "small_images":
+        raise ValueError(f'`images` goes with the recipe "small_images". Received: images={images} for {size!r}')
+    if size not in SIZES:
+        _checks.one_of("source", source or OWN, (OWN,))
+        return None
+    return str(_checks.one_of("source", source or "repository", ("repository", "paper")))
 
 
 def table(recipe: Any) -> list[tuple[str, str, str]]:

@@ -11,7 +11,7 @@ from keras import ops
 from keras_mae import _checks
 from keras_mae._types import Tensor
 from keras_mae.encoder import ViTEncoder
-from keras_mae.loss import reconstruction_target, visible_statistics
+from keras_mae.loss import Groups, per_pixel, reconstruction_target, visible_statistics
 from keras_mae.ops import gather_tokens
 from keras_mae.targets.base import Pixels, Target
 from keras_mae.targets.hog import HOG
@@ -114,6 +114,7 @@ class PatchTargets:
         target: What `settled` returned.
         norm_pix_loss: Whether each patch's vector is standardized.
         encoder: The encoder that is trained.
+        groups: Groups of channels that are standardized each by itself, or `None`.
 
     Attributes:
         dim: Length of a patch's vector.
@@ -125,12 +126,22 @@ class PatchTargets:
         ValueError: If the target does not suit the encoder's patches.
     """
 
-    def __init__(self, target: Any, norm_pix_loss: bool, encoder: ViTEncoder):
+    def __init__(self, target: Any, norm_pix_loss: bool, encoder: ViTEncoder, groups: Any = None):
         self._target, self._encoder = _made(target), encoder
         self.norm_pix_loss = norm_pix_loss
+        self.groups: Groups = None
+        if groups is not None:
+            self.groups = _checks.band_groups("band_groups", groups, encoder.image_shape[2])
+            if not norm_pix_loss:
+                raise ValueError(
+                    "`band_groups` are normalized each by itself, which takes the target 'normalized' "
+                    f"(norm_pix_loss=True). Received: band_groups={groups!r}, norm_pix_loss=False"
+                )
         self.dim = self._target.dim(encoder)
         self.is_pixels, self.kind = self._target.is_pixels, self._target.kind
         self.description = ("normalized " if norm_pix_loss else "") + self._target.description
+        if self.groups is not None:
+            self.description += f" in {len(self.groups)} groups of bands"
 
     def vectors(self, images: Tensor, ids: Tensor | None = None) -> Tensor:
         """Return the vectors of the patches `ids` (all if `None`), not standardized, float32 (rows, patches, dim).
@@ -149,7 +160,7 @@ class PatchTargets:
 
     def to_predict(self, vectors: Tensor) -> Tensor:
         """Return what the decoder is to predict: the vectors, standardized if `norm_pix_loss`."""
-        return reconstruction_target(vectors, self.norm_pix_loss)
+        return reconstruction_target(vectors, self.norm_pix_loss, self.groups)
 
     def outputs(self, images: Tensor, ids_keep: Tensor, ids: Tensor) -> dict[str, Tensor]:
         """Return what the predictions of the patches `ids` are judged by; see `outputs_for_loss`.
@@ -163,8 +174,9 @@ class PatchTargets:
         if self.norm_pix_loss:
             # The image's own pixels: those without high frequencies have something of the removed patches in them.
             visible = self._encoder.patch_embedding.pixels(images, ids_keep)
-            outputs["guessed_mean"], outputs["guessed_std"] = visible_statistics(
-                visible, ids_keep, ids, self._encoder.grid
+            guess = visible_statistics(visible, ids_keep, ids, self._encoder.grid, self.groups)
+            outputs["guessed_mean"], outputs["guessed_std"] = (
+                per_pixel(values, self.groups, self.dim) for values in guess
             )
         return outputs
 

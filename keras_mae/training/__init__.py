@@ -14,12 +14,12 @@ from keras_mae.training.feeding import (
     open_test,
     open_unlabeled,
 )
-from keras_mae.training.online import open_probe
+from keras_mae.training.online import open_probe, open_rankme
 from keras_mae.training.protocols import run_fine_tuning, run_linear_probe, run_pretraining
 from keras_mae.training.runner import RunOptions, run
 from keras_mae.training.saving import Saving
 from keras_mae.training.scoring import run_evaluation, run_knn
-from keras_mae.training.watching import OnlineProbe, Watch
+from keras_mae.training.watching import OnlineProbe, RankMe, Watch
 
 __all__ = [
     "Checkpoints",
@@ -32,6 +32,7 @@ __all__ = [
     "PretrainRecipe",
     "PretrainingFeed",
     "Progress",
+    "RankMe",
     "RunDirectory",
     "RunFile",
     "RunOptions",
@@ -43,6 +44,7 @@ __all__ = [
     "fit_recipe",
     "open_labeled",
     "open_probe",
+    "open_rankme",
     "open_test",
     "open_unlabeled",
     "run",

@@ -23,7 +23,7 @@ from keras_mae.from_preset import CONFIG, config_text
 from keras_mae.training import stored
 from keras_mae.training.agreement import together
 from keras_mae.training.metadata import DESPITE, WARNINGS, check_same_run, json_values
-from keras_mae.training.signals import Handler
+from keras_mae.training.signals import Handler, Interrupted, Preempted
 from keras_mae.training.stored import METRICS, STATE, WEIGHTS
 
 __all__ = ["Checkpoints", "Interrupted", "Position", "Preempted", "check_room_for", "seek"]
@@ -31,30 +31,6 @@ __all__ = ["Checkpoints", "Interrupted", "Position", "Preempted", "check_room_fo
 _BYTES_AROUND_AN_ARRAY = 1024  # in HDF5: its name, its shape and its place
 _NOTHING, _SAVE, _INTERRUPT, _TERMINATE = range(4)  # what a run may be asked for; the largest number is heeded
 _STEPS_BETWEEN_QUESTIONS = 10  # between checks that all processes take part in: each costs a message
-
-
-class Preempted(SystemExit):
-    """Raised at the end of the step in which SIGTERM or SIGHUP arrived, once the run is saved; exit status 143.
-
-    Args:
-        path: Folder of the checkpoint that was written.
-    """
-
-    def __init__(self, path: Path):
-        super().__init__(128 + signal.SIGTERM)
-        self.path = path
-
-
-class Interrupted(KeyboardInterrupt):
-    """Raised at the end of the step in which Ctrl-C was pressed, once the run is saved.
-
-    Args:
-        path: Folder of the checkpoint that was written.
-    """
-
-    def __init__(self, path: Path):
-        super().__init__()
-        self.path = path
 
 
 @dataclass
@@ -133,6 +109,8 @@ class Checkpoints(keras.callbacks.Callback):
         self.listing: Callable[[], Mapping[str, Any] | None] = lambda: None
         """Function that returns the files of the data by name, to say later which of them are others."""
         self._listed = False
+        self.best: Callable[[Mapping[str, Any]], int | None] = lambda history: None
+        """Function that returns the epoch of a history, from 0, whose checkpoint is kept, for the run to end with."""
         self._asked_for = _NOTHING
         # Windows has no SIGHUP, by which a terminal that is closed ends its processes.
         numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -160,6 +138,7 @@ class Checkpoints(keras.callbacks.Callback):
             path, state = newest
             self._compare(state)
             self._load(model, path, state)
+            self._check_best()
         steps = distribution.gather(self.position.step)  # also keeps the first from writing while others read
         if len(set(steps)) > 1:
             raise ValueError(
@@ -203,7 +182,46 @@ class Checkpoints(keras.callbacks.Callback):
             raise ValueError(f"No checkpoint in {str(self.directory)!r} is whole: {', '.join(damaged)}")
         return None
 
+    def load_best(self, model: Any) -> int:
+        """Load the checkpoint of the end of the best epoch into a compiled model, and return the epoch, from 0.
+
+        The position stays that of the run.
+
+        Raises:
+            ValueError: If it is not whole.
+        """
+        best = self.best(self.position.history) or 0
+        self._check_best()
+        self._load_variables(model, self._path_of(best))
+        return best
+
+    def _path_of(self, epoch: int) -> Path:
+        return self.directory / stored.name_of(self._end_of(epoch))
+
+    def _end_of(self, epoch: int) -> int:
+        return (epoch + 1) * self.batches_per_epoch
+
+    def _check_best(self) -> None:
+        """Raise ValueError unless the checkpoint of the best epoch so far is whole, if one is kept."""
+        best = self.best(self.position.history)
+        if best is None:
+            return
+        try:
+            stored.whole_state(self._path_of(best))
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"The weights of the best epoch, {best + 1}, which the run is to end with, cannot be read from "
+                f"{str(self._path_of(best))!r}: {error}. Take away the run's directory to begin it anew"
+            ) from error
+
     def _load(self, model: Any, path: Path, state: dict[str, Any]) -> None:
+        self._load_variables(model, path)
+        with np.load(path / METRICS) as arrays:
+            self._metrics = [arrays[str(index)] for index in range(len(arrays.files))]
+        self.position = Position(**state["position"])
+        self.saved_step = self.position.step
+
+    def _load_variables(self, model: Any, path: Path) -> None:
         if not model.optimizer.built:  # a second time, a loss scale would be added to it again
             model.optimizer.build(model.trainable_variables)
         try:
@@ -214,10 +232,6 @@ class Checkpoints(keras.callbacks.Callback):
             lines = str(error).splitlines()  # Keras collects what it could not load, and then says it
             reason = next((line for line in lines if line.startswith("Skipping variable loading")), str(error))
             raise ValueError(f"The checkpoint {str(path)!r} is not of this model: {reason}") from error
-        with np.load(path / METRICS) as arrays:
-            self._metrics = [arrays[str(index)] for index in range(len(arrays.files))]
-        self.position = Position(**state["position"])
-        self.saved_step = self.position.step
 
     # === Saving ===
     def save(self) -> Path:
@@ -265,7 +279,13 @@ class Checkpoints(keras.callbacks.Callback):
         if not self._listed and (listing := self.listing()) is not None:
             listings.write(self.directory / listings.LISTING, listing)
         self._listed = True
-        stored.prune(self.directory, self.position.step, self.keep)
+        stored.prune(self.directory, self.position.step, self.keep, self._best_by)
+
+    def _best_by(self, step: int) -> int | None:
+        """Return the step at the end of the best epoch of those that were done at a step."""
+        done = step // self.batches_per_epoch
+        best = self.best({name: values[:done] for name, values in self.position.history.items()})
+        return None if best is None else self._end_of(best)
 
     # === As a callback ===
     def on_train_begin(self, logs: Any = None) -> None:
@@ -314,8 +334,10 @@ class Checkpoints(keras.callbacks.Callback):
             self.save()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        for name, value in (logs or {}).items():
-            self.position.history.setdefault(name, []).append(float(value))
+        history, values = self.position.history, {name: float(value) for name, value in (logs or {}).items()}
+        done = max(map(len, history.values()), default=0)
+        for name in {**history, **values}:  # a run may go on with callbacks that it did not begin with, or without
+            history.setdefault(name, [float("nan")] * done).append(values.get(name, float("nan")))
         self.position.epoch, self.position.batch = epoch + 1, 0
         self._heed(self._asked(), self.every_steps is not None)
 

@@ -16,27 +16,28 @@ EXAMPLES = 8
 _READ_THROUGH = 8192  # images of files that are read from front to back, of which all are read for a few of them
 
 
-def spread(source: Source | Stream) -> tuple[np.ndarray, tuple[str, ...]]:
+def spread(source: Source | Stream, most: int = EXAMPLES) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return images spread evenly over all there are, and their names.
 
     Args:
         source: Images; a stream must have a length.
+        most: Number of images, of which there may be fewer.
 
     Returns:
-        (images, names): (n, height, width, channels), n up to 8, and what to write beside each.
+        (images, names): (n, height, width, channels), n up to `most`, and what to write beside each.
     """
     if isinstance(source, Stream):
-        return _of_stream(source)
-    indices = _evenly(len(source))
+        return _of_stream(source, most)
+    indices = _evenly(len(source), most)
     images, _ = source.batch(indices)
     named = getattr(source, "names", None)
     return images, tuple(named(indices)) if named else _numbered(indices)
 
 
-def _of_stream(stream: Stream) -> tuple[np.ndarray, tuple[str, ...]]:
+def _of_stream(stream: Stream, most: int) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return evenly spaced images where there are few, or else the first of files drawn at random."""
     few = len(stream) <= _READ_THROUGH
-    wanted = {*_evenly(len(stream)).tolist()} if few else set(range(EXAMPLES))
+    wanted = {*_evenly(len(stream), most).tolist()} if few else set(range(most))
     crop = None if stream.sized else CenterCrop()
     images, indices = [], []
     for number, element in stream.items(not few, 0).take(max(wanted) + 1).enumerate():
@@ -48,9 +49,9 @@ def _of_stream(stream: Stream) -> tuple[np.ndarray, tuple[str, ...]]:
     return np.concatenate([views for views in images if views is not None]), _numbered(indices) if few else ()
 
 
-def _evenly(count: int) -> np.ndarray:
-    """Return up to eight numbers below `count`; not every n-th, which shards that take turns might all be of one."""
-    return np.unique(np.linspace(0, count - 1, EXAMPLES).round().astype("int64"))
+def _evenly(count: int, most: int) -> np.ndarray:
+    """Return numbers below `count`; not every n-th, which shards that take turns might all be of one."""
+    return np.unique(np.linspace(0, count - 1, most).round().astype("int64"))
 
 
 def _numbered(indices: Any) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ from keras_mae.data.array_files import data_name, is_array_name
 from keras_mae.data.drawing import balanced_draw, labels_of
 from keras_mae.data.sources import Source
 from keras_mae.pixels import BYTES, PixelRange
-from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, check_recipe
+from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, Recipe, check_recipe
 from keras_mae.training.batches import (
     evaluation_batches,
     fit_recipe,
@@ -45,6 +45,7 @@ from keras_mae.training.batches import (
 from keras_mae.training.examples import EXAMPLES, spread
 from keras_mae.training.opening import checked_levels, labeled_source, named_or_path
 from keras_mae.training.parts import held_out, warn_of_classes
+from keras_mae.transfer.best_epoch import checked_choice
 
 __all__ = [
     "ClassifierFeed",
@@ -144,6 +145,7 @@ class LabeledImages:
         total: Number of images in the data set or folder that `train` was chosen from.
         held_out: Number of these held out as `test` because there is no test set; 0 if there is one.
         metadata: JSON values that identify the data.
+        validation: Source of the images and labels to validate on after every epoch, if any are held out of `train`.
     """
 
     train: Source
@@ -151,6 +153,7 @@ class LabeledImages:
     total: int
     held_out: int
     metadata: dict[str, Any]
+    validation: Source | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -175,23 +178,28 @@ class LabeledImages:
             changes: Fields of the recipe with values of their own; `None` stands for the recipe's.
 
         Raises:
-            ValueError: If the recipe is for something else, or does not fit the data or the devices.
+            ValueError: If the recipe is for something else, does not fit the data or the devices, or chooses an epoch
+                and no images are held out for that.
         """
         if not isinstance(recipe, FineTuneRecipe | LinearProbeRecipe):
             raise _checks.argument_error("recipe", "a FineTuneRecipe or a LinearProbeRecipe", recipe)
         recipe = fit_recipe(recipe, len(self.train), **changes)
         loading: dict[str, Any] = {"loader": loader, "workers": workers}
-        test, alone = evaluation_batches(self.test, recipe, **loading), distribution.current().replicas == 1
+        test = evaluation_batches(self.test, recipe, **loading)
+        held_out: Any = test
+        if self.validation is not None or distribution.current().replicas > 1:
+            held_out = _validation(self.validation or self.test, recipe, **loading)
+        checked_choice(recipe, None if self.validation is None else held_out, test)
         return {
             "dataset": training_batches(self.train, recipe, len(self.class_names), **loading),
             "test": test,
             "recipe": recipe,
-            "validation_data": test if alone else validation_batches(self.test, recipe, **loading),
+            "validation_data": held_out,
             "metadata": dict(self.metadata),
         }
 
 
-def _validation(source: Source, recipe: PretrainRecipe, **loading: Any) -> Any:
+def _validation(source: Source, recipe: Recipe, **loading: Any) -> Any:
     """Return batches of held-out images, of all of them where one device evaluates."""
     alone = distribution.current().replicas == 1
     return (evaluation_batches if alone else validation_batches)(source, recipe, **loading)
@@ -273,6 +281,7 @@ def open_labeled(
     image_shape: tuple[int, int, int],
     *,
     test: str | Path | None = None,
+    validation: float | None = None,
     num_labels: int | None = None,
     balanced: bool = False,
     seed: int = 0,
@@ -289,6 +298,8 @@ def open_labeled(
         test: Folder of the images to evaluate on. Its classes go by their names: it may lack some. Without it a tenth
             of the folder, at least one image, is held out for that. The built-in data sets have a test set of their
             own.
+        validation: Share of the labeled images to train on that is held out, to validate on after every epoch; none
+            by default, where `test` is what is validated on.
         num_labels: Number of labeled images to train on; all by default.
         balanced: Whether `num_labels` are as many of each class, or as nearly as there are images of them, as
             `keras-mae --num-labels` takes them; by default they are drawn from all images alike.
@@ -308,7 +319,7 @@ def open_labeled(
     levels = checked_levels(data, pixel_range, white_level, max_pixels)
     train = labeled_source(data, "train", image_shape, levels)
     warn_of_classes(train, data)
-    total, held_out = len(train), 0
+    total, tested = len(train), 0
     evaluated: Source
     if data in BUILTIN:
         if test is not None:
@@ -317,25 +328,29 @@ def open_labeled(
     elif test is not None:
         evaluated = labeled_source(test, "test", image_shape, levels, train.class_names)
     else:
-        order, held_out = generator.permutation(total), max(total // 10, 1)
-        if held_out == total:
+        order, tested = generator.permutation(total), max(total // 10, 1)
+        if tested == total:
             raise ValueError(f"{str(data)!r} must hold two images or more: one is held out. Received: {total}")
-        train, evaluated = Subset(train, order[held_out:]), Subset(train, order[:held_out])
+        train, evaluated = Subset(train, order[tested:]), Subset(train, order[:tested])
     if num_labels is not None:
         whole = isinstance(num_labels, int | np.integer) and not isinstance(num_labels, bool)
         if not whole or not 0 < num_labels <= len(train):
             rule = f"an integer in [1, {len(train)}], the images there are"
             raise _checks.argument_error("num_labels", rule, num_labels)
         train = Subset(train, _drawn(train, int(num_labels), balanced, generator))
+    others: Source | None = None
+    if validation is not None:
+        train, others = held_out(train, validation, seed)
     metadata = {
         "data": data_name(data),
         "test": None if test is None else data_name(test),
         "num_labels": num_labels,
         "images": len(train),
         **({"balanced": True} if balanced and num_labels is not None else {}),
+        **({} if validation is None else {"validation": validation}),
         **levels.metadata,
     }
-    return LabeledImages(train, evaluated, total, held_out, metadata)
+    return LabeledImages(train, evaluated, total, tested, metadata, others)
 
 
 def _drawn(source: Source, count: int, balanced: bool, generator: np.random.Generator) -> np.ndarray:

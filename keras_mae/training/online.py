@@ -1,4 +1,4 @@
-"""An online probe on the labels of a data set, by its name or folder."""
+"""Scores of features during training, on images of a data set: by its labels, or without any."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_mae import _checks
 from keras_mae.data import CenterCrop
 from keras_mae.data.drawing import balanced_draw, labels_of
 from keras_mae.data.sources import Source
 from keras_mae.pixels import BYTES, PixelRange
-from keras_mae.training.feeding import open_labeled
-from keras_mae.training.watching import OnlineProbe
+from keras_mae.training.examples import spread
+from keras_mae.training.feeding import UnlabeledImages, open_labeled
+from keras_mae.training.watching import OnlineProbe, RankMe
 
-__all__ = ["open_probe"]
+__all__ = ["open_probe", "open_rankme"]
 
 _VOTERS, _OTHERS = 2000, 500
 """Images that vote and images that are classified, at most: they stay in memory."""
+_RANKED = 2000
+"""Images whose features are measured without labels, at most."""
 
 
 def open_probe(
@@ -61,6 +65,28 @@ def open_probe(
         _some(source, most, generator) for source, most in ((images.train, _VOTERS), (images.test, _OTHERS))
     )
     return OnlineProbe(voters, others, every_epochs)
+
+
+def open_rankme(images: UnlabeledImages, every_epochs: int = 10) -> RankMe:
+    """Return a callback that measures how many dimensions features use, on up to 2,000 images of a run's own data.
+
+    They are spread over those that are held out, if any are, or else over those that are trained on, and stay in
+    memory: a tenth of 20,000 images is enough for features up to several hundred wide.
+
+    Args:
+        images: Images that are pre-trained on; `open_unlabeled` opens them.
+        every_epochs: Epochs between measurements.
+
+    Raises:
+        ValueError: If an argument is wrong, or an image cannot be read.
+
+    Example:
+        >>> images = keras_mae.training.open_unlabeled("photos/", (224, 224, 3), validation=0.1)
+        >>> rankme = keras_mae.training.open_rankme(images, every_epochs=5)
+    """
+    _checks.instance("images", images, UnlabeledImages, "what `open_unlabeled` returns")
+    _checks.positive_int("every_epochs", every_epochs)  # before any image is read
+    return RankMe(spread(images.validation or images.train, _RANKED)[0], every_epochs)
 
 
 def _some(source: Source, most: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -28,7 +28,9 @@ from keras_mae.training.runner import RunOptions, run
 from keras_mae.training.saving import Saving
 from keras_mae.training.scoring import leave_scores, predictions, trained_names
 from keras_mae.training.targets import identified
+from keras_mae.transfer.best_epoch import checked_choice
 from keras_mae.transfer.cached import has_room, on_features, why_not_cached
+from keras_mae.transfer.class_weights import class_weights_of
 from keras_mae.transfer.fine_tuning import compiled_classifier
 from keras_mae.transfer.probing import compiled_probe
 from keras_mae.visualize.figures import checked_bands
@@ -154,7 +156,8 @@ def run_fine_tuning(
         trainable_blocks: Number of last blocks to train, as in `transfer.partial_fine_tune`; all by default.
         image_shape: Shape of the images, if it is not the encoder's.
         validation_data: Batches to evaluate after every epoch; `test` by default. With several devices, all batches
-            must have one size; see `validation_batches`.
+            must have one size; see `validation_batches`. A recipe with `best_epoch` or `patience` takes other images
+            than those of `test`, whose scores would be too good if they had chosen the epoch.
         metadata: More JSON values that identify the run, such as its encoder and data; see `run_pretraining`.
         options: `callbacks`, `console` and `saving`; see `run`, which also says how interruptions end.
 
@@ -173,6 +176,7 @@ def run_fine_tuning(
         class_names=names,
         trainable_blocks=trainable_blocks,
         image_shape=image_shape,
+        class_weights=class_weights_of(recipe, dataset, len(names)),
     )
     known = _known(classifier, recipe, steps) | {
         "class_names": names,
@@ -309,6 +313,8 @@ def _run_classifier(
     cached: bool = False,
 ) -> Path:
     check_batches("test", test)
+    held_out = test if validation_data is None else validation_data
+    choice = checked_choice(recipe, held_out, test)
     names = classifier.class_names or ()
     test_names = _class_names.named(test) or names
     places = _class_names.places(test_names, names)  # now: an unknown class must not be found after the training
@@ -325,7 +331,9 @@ def _run_classifier(
 
     def scores(directory: RunDirectory, trained: ViTClassifier) -> None:
         if distribution.current().processes == 1:
-            leave_scores(directory, predictions(trained, test, places), names)
+            best = None if choice is None or not choice.best_epoch else choice.best(directory.history)
+            of_epoch = {} if best is None else {"epoch": best + 1}
+            leave_scores(directory, predictions(trained, test, places), names, **of_epoch)
 
     def complete(directory: RunDirectory) -> None:
         if not directory.file(RunFile.CLASSIFIER).is_file():
@@ -334,7 +342,6 @@ def _run_classifier(
         if not all(directory.file(name).is_file() for name in (RunFile.METRICS, RunFile.CONFUSION)):
             scores(directory, keras.saving.load_model(directory.file(RunFile.CLASSIFIER)))
 
-    held_out = test if validation_data is None else validation_data
     return run(
         classifier,
         dataset,

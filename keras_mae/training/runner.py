@@ -22,12 +22,14 @@ from keras_mae.training import sanity
 from keras_mae.training.agreement import together
 from keras_mae.training.callbacks import Interruptible, LogLearningRate, Progress, StopOnNonFinite
 from keras_mae.training.checkpoints import Checkpoints, check_room_for, seek
+from keras_mae.training.choosing import ChooseEpoch
 from keras_mae.training.directory import RunDirectory, RunFile
 from keras_mae.training.extending import KeepBeforeDecay, extend
 from keras_mae.training.metadata import WARNINGS
 from keras_mae.training.recording import Record, recipe_file
 from keras_mae.training.saving import Saving
-from keras_mae.training.watching import OnlineProbe
+from keras_mae.training.watching import EpochScores
+from keras_mae.transfer.best_epoch import checked_choice
 
 __all__ = ["RunOptions", "run"]
 
@@ -70,7 +72,8 @@ def run(
     `run.json` and `recipe.toml`, which says all that the run was told, are there from the start, and `history.csv`
     gets a line after every epoch; results are written when the run is finished.
 
-    Where the recipe averages weights (`ema_momentum`), `val_` metrics, pictures and results are the averages'.
+    Where the recipe averages weights (`ema_momentum`), `val_` metrics, pictures and results are the averages'. Where
+    it asks for the best epoch (`best_epoch`), results are those of its weights, and `history.csv` is of all epochs.
 
     During training, `checkpoints/` holds all that is needed to continue after the process is killed: with
     `Saving(resume=True)` the run ends with the same weights, bit for bit on one machine, as without the interruption.
@@ -131,6 +134,8 @@ def run(
     checkpoints.listing = partial(of_dataset, dataset)
     console = _console(console)
     record = Record(checkpoints, directory, recipe.epochs)
+    choice = checked_choice(recipe, validation_data)
+    chosen = None if choice is None else ChooseEpoch(choice, checkpoints)
 
     def note(warning: str) -> None:
         checkpoints.metadata.setdefault(WARNINGS, []).append(warning)
@@ -139,7 +144,7 @@ def run(
 
     def train() -> None:
         for callback in callbacks:
-            if isinstance(callback, OnlineProbe):
+            if isinstance(callback, EpochScores):
                 callback.resumed(checkpoints.position.history)
         batches, held_out = (dataset, validation_data) if prepare is None else prepare()
         _fit(
@@ -152,15 +157,19 @@ def run(
                 *callbacks,
                 sanity.RisingLoss(checkpoints.position.history, note),
                 checkpoints,
+                *([] if chosen is None else [chosen]),
                 record,
                 KeepBeforeDecay(checkpoints, directory, recipe),
             ],
             console=console,
+            is_over=lambda: chosen is not None and chosen.is_over,
         )
 
     def end() -> None:
         if distribution.current().is_main:
             check_room_for(model, directory.path)
+        if chosen is not None and chosen.choice.best_epoch:
+            console.print(chosen.said(checkpoints.load_best(model)), highlight=False, soft_wrap=True)
         # `fit` does so only where it comes to its end, and not in an epoch that was begun before.
         model.optimizer.finalize_variable_values(model.trainable_variables)
         leave(directory, checkpoints.position.history)
@@ -231,8 +240,9 @@ def _fit(
     validation_data: Any,
     callbacks: Sequence[keras.callbacks.Callback],
     console: Console,
+    is_over: Callable[[], bool],
 ) -> None:
-    """Call `fit` from where the run is to its last epoch."""
+    """Call `fit` from where the run is to its last epoch, or to the one with which it is over."""
     position, steps = checkpoints.position, checkpoints.batches_per_epoch
     interruptible, stop = Interruptible(checkpoints.interrupt), StopOnNonFinite(dataset=dataset)
     progress = Progress(steps * recipe.step_batch_size, console, recipe.epochs, steps)
@@ -250,7 +260,7 @@ def _fit(
             model.fit(
                 dataset, initial_epoch=position.epoch, epochs=position.epoch + 1, steps_per_epoch=left, **options
             )
-        if position.epoch < recipe.epochs:
+        if position.epoch < recipe.epochs and not is_over():
             model.fit(dataset, initial_epoch=position.epoch, epochs=recipe.epochs, **options)
     finally:
         interruptible.close()

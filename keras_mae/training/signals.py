@@ -1,13 +1,38 @@
-"""Signal handlers that can be removed again."""
+"""Signal handlers that can be removed again, and the exceptions with which a run ends that was asked to."""
 
 from __future__ import annotations
 
 import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-__all__ = ["Handler"]
+__all__ = ["Handler", "Interrupted", "Preempted"]
+
+
+class Preempted(SystemExit):
+    """Raised at the end of the step in which SIGTERM or SIGHUP arrived, once the run is saved; exit status 143.
+
+    Args:
+        path: Folder of the checkpoint that was written.
+    """
+
+    def __init__(self, path: Path):
+        super().__init__(128 + signal.SIGTERM)
+        self.path = path
+
+
+class Interrupted(KeyboardInterrupt):
+    """Raised at the end of the step in which Ctrl-C was pressed, once the run is saved.
+
+    Args:
+        path: Folder of the checkpoint that was written.
+    """
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.path = path
 
 
 class Handler:

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,21 @@ def free(path: Path) -> None:
     warnings.warn(f"{str(path)!r} was no checkpoint of this run, and is {aside.name!r} now", stacklevel=2)
 
 
-def prune(directory: Path, step: int, keep: int) -> None:
+def prune(directory: Path, step: int, keep: int, needed: Callable[[int], int | None] = lambda step: None) -> None:
     """Remove all checkpoints up to a step but the newest `keep`; one that cannot be removed is a warning.
 
     Those of later steps are damaged ones that were skipped: they must not count, or the new ones would be removed.
+
+    Args:
+        directory: Folder of the checkpoints.
+        step: Step of the newest one.
+        keep: Number of checkpoints to keep.
+        needed: Function that returns, for the step of a checkpoint that is kept, that of another one which it takes
+            to go on from there.
     """
-    for path in [path for other, path in checkpoints_in(directory).items() if other <= step][:-keep]:
+    found = {other: path for other, path in checkpoints_in(directory).items() if other <= step}
+    as_well = {needed(other) for other in list(found)[-keep:]}
+    for path in [path for other, path in list(found.items())[:-keep] if other not in as_well]:
         try:
             shutil.rmtree(path)
         except OSError as error:

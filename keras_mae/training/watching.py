@@ -20,7 +20,7 @@ from keras_mae.recipes import LinearProbeRecipe, check_recipe
 from keras_mae.training.pictures import drawing
 from keras_mae.visualize.figures import checked_bands
 
-__all__ = ["OnlineProbe", "Watch"]
+__all__ = ["EpochScores", "OnlineProbe", "RankMe", "Watch"]
 
 
 class Watch(keras.callbacks.Callback):
@@ -116,7 +116,86 @@ def _check_pair(argument: str, pair: Any) -> None:
         )
 
 
-class OnlineProbe(keras.callbacks.Callback):
+class EpochScores(keras.callbacks.Callback):
+    """Adds scores of a model to the logs of every epoch; between two measurements they repeat the last ones.
+
+    Where the optimizer averages weights, the averages are scored. The model is not changed.
+
+    Args:
+        every_epochs: Epochs between measurements.
+        first: Scores to log before the first measurement, by name.
+    """
+
+    def __init__(self, every_epochs: int, first: Mapping[str, float]):
+        super().__init__()
+        self.every_epochs = _checks.positive_int("every_epochs", every_epochs)
+        self._last = dict(first)
+
+    def measure(self) -> dict[str, float]:
+        """Return the scores of `self.model` by name."""
+        raise NotImplementedError
+
+    def resumed(self, history: Mapping[str, Sequence[float]]) -> None:
+        """Repeat the last scores of a run that goes on; `run` calls this.
+
+        Args:
+            history: Values of the epochs that are done, by name.
+        """
+        self._last |= {name: history[name][-1] for name in self._last if history.get(name)}
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if (epoch + 1) % self.every_epochs == 0:
+            with averaged_weights(self.model):
+                self._last = self.measure()
+        if logs is not None:
+            logs.update(self._last)
+
+
+class RankMe(EpochScores):
+    """Says how many dimensions the encoder's features use while it is pre-trained: `transfer.rankme`, without labels.
+
+    Adds `rankme` to the logs of every epoch; between two measurements it repeats the last one. Place it before the
+    callbacks that write logs or compare, such as `EarlyStopping`, which need `mode="max"` for it. The cost is a
+    forward pass of the unmasked images, four times a masked one.
+
+    Args:
+        images: Images (n, height, width, channels) in the encoder's `pixel_range`; several times as many as the
+            features are wide are best.
+        every_epochs: Epochs between measurements.
+        pooling: Pooling of the features, as in `transfer.extract_features`; by default "token", or "mean" for an
+            encoder without class tokens.
+
+    Raises:
+        ValueError: If an argument is out of range; in `fit`, if images or pooling do not fit.
+    """
+
+    def __init__(self, images: Any, every_epochs: int = 10, *, pooling: str | None = None):
+        super().__init__(every_epochs, {"rankme": float("nan")})
+        self.pooling = _checks.optional(_of_an_encoder, "pooling", pooling)
+        self.images = _checks.array("images", images, "images, an array (n, height, width, channels)")
+        if self.images.ndim != 4 or not self.images.size:
+            raise _checks.argument_error("images.shape", "(n, height, width, channels)", self.images.shape)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        encoder = self.model.encoder
+        if self.pooling is not None:
+            check_pooling(encoder, self.pooling)
+        encoder.look(self.images, together=False)
+
+    def measure(self) -> dict[str, float]:
+        encoder = self.model.encoder
+        pooling = self.pooling or ("token" if encoder.class_tokens else "mean")
+        found = transfer.extract_features(encoder, self.images, pooling=pooling, progress=False).features
+        # A model that has come to nothing gets no score, and the run says why elsewhere.
+        return {"rankme": transfer.rankme(found) if np.isfinite(found).all() else float("nan")}
+
+
+def _of_an_encoder(argument: str, pooling: Any) -> str:
+    """Return a pooling that an encoder alone can do."""
+    return str(_checks.one_of(argument, pooling, [name for name in POOLINGS if name != "attentive"]))
+
+
+class OnlineProbe(EpochScores):
     """Scores the encoder's features with labels while it is pre-trained without any.
 
     Adds `knn_accuracy` (or `probe_accuracy`) and its cost, `probe_seconds`, to the logs of every epoch; between two
@@ -146,41 +225,27 @@ class OnlineProbe(keras.callbacks.Callback):
         *,
         pooling: str | None = None,
     ):
-        super().__init__()
-        self.every_epochs = _checks.positive_int("every_epochs", every_epochs)
+        name = "knn_accuracy" if recipe is None else "probe_accuracy"
+        super().__init__(every_epochs, {name: float("nan"), "probe_seconds": 0.0})
         if recipe is not None:
             check_recipe(recipe, LinearProbeRecipe)
         for name, pair in {"train": train, "test": test}.items():
             _check_pair(name, pair)
         if recipe is not None and pooling not in (None, recipe.pooling):
             raise _checks.argument_error("pooling", f"the recipe's, {recipe.pooling!r}", pooling)
-        bare = [name for name in POOLINGS if name != "attentive"]
-        self.pooling = None if pooling is None or recipe is not None else _checks.one_of("pooling", pooling, bare)
+        self.pooling = None if recipe is not None else _checks.optional(_of_an_encoder, "pooling", pooling)
         self.train, self.test, self.recipe = train, test, recipe
-        name = "knn_accuracy" if recipe is None else "probe_accuracy"
-        self._last = {name: float("nan"), "probe_seconds": 0.0}
 
     def on_train_begin(self, logs: Any = None) -> None:
         check_pooling(self.model.encoder, self.recipe.pooling if self.recipe else self.pooling or "token")
         for images, _ in (self.train, self.test):
             self.model.encoder.look(images, together=False)
 
-    def resumed(self, history: Mapping[str, Sequence[float]]) -> None:
-        """Repeat the last score of a run that goes on; `run` calls this.
-
-        Args:
-            history: Values of the epochs that are done, by name.
-        """
-        self._last |= {name: history[name][-1] for name in self._last if history.get(name)}
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        if (epoch + 1) % self.every_epochs == 0:
-            began = time.perf_counter()
-            with averaged_weights(self.model):
-                accuracy = self._neighbors() if self.recipe is None else self._probe(self.recipe)
-            self._last = dict(zip(self._last, (accuracy, time.perf_counter() - began), strict=True))
-        if logs is not None:
-            logs.update(self._last)
+    def measure(self) -> dict[str, float]:
+        began = time.perf_counter()
+        accuracy = self._neighbors() if self.recipe is None else self._probe(self.recipe)
+        name = "knn_accuracy" if self.recipe is None else "probe_accuracy"
+        return {name: accuracy, "probe_seconds": time.perf_counter() - began}
 
     def _neighbors(self) -> float:
         """Return the accuracy of the nearest neighbors' vote."""

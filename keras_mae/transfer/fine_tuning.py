@@ -11,8 +11,11 @@ from keras_mae import _class_names
 from keras_mae.classifier import ViTClassifier
 from keras_mae.data.reading import length
 from keras_mae.encoder import ViTEncoder
+from keras_mae.loss import CrossEntropy
 from keras_mae.optimizers import ValidateAverages
 from keras_mae.recipes import FineTuneRecipe, check_recipe
+from keras_mae.transfer.best_epoch import EpochChoice, KeepBest, checked_choice
+from keras_mae.transfer.class_weights import class_weights_of
 
 __all__ = ["compiled_classifier", "fine_tune", "fit_classifier", "partial_fine_tune"]
 
@@ -38,14 +41,16 @@ def fine_tune(
         num_classes: Number of classes.
         recipe: Numbers of the training; see `keras_mae.recipes.FineTuneRecipe.for_size`.
         class_names: Names of the classes, in the order of the labels; by default the dataset's, if it has any.
-        validation_data: Images and labels to evaluate after every epoch.
+        validation_data: Images and labels to evaluate after every epoch. A recipe with `best_epoch` or `patience`
+            looks at them: they then say too much of themselves, so test on others.
         image_shape: Shape of the images, (height, width, channels), if other than the encoder's.
         jit_compile: As in `keras.Model.compile`.
         fit_options: Other options of `keras.Model.fit`: `verbose`, `callbacks` and the like.
 
     Returns:
         The trained `ViTClassifier`; its `history` is `fit`'s. Where the recipe averages weights (`ema_momentum`), it
-        has the averages, of which `val_` metrics are, too.
+        has the averages, of which `val_` metrics are, too. Where it asks for the best epoch (`best_epoch`), it has
+        that epoch's weights.
 
     Raises:
         ValueError: If the dataset has no length or no labels, or anything does not fit.
@@ -59,8 +64,10 @@ def fine_tune(
         length(dataset),
         class_names=_class_names.given_or_named(class_names, dataset),
         image_shape=image_shape,
+        class_weights=class_weights_of(recipe, dataset, num_classes),
         jit_compile=jit_compile,
     )
+    fit_options["choice"] = checked_choice(recipe, validation_data)
     return fit_classifier(classifier, dataset, recipe.epochs, validation_data=validation_data, **fit_options)
 
 
@@ -110,8 +117,10 @@ def partial_fine_tune(
         class_names=_class_names.given_or_named(class_names, dataset),
         trainable_blocks=trainable_blocks,
         image_shape=image_shape,
+        class_weights=class_weights_of(recipe, dataset, num_classes),
         jit_compile=jit_compile,
     )
+    fit_options["choice"] = checked_choice(recipe, validation_data)
     return fit_classifier(classifier, dataset, recipe.epochs, validation_data=validation_data, **fit_options)
 
 
@@ -124,6 +133,7 @@ def compiled_classifier(
     class_names: Sequence[str] | None = None,
     trainable_blocks: float | None = None,
     image_shape: tuple[int, int, int] | None = None,
+    class_weights: Sequence[float] | None = None,
     jit_compile: bool | str = "auto",
 ) -> ViTClassifier:
     """Return the classifier that `fine_tune` or, with `trainable_blocks`, `partial_fine_tune` trains."""
@@ -137,15 +147,26 @@ def compiled_classifier(
         trainable_blocks=trainable_blocks,
         class_names=class_names,
     )
-    classifier.compile(recipe.optimizer(classifier, steps_per_epoch), jit_compile=jit_compile)
+    loss = CrossEntropy(class_weights=class_weights)
+    classifier.compile(recipe.optimizer(classifier, steps_per_epoch), loss, jit_compile=jit_compile)
     return classifier
 
 
 def fit_classifier(
-    classifier: ViTClassifier, dataset: Any, epochs: int, *, validation_data: Any = None, **fit_options: Any
+    classifier: ViTClassifier,
+    dataset: Any,
+    epochs: int,
+    *,
+    validation_data: Any = None,
+    choice: EpochChoice | None = None,
+    **fit_options: Any,
 ) -> ViTClassifier:
     """Train a compiled classifier on a dataset that shuffles itself, and return it."""
+    callbacks = keras.tree.flatten(fit_options.pop("callbacks", None) or [])
     if getattr(classifier.optimizer, "inner_optimizer", classifier.optimizer).use_ema:
-        fit_options["callbacks"] = [ValidateAverages(), *keras.tree.flatten(fit_options.get("callbacks") or [])]
+        callbacks.insert(0, ValidateAverages())
+    if choice is not None:
+        callbacks.append(KeepBest(choice))
+    fit_options["callbacks"] = callbacks
     classifier.fit(dataset, epochs=epochs, validation_data=validation_data, shuffle=False, **fit_options)
     return classifier

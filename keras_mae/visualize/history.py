@@ -14,7 +14,15 @@ from keras_mae.visualize.figures import new_figure
 
 __all__ = ["curves", "read_history"]
 
-_DRAWN = ("epoch", "loss", "val_loss", "accuracy", "val_accuracy", "learning_rate")
+_PANELS = {
+    "accuracy": "accuracy",
+    "knn_accuracy": "accuracy of the\nnearest neighbors",
+    "probe_accuracy": "accuracy of\nthe probe",
+    "rankme": "RankMe",
+    "learning_rate": "learning rate",
+}
+"""Columns that have a panel below the loss, where they are there, and what is written beside it."""
+_DRAWN = ("epoch", "loss", "val_loss", "val_accuracy", *_PANELS)
 
 Columns = Mapping[str, Any]  # of numbers
 History = Columns | str | os.PathLike[str]
@@ -50,12 +58,13 @@ def read_history(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def curves(history: History | Mapping[str, History]) -> Any:
-    """Draw the loss, and accuracy and learning rate where there are some, over the epochs of one run or several.
+    """Draw the loss, and accuracies, RankMe and the learning rate where there are some, over the epochs of runs.
 
     Args:
         history: Columns of a run by name, as in `History.history`, or the path of its `history.csv`; or a dict of
             either, by the names of the runs. Columns are "loss" and, if they are there, "accuracy", both with
-            "val_" before them, "learning_rate", and "epoch", which counts from 1 otherwise.
+            "val_" before them, "knn_accuracy", "probe_accuracy", "rankme", "learning_rate", and "epoch", which counts
+            from 1 otherwise.
 
     Returns:
         A matplotlib `Figure`.
@@ -68,11 +77,7 @@ def curves(history: History | Mapping[str, History]) -> Any:
     classifies = ["accuracy" in run for run in runs.values()]
     loss = "mean squared error\non removed patches"
     panels = {"loss": "cross-entropy" if all(classifies) else "loss" if any(classifies) else loss}
-    panels |= {
-        column: label
-        for column, label in {"accuracy": "accuracy", "learning_rate": "learning rate"}.items()
-        if any(column in run for run in runs.values())
-    }
+    panels |= {name: label for name, label in _PANELS.items() if any(name in run for run in runs.values())}
     heights = [1 if column == "learning_rate" else 3 for column in panels]
     figure = new_figure(6, 0.5 + 1.1 * sum(heights))
     grid = figure.subplots(len(panels), squeeze=False, sharex=True, height_ratios=heights)[:, 0]

@@ -154,6 +154,7 @@ def of_folders(folder: Path) -> list[Group]:
         "labeled": BOOLEAN,
         "allow_damaged": UP_TO_ONE,
         **levels,
+        "part": (0, "x", (0, 2), (3, 2), (1, 2, 3), (1.5, 2), (1, 99), ("1", "2")),
         "progress": CALLABLE,
     }
     image = folder / "photos" / "a" / "0.png"
@@ -187,6 +188,21 @@ def of_folders(folder: Path) -> list[Group]:
             files=("files", "nowhere"),
         ),
         sweep(
+            "survey",
+            data.survey,
+            {"data": folder / "photos"},
+            {
+                "data": (*PATH, "nowhere", "encoder.keras"),
+                "channels": (0, -1, "x", 1.5, True),
+                "allow_damaged": UP_TO_ONE,
+                "pixel_range": [one for one in PIXEL_RANGE if one is not None],
+                "white_level": OPTIONAL_COUNT,
+                "max_pixels": OPTIONAL_COUNT,
+                "progress": (3, "x"),
+            },
+            data=("data", "directory"),
+        ),
+        sweep(
             "check_directory",
             data.check_directory,
             {"directory": folder / "photos"},
@@ -198,6 +214,13 @@ def of_folders(folder: Path) -> list[Group]:
             data.prepare,
             {"directory": folder / "photos", "out": folder / "shards"},
             preparing,
+            check_right=False,
+        ),
+        sweep(
+            "merge_prepared",
+            data.merge_prepared,
+            {"directory": folder / "shards"},
+            {"directory": (*place["directory"], folder / "photos")},
             check_right=False,
         ),
         sweep(

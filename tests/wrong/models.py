@@ -84,6 +84,7 @@ def of_models(folder: Path) -> list[Group]:
         "masking": (0.75, "random", 3, keras_mae.RandomMasking, lambda noise, grid: None),
         "norm_pix_loss": OPTIONAL_BOOLEAN,
         "target": ("x", 3, 0.5, [], keras_mae.targets.HOG, keras.layers.Dense(2)),
+        "band_groups": ("x", 3, (), ((0,), (1,)), ((0, 1, 2),), ((0, 0), (1, 2)), (0, 1, 2)),
         "masks_per_image": COUNT,
         "predict_ratio": SHARE,
         "fuse_blocks": (0, 1, (0,), "x", (0, 5), (0.5, 1), (True, 1)),

@@ -16,6 +16,7 @@ from wrong_arguments import (
     NOT_NEGATIVE,
     OPTIONAL_BOOLEAN,
     OPTIONAL_COUNT,
+    PAIR,
     PATH,
     PIXEL_RANGE,
     POSITIVE,
@@ -26,7 +27,7 @@ from wrong_arguments import (
     sweep,
 )
 
-from keras_mae import data, training, transfer
+from keras_mae import data, loss, planning, training, transfer
 from wrong.inputs import (
     ARRAYS,
     BATCH,
@@ -133,12 +134,58 @@ def of_training(folder: Path) -> list[Group]:
             {"examples": BATCH, "directory": folder / "watch"},
             {"examples": (*ARRAYS, BATCH[0], BATCH[:0]), "directory": PATH, "every_epochs": COUNT},
         ),
+        sweep(
+            "make_plan",
+            planning.make_plan,
+            {"data": folder / "photos"},
+            {
+                "pixel_range": [one for one in PIXEL_RANGE if one is not None],
+                "white_level": OPTIONAL_COUNT,
+                "data": (*PATH, "nowhere", "digits"),
+                "hours": POSITIVE,
+                "preset": (3, *CHOICE),
+                "weights": (3, "", "nowhere"),
+                "image_size": [one for one in PAIR if one is not None],
+                "patch_size": [one for one in PAIR if one is not None],
+                "channels": OPTIONAL_COUNT,
+                "epochs": OPTIONAL_COUNT,
+                "batch_size": OPTIONAL_COUNT,
+                "precision": (3, None, *CHOICE),
+                "allow_damaged": UP_TO_ONE,
+                "max_pixels": OPTIONAL_COUNT,
+                "loader": CHOICE,
+                "workers": (-1, 1.5, "x"),
+                "say": (3, "x"),
+                "progress": (3, "x"),
+            },
+            check_right=False,
+            data=("data", "directory"),
+            weights=("weights", "nowhere"),
+        ),
+        sweep(
+            "RankMe",
+            training.RankMe,
+            {"images": BATCH},
+            {"images": (*ARRAYS, BATCH[0], BATCH[:0]), "every_epochs": COUNT, "pooling": CHOICE},
+        ),
+        sweep(
+            "open_rankme",
+            training.open_rankme,
+            {"images": images},
+            {"images": (None, 3, "x", BATCH), "every_epochs": COUNT},
+        ),
         sweep("open_unlabeled", training.open_unlabeled, photos, {**opening, "allow_damaged": UP_TO_ONE}),
         sweep(
             "open_labeled",
             training.open_labeled,
             photos,
-            {**opening, "test": (3, "nowhere", ""), "num_labels": (0, -1, 2.5, "x", 99, True), "seed": SEED},
+            {
+                **opening,
+                "test": (3, "nowhere", ""),
+                "validation": (0, 1, -0.1, "x", NAN, True),
+                "num_labels": (0, -1, 2.5, "x", 99, True),
+                "seed": SEED,
+            },
             test=("test", "directory"),
             data=("data", "directory"),
         ),
@@ -270,6 +317,18 @@ def of_transfer(folder: Path) -> list[Group]:
             test=("test", "features"),
         ),
         sweep(
+            "balanced_class_weights",
+            transfer.balanced_class_weights,
+            {"labels": [0, 2, 2], "num_classes": 3},
+            {"labels": (None, "x", [], [0.5], [3], [-1]), "num_classes": COUNT},
+        ),
+        sweep(
+            "CrossEntropy",
+            loss.CrossEntropy,
+            {"class_weights": (1, 2.5)},
+            {"class_weights": ("x", [], (1, -1), (1, NAN), ((1, 2),), (True, False))},
+        ),
+        sweep(
             "knn_predict",
             transfer.knn_predict,
             {"train": known, "features": features, "k": 2},
@@ -335,6 +394,12 @@ def of_transfer(folder: Path) -> list[Group]:
                 "k": COUNT,
                 "exclude": (3, "x", [1], [0.5] * 4),
             },
+        ),
+        sweep(
+            "rankme",
+            transfer.rankme,
+            {"features": features},
+            {"features": (None, 3, "x", features[0], features * NAN, STRINGS[0, 0], features[:0])},
         ),
         sweep(
             "map_coordinates",

@@ -152,6 +152,7 @@ def of_recipes(folder: Path) -> list[Group]:
         "mask_cell": COUNT,
         "norm_pix_loss": OPTIONAL_BOOLEAN,
         "target": (*CHOICE, keras_mae.targets.HOG()),
+        "band_groups": ("x", 3, (), ((0,), (0,)), ((0, 2),), ((0.5,),), (0, 1)),
         "masks_per_image": COUNT,
         "predict_ratio": SHARE,
         "decoder": (*CHOICE, None),
@@ -177,6 +178,10 @@ def of_recipes(folder: Path) -> list[Group]:
         "label_smoothing": FRACTION,
         "pooling": (*CHOICE, None),
         "ema_momentum": (-0.1, 1, "x", NAN),
+        "class_weights": CHOICE,
+        "best_epoch": OPTIONAL_BOOLEAN,
+        "patience": OPTIONAL_COUNT,
+        "monitor": (*CHOICE, None),
     }
     probe: dict[str, Any] = {"momentum": FRACTION, "clamp_crops": BOOLEAN, "pooling": (*CHOICE, None)}
     size: dict[str, Any] = {"size": (*CHOICE, None), "source": CHOICE, "images": OPTIONAL_COUNT, "nothing": (3,)}

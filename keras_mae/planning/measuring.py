@@ -1,0 +1,228 @@
+"""How long a model's training takes here: a few steps of it, with the images and the loading of the run itself."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from keras_mae import _optional
+from keras_mae.convert import continued
+from keras_mae.data.reading import length
+from keras_mae.masked_autoencoder import MaskedAutoencoder
+from keras_mae.pixels import BYTES
+from keras_mae.planning.candidates import Candidate
+from keras_mae.recipes import PretrainRecipe
+from keras_mae.training import UnlabeledImages
+
+__all__ = ["Measured", "is_accelerated", "measure"]
+
+_SECONDS = 8.0
+"""Seconds in which steps are timed."""
+_SHORT = 10.0
+"""Seconds of an epoch of which whole ones are timed, with what lies between them."""
+_LOADED_AHEAD = 2
+"""Batches that are loaded ahead, beside one for each core."""
+_ENDLESS = 2**31 - 1
+_FULL = ("out of memory", "resource_exhausted", "resource exhausted", "oom when allocating", "unable to allocate")
+"""What errors of the backends say where a device's memory is full."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a candidate took here.
+
+    Attributes:
+        candidate: The model.
+        batch_size: Images in a batch.
+        parameters: Number of its parameters.
+        steps_per_epoch: Batches in an epoch.
+        begin_seconds: Seconds from the start of its run to the end of its first step, which compiles it.
+        step_seconds: Seconds of each further step, loading included.
+        epoch_seconds: Seconds of each epoch.
+    """
+
+    candidate: Candidate
+    batch_size: int
+    parameters: int
+    steps_per_epoch: int
+    begin_seconds: float
+    step_seconds: float
+    epoch_seconds: float
+
+    @property
+    def images_per_second(self) -> float:
+        """Images that a run trains on in a second."""
+        return self.steps_per_epoch * self.batch_size / self.epoch_seconds
+
+    def seconds(self, epochs: int) -> float:
+        """Return the seconds that a run of so many epochs is expected to take."""
+        return self.begin_seconds + max(epochs * self.epoch_seconds - self.step_seconds, 0.0)
+
+
+def measure(
+    candidate: Candidate,
+    images: UnlabeledImages,
+    recipe: PretrainRecipe,
+    *,
+    opening_seconds: float = 0.0,
+    too_slow: float = math.inf,
+    precision: str = "float32",
+    loader: str | None = None,
+    workers: int | None = None,
+) -> Measured | None:
+    """Train a new model for some steps as `run_pretraining` would, and return how long they took.
+
+    Args:
+        candidate: The model.
+        images: Images in its size.
+        recipe: Recipe of the run; the length of the run makes no difference.
+        opening_seconds: Seconds that opening the images took.
+        too_slow: Seconds of a step from which on it is not measured any better.
+        precision: Name of the dtype policy.
+        loader: As for `data.make_dataset`.
+        workers: As for `data.make_dataset`.
+
+    Returns:
+        What was measured, or `None` where the model does not fit into the device's memory.
+    """
+    begun = time.perf_counter()
+    feed = images.feed(recipe, loader=loader, workers=workers)
+    dataset, recipe = feed["dataset"], feed["recipe"]
+    steps = length(dataset)
+    clock = _Clock(steps, too_slow)
+    model: Any = None
+    try:
+        model = _model(
+            candidate,
+            images.train.image_shape,
+            pixel_range=tuple(images.metadata["pixel_range"] or BYTES),
+            decoder=recipe.decoder,
+            dtype=precision,
+            **recipe.model_arguments,
+        )
+        model.compile(recipe.optimizer(steps))
+        model.fit(dataset, epochs=_ENDLESS, callbacks=[clock], shuffle=False, verbose=0)
+        parameters = model.count_params()
+    except Exception as error:
+        if not _is_full(error):
+            raise
+        return None
+    finally:
+        del model
+        gc.collect()
+    loading = _loading_seconds(images.feed(recipe, loader=loader, workers=workers)["dataset"])
+    step = max(clock.step_seconds, loading)
+    return Measured(
+        candidate=candidate,
+        batch_size=min(recipe.step_batch_size, len(images.train)),
+        parameters=parameters,
+        steps_per_epoch=steps,
+        begin_seconds=opening_seconds + clock.first - begun,
+        step_seconds=step,
+        epoch_seconds=steps * step,
+    )
+
+
+def _model(candidate: Candidate, image_shape: tuple[int, int, int], **arguments: Any) -> MaskedAutoencoder:
+    """Return a model to train, as `keras-mae pretrain` makes it."""
+    if candidate.weights is not None:
+        return continued(candidate.weights, image_shape, **arguments)
+    shape: dict[str, Any] = {"image_shape": image_shape, "patch_size": candidate.patch_size}
+    return MaskedAutoencoder.from_preset(candidate.preset, **shape, **arguments)
+
+
+class _Clock(keras.callbacks.Callback):
+    """Times steps, and stops training when there were enough.
+
+    Not timed are the first one, which is compiled, and those whose batches may have been loaded meanwhile. Reading
+    the loss waits for an accelerator, so it is read only where timing begins and ends.
+
+    Args:
+        steps: Steps in an epoch.
+        too_slow: Seconds of a step from which on a second one is not timed.
+    """
+
+    def __init__(self, steps: int, too_slow: float):
+        super().__init__()
+        self.steps, self.too_slow = steps, too_slow
+        self.done, self.first = 0, 0.0
+        self._begun, self._begun_at, self._ended = 0.0, 0, 0.0
+        self._whole = False  # whether whole epochs are timed
+        self._ahead = _optional.cores() + _LOADED_AHEAD
+
+    @property
+    def step_seconds(self) -> float:
+        """Seconds of a step; of short epochs with their share of what lies between two of them."""
+        return (self._ended - self._begun) / (self.done - self._begun_at)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.done += 1
+        if self.done == 1:
+            self.first = self._now(logs)
+        elif self.done == 2 and self._now(logs) - self.first > self.too_slow:
+            self._begun, self._begun_at, self._ended = self.first, 1, time.perf_counter()
+            self.model.stop_training = True
+        elif not self._begun_at:
+            if self.done > self._ahead or time.perf_counter() - self.first > _SECONDS / 4:
+                self._begun, self._begun_at = self._now(logs), self.done
+        elif not self._whole and time.perf_counter() - self._begun >= _SECONDS:
+            self._ended = self._now(logs)
+            self.model.stop_training = self.steps * self.step_seconds > _SHORT
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if self.model.stop_training or not self._begun_at:
+            return
+        now = time.perf_counter()
+        if not self._whole:
+            timed = self.done - self._begun_at
+            self._whole = not timed or self.steps * (now - self._begun) / timed <= _SHORT
+            if self._whole:
+                self._begun, self._begun_at = now, self.done
+        elif now - self._begun >= _SECONDS:
+            self._ended, self.model.stop_training = now, True
+
+    def _now(self, logs: Any) -> float:
+        """Return the time when the step is done."""
+        float(keras.ops.convert_to_numpy((logs or {})["loss"]))
+        return time.perf_counter()
+
+
+def _loading_seconds(dataset: Any) -> float:
+    """Return the seconds that a batch takes if nothing but loading happens."""
+    cores = _optional.cores()
+    begun, begun_at = 0.0, 0
+    for number, _ in enumerate(_batches(dataset), 1):
+        now = time.perf_counter()
+        if number == cores:  # these were loaded side by side
+            begun, begun_at = now, number
+        elif number % cores == 0 and (number >= 3 * cores or now - begun > _SECONDS / 4):
+            return (now - begun) / (number - begun_at)
+    return 0.0
+
+
+def _batches(dataset: Any) -> Iterator[Any]:
+    """Yield the batches of epoch after epoch, as `fit` asks for them."""
+    while True:
+        if isinstance(dataset, keras.utils.PyDataset):
+            dataset.on_epoch_begin()
+            yield from (dataset[index] for index in range(len(dataset)))
+            dataset.on_epoch_end()
+        else:
+            yield from dataset
+
+
+def _is_full(error: BaseException) -> bool:
+    """Return whether an error says that the memory of a device is full."""
+    text = f"{type(error).__name__} {error}".lower()
+    return isinstance(error, MemoryError) or "outofmemory" in text or any(sign in text for sign in _FULL)
+
+
+def is_accelerated() -> bool:
+    """Return whether there is an accelerator: whether new tensors are anywhere but in the memory of the processor."""
+    return "cpu" not in str(getattr(keras.ops.convert_to_tensor(0.0), "device", "cpu")).lower()

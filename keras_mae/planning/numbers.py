@@ -1,0 +1,113 @@
+"""The numbers of a planned run, each with the reason for it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from keras_mae import distribution
+from keras_mae.planning.candidates import SMALL
+from keras_mae.planning.durations import duration
+from keras_mae.planning.measuring import Measured, is_accelerated
+from keras_mae.recipes import PretrainRecipe
+from keras_mae.recipes.base import changed, warmup_share
+
+__all__ = ["ASKED", "Batch", "chosen_batch", "chosen_epochs", "least_epochs", "planned", "rate_reason", "recipe_of"]
+
+ASKED = "as asked for"
+_LEAST_EPOCHS, _LEAST_UPDATES, _MOST_EPOCHS = 40, 5000, 800
+"""Epochs of a run on photos that is worth beginning, updates of one, and epochs after which it ends: the paper's."""
+_LEFT_OUT = 0.1
+"""Share of the images that fill no batch above which a batch is made smaller."""
+_USUAL_BATCH, _LARGEST_BATCH = 32, 256
+_UPDATES = 10
+"""Updates that an epoch makes at least where a batch is made larger for an accelerator."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The images behind an update, and why so many."""
+
+    size: int
+    reason: str
+
+    @property
+    def halved(self) -> Batch | None:
+        """Return half of them, for a model that does not fit into memory; `None` where they are few."""
+        if self.reason == ASKED or self.size < _USUAL_BATCH:
+            return None
+        return replace(self, size=self.size // 2, reason="as many as fit into memory")
+
+
+def chosen_batch(images: int, size: str, asked: int | None) -> Batch:
+    """Return the batch for a number of images.
+
+    Args:
+        images: Number of images.
+        size: Size of the recipe.
+        asked: Images behind each update, if they are to be so many.
+    """
+    if asked is not None:
+        return Batch(asked, ASKED)
+    if size == "small_images":
+        return Batch(recipe_of(size, images).batch_size, f"of the recipe for {images:,} small images")
+    batch, reason = _USUAL_BATCH, "of the recipe for photos: small batches make many updates"
+    if is_accelerated():
+        while 2 * batch <= min(_LARGEST_BATCH, images // _UPDATES):
+            batch *= 2
+        reason = f"an accelerator likes many; {_UPDATES} updates or more an epoch"
+    replicas = distribution.current().replicas
+    if batch > images:
+        batch, reason = images, "all images there are"
+    elif images % batch > _LEFT_OUT * images:
+        batch, reason = images // math.ceil(images / batch), "fewer images fill no batch than with more"
+    return Batch(max(batch // replicas * replicas, replicas), reason)
+
+
+def recipe_of(size: str, images: int) -> PretrainRecipe:
+    """Return the recipe of a size, as `keras-mae pretrain` has it for so many images."""
+    return PretrainRecipe.for_size(size, images=images if size == "small_images" else None)
+
+
+def least_epochs(recipe: PretrainRecipe, size: str, steps: int) -> int:
+    """Return the epochs, of so many steps, that a run should have to be worth beginning."""
+    if size == "small_images":
+        return recipe.epochs
+    return min(max(_LEAST_EPOCHS, math.ceil(_LEAST_UPDATES / steps)), _MOST_EPOCHS)
+
+
+def chosen_epochs(measured: Measured, least: int, size: str, seconds: float) -> tuple[int, str]:
+    """Return the epochs for a time, and why so many.
+
+    Args:
+        measured: What the model took.
+        least: Epochs that it should have.
+        size: Size of the recipe.
+        seconds: Seconds that the run may take.
+    """
+    affordable = int((seconds - measured.seconds(0)) / measured.epoch_seconds)
+    time = duration(seconds)
+    if affordable < least:
+        needed = f"{least} are advised, which take {duration(measured.seconds(least))}"
+        return max(
+            affordable, 1
+        ), f"{'as many as fit' if affordable else 'even one does not fit'} into {time}; {needed}"
+    if size == "small_images":
+        return least, f"of the recipe for images of up to {SMALL} pixels"
+    if affordable >= _MOST_EPOCHS:
+        return _MOST_EPOCHS, "the paper's, for which there is time"
+    digits = max(10 ** (len(str(affordable)) - 2), 1)
+    return max(affordable // digits * digits, least), f"as many as fit into {time}; {least} would do"
+
+
+def planned(recipe: PretrainRecipe, batch: int, epochs: int) -> PretrainRecipe:
+    """Return a recipe with another batch and length, as `keras-mae pretrain` makes it of a file that says both."""
+    values = {"batch_size": batch, "epochs": epochs, "warmup_epochs": warmup_share(recipe, epochs)}
+    return changed(recipe, values)
+
+
+def rate_reason(recipe: PretrainRecipe, size: str) -> str:
+    """Return why a recipe has its learning rate."""
+    if size == "small_images":
+        return f"{recipe.learning_rate:.3g} at this batch; of the recipe for so many small images"
+    return f"{recipe.learning_rate:.3g} at this batch; the default for folders, not tuned"

@@ -1,0 +1,48 @@
+"""A run that ends with its best epoch, or stops where no better one is to be expected."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_mae import distribution
+from keras_mae.training.checkpoints import Checkpoints
+from keras_mae.transfer.best_epoch import EpochChoice
+
+__all__ = ["ChooseEpoch"]
+
+
+class ChooseEpoch(keras.callbacks.Callback):
+    """Saves a run at the end of every epoch that is the best so far, and stops it where its choice says so.
+
+    Args:
+        choice: How epochs are chosen.
+        checkpoints: The run's `Checkpoints`, before this one in the list of callbacks.
+    """
+
+    def __init__(self, choice: EpochChoice, checkpoints: Checkpoints):
+        super().__init__()
+        self.choice, self.checkpoints = choice, checkpoints
+        if choice.best_epoch:
+            checkpoints.best = choice.best
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run is over, however many epochs are left."""
+        return self.choice.is_over(self.checkpoints.position.history)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        position = self.checkpoints.position
+        improved = self.choice.best_epoch and self.choice.best(position.history) == position.epoch - 1
+        # One process decides for all: their metrics may differ in the last bit.
+        improved, over = (bool(distribution.gather(one)[0]) for one in (improved, self.is_over))
+        if improved:
+            self.checkpoints.save()
+        if over:
+            self.model.stop_training = True
+
+    def said(self, best: int) -> str:
+        """Return the line that says which epoch the run ends with."""
+        values = self.checkpoints.position.history[self.choice.monitor]
+        return f"the best of {len(values)} epochs is {best + 1}: {self.choice.monitor} {values[best]:.4g}"
