@@ -5,6 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import keras_mae
 from keras_mae import convert
@@ -36,8 +37,9 @@ def test_it_comes_back_and_keys_need_no_bias(classifier, folder):
     _, key, _ = np.split(keras.ops.convert_to_numpy(model.encoder.blocks[0].attention.qkv.bias), 3)
     assert not key.any()
     again = convert.save(model, folder.parent / "again", "transformers")
-    one, two = ((path / "model.safetensors").read_bytes() for path in (folder, again))
-    assert one == two
+    one, two = (load_file(path / "model.safetensors") for path in (folder, again))
+    assert one.keys() == two.keys()
+    assert all(np.array_equal(one[name], two[name]) for name in one)
 
 
 def test_an_encoder_alone_is_read_of_it(classifier, folder):
@@ -90,8 +92,6 @@ def test_another_beit_is_refused(change, message, folder):
 
 @pytest.mark.backends("torch")
 def test_a_beit_without_a_head_is_refused(classifier, folder):
-    from safetensors.numpy import load_file, save_file
-
     tensors = load_file(folder / "model.safetensors")
     save_file(
         {name: tensor for name, tensor in tensors.items() if "classifier" not in name}, folder / "model.safetensors"
