@@ -84,7 +84,7 @@ def test_embed_similar_and_map(ask):
     assert out.splitlines()[-1] == "s.png: 1 query, 1 image not where they were; it replaces the one that was there"
 
     out = ask("map", "x.npz", "--method", "pca", "--thumbnails", "3")
-    assert out.splitlines()[-1].startswith("map.html: 13 images by pca")
+    assert out.splitlines()[-1].startswith("map.html: 13 images by principal components")
     page = Path("map.html").read_text()
     assert page.count("data:image/png") == 3
     assert all(f'"{name}"' in page for name in NAMES)

@@ -267,6 +267,20 @@ PARSED = {
     "keras-mae prepare photos/ shards/ --short-side 256 --part 3/16": "there are three photographs",
     "keras-mae prepare shards/ --merge": "test_cli.py does it",
     "keras-mae pretrain shards/ --epochs 100": "is run with fewer",
+    **dict.fromkeys(
+        (
+            "keras-mae plan photos/train",
+            "keras-mae pretrain --recipe plan.toml --out runs/first",
+            "keras-mae pretrain photos/train --weights",
+            "keras-mae embed runs/second/",
+            "keras-mae similar photos.npz cat/",
+            "keras-mae map photos.npz --out map.html",
+            "keras-mae finetune runs/second/",
+            "keras-mae predict runs/classifier/",
+            "keras-mae anomaly runs/second/",
+        ),
+        "docs/session.md takes half an hour",
+    ),
 }
 OURS = [command for command in commands(PAGES) if command.words[0] == "keras-mae"]
 OTHERS = [

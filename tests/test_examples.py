@@ -206,6 +206,23 @@ def test_the_options_study_trains_for_its_budget_and_reads_out(run_here, squares
 
 
 @on_one_backend
+def test_photographs_are_cut_into_folders_of_several_formats(run_here, tmp_path, monkeypatch):
+    pytest.importorskip("skimage")
+    monkeypatch.setattr(import_module("photographs"), "PHOTOGRAPHS", ("coffee", "china.jpg"))
+    run_here("photographs.py", tmp_path / "photos")
+    counts = {
+        f"{folder.parent.name}/{folder.name}": len(list(folder.iterdir()))
+        for folder in (tmp_path / "photos").glob("*/*/")
+    }
+    assert counts == {
+        **{"train/coffee": 120, "train/china": 120, "test/coffee": 30, "test/china": 30},
+        **{"suspects/good": 20, "suspects/defect": 20},
+    }
+    contents = keras_mae.data.survey(tmp_path / "photos" / "train")
+    assert (contents.images, contents.channels) == (240, 3)
+
+
+@on_one_backend
 def test_the_anomaly_study_scores_planted_defects(run_here, tmp_path):
     pytest.importorskip("skimage")
     module = import_module("anomaly_study")

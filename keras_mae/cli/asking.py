@@ -19,6 +19,7 @@ __all__ = ["draw_map", "predict", "similar"]
 
 _SHOWN = 50  # images in a table
 _NEXT = 2  # classes behind the most probable one
+_WRITTEN = {"umap": "UMAP", "tsne": "t-SNE", "pca": "principal components"}
 
 EmbeddingsFile = Annotated[Path, typer.Argument(help="File that embed wrote, .npz.")]
 
@@ -169,7 +170,7 @@ def draw_map(
         known.files.tolist(),
         known.classes,
         _spread_images(known, thumbnails),
-        title=f"{embeddings.stem}: {_counted(len(known), 'image')}, {used}",
+        title=f"{embeddings.stem}: {_counted(len(known), 'image')}, {_WRITTEN[used]}",
         thumbnail=thumbnail_size,
         bands=shown,
         pixel_range=_pixel_range(known),
@@ -177,7 +178,7 @@ def draw_map(
     replaced = _replaced(out)
     with _files.whole(out) as unfinished:
         unfinished.write_text(page, encoding="utf-8")
-    echo(f"{out}: {_counted(len(known), 'image')} by {used}, {len(page) / 1e6:.1f} MB{replaced}")
+    echo(f"{out}: {_counted(len(known), 'image')} by {_WRITTEN[used]}, {len(page) / 1e6:.1f} MB{replaced}")
 
 
 # === What is printed and drawn ===
@@ -223,7 +224,7 @@ def _draw_neighbors(
         own = known.read_images([place]) if place is not None else [_read_query(known, query)]
         rows.append([*own, *known.read_images(row)])
         titles.append(
-            [f"{Path(query).name}\nquery", *(_title(known, *pair) for pair in zip(row, values, strict=True))]
+            [f"{query if place is not None else Path(query).name}\nquery", *(_title(known, *pair) for pair in zip(row, values, strict=True))]
         )
     figure = visualize.neighbors(rows, titles, bands=bands, pixel_range=_pixel_range(known))
     replaced = _replaced(out)
