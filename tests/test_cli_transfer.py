@@ -162,7 +162,8 @@ def test_finetune_on_a_folder_of_class_folders(keras_mae_command, digits_model, 
     status, out, _ = keras_mae_command("finetune", digits_model, class_folders, *options)
     assert status == 0
     assert "1 of 11 images are kept to evaluate on" in out
-    assert read(Path("run/run.json"))["recipe"]["batch_size"] == 10
+    recipe = read(Path("run/run.json"))["recipe"]
+    assert (recipe["batch_size"], recipe["pooling"]) == (10, "mean")
     classifier = keras.saving.load_model("run/classifier.keras")
     assert (classifier.encoder.image_shape, classifier.trainable_blocks, classifier.num_classes) == (
         (12, 12, 1),
@@ -170,6 +171,16 @@ def test_finetune_on_a_folder_of_class_folders(keras_mae_command, digits_model, 
         2,
     )
     assert list(read(Path("run/metrics.json"))["accuracy_by_class"]) == ["cats", "dogs"]
+
+
+@pytest.mark.backends("torch")
+def test_few_images_of_a_folder_are_trained_on_long_enough(keras_mae_command, digits_model, class_folders, monkeypatch):
+    """No run of these: what it would be."""
+    monkeypatch.setattr(keras_mae.training, "run_fine_tuning", lambda *arguments, **options: None)
+    monkeypatch.setattr("keras_mae.cli.transfer._say_end", lambda *arguments: None)
+    _, out, _ = keras_mae_command("finetune", digits_model, class_folders)
+    shown = dict(line.split()[:2] for line in out.splitlines() if len(line.split()) > 2)
+    assert (shown["epochs"], shown["batch_size"], shown["pooling"]) == ("120", "10", "mean")
 
 
 def test_knn_on_two_folders(keras_mae_command, digits_model, class_folders):

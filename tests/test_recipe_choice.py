@@ -57,7 +57,7 @@ def test_a_recipe_names_who_gave_its_values():
     assert choosing.fitted_recipe(SMALL, "photos/", flip=False).origins == {"flip": "default for folders"}
 
 
-@pytest.mark.parametrize(("batch_size", "rate"), [(64, 5e-4), (128, 1e-3), (512, 1e-3), (1024, 2e-3)])
+@pytest.mark.parametrize(("batch_size", "rate"), [(16, 5e-4), (64, 1e-3), (128, 1e-3), (512, 1e-3), (1024, 2e-3)])
 def test_a_folder_is_fine_tuned_at_a_rate_that_does_not_run_away(batch_size, rate):
     recipe = choosing.untuned_recipe(SMALL, "photos/")
     assert (recipe, recipe.source) == (replace(SMALL, source="untuned"), "untuned")

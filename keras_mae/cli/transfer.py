@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from keras_mae.cli.choosing import (
+    MOST_IN_FOLDERS,
     SMALL_IMAGES,
     chosen_recipe,
     default_for,
@@ -198,10 +199,12 @@ def finetune(
         )
         told.check_size(size)
         chosen = str(size or default_size(data, SMALL_IMAGES))
-        # How many labels need how many epochs was measured on the built-in images.
-        count = len(images.train) if data in keras_mae.data.BUILTIN else None
+        builtin = data in keras_mae.data.BUILTIN
+        count = len(images.train) if builtin else min(len(images.train), MOST_IN_FOLDERS)
         recipe = sized_recipe(keras_mae.recipes.FineTuneRecipe, chosen, count)
         recipe = untuned_recipe(recipe, data)
+        if chosen == SMALL_IMAGES and not builtin:  # whose objects may be anywhere
+            recipe = fitted_recipe(recipe, data, pooling="mean")
         if data == "digits":  # which mean nothing, or another digit, in a mirror
             recipe = fitted_recipe(recipe, data, flip=False)
         recipe = chosen_recipe(recipe, begun_recipe(directory, resume), given, size, told.fields)

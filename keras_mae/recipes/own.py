@@ -146,7 +146,7 @@ PHOTOS: dict[str, Any] = {
 """Pre-training on a folder, on one machine: 1e-3 at this batch."""
 _UNTUNED: dict[str, tuple[dict[str, Any], float]] = {  # and the published base learning rate
     "pretrain": (PHOTOS, 1.5e-4),
-    "fine_tune": (FINE_TUNE, 5e-4),
+    "fine_tune": (FINE_TUNE_BY_IMAGES[600], 5e-4),
 }
 
 
