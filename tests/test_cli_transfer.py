@@ -174,7 +174,9 @@ def test_finetune_on_a_folder_of_class_folders(keras_mae_command, digits_model, 
 
 
 @pytest.mark.backends("torch")
-def test_few_images_of_a_folder_are_trained_on_long_enough(keras_mae_command, digits_model, class_folders, monkeypatch):
+def test_few_images_of_a_folder_are_trained_on_long_enough(
+    keras_mae_command, digits_model, class_folders, monkeypatch
+):
     """No run of these: what it would be."""
     monkeypatch.setattr(keras_mae.training, "run_fine_tuning", lambda *arguments, **options: None)
     monkeypatch.setattr("keras_mae.cli.transfer._say_end", lambda *arguments: None)

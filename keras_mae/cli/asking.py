@@ -223,9 +223,8 @@ def _draw_neighbors(
     for query, place, row, values in zip(queries, places, indices, cosines, strict=True):
         own = known.read_images([place]) if place is not None else [_read_query(known, query)]
         rows.append([*own, *known.read_images(row)])
-        titles.append(
-            [f"{query if place is not None else Path(query).name}\nquery", *(_title(known, *pair) for pair in zip(row, values, strict=True))]
-        )
+        name = query if place is not None else Path(query).name
+        titles.append([f"{name}\nquery", *(_title(known, *pair) for pair in zip(row, values, strict=True))])
     figure = visualize.neighbors(rows, titles, bands=bands, pixel_range=_pixel_range(known))
     replaced = _replaced(out)
     with _files.whole(out) as unfinished:

@@ -22,7 +22,7 @@ __all__ = [
 
 SMALL_IMAGES = "small_images"
 MOST_IN_FOLDERS = 6_000
-"""Images of a folder by which fine-tuning chooses batch and length, if it has more: twenty epochs in batches of 64."""
+"""Number of images that fine-tuning on a larger folder chooses batch and length for: 20 epochs in batches of 64."""
 _Kind = TypeVar("_Kind", bound="Recipe")
 
 
