@@ -305,7 +305,9 @@ def test_every_keras_mae_command_is_run_or_there_is_a_reason_not_to():
 
 @pytest.mark.backends("torch")
 @pytest.mark.parametrize("command", ONLY_PARSED)
-def test_a_command_parses_to_its_last_option(command):
+def test_a_command_parses_to_its_last_option(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("plan.toml").write_text('kind = "pretrain"\nsize = "photos"\n')
     parse(shlex.split(command)[1:])
 
 
