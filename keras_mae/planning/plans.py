@@ -121,5 +121,5 @@ def check_free(path: str | Path) -> Path:
     if checked.suffix != ".toml":
         raise _checks.argument_error("out", "the name of a file that ends in .toml", str(path))
     if checked.exists():
-        raise _checks.argument_error("out", "the name of a file that does not exist", str(path))
+        raise _checks.argument_error("out", "the name of a file that does not exist (--out)", str(path))
     return checked
