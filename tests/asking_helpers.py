@@ -42,3 +42,15 @@ def write_photos(folder: Path) -> list[str]:
 def read(folder: Path, names: list[str]) -> np.ndarray:
     """The images as a model of these sizes is to see them."""
     return np.stack([keras_mae.data.read_image(folder / name, (8, 6, 3)) for name in names])
+
+
+def asking(keras_mae_command):
+    """The command, which must go well, and as `refused` the command as it is."""
+
+    def run(*arguments):
+        status, out, err = keras_mae_command(*arguments)
+        assert (status, err) == (0, "")
+        return out
+
+    run.refused = keras_mae_command
+    return run

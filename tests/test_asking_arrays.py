@@ -24,13 +24,7 @@ def ask(keras_mae_command, tmp_path):
     helpers.encoder().save(tmp_path / "encoder.keras")
     helpers.classifier().save(tmp_path / "classifier.keras")
 
-    def run(*arguments):
-        status, out, err = keras_mae_command(*arguments)
-        assert (status, err) == (0, "")
-        return out
-
-    run.refused = lambda *arguments: keras_mae_command(*arguments)
-    return run
+    return helpers.asking(keras_mae_command)
 
 
 def written(kind):

@@ -20,13 +20,7 @@ def ask(keras_mae_command, tmp_path):
     helpers.encoder().save(tmp_path / "encoder.keras")
     helpers.classifier().save(tmp_path / "classifier.keras")
 
-    def run(*arguments):
-        status, out, err = keras_mae_command(*arguments)
-        assert (status, err) == (0, "")
-        return out
-
-    run.refused = lambda *arguments: keras_mae_command(*arguments)
-    return run
+    return helpers.asking(keras_mae_command)
 
 
 def test_predict_prints_a_table_and_writes_one(ask):
