@@ -13,6 +13,7 @@ answer_early()
 choose_backend()  # before anything imports Keras
 
 from keras_mae import (
+    dense,
     distribution,
     from_preset,
     loss,
@@ -60,6 +61,7 @@ __all__ = [
     "anomaly",
     "convert",
     "data",
+    "dense",
     "distribution",
     "loss",
     "masking",

@@ -16,8 +16,10 @@ from typing import Any
 import keras
 import numpy as np
 from conftest import run_quickly
+from keras import ops
 
 import keras_mae
+from keras_mae.dense.layers import ChannelDropout, ConvolutionNorm, TransposedConvolution
 
 
 def public_classes() -> dict[str, type]:
@@ -308,6 +310,46 @@ EXAMPLES: dict[str, Example] = {
         sequential,
         last_layer,
     ),
+}
+
+
+def of_maps(make: Callable[..., Any], number: int) -> Example:
+    """A neck or a head of so many maps, built by a symbolic call: JAX is slow to run one operation by operation."""
+    maps = [np.random.default_rng(number).standard_normal((2, 4, 6, 8)).astype("float32") for _ in range(number)]
+
+    def build(layer: Any) -> Any:
+        layer([keras.KerasTensor(one.shape) for one in maps])
+        return layer
+
+    def call(layer: Any) -> Any:
+        if not layer.built:
+            return build(layer)
+        found = layer(maps)
+        return ops.concatenate([ops.reshape(one, (-1,)) for one in found]) if isinstance(found, list) else found
+
+    def wrap(layer: keras.layers.Layer) -> keras.Model:
+        inputs = [keras.Input((4, 6, 8)) for _ in maps]
+        return keras.Model(inputs, layer(inputs))
+
+    return Example(lambda **kwargs: build(make(**kwargs)), call, wrap, last_layer)
+
+
+def of_one_map(make: Callable[..., Any]) -> Example:
+    x = np.random.default_rng(5).standard_normal((2, 4, 6, 8)).astype("float32")
+    return Example(
+        make, lambda layer: layer(x), lambda layer: keras.Sequential([keras.Input((4, 6, 8)), layer]), last_layer
+    )
+
+
+EXAMPLES |= {
+    "dense.FCNHead": of_maps(partial(keras_mae.dense.FCNHead, 5, width=6, dropout_rate=0.3), 1),
+    "dense.LinearHead": of_maps(partial(keras_mae.dense.LinearHead, 5, dropout_rate=0.3), 2),
+    "dense.MultiLevelNeck": of_maps(keras_mae.dense.MultiLevelNeck, 4),
+    "dense.SimplePyramid": of_maps(partial(keras_mae.dense.SimplePyramid, 6, p6=False), 1),
+    "dense.UPerHead": of_maps(partial(keras_mae.dense.UPerHead, 5, width=6, pool_scales=(1, 2), dropout_rate=0.3), 3),
+    "layers.ChannelDropout": of_one_map(partial(ChannelDropout, 0.3)),
+    "layers.ConvolutionNorm": of_one_map(partial(ConvolutionNorm, 6, 1)),
+    "layers.TransposedConvolution": of_one_map(partial(TransposedConvolution, 6)),
 }
 
 

@@ -11,7 +11,8 @@ from keras import ops
 import keras_mae
 from keras_mae import anomaly
 from keras_mae.anomaly.neighbors import PatchFeatures, PatchSample, inner_blocks
-from keras_mae.anomaly.resampling import blur, enlarge, resampled
+from keras_mae.anomaly.resampling import blur, resampled
+from keras_mae.dense.resizing import linear_weights
 
 RNG = np.random.default_rng(5)
 of_no_backend = pytest.mark.backends("torch")
@@ -46,8 +47,8 @@ def test_partitions_are_drawn_by_the_hash():
 def test_a_map_of_patches_is_interpolated_linearly():
     values = RNG.random(5)
     places = (np.arange(5) + 0.5) * 3 - 0.5  # the middles of the patches, in pixels
-    np.testing.assert_allclose(enlarge(5, 15) @ values, np.interp(np.arange(15), places, values), rtol=1e-5)
-    np.testing.assert_array_equal(enlarge(1, 4) @ np.array([7.0]), 7)
+    np.testing.assert_allclose(linear_weights(5, 15) @ values, np.interp(np.arange(15), places, values), rtol=1e-5)
+    np.testing.assert_array_equal(linear_weights(1, 4) @ np.array([7.0]), 7)
 
 
 @of_no_backend
@@ -75,7 +76,7 @@ def test_the_reconstruction_error_is_that_of_the_masks_that_hide_a_pixel(mae, no
         for mask in masks:
             predicted = ops.convert_to_numpy(model({"images": images, **ids_of(mask)})["reconstruction"])
             squared += mask * np.square(predicted - target).mean(axis=-1)
-        expected = np.sqrt(resampled(squared.reshape(2, 5, 7), enlarge(5, 15), enlarge(7, 14)))
+        expected = np.sqrt(resampled(squared.reshape(2, 5, 7), linear_weights(5, 15), linear_weights(7, 14)))
         np.testing.assert_allclose(found, expected, rtol=1e-4)
         return
     squared = np.zeros((2, 15, 14))
@@ -211,7 +212,7 @@ def test_scores_are_in_standard_deviations_of_held_out_images(mae, fitted, score
             [np.linalg.norm(query[:, None] - bank, axis=-1).min(1) for query in np.asarray(features(images))]
         )
         maps = fitted._errors(images)
-        on_grid = resampled(apart.reshape(-1, 5, 7), enlarge(5, 15), enlarge(7, 14))
+        on_grid = resampled(apart.reshape(-1, 5, 7), linear_weights(5, 15), linear_weights(7, 14))
         return {"reconstruction": (maps.max(axis=(1, 2)), maps), "neighbors": (apart.max(axis=1), on_grid)}
 
     usual, found = raw(NORMAL[out]), raw(TEST)

@@ -18,6 +18,7 @@ ABSTRACT = {"Masking", "Target", "StepCounter", "Linear"}
 CONCRETE = [name for name, kind in SERIALISABLE.items() if kind.__name__ not in ABSTRACT]
 CALLABLE = [name for name in CONCRETE if name not in contracts.EXAMPLES or contracts.EXAMPLES[name].call]
 SAVED = [name for name in CONCRETE if name not in contracts.EXAMPLES or contracts.EXAMPLES[name].wrap]
+DENSE = ["dense.SimplePyramid", "dense.UPerHead"]
 
 
 def to_numpy(x):
@@ -124,7 +125,7 @@ def test_dtype_policy_reaches_all_children(name):
     assert {keras.backend.standardize_dtype(weight.dtype) for weight in made.trainable_weights} <= {"float32"}
 
 
-@pytest.mark.parametrize("name", ["ViTEncoder", "PatchEmbedding", "TransformerBlock", "MAEDecoder"])
+@pytest.mark.parametrize("name", ["ViTEncoder", "PatchEmbedding", "TransformerBlock", "MAEDecoder", *DENSE])
 def test_mixed_precision_computes_in_bfloat16(name):
     example = example_of(name)
     made = example.make(dtype="mixed_bfloat16")

@@ -86,6 +86,7 @@ ALLOWED = {
     "unlabeled": LEAVES | {"mask_inputs", "train_step"},
     "partial_prediction": LEAVES | FIRST,
     "masked_autoencoder": LEAVES | FIRST | SECOND | MODEL - {"masked_autoencoder"},
+    "dense": LEAVES,
     "labels": LEAVES | {"loss"},
     "frozen_features": LEAVES | {"encoder"},
     "file_predictions": LEAVES | {"data", "labels"},

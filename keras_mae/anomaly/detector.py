@@ -16,10 +16,11 @@ from keras_mae.anomaly import stored
 from keras_mae.anomaly.errors import ReconstructionErrors
 from keras_mae.anomaly.neighbors import PatchFeatures, PatchSample, coreset, inner_blocks, nearest_distances
 from keras_mae.anomaly.partitions import complementary_masks
-from keras_mae.anomaly.resampling import enlarge, resampled
+from keras_mae.anomaly.resampling import resampled
 from keras_mae.anomaly.scores import MEAN, AnomalyScores, standardized
 from keras_mae.classifier import ViTClassifier
 from keras_mae.data.reading import numpy_batches
+from keras_mae.dense.resizing import linear_weights
 from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
 from keras_mae.pixels import check_images
@@ -235,7 +236,7 @@ class AnomalyDetector:
             apart = nearest_distances(features.reshape(-1, features.shape[2]), bank, self.neighbors)
             (height, width, _), (rows, columns) = self.encoder.image_shape, self.encoder.grid
             on_grid = apart.reshape(-1, rows, columns)
-            maps = resampled(on_grid, enlarge(rows, height), enlarge(columns, width))
+            maps = resampled(on_grid, linear_weights(rows, height), linear_weights(columns, width))
             found["neighbors"] = on_grid.max(axis=(1, 2)), maps
         return found
 

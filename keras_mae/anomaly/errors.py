@@ -8,7 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mae.anomaly.resampling import blur, enlarge, resampled
+from keras_mae.anomaly.resampling import blur, resampled
+from keras_mae.dense.resizing import linear_weights
 from keras_mae.masked_autoencoder import MaskedAutoencoder
 
 __all__ = ["ReconstructionErrors"]
@@ -52,7 +53,7 @@ class ReconstructionErrors:
         """Return maps of pixels of the errors (batch, patches, pixels of a patch), or (batch, patches, 1)."""
         (rows, columns), (height, width) = self.encoder.grid, self.encoder.patch_size
         if squared.shape[2] != height * width:
-            matrices = enlarge(rows, rows * height), enlarge(columns, columns * width)
+            matrices = linear_weights(rows, rows * height), linear_weights(columns, columns * width)
             return _roots(resampled(squared.reshape(-1, rows, columns), *matrices))
         pixels = squared.reshape(-1, rows, columns, height, width).transpose(0, 1, 3, 2, 4)
         pixels = pixels.reshape(-1, rows * height, columns * width)

@@ -1,25 +1,10 @@
-"""Maps on the grid of patches as maps of pixels, and maps of pixels smoothed: both are matrices."""
+"""Maps smoothed, and maps with a matrix applied to their rows and one to their columns."""
 
 from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["blur", "enlarge", "resampled"]
-
-
-def enlarge(places: int, size: int) -> np.ndarray:
-    """Return the matrix that interpolates linearly from so many places to `size` pixels, float32 (size, places).
-
-    A place is in the middle of its pixels; beyond the outermost ones their values go on.
-    """
-    where = np.clip((np.arange(size) + 0.5) * places / size - 0.5, 0, places - 1)
-    below = np.minimum(where.astype(int), max(places - 2, 0))
-    share = where - below
-    matrix = np.zeros((size, places), "float32")
-    rows = np.arange(size)
-    np.add.at(matrix, (rows, below), 1 - share)
-    np.add.at(matrix, (rows, np.minimum(below + 1, places - 1)), share)
-    return matrix
+__all__ = ["blur", "resampled"]
 
 
 def blur(size: int, sigma: float) -> np.ndarray:

@@ -207,6 +207,47 @@ def of_models(folder: Path) -> list[Group]:
     return [*calls, of_fit, of_x, labels]
 
 
+def _of_dense() -> list[Group]:
+    level = np.zeros((2, 4, 4, 8), "float32")
+    maps: Any = (None, "x", [], level[0], [level[0]], {"a": level}, [level] * 5)
+    heads = {"num_classes": COUNT, "dropout_rate": FRACTION}
+    small = level[:, :1]
+    return [
+        sweep(
+            "dense.SimplePyramid",
+            keras_mae.dense.SimplePyramid,
+            {"width": 8},
+            {"width": COUNT, "p6": BOOLEAN},
+        ),
+        sweep(
+            "dense.UPerHead",
+            keras_mae.dense.UPerHead,
+            {"num_classes": 3},
+            {**heads, "width": OPTIONAL_COUNT, "pool_scales": (0, (), (0, 1), "x", None, (1.5,))},
+        ),
+        sweep("dense.FCNHead", keras_mae.dense.FCNHead, {"num_classes": 3}, {**heads, "width": COUNT}),
+        sweep("dense.LinearHead", keras_mae.dense.LinearHead, {"num_classes": 3}, heads),
+        sweep(
+            "dense.MultiLevelNeck()",
+            keras_mae.dense.MultiLevelNeck(),
+            {"maps": [level] * 4},
+            {"maps": [*maps, [level] * 3, [level, level, level, small]]},
+        ),
+        sweep(
+            "dense.SimplePyramid()",
+            keras_mae.dense.SimplePyramid(8),
+            {"maps": level},
+            {"maps": [*maps, [level] * 2, small, level[..., :6], keras.KerasTensor((None, None, 4, 8))]},
+        ),
+        sweep(
+            "dense.LinearHead()",
+            keras_mae.dense.LinearHead(3),
+            {"maps": level},
+            {"maps": [*maps[:-1], [level, small]]},
+        ),
+    ]
+
+
 def of_layers(folder: Path) -> list[Group]:
     ratio = {"mlp_ratio": POSITIVE}
     of_patches: dict[str, Any] = {
@@ -240,6 +281,7 @@ def of_layers(folder: Path) -> list[Group]:
             {"num_heads": 2},
             {"num_heads": COUNT, **ratio, "drop_path_rate": FRACTION, "layer_norm_eps": POSITIVE},
         ),
+        *_of_dense(),
         sweep("AttentivePooling", keras_mae.AttentivePooling, {}, {"num_queries": COUNT}),
         sweep("PatchEmbedding", keras_mae.PatchEmbedding, patches, of_patches),
         sweep("BlockFusion", keras_mae.fusion.BlockFusion, {"num_blocks": 2}, {"num_blocks": (*COUNT, 1)}),
