@@ -252,8 +252,10 @@ def test_retrieval_measures_each_way_beside_pixels_and_chance(squares, tmp_path,
     out = tmp_path / "out"
     text = run_here("retrieval.py", "--data", squares, "--epochs", 1, "--images", 128, "--queries", 20, "--out", out)
     table = json.loads((out / "retrieval.json").read_text())
-    assert list(table) == ["token of the last block", "mean of the last block", "pixels", "chance"]
+    ways = [f"{name} of the last block{end}" for name in ("token", "mean") for end in ("", ", not centered")]
+    assert list(table) == [*ways, "pixels", "chance"]
+    assert table[ways[0]]["cosine"] < table[ways[1]]["cosine"]
     assert table["chance"]["precision"] == pytest.approx(0.1, abs=0.01)
     for name, row in table.items():
-        assert f"{name:32}   {row['precision']:14.4f}" in text
+        assert f"{name:36}   {row['precision']:14.4f}" in text
         assert 0 <= row["precision"] <= 1

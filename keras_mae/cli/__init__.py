@@ -23,6 +23,7 @@ from keras_mae.cli import (
     scoring,
     transfer,
 )
+from keras_mae.cli.output import complain
 
 __all__ = ["app", "main"]
 
@@ -85,5 +86,5 @@ def _typed() -> str:
 
 
 def _fail(message: str, status: int) -> None:
-    print(f"Error: {_terminal.printable(' '.join(message.split()))}", file=sys.stderr)
+    complain(message)
     sys.exit(status)
