@@ -4,9 +4,9 @@
 
 Precision at 5: of each test image's five nearest training images, the share that are of its class, as the mean over
 all 10,000 test images. The nearest are those that `keras-mae similar` finds: by cosine, after the mean of the
-training images' features was subtracted. It is measured for two poolings of the last block, also without that, and for the
-patches' mean of each block, beside the pixels themselves and chance. The times are that of embedding all 60,000
-training images and that of comparing the test images with them: every image is compared, none is estimated.
+training images' features was subtracted. It is measured for two poolings of the last block, also without that, and
+for the patches' mean of each block, beside the pixels themselves and chance. The times are that of embedding all
+60,000 training images and that of comparing the test images with them: every image is compared, none is estimated.
 
 Without a model, the small one is pre-trained first, for --epochs, on the training images. Which block is best is seen
 on the test images here: the table describes, and chooses nothing.

@@ -48,6 +48,8 @@ def test_predict_names_a_damaged_file(ask):
     bad.write_bytes(b"")
     status, _, err = ask.refused("predict", "classifier.keras", "photos", "--out", "p.csv")
     assert (status, "photos/cats/2.png" in err, Path("p.csv").exists()) == (2, True, False)
+    assert "--allow-damaged 0.01 leaves out" in err
+    assert "prepare FOLDER --check" in ask.refused("knn", "encoder.keras", "photos", "--k", "1")[2]
     with pytest.warns(UserWarning, match=r"cats/2\.png"):
         status, out, _ = ask.refused(
             "predict", "classifier.keras", "photos", "--out", "p.csv", "--allow-damaged", "0.1"
@@ -83,6 +85,7 @@ def test_embed_similar_and_map(ask):
     out = ask("map", "x.npz", "--method", "pca", "--thumbnails", "3")
     assert out.splitlines()[-1].startswith("map.html: 13 images by principal components")
     page = Path("map.html").read_text()
+    assert '"title":"' + f"{Path.cwd().name}/photos: 13 images, features of {Path.cwd().name}/encoder.keras, " in page
     assert page.count("data:image/png") == 3
     assert all(f'"{name}"' in page for name in NAMES)
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import processes
 import pytest
+from PIL import Image
 
 import keras_mae
 
@@ -259,3 +260,14 @@ def test_retrieval_measures_each_way_beside_pixels_and_chance(squares, tmp_path,
     for name, row in table.items():
         assert f"{name:36}   {row['precision']:14.4f}" in text
         assert 0 <= row["precision"] <= 1
+
+
+@on_one_backend
+def test_what_pictures_say_is_drawn_of_each_stage_and_target(run_here, tmp_path):
+    pytest.importorskip("skimage")
+    text = run_here("what_pictures_say.py", "--quick", "--out", tmp_path)
+    for target in (False, True):
+        for updates in (0, 1, 3):
+            assert f"norm_pix_loss={target}, {updates} updates" in text
+    width, height = Image.open(tmp_path / "what_pictures_say.png").size
+    assert width > 2 * height  # nine columns, two rows

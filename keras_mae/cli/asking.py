@@ -182,7 +182,7 @@ def draw_map(
         known.files.tolist(),
         known.classes,
         _spread_images(known, thumbnails),
-        title=f"{embeddings.stem}: {_counted(len(known), 'image')}, {_WRITTEN[used]}",
+        title=f"{_subject(known, embeddings)}, {_WRITTEN[used]}",
         thumbnail=thumbnail_size,
         bands=shown,
         pixel_range=_pixel_range(known),
@@ -282,6 +282,14 @@ def _draw_neighbors(
 
 def _title(known: Embeddings, index: int, cosine: float) -> str:
     return f"{known.files[index]}\n{cosine:.3f}"
+
+
+def _subject(known: Embeddings, file: Path) -> str:
+    """Return what embeddings are of: the folder, the number of images, and the model, or else their file."""
+    folder, model = known.about.get("folder"), (known.about.get("model") or {}).get("path")
+    count = _counted(len(known), "image")
+    said = f"{'/'.join(Path(folder).parts[-2:])}: {count}" if folder else f"{file.name}: {count}"
+    return f"{said}, features of {'/'.join(Path(model).parts[-2:])}" if model else said
 
 
 def _spread_images(known: Embeddings, count: int) -> Iterator[Any]:
