@@ -201,7 +201,7 @@ def test_a_picture_that_fails_is_a_warning_and_is_drawn_when_asked_for_again(ima
 @pytest.mark.backends("torch")
 def test_a_directory_with_files_is_refused_and_kept(tmp_path, images):
     (tmp_path / "precious.txt").write_text("mine")
-    with pytest.raises(ValueError, match="`run_directory` must not exist or be empty"):
+    with pytest.raises(ValueError, match=r"`run_directory` \(--out\) must not exist or be empty"):
         run_pretraining(small_model(), dataset(images), RECIPE, tmp_path, examples=images[:1])
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 
