@@ -152,6 +152,19 @@ def test_benchmark_input_times_and_compares(run_here, tmp_path):
 
 
 @on_one_backend
+def test_benchmark_input_reads_every_kind_of_file_that_it_writes(tmp_path):
+    pytest.importorskip("psutil")
+    benchmark, files = import_module("benchmark_input"), import_module("science_files")
+    for kind, (shape, _, (low, high), _) in files.KINDS.items():
+        files.make_numbers(kind, tmp_path / kind, 2)
+        source = benchmark.opened(tmp_path / kind)
+        assert len(source) == 2
+        [batch] = keras_mae.data.make_dataset(source, 2, loader="grain", shuffle=False)
+        assert batch.shape == (2, benchmark.SMALL, benchmark.SMALL, shape[2]), kind
+        assert low <= batch.min() < batch.max() <= high, kind
+
+
+@on_one_backend
 @pytest.mark.parametrize(
     ("script", "kept", "computed", "shown"),
     [
