@@ -26,17 +26,20 @@ __all__ = [
     "check_images",
     "check_shape",
     "checked_range",
+    "default_statistics",
     "dtype_name",
     "extremes",
     "fits",
     "needs_no_look",
     "range_name",
+    "rescaled",
 ]
 
 PixelRange = tuple[float, float]
 """The smallest and the largest value that a pixel may have."""
 
 BYTES: PixelRange = (0.0, 255.0)
+_IMAGENET_MEAN, _IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 _NARROW = 100.0
 """Length of the shortest range in which images of [-1, 1] would be next to black."""
 
@@ -56,24 +59,44 @@ def range_name(pixel_range: PixelRange) -> str:
     return f"{low}-{high}" if pixel_range[0] >= 0 else f"[{low}, {high}]"
 
 
+# === Statistics ===
+def default_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and deviation by channel for images of 0-255: ImageNet's for three channels."""
+    return (_IMAGENET_MEAN, _IMAGENET_STD) if channels == 3 else ((127.5,) * channels,) * 2
+
+
+def rescaled(
+    mean: Sequence[float], std: Sequence[float], old: PixelRange, new: PixelRange
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and deviation of the same images stretched from one range to another."""
+    new = checked_range(new)
+    if new == old:  # to the last bit
+        return tuple(mean), tuple(std)
+    factor = (new[1] - new[0]) / (old[1] - old[0])
+    return tuple(new[0] + (value - old[0]) * factor for value in mean), tuple(value * factor for value in std)
+
+
 # === Shape ===
-def check_shape(shape: Sequence[int | None], image_shape: tuple[int, int, int], argument: str = "images") -> None:
+def check_shape(
+    shape: Sequence[int | None], image_shape: tuple[int | None, int | None, int], argument: str = "images"
+) -> None:
     """Raise a `ValueError` unless this is the shape of a batch of images; sizes may be `None`, which are not known.
 
     Args:
         shape: Shape of the batch.
-        image_shape: (height, width, channels) that the model takes.
+        image_shape: (height, width, channels) that the model takes; `None` for any height or width.
         argument: Name of the argument, for the message.
     """
 
-    def agree(given: Sequence[int | None], wanted: Sequence[int]) -> bool:
-        return len(given) == 4 and all(has in (None, size) for has, size in zip(given[1:], wanted, strict=True))
+    def agree(given: Sequence[int | None], wanted: Sequence[int | None]) -> bool:
+        known = zip(given[1:], wanted, strict=True)
+        return len(given) == 4 and all(has is None or size in (None, has) for has, size in known)
 
     if agree(shape, image_shape):
         return
-    height, width, channels = image_shape
+    height, width, channels = (size or name for size, name in zip(image_shape, ("height", "width", ""), strict=True))
     rule = f"`{argument}` must have shape (batch, {height}, {width}, {channels})"
-    if agree(shape, (channels, height, width)):
+    if agree(shape, (image_shape[2], *image_shape[:2])):
         raise ValueError(
             f"{rule}, channels last: np.transpose({argument}, (0, 2, 3, 1)) makes it so. "
             f"Received: {argument}.shape={tuple(shape)}, channels first"
@@ -211,8 +234,8 @@ def _make(pixel_range: PixelRange, own: PixelRange, change: str) -> str:
 
 
 # === All of it ===
-def check_images(images: Any, image_shape: tuple[int, int, int], pixel_range: PixelRange) -> np.ndarray:
-    """Return `images` as an array that a model takes.
+def check_images(images: Any, image_shape: tuple[int | None, int | None, int], pixel_range: PixelRange) -> np.ndarray:
+    """Return `images` as an array that a model takes; see `check_shape` for its shape.
 
     Raises:
         ValueError: If shape, dtype or range do not fit, there is none, or pixels are not finite.
