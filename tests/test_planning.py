@@ -18,6 +18,7 @@ from keras_mae.planning.candidates import Candidate, candidates
 from keras_mae.recipes import PretrainRecipe
 from keras_mae.training.durations import duration
 
+pytestmark = pytest.mark.usefixtures("untraced")
 torch_only = pytest.mark.backends("torch")
 RNG = np.random.default_rng(0)
 

@@ -15,6 +15,8 @@ from rich.console import Console
 import keras_mae
 from keras_mae.training import PretrainRecipe, Progress, Saving, run_pretraining
 
+pytestmark = pytest.mark.usefixtures("untraced")
+
 RECIPE = PretrainRecipe(epochs=2, warmup_epochs=1, batch_size=8, norm_pix_loss=False)
 
 
