@@ -24,7 +24,7 @@ BACKENDS = {
     "backends": "torch",  # and starts the others itself
     "looking_inside": "tensorflow",  # its last section is TensorFlow's
     "masked_autoencoders": "jax",
-    "scaling_up": "jax",  # two devices in one process
+    "scaling_up": "torch",  # it starts seven processes, which compile nothing there
     "transfer": "torch",
     "weights_and_export": "torch",  # published files are PyTorch's, exports TensorFlow's
     "which_options_pay": "torch",

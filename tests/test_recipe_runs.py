@@ -13,6 +13,7 @@ import keras_mae.cli
 from keras_mae.cli import told
 from keras_mae.recipes import FineTuneRecipe, PretrainRecipe, files
 
+pytestmark = pytest.mark.usefixtures("untraced")
 torch_only = pytest.mark.backends("torch")
 SHORT = ("--epochs", 1, "--batch-size", 720)
 COMMANDS = typer.main.get_command(keras_mae.cli.app).commands

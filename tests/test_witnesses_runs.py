@@ -16,6 +16,8 @@ import keras_mae
 from keras_mae import training
 from keras_mae.recipes import PretrainRecipe
 
+pytestmark = pytest.mark.usefixtures("untraced")
+
 WITNESSES = Path(__file__).parent / "witnesses"
 # As the call that wrote them said, by the names of today.
 RECIPE = PretrainRecipe(
