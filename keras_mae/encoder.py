@@ -22,8 +22,6 @@ from keras_mae.transformer import TransformerBlock, check_heads
 
 __all__ = ["ViTEncoder"]
 
-_IMAGENET_MEAN, _IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-
 
 @keras.saving.register_keras_serializable(package="keras_mae")
 class ViTEncoder(PresetFiles, ChecksImages, keras.Model):
@@ -112,7 +110,7 @@ class ViTEncoder(PresetFiles, ChecksImages, keras.Model):
         self.layer_norm_eps = _checks.positive("layer_norm_eps", layer_norm_eps)
         self.final_norm = _checks.boolean("final_norm", final_norm)
         self.pixel_range = pixels.checked_range(pixel_range)
-        mean, std = _rescaled(*_default_statistics(self.image_shape[2]), BYTES, self.pixel_range)
+        mean, std = pixels.rescaled(*pixels.default_statistics(self.image_shape[2]), BYTES, self.pixel_range)
         self.pixel_mean = self._by_channel("pixel_mean", pixel_mean, mean)
         self.pixel_std = self._by_channel("pixel_std", pixel_std, std)
         self.seed = _checks.seed_int("seed", seed)
@@ -307,7 +305,7 @@ class ViTEncoder(PresetFiles, ChecksImages, keras.Model):
                 f"what its weights depend on. Received: {changes}"
             )
         pixel_range = changes.get("pixel_range", self.pixel_range)
-        mean, std = _rescaled(self.pixel_mean, self.pixel_std, self.pixel_range, pixel_range)
+        mean, std = pixels.rescaled(self.pixel_mean, self.pixel_std, self.pixel_range, pixel_range)
         statistics: dict[str, Any] = {"pixel_mean": mean, "pixel_std": std}
         if other_channels:
             share = mix_channels(self.image_shape[2], image_shape[2])
@@ -364,19 +362,3 @@ class ViTEncoder(PresetFiles, ChecksImages, keras.Model):
             "seed": self.seed,
             "class_tokens": self.class_tokens,
         }
-
-
-def _default_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and deviation by channel for images of 0–255."""
-    return (_IMAGENET_MEAN, _IMAGENET_STD) if channels == 3 else ((127.5,) * channels,) * 2
-
-
-def _rescaled(
-    mean: Sequence[float], std: Sequence[float], old: PixelRange, new: PixelRange
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and deviation of the same images stretched from one range to another."""
-    new = pixels.checked_range(new)
-    if new == old:  # to the last bit
-        return tuple(mean), tuple(std)
-    factor = (new[1] - new[0]) / (old[1] - old[0])
-    return tuple(new[0] + (value - old[0]) * factor for value in mean), tuple(value * factor for value in std)

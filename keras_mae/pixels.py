@@ -26,17 +26,20 @@ __all__ = [
     "check_images",
     "check_shape",
     "checked_range",
+    "default_statistics",
     "dtype_name",
     "extremes",
     "fits",
     "needs_no_look",
     "range_name",
+    "rescaled",
 ]
 
 PixelRange = tuple[float, float]
 """The smallest and the largest value that a pixel may have."""
 
 BYTES: PixelRange = (0.0, 255.0)
+_IMAGENET_MEAN, _IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 _NARROW = 100.0
 """Length of the shortest range in which images of [-1, 1] would be next to black."""
 
@@ -54,6 +57,23 @@ def range_name(pixel_range: PixelRange) -> str:
     """Return a range in words, such as "0-255"."""
     low, high = (f"{end:.10g}" for end in pixel_range)
     return f"{low}-{high}" if pixel_range[0] >= 0 else f"[{low}, {high}]"
+
+
+# === Statistics ===
+def default_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and deviation by channel for images of 0-255: ImageNet's for three channels."""
+    return (_IMAGENET_MEAN, _IMAGENET_STD) if channels == 3 else ((127.5,) * channels,) * 2
+
+
+def rescaled(
+    mean: Sequence[float], std: Sequence[float], old: PixelRange, new: PixelRange
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and deviation of the same images stretched from one range to another."""
+    new = checked_range(new)
+    if new == old:  # to the last bit
+        return tuple(mean), tuple(std)
+    factor = (new[1] - new[0]) / (old[1] - old[0])
+    return tuple(new[0] + (value - old[0]) * factor for value in mean), tuple(value * factor for value in std)
 
 
 # === Shape ===
