@@ -60,10 +60,7 @@ def keras_mae_batches(folder: Path, loader: str, workers: int | None) -> Iterato
 
     options = {"loader": loader, "workers": workers, "drop_remainder": True}
     if folder.name in KINDS:
-        (_, _, channels), _, pixel_range, ending = KINDS[folder.name]
-        source = f"{folder / 'images'}.{ending}::images" if ending in ("h5", "zarr") else folder
-        opened = data.open_directory(source, SMALL, channels, pixel_range=pixel_range)
-        dataset = data.make_dataset(opened, BATCH, **options)
+        dataset = data.make_dataset(opened(folder), BATCH, **options)
     else:
         dataset = data.from_directory(folder, SIZE, BATCH, **options)
     while True:
@@ -73,6 +70,15 @@ def keras_mae_batches(folder: Path, loader: str, workers: int | None) -> Iterato
             yield len(batch)
         if loader == "grain":
             dataset.on_epoch_end()
+
+
+def opened(folder: Path) -> Any:
+    """Return the source of a folder, or of an array in it, of a kind of the sciences."""
+    from keras_mae import data
+
+    (_, _, channels), _, pixel_range, ending = KINDS[folder.name]
+    source = f"{folder / 'images'}.{ending}::images" if ending in ("h5", "zarr") else folder
+    return data.open_directory(source, SMALL, channels, pixel_range=pixel_range)
 
 
 def augmented_batches(folder: Path | None) -> Iterator[int]:

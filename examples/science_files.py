@@ -63,7 +63,8 @@ def write_numbers(path: Path, image: np.ndarray, deflated: bool) -> None:
         import tifffile
 
         compression = "zlib" if deflated else None
-        tifffile.imwrite(path, image, photometric="minisblack", planarconfig="contig", compression=compression)
+        planes = "contig" if image.shape[-1] > 1 else None  # which has a meaning for several bands only
+        tifffile.imwrite(path, image, photometric="minisblack", planarconfig=planes, compression=compression)
     else:
         from pydicom.dataset import FileDataset, FileMetaDataset
         from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid

@@ -11,12 +11,13 @@ from keras import ops
 
 from keras_mae import _checks, pixels
 from keras_mae._types import Tensor
+from keras_mae.feature_maps import FeatureMaps
 from keras_mae.first_batch import ChecksImages
 from keras_mae.from_preset import PresetFiles
 from keras_mae.ops import add_shared
 from keras_mae.patches import PatchEmbedding, check_ids_keep, mix_channels
 from keras_mae.pixels import BYTES, PixelRange
-from keras_mae.positions import resize_positions, sincos_positions
+from keras_mae.positions import resize_positions, resized_on_the_fly, sincos_positions
 from keras_mae.random import DROP_PATH, StepCounter, hash_noise
 from keras_mae.transformer import TransformerBlock, check_heads
 
@@ -24,7 +25,7 @@ __all__ = ["ViTEncoder"]
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
-class ViTEncoder(PresetFiles, ChecksImages, keras.Model):
+class ViTEncoder(FeatureMaps, PresetFiles, ChecksImages, keras.Model):
     """A vision transformer that encodes all patches of an image, or only those that are visible.
 
     `encoder(images)` is unmasked and deterministic: it is the feature extractor that pre-training leaves
@@ -58,6 +59,7 @@ class ViTEncoder(PresetFiles, ChecksImages, keras.Model):
         images: (batch, height, width, channels), integers or floats in `pixel_range`.
         ids_keep: int32 (k * batch, kept), the patches to encode, k rows per image. All if `None`.
         training: Whether drop path acts.
+        maps: What `features` asks for, which is the way to ask.
 
     Returns:
         (batch, class_tokens + patches, embed_dim) or (k * batch, class_tokens + kept, embed_dim). The class tokens
@@ -222,7 +224,15 @@ class ViTEncoder(PresetFiles, ChecksImages, keras.Model):
         """Raise a `ValueError` unless the patches to keep are some of each image's."""
         check_ids_keep(ids_keep, len(x), self.num_patches)
 
-    def call(self, images: Tensor, ids_keep: Tensor | None = None, training: bool | None = None) -> Tensor:
+    def call(
+        self,
+        images: Tensor,
+        ids_keep: Tensor | None = None,
+        training: bool | None = None,
+        maps: dict[str, Any] | None = None,
+    ) -> Any:
+        if maps is not None:
+            return self.maps_of(images, training, **maps)
         tokens = self.encode(images, ids_keep, training)
         return tokens if self.norm is None else self.norm(tokens)
 
@@ -245,11 +255,18 @@ class ViTEncoder(PresetFiles, ChecksImages, keras.Model):
         Raises:
             ValueError: If there is no such block.
         """
+        wanted = self.indices_of(-1 if blocks is None else blocks)
+        outputs = self.outputs_of(self.embed(images, ids_keep), training, wanted)
+        return outputs[0] if blocks is None else outputs
+
+    def indices_of(self, blocks: Any) -> list[int]:
+        """Return blocks by their indices from 0."""
         rule = f"indices of blocks, from {-self.depth} to {self.depth - 1}"
-        wanted = [-1] if blocks is None else _checks.indices("blocks", blocks, -self.depth, self.depth, rule)
-        wanted = [index % self.depth for index in wanted]
+        return [index % self.depth for index in _checks.indices("blocks", blocks, -self.depth, self.depth, rule)]
+
+    def outputs_of(self, x: Tensor, training: bool | None, wanted: list[int]) -> list[Tensor]:
+        """Return the outputs of these blocks, of the first one's input."""
         outputs = {}
-        x = self.embed(images, ids_keep)
         drop_path = None
         if training:
             drop_path = self._drop_path_noise(ops.shape(x)[0])
@@ -259,14 +276,17 @@ class ViTEncoder(PresetFiles, ChecksImages, keras.Model):
             x = block(x, drop_path_noise=None if drop_path is None or not block.trainable else drop_path[:, index])
             if index in wanted:
                 outputs[index] = x
-        return x if blocks is None else [outputs[index] for index in wanted]
+        return [outputs[index] for index in wanted]
 
     def embed(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
         """Return what the first block gets: class tokens and patches, with their positions."""
         pixels.check_shape(images.shape, self.image_shape)
-        x = self.patch_embedding(images, ids_keep)
+        return self.tokens_of(self.patch_embedding(images, ids_keep), ids_keep, self.grid)
+
+    def tokens_of(self, x: Tensor, ids_keep: Tensor | None, grid: tuple[int, int]) -> Tensor:
+        """Return embedded patches of a grid with their positions, behind the class tokens."""
         # Float32 until every image has its own, so that gradients are added up over the batch in float32.
-        positions = ops.convert_to_tensor(self.position_embedding)
+        positions = resized_on_the_fly(ops.convert_to_tensor(self.position_embedding), self.grid, grid)
         if ids_keep is None:
             x = add_shared(x, positions[1:])
         else:

@@ -345,7 +345,7 @@ class MaskedAutoencoder(PresetFiles, Unlabeled):
             self._predicts_from = ids_keep.shape[1]
         masked = {"images": images, "ids_keep": ids_keep, "ids_removed": ids_removed}
         outputs = self.predict(masked, batch_size=_checks.positive_int("batch_size", batch_size), verbose=0)
-        prediction, source = outputs["reconstruction"], "none needed: the model predicts pixels"
+        prediction, source = outputs["reconstruction"], ""
         if self.norm_pix_loss:
             prediction, source = undo_normalization(
                 prediction,

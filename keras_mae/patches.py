@@ -12,6 +12,7 @@ from keras import ops
 from keras_mae import _checks
 from keras_mae._types import Tensor
 from keras_mae.ops import Linear, gather_tokens
+from keras_mae.pixels import check_shape
 
 __all__ = ["PatchEmbedding", "patchify", "unpatchify"]
 
@@ -68,6 +69,61 @@ def unpatchify(patches: Tensor, patch_size: int | tuple[int, int], image_shape: 
     x = ops.reshape(patches, (-1, rows, columns, patch[0], patch[1], shape[2]))
     x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
     return ops.reshape(x, (-1, *shape))
+
+
+def grid_of(shape: Sequence[int | None], patch_size: tuple[int, int], channels: int, *, pad: bool) -> tuple[int, int]:
+    """Return the grid (rows, columns) of patches of images of any size.
+
+    Args:
+        shape: Shape of the images, (batch, height, width, channels).
+        patch_size: (height, width) of a patch.
+        channels: Number of channels that they must have.
+        pad: Whether the last row and column may hold less than a patch.
+
+    Raises:
+        ValueError: If the images have another number of channels, or a height or width that is not known; without
+            `pad`, if the patch does not divide them.
+    """
+    check_shape(shape, (None, None, channels))
+    height, width = shape[1:3]
+    if height is None or width is None:
+        raise ValueError(
+            "`images` must have a height and width that are known, for the positions to fit: name them, as in "
+            f"keras.Input((224, 224, {channels})). Received: images.shape={tuple(shape)}"
+        )
+    _checks.image_shape((height, width, channels))
+    if not pad and (height % patch_size[0] or width % patch_size[1]):
+        raise ValueError(
+            f"`images` must have a height and width that the patch size {patch_size} divides: resize or crop them, "
+            "or give pad=True, which fills up the last patches with the pixel mean. "
+            f"Received: images.shape={tuple(shape)}"
+        )
+    return -(-height // patch_size[0]), -(-width // patch_size[1])
+
+
+def filled_up(images: Tensor, size: tuple[int, int], fill: Sequence[float]) -> Tensor:
+    """Return images with pixels added on the right and at the bottom.
+
+    Args:
+        images: (batch, height, width, channels), any dtype.
+        size: (height, width) wanted.
+        fill: Value of the new pixels, one for each channel.
+
+    Returns:
+        float32 (batch, *size, channels); the images themselves where they have that size.
+    """
+    height, width, channels = images.shape[1:]
+    below, right = size[0] - height, size[1] - width
+    if not (below or right):
+        return images
+    # Bytes cannot hold a mean. Float32 minus the same float32 is 0 exactly.
+    x, color = ops.cast(images, "float32"), ops.convert_to_tensor(np.asarray(fill, "float32"))
+    batch = ops.shape(images)[0]
+    if right:
+        x = ops.concatenate([x, ops.broadcast_to(color, (batch, height, right, channels))], axis=2)
+    if below:
+        x = ops.concatenate([x, ops.broadcast_to(color, (batch, below, size[1], channels))], axis=1)
+    return x
 
 
 def check_ids_keep(ids_keep: Any, images: int, patches: int) -> None:

@@ -77,23 +77,26 @@ def rescaled(
 
 
 # === Shape ===
-def check_shape(shape: Sequence[int | None], image_shape: tuple[int, int, int], argument: str = "images") -> None:
+def check_shape(
+    shape: Sequence[int | None], image_shape: tuple[int | None, int | None, int], argument: str = "images"
+) -> None:
     """Raise a `ValueError` unless this is the shape of a batch of images; sizes may be `None`, which are not known.
 
     Args:
         shape: Shape of the batch.
-        image_shape: (height, width, channels) that the model takes.
+        image_shape: (height, width, channels) that the model takes; `None` for any height or width.
         argument: Name of the argument, for the message.
     """
 
-    def agree(given: Sequence[int | None], wanted: Sequence[int]) -> bool:
-        return len(given) == 4 and all(has in (None, size) for has, size in zip(given[1:], wanted, strict=True))
+    def agree(given: Sequence[int | None], wanted: Sequence[int | None]) -> bool:
+        known = zip(given[1:], wanted, strict=True)
+        return len(given) == 4 and all(has is None or size in (None, has) for has, size in known)
 
     if agree(shape, image_shape):
         return
-    height, width, channels = image_shape
+    height, width, channels = (size or name for size, name in zip(image_shape, ("height", "width", ""), strict=True))
     rule = f"`{argument}` must have shape (batch, {height}, {width}, {channels})"
-    if agree(shape, (channels, height, width)):
+    if agree(shape, (image_shape[2], *image_shape[:2])):
         raise ValueError(
             f"{rule}, channels last: np.transpose({argument}, (0, 2, 3, 1)) makes it so. "
             f"Received: {argument}.shape={tuple(shape)}, channels first"
@@ -231,8 +234,8 @@ def _make(pixel_range: PixelRange, own: PixelRange, change: str) -> str:
 
 
 # === All of it ===
-def check_images(images: Any, image_shape: tuple[int, int, int], pixel_range: PixelRange) -> np.ndarray:
-    """Return `images` as an array that a model takes.
+def check_images(images: Any, image_shape: tuple[int | None, int | None, int], pixel_range: PixelRange) -> np.ndarray:
+    """Return `images` as an array that a model takes; see `check_shape` for its shape.
 
     Raises:
         ValueError: If shape, dtype or range do not fit, there is none, or pixels are not finite.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+from keras import ops
 
 from keras_mae import _checks
+from keras_mae._types import Tensor
 
 __all__ = ["grids_of", "resize_positions", "sincos_grid", "sincos_positions"]
 
@@ -94,20 +96,52 @@ def resize_positions(table: np.ndarray, old_grid: tuple[int, int], new_grid: tup
     return np.concatenate([table[:1], patches.reshape(new[0] * new[1], -1).astype("float32")])
 
 
-def _cubic_weights(old: int, new: int) -> np.ndarray:
-    """Return (new, old) weights of a 1-D cubic resize: half-pixel centers, edges repeated, a = -0.75.
+def resized_on_the_fly(table: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
+    """Return what `resize_positions` does, of a weight that may learn: gradients go through the resize.
 
-    Those are the conventions of the resize that fine-tuning code for this method uses; TensorFlow and JAX
-    take a = -0.5, so the resize is written out here and gives the same table on every backend.
+    Each new position is a sum of four times four old ones, taken out and added up in float32. A matrix product would
+    do the same, but accelerators may round its factors to 10 bits.
+
+    Args:
+        table: float32 (1 + rows * columns, embed_dim), the class token's row first.
+        old_grid: (rows, columns) of the table.
+        new_grid: (rows, columns) wanted.
+
+    Returns:
+        float32 (1 + new rows * new columns, embed_dim); the table itself where the grids agree.
+    """
+    if old_grid == new_grid:
+        return table
+    (rows, row_weights), (columns, column_weights) = map(_cubic_taps, old_grid, new_grid)
+    x = ops.reshape(table[1:], (*old_grid, -1))
+    taken = ops.take(x, ops.convert_to_tensor(rows), axis=0)  # (new rows, 4, columns, embed_dim)
+    x = ops.sum(taken * ops.convert_to_tensor(row_weights[..., None, None], dtype="float32"), axis=1)
+    taken = ops.take(x, ops.convert_to_tensor(columns), axis=1)  # (new rows, new columns, 4, embed_dim)
+    x = ops.sum(taken * ops.convert_to_tensor(column_weights[..., None], dtype="float32"), axis=2)
+    return ops.concatenate([table[:1], ops.reshape(x, (new_grid[0] * new_grid[1], -1))])
+
+
+def _cubic_taps(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return which four old places make each new one, int32 (new, 4), and their weights, (new, 4).
+
+    A 1-D cubic resize: half-pixel centers, edges repeated, a = -0.75. Those are the conventions of the resize that
+    fine-tuning code for this method uses; TensorFlow and JAX take a = -0.5, so the resize is written out here and
+    gives the same table on every backend.
     """
     a = -0.75
     center = (np.arange(new) + 0.5) * old / new - 0.5
-    first = np.floor(center).astype(int)
+    places = np.floor(center).astype(int)[:, None] + np.arange(-1, 3)
+    d = np.abs(center[:, None] - places)
+    near = (a + 2) * d**3 - (a + 3) * d**2 + 1
+    far = a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a
+    weights = np.where(d <= 1, near, np.where(d < 2, far, 0.0))
+    return np.clip(places, 0, old - 1).astype("int32"), weights
+
+
+def _cubic_weights(old: int, new: int) -> np.ndarray:
+    """Return the same as a matrix, (new, old)."""
+    places, taps = _cubic_taps(old, new)
     weights = np.zeros((new, old))
-    for tap in range(-1, 3):
-        d = np.abs(center - (first + tap))
-        near = (a + 2) * d**3 - (a + 3) * d**2 + 1
-        far = a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a
-        weight = np.where(d <= 1, near, np.where(d < 2, far, 0.0))
-        np.add.at(weights, (np.arange(new), np.clip(first + tap, 0, old - 1)), weight)
+    for place, tap in zip(places.T, taps.T, strict=True):
+        np.add.at(weights, (np.arange(new), place), tap)
     return weights

@@ -26,7 +26,8 @@ class Reconstruction:
             visible ones, so those are poor; that is the method, not an error.
         pasted: The prediction with the visible patches pasted in.
         mask: float32 (batch, patches), 1 = removed.
-        statistics: Where the statistics came from that put a normalized target back into pixels.
+        statistics: In words, where the brightness and contrast of removed patches come from, which a model with a
+            normalized target does not predict; "" for a model that predicts pixels.
         pixel_range: (low, high), the encoder's, which pictures show from black to white.
         grid: Rows and columns of patches; `None` if they are not known.
     """
@@ -94,12 +95,12 @@ def undo_normalization(
         groups: Groups of channels that are normalized each by itself.
     """
     mean, std = (np.array(ops.convert_to_numpy(value)) for value in patch_statistics(pixels, groups))
-    source = "each patch's own true statistics (they leak the answer)"
+    source = "their brightness and contrast taken from the original"
     if statistics == "visible":
         visible = encoder.patch_embedding.pixels(images, ids_keep)
         guess = visible_statistics(visible, ids_keep, ids_removed, encoder.grid, groups)
         for own, guessed in zip((mean, std), guess, strict=True):
             np.put_along_axis(own, ids_removed[..., None], ops.convert_to_numpy(guessed), axis=1)
-        source = "visible patches, weighted by 1 / distance**2"
+        source = "their brightness and contrast guessed from visible patches"
     mean, std = (np.asarray(ops.convert_to_numpy(per_pixel(own, groups, pixels.shape[-1]))) for own in (mean, std))
     return prediction * std + mean, source

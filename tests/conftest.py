@@ -30,7 +30,10 @@ IMAGE_SHAPE, PATCH_SIZE, GRID, PATCHES, PIXELS = (15, 14, 3), (3, 2), (5, 7), 35
 # === A full run's shares ===
 BACKENDS = ("torch", "jax", "tensorflow")
 # They take longest. A worker that begins one of them last would keep the others waiting.
-LONGEST = ("test_distribution", "test_docs", "test_examples", "test_exporting", "test_resume", "test_train_step")
+LONGEST = (
+    "test_distribution", "test_docs", "test_examples", "test_exporting", "test_resume", "test_train_step",
+    "test_wrong_arguments",
+)  # fmt: skip
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

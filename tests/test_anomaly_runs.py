@@ -224,6 +224,8 @@ def test_heat_maps_share_a_scale_and_outline_defects():
     assert [scales[place] for place in (2, 5)] == [(0, 3)] * 2
     assert [bool(axes.collections) for axes in figure.axes] == [False] * 3 + [True, False, False]
     assert figure.axes[3].get_ylabel() == "y.png"
+    assert figure.axes[0].get_title() == "image\nred: outline of the defect"
+    assert visualize.heat_maps(images, maps).axes[0].get_title() == "image"
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,44 @@ def test_the_best_epoch_is_the_first_of_equals(monitor, values, best, over):
 
 
 @pytest.mark.backends("torch")
+@pytest.mark.parametrize(
+    ("accuracies", "losses", "best", "over"),
+    [
+        ([0.5, 0.7, 0.7, 0.7, 0.6], [9.0, 3.0, 1.0, 2.0, 0.0], 2, True),
+        ([0.7, 0.7, 0.7, 0.7], [4.0, 3.0, 2.0, 1.0], 3, False),  # the loss still falls
+        ([0.7, 0.7, 0.7], [1.0, 1.0, 1.0], 0, True),
+        ([0.7, 0.7, 0.7], [math.nan, 1.0, math.nan], 1, False),
+        ([0.7, 0.7, 0.7], [], 0, True),
+    ],
+)
+def test_of_equal_accuracies_the_lowest_loss_is_the_best(accuracies, losses, best, over):
+    history, choice = {"val_accuracy": accuracies, "val_loss": losses}, EpochChoice("val_accuracy", 2, True)
+    assert (choice.best(history), choice.is_over(history)) == (best, over)
+
+
+@pytest.mark.backends("torch")
+def test_a_run_that_an_earlier_version_began_goes_on_with_the_first_of_equals(tmp_path, monkeypatch):
+    """Whose checkpoint is the one that it kept. Accuracies are equal, and the loss falls."""
+
+    class Equal(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["val_accuracy"], logs["val_loss"] = 0.5, 1.0 / (epoch + 1)
+
+    recipe = dataclasses.replace(RECIPE, monitor="val_accuracy", patience=4, epochs=4)
+    with monkeypatch.context() as patched:
+        patched.setattr("keras_mae.training.choosing.TIES", "unknown to it")
+        patched.setattr("keras_mae.training.choosing.as_begun", lambda own, _: dataclasses.replace(own, ties=None))
+        with pytest.raises(MemoryError):
+            run(tmp_path / "run", Equal(), Stop(3 * STEPS, killed), recipe=recipe)
+    said = run(tmp_path / "run", Equal(), recipe=recipe)
+    assert "the best of 4 epochs is 1: val_accuracy 0.5\n" in said
+    assert training.RunDirectory(tmp_path / "run").metrics["epoch"] == 1
+    said = run(tmp_path / "new", Equal(), recipe=recipe)
+    assert "the best of 4 epochs is 4: val_accuracy 0.5, as others have, and the lowest val_loss of these" in said
+    assert training.RunDirectory(tmp_path / "new").metrics["epoch"] == 4
+
+
+@pytest.mark.backends("torch")
 def test_a_patience_asks_for_the_best_epoch_unless_told_otherwise():
     plain = recipes.FineTuneRecipe()
     assert EpochChoice.of(plain) is None

@@ -48,6 +48,8 @@ def test_predict_names_a_damaged_file(ask):
     bad.write_bytes(b"")
     status, _, err = ask.refused("predict", "classifier.keras", "photos", "--out", "p.csv")
     assert (status, "photos/cats/2.png" in err, Path("p.csv").exists()) == (2, True, False)
+    assert "--allow-damaged 0.01 leaves out" in err
+    assert "prepare FOLDER --check" in ask.refused("knn", "encoder.keras", "photos", "--k", "1")[2]
     with pytest.warns(UserWarning, match=r"cats/2\.png"):
         status, out, _ = ask.refused(
             "predict", "classifier.keras", "photos", "--out", "p.csv", "--allow-damaged", "0.1"
@@ -67,11 +69,14 @@ def test_embed_similar_and_map(ask):
     first = out.split("photos/cats/3.png")[0]
     assert "1.0000" in first
     assert "dogs/2.png" in first
-    indices, cosines = transfer.nearest(known.features, known.features[[3]], 2, exclude=[3])
+    indices, cosines = transfer.nearest(known.features, known.features[[3]], 2, exclude=[3], center=True)
     for index, cosine in zip(indices[0], cosines[0], strict=True):
         assert NAMES[index] in out
         assert f"{cosine:.4f}" in out
-    assert out.splitlines()[-1] == "s.png: 2 queries"
+    assert out.splitlines()[-2:] == [
+        "cosines are of features minus their mean over the 13 images in x.npz",
+        "s.png: 2 queries",
+    ]
     assert Path("s.png").stat().st_size > 1000
     Path("photos/cats/3.png").unlink()
     out = ask("similar", "x.npz", "cats/3.png", "--k", "99", "--out", "s.png")
@@ -80,8 +85,37 @@ def test_embed_similar_and_map(ask):
     out = ask("map", "x.npz", "--method", "pca", "--thumbnails", "3")
     assert out.splitlines()[-1].startswith("map.html: 13 images by principal components")
     page = Path("map.html").read_text()
+    assert '"title":"' + f"{Path.cwd().name}/photos: 13 images, features of {Path.cwd().name}/encoder.keras, " in page
     assert page.count("data:image/png") == 3
     assert all(f'"{name}"' in page for name in NAMES)
+
+
+@pytest.mark.backends("torch")
+def test_one_wrong_query_leaves_the_others_their_answers(ask):
+    ask("embed", "encoder.keras", "photos", "--out", "x.npz")
+    Path("bad.png").write_bytes(b"no image")
+    wrong = ["4.png", "dog/1.png", "bad.png"]
+    status, out, err = ask.refused("similar", "x.npz", "cats/3.png", *wrong, "dogs/2.png", "--out", "s.png")
+    assert (status, out.splitlines()[-1], Path("s.png").exists()) == (1, "s.png: 2 queries", True)
+    assert all(name in out for name in ("cats/3.png", "dogs/2.png"))
+    lines = err.splitlines()
+    assert len(lines) == 3
+    assert lines[0].endswith("Received: '4.png'. Did you mean cats/4.png?")
+    assert lines[1].endswith("Received: 'dog/1.png'. Did you mean cats/1.png?")
+    assert "Cannot read the image file 'bad.png'" in lines[2]
+    status, out, err = ask.refused("similar", "x.npz", *wrong, "--out", "t.png")
+    assert (status, out, len(err.splitlines()), Path("t.png").exists()) == (2, "", 1, False)
+
+
+@pytest.mark.backends("torch")
+def test_one_missing_file_leaves_the_others_their_classes_and_pictures(ask):
+    status, out, err = ask.refused("predict", "classifier.keras", "photos", "nowhere.png", "--out", "p.csv")
+    assert (status, "p.csv: 13 images" in out) == (1, True)
+    assert err.splitlines() == ["Error: There is no image file 'nowhere.png'"]
+    encoder = keras_mae.ViTEncoder.from_config(helpers.encoder().get_config())
+    keras_mae.MaskedAutoencoder(encoder, keras_mae.MAEDecoder(8, 1, 2)).save("m.keras")
+    status, out, err = ask.refused("reconstruct", "m.keras", "nowhere.png", "photos/cats/1.png", "--out", "r.png")
+    assert (status, out, "nowhere.png" in err) == (1, "r.png: 1 image\n", True)
 
 
 @pytest.mark.backends("torch")

@@ -213,8 +213,9 @@ def test_finetune_goes_on_where_it_was_stopped_and_is_scored_again(keras_mae_com
         patched.setattr(
             checkpoints.Checkpoints, "_asked", lambda self: checkpoints._TERMINATE * (self.position.step == 3)
         )  # SIGTERM came
-        status, out, _ = keras_mae_command(*options)
-    assert (status, out.splitlines()[-1]) == (143, "run: stopped at step 3; the same command continues it")
+        status, out, _ = keras_mae_command(*(option for option in options if option != "--resume"))
+    assert status == 143
+    assert out.splitlines()[-1] == "run: stopped at step 3; the same command with --out run --resume continues it"
     others = keras_mae.ViTEncoder((8, 8, 1), 2, embed_dim=12, depth=1, num_heads=3, mlp_ratio=2)
     others.save("other.keras")  # of the same shape
     for changed, said in (("other.keras", "model="), (digits_model, "num_labels=1436")):
@@ -222,7 +223,8 @@ def test_finetune_goes_on_where_it_was_stopped_and_is_scored_again(keras_mae_com
         status, _, err = keras_mae_command("finetune", changed, *options[2:], *extra)
         assert (status, "is another one. Received: " + said in err) == (2, True)
     status, out, _ = keras_mae_command(*options)
-    assert (status, "epoch 1/2" in out, "epoch 2/2" in out) == (0, False, True)
+    assert (status, "epoch 1/2" in out, "epoch 2/2  " in out) == (0, False, True)
+    assert "run: goes on in epoch 2/2 after 1 of 2 batches, from step 3\n" in out
     accuracy = read(Path("run/metrics.json"))["accuracy"]
     status, out, _ = keras_mae_command(*options)
     assert (status, "run: this run is finished, nothing is left to do" in out) == (0, True)
@@ -233,6 +235,40 @@ def test_finetune_goes_on_where_it_was_stopped_and_is_scored_again(keras_mae_com
     assert status == 0
     assert out.strip() == saying(Path("runs/evaluate-digits-1"), accuracy, 360).replace("evaluation ", "")
     assert read(Path("runs/evaluate-digits-1/metrics.json"))["accuracy"] == accuracy
+
+
+@pytest.mark.backends("torch")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("pretrain", "nowhere"),
+        ("finetune", "nothing.keras"),
+        ("probe", "nothing.keras"),
+        ("knn", "nothing.keras"),
+        ("evaluate", "nothing.keras"),
+        ("anomaly", "nothing.keras", "nowhere", "nowhere"),
+    ],
+)
+def test_a_folder_that_is_taken_is_said_before_anything_is_looked_at(keras_mae_command, tmp_path, command):
+    for name in ("begun/run.json", "finished/run.json", "finished/model.keras", "other/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    said = {
+        "begun": "'begun', a run that `resume` (--resume) continues; a new one needs another folder",
+        "finished": "'finished', which holds a finished run: name another folder",
+        "other": "'other', which holds files of no run: name another folder",
+        "other/notes.txt": "'other/notes.txt', a file: name another folder",
+    }
+    for out, words in said.items():
+        status, printed, err = keras_mae_command(*command, "--out", out)
+        assert (status, printed, err.count("\n")) == (2, "", 1)
+        assert "`run_directory` (--out) must not exist or be empty" in err
+        assert words in err
+    if command[0] in ("pretrain", "finetune", "probe"):
+        for out, words in (("other", "notes.txt"), ("other/notes.txt", "it is a file")):
+            status, printed, err = keras_mae_command(*command, "--out", out, "--resume")
+            assert (status, printed) == (2, "")
+            assert f"{words}. There is nothing to resume: name another folder (--out)" in err
 
 
 @pytest.mark.backends("torch")
@@ -266,7 +302,7 @@ def test_finetune_goes_on_where_it_was_stopped_and_is_scored_again(keras_mae_com
             "`num_labels` must be an integer in [1, 1437], the images there are",
         ),
         (["finetune", "MODEL", "--crop-area", "0.5"], "`crop_area` cuts crops out of images in sizes of their own"),
-        (["finetune", "MODEL", "--out", "photos"], "`run_directory` must not exist or be empty"),
+        (["finetune", "MODEL", "--out", "photos"], "`run_directory` (--out) must not exist or be empty"),
         (["probe", "MODEL", "--num-labels", "1438"], "`num_labels` must be an integer in [1, 1437]"),
         (["probe", "MODEL", "--epochs", "0"], "`epochs` must be a positive integer"),
         (["probe", "MODEL", "photos/cats"], "Labeled images lie in a folder for each class"),

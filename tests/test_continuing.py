@@ -52,6 +52,7 @@ def test_what_is_not_the_models_is_new():
     micro = keras_mae.ViTEncoder.from_preset("mae_vit_micro_patch2_8")
     assert convert.continued(micro).decoder.embed_dim == 64
     for wrong, message in (
+        ({"say": "x"}, "`say` must be a function of a line"),
         ({"decoder": "x"}, "`decoder` must be one of"),
         ({"new_decoder": 1}, "`new_decoder` must"),
     ):
@@ -62,10 +63,23 @@ def test_what_is_not_the_models_is_new():
 
 
 @torch_only
+def test_what_was_taken_is_said():
+    mae, said = small(), []
+    for shape in ((8, 8, 3), (8, 16, 3), (8, 16, 1)):
+        convert.continued(mae, shape, say=said.append)
+    assert said == [
+        "encoder and decoder",
+        "encoder and decoder, positions resized from 2 x 2 to 2 x 4 patches",
+        "the encoder, and a new decoder, positions resized from 2 x 2 to 2 x 4 patches, channels: 1 in place of 3",
+    ]
+
+
+@torch_only
 def test_pretrain_goes_on_from_a_file(keras_mae_command, digits_model, tmp_path):
     short = ("--epochs", 1, "--batch-size", 720, "--base-learning-rate", 1e-12)
     status, out, _ = keras_mae_command("pretrain", "--weights", digits_model, *short, "--out", "run")
     assert (status, "model.keras: 2," in out) == (0, True)
+    assert "\ngoes on from model.keras: encoder and decoder\n" in f"\n{out}"
     trained, before = keras.saving.load_model("run/model.keras"), keras.saving.load_model(digits_model)
     for part in ("encoder", "decoder"):
         for one, other in zip(getattr(trained, part).weights, getattr(before, part).weights, strict=True):

@@ -93,6 +93,11 @@ def transfer_page(monkeypatch):
     return names | {"mae": docs_helpers.masked_autoencoder()}
 
 
+def dense_page(monkeypatch):
+    encoder = keras_mae.ViTEncoder((8, 8, 1), 2, embed_dim=12, depth=4, num_heads=3, mlp_ratio=2)
+    return {"images": docs_helpers.images(8), "encoder": encoder}
+
+
 def visualize_page(monkeypatch):
     for name in ("a", "b"):
         folder = Path.cwd() / "runs" / name
@@ -189,6 +194,7 @@ STAND_INS = {
     "docs/asking.md": asking_page,
     "README.md": readme,
     "docs/data.md": data_page,
+    "docs/dense.md": dense_page,
     "docs/options.md": transfer_page,
     "docs/transfer.md": transfer_page,
     "docs/visualize.md": visualize_page,

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import processes
 import pytest
+from PIL import Image
 
 import keras_mae
 
@@ -152,6 +153,19 @@ def test_benchmark_input_times_and_compares(run_here, tmp_path):
 
 
 @on_one_backend
+def test_benchmark_input_reads_every_kind_of_file_that_it_writes(tmp_path):
+    pytest.importorskip("psutil")
+    benchmark, files = import_module("benchmark_input"), import_module("science_files")
+    for kind, (shape, _, (low, high), _) in files.KINDS.items():
+        files.make_numbers(kind, tmp_path / kind, 2)
+        source = benchmark.opened(tmp_path / kind)
+        assert len(source) == 2
+        [batch] = keras_mae.data.make_dataset(source, 2, loader="grain", shuffle=False)
+        assert batch.shape == (2, benchmark.SMALL, benchmark.SMALL, shape[2]), kind
+        assert low <= batch.min() < batch.max() <= high, kind
+
+
+@on_one_backend
 @pytest.mark.parametrize(
     ("script", "kept", "computed", "shown"),
     [
@@ -252,8 +266,21 @@ def test_retrieval_measures_each_way_beside_pixels_and_chance(squares, tmp_path,
     out = tmp_path / "out"
     text = run_here("retrieval.py", "--data", squares, "--epochs", 1, "--images", 128, "--queries", 20, "--out", out)
     table = json.loads((out / "retrieval.json").read_text())
-    assert list(table) == ["token of the last block", "mean of the last block", "pixels", "chance"]
+    ways = [f"{name} of the last block{end}" for name in ("token", "mean") for end in ("", ", not centered")]
+    assert list(table) == [*ways, "pixels", "chance"]
+    assert table[ways[0]]["cosine"] < table[ways[1]]["cosine"]
     assert table["chance"]["precision"] == pytest.approx(0.1, abs=0.01)
     for name, row in table.items():
-        assert f"{name:32}   {row['precision']:14.4f}" in text
+        assert f"{name:36}   {row['precision']:14.4f}" in text
         assert 0 <= row["precision"] <= 1
+
+
+@on_one_backend
+def test_what_pictures_say_is_drawn_of_each_stage_and_target(run_here, tmp_path):
+    pytest.importorskip("skimage")
+    text = run_here("what_pictures_say.py", "--quick", "--out", tmp_path)
+    for target in (False, True):
+        for updates in (0, 1, 3):
+            assert f"norm_pix_loss={target}, {updates} updates" in text
+    width, height = Image.open(tmp_path / "what_pictures_say.png").size
+    assert width > 2 * height  # nine columns, two rows

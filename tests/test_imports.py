@@ -74,6 +74,8 @@ ALLOWED = {
     **{part: LEAVES - {part} for part in LEAVES},
     **{part: LEAVES for part in FIRST},
     **{part: LEAVES | FIRST for part in SECOND},
+    "feature_maps": LEAVES | FIRST,
+    "encoder": LEAVES | FIRST | {"feature_maps"},
     "cross_attention": LEAVES | FIRST | {"decoder"},
     "train_step": LEAVES,
     "reconstruction": LEAVES | FIRST | SECOND,

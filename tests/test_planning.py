@@ -15,8 +15,8 @@ from keras_mae import planning, training
 from keras_mae.data import Survey
 from keras_mae.planning import measuring, numbers, plans, proposing
 from keras_mae.planning.candidates import Candidate, candidates
-from keras_mae.planning.durations import duration
 from keras_mae.recipes import PretrainRecipe
+from keras_mae.training.durations import duration
 
 torch_only = pytest.mark.backends("torch")
 RNG = np.random.default_rng(0)
@@ -135,16 +135,18 @@ class Time:
         return self.now
 
 
-def timed(monkeypatch, steps, step, gap, too_slow=math.inf, first=30.0):
+def timed(monkeypatch, steps, step, gap, too_slow=math.inf, first=30.0, backend="jax"):
     """The clock of training with known times, after it has stopped that."""
     time = Time()
     monkeypatch.setattr(measuring, "time", time)
     monkeypatch.setattr(measuring._optional, "cores", lambda: 2)
+    monkeypatch.setattr(measuring.keras.backend, "backend", lambda: backend)
     clock = measuring._Clock(steps, too_slow)
     clock.set_model(SimpleNamespace(stop_training=False))
     done = 0
     while not clock.model.stop_training:
         for _ in range(steps):
+            clock.on_train_batch_begin(0)
             time.now += step if done else first
             done += 1
             clock.on_train_batch_end(0, {"loss": np.float32(1)})
@@ -169,9 +171,27 @@ def test_the_time_of_a_step_is_found_without_the_first_and_with_what_lies_betwee
 
 
 @torch_only
+def test_measuring_takes_no_longer_than_fits_the_run(monkeypatch):
+    assert [measuring.timing_seconds(3600 * hours) for hours in (0.001, 0.1, 1, 8)] == [1.0, 3.6, 8.0, 8.0]
+    time = Time()
+    monkeypatch.setattr(measuring, "time", time)
+    clock = measuring._Clock(1000, math.inf, 2.0)
+    clock.set_model(SimpleNamespace(stop_training=False))
+    while not clock.model.stop_training:
+        time.now += 0.1
+        clock.on_train_batch_end(0, {"loss": np.float32(1)})
+    assert time.now < 3.5
+    assert clock.step_seconds == pytest.approx(0.1)
+
+
+@torch_only
 def test_a_model_that_takes_far_too_long_is_left_after_two_steps(monkeypatch):
     clock, done = timed(monkeypatch, 10, 60.0, 0.0, too_slow=59.0)
     assert (done, clock.step_seconds) == (2, 60.0)
+    clock, done = timed(monkeypatch, 10, 60.0, 0.0, too_slow=2.9, first=30.0)
+    assert (done, clock.step_seconds) == (2, 60.0)  # the first one was compiled
+    clock, done = timed(monkeypatch, 10, 20.0, 0.0, too_slow=2.9, first=30.0, backend="torch")
+    assert (done, clock.step_seconds) == (1, 30.0)
 
 
 @torch_only
@@ -270,6 +290,22 @@ def test_the_largest_that_does_enough_epochs_in_time_is_proposed(
 
 
 @torch_only
+def test_after_a_while_only_the_cheapest_is_measured(tmp_path, monkeypatch, speed):
+    time, measure = Time(), proposing.measure
+    monkeypatch.setattr(proposing, "time", time)
+
+    def slowly(*args, **options):
+        time.now += 120.0
+        return measure(*args, **options)
+
+    monkeypatch.setattr(proposing, "measure", slowly)
+    speed |= {"micro": 0.001}
+    plan = planning.make_plan(many(monkeypatch, tmp_path / "x", 20_000), hours=0.1)
+    assert [one[:2] for one in speed["asked"]] == [("small", 224), ("micro", 128)]
+    assert "to measure all larger ones would have taken too long" in plan.settings["model"]["model"][1]
+
+
+@torch_only
 def test_models_that_do_not_fit_into_memory_are_passed_over(tmp_path, monkeypatch, speed):
     speed |= {"small": None, "tiny": -16.0}  # fits in batches of 16, at 16 s a step
     plan = planning.make_plan(many(monkeypatch, tmp_path / "x", 20_000), hours=1e6)
@@ -310,6 +346,23 @@ def test_a_plan_is_written_once_and_says_why(tmp_path, speed):
         with pytest.raises(ValueError, match="`out` must be the name of a file"):
             plan.save(tmp_path / wrong)
     assert plans.check_free(tmp_path / "other.toml").name == "other.toml"
+
+
+@torch_only
+def test_a_plan_warns_of_few_updates_and_of_other_programs(tmp_path, speed):
+    said = []
+    plan = planning.make_plan(photos(tmp_path / "x"), preset="mae_vit_tiny_patch4_32", epochs=999, say=said.append)
+    assert "measuring" in said[-1]
+    [few] = plan.warnings
+    assert few.startswith("the run updates the weights only 999 times")
+    enough = dataclasses.replace(plan, recipe=dataclasses.replace(plan.recipe, epochs=1000))
+    assert enough.warnings == []
+    slowed = dataclasses.replace(plan.chosen, notice="other programs are at work")
+    both = dataclasses.replace(plan, measured=(plan.chosen, slowed))
+    assert both.warnings == [few, "these times are too long: other programs are at work"]
+    assert str(both).endswith(f"\nwarning: {few}\nwarning: {both.warnings[1]}")
+    both.save(tmp_path / "plan.toml")
+    assert f"\n# Warning: {few}.\n# Warning: {both.warnings[1]}.\n" in (tmp_path / "plan.toml").read_text()
 
 
 @torch_only

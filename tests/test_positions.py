@@ -5,8 +5,11 @@ import math
 import numpy as np
 import oracles
 import pytest
+from keras import ops
 
 import keras_mae
+from keras_mae.ops import gradient
+from keras_mae.positions import resized_on_the_fly
 
 
 @pytest.mark.parametrize(("grid", "dim"), [((5, 7), 12), ((14, 14), 768), ((1, 11), 4), ((3, 2), 20)])
@@ -96,6 +99,29 @@ def test_resize_by_hand():
     inner = 0.26171875 - 0.03515625
     outer = -0.10546875
     np.testing.assert_allclose(resized, [9, outer, inner, 1 - inner, 1 - outer], atol=1e-6)
+
+
+GRIDS = [((5, 7), (11, 4)), ((5, 7), (2, 13)), ((1, 6), (3, 6)), ((5, 7), (5, 7))]
+
+
+@pytest.mark.parametrize(("old", "new"), GRIDS)
+def test_a_resize_on_the_fly_gives_the_same_table(old, new):
+    table = np.random.default_rng(0).standard_normal((1 + old[0] * old[1], 12)).astype("float32")
+    found = ops.convert_to_numpy(resized_on_the_fly(ops.convert_to_tensor(table), old, new))
+    np.testing.assert_allclose(found, keras_mae.resize_positions(table, old, new), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("old", "new"), GRIDS)
+def test_a_gradient_goes_through_a_resize_on_the_fly(old, new):
+    """The resize is a matrix, whose transpose is the way back."""
+    size, generator = 1 + old[0] * old[1], np.random.default_rng(0)
+    matrix = keras_mae.resize_positions(np.eye(size, dtype="float32"), old, new)
+    cotangent = generator.standard_normal((len(matrix), 4)).astype("float32")
+    wanted = ops.convert_to_tensor(cotangent)
+    matrix = np.concatenate([np.eye(1, size), matrix[1:]])  # the class token's row is its own
+    table = ops.convert_to_tensor(generator.standard_normal((size, 4)).astype("float32"))
+    found = gradient(lambda x: ops.sum(resized_on_the_fly(x, old, new) * wanted))(table)
+    np.testing.assert_allclose(ops.convert_to_numpy(found), matrix.T @ cotangent, atol=1e-5)
 
 
 def test_resize_names_the_rows_it_wants():

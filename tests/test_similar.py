@@ -32,12 +32,38 @@ def test_neighbors_are_numpys(monkeypatch, at_a_time):
     np.testing.assert_allclose(cosines, values, atol=1e-6)
 
 
+@pytest.mark.parametrize("at_a_time", [11, 8192])
+def test_centered_neighbors_are_numpys_of_vectors_minus_the_features_mean(monkeypatch, at_a_time):
+    monkeypatch.setattr(similar, "_AT_A_TIME", at_a_time)
+    common = np.float32(1000)
+    indices, cosines = transfer.nearest(FEATURES + common, QUERIES + common, 13, center=True)
+    mean = (FEATURES + common).mean(axis=0, dtype="float64")
+    expected, values = by_numpy(FEATURES + common - mean, np.float32(QUERIES + common) - mean, 13)
+    np.testing.assert_array_equal(indices, expected)
+    np.testing.assert_allclose(cosines, values, atol=1e-6)
+    assert transfer.nearest(FEATURES + common, QUERIES + common, 13)[1].std() < 0.01 < cosines.std()
+
+
+def test_centering_survives_what_leaves_nothing_or_would_overflow():
+    assert transfer.nearest(np.full((3, 2), 0.1, "float32"), [[0.1, 0.1]], center=True)[1].tolist() == [[0, 0, 0]]
+    huge = np.array([[3e38, 1], [-3e38, 1], [-3e38, 2]], "float32")
+    assert transfer.nearest(huge, huge[:1], 1, exclude=[0], center=True)[1].tolist() == [[-1]]
+
+
+def test_a_map_of_centered_features_does_not_change_with_what_they_have_in_common():
+    places = transfer.map_coordinates(FEATURES[:20], "pca", center=True)[0]
+    moved = transfer.map_coordinates(FEATURES[:20] + np.float32(8), "pca", center=True)[0]
+    np.testing.assert_allclose(moved, places, atol=1e-4)
+    assert np.abs(transfer.map_coordinates(FEATURES[:20] + np.float32(8), "pca")[0] - places).max() > 0.1
+
+
 def test_an_image_leaves_itself_out_and_no_query_gets_more_than_there_are():
     indices, cosines = transfer.nearest(FEATURES[:6], FEATURES[[4, 2]], 10, exclude=[4, -1])
     assert indices.shape == (2, 5)
     assert sorted(indices[0]) == [0, 1, 2, 3, 5]
     assert (indices[1, 0], np.isfinite(cosines).all()) == (2, True)
     np.testing.assert_allclose(cosines[1, 0], 1, atol=1e-6)
+    assert transfer.nearest(FEATURES[:1], FEATURES[:1], exclude=[0])[0].shape == (1, 0)
 
 
 def test_equally_near_ones_come_in_their_order(monkeypatch):

@@ -57,7 +57,8 @@ def test_ctrl_c_saves_and_the_same_call_continues(step, alone, tmp_path):  # noq
     handler, directory = signal.getsignal(signal.SIGINT), tmp_path / "run"
     error, lines = stopped_run(directory, Stop(step, pressed), saving=Saving(resume=True))
     assert (type(error), error.path.name) == (Interrupted, f"step-{step:09d}")
-    assert lines[-1] == f"{directory}: stopped at step {step}; the same command continues it"
+    assert lines[0] == f"{directory}: there is nothing to resume yet, and the run begins"
+    assert lines[-1] == f"{directory}: stopped at step {step}; the same call continues it"
     assert names(directory) == ["checkpoints", *["history.csv"] * (step > 5), "recipe.toml", "run.json"]
     assert signal.getsignal(signal.SIGINT) is handler
     assert_as_if_nothing_had_happened(run(directory), directory, alone)
@@ -69,8 +70,7 @@ def test_a_run_that_was_not_to_be_resumed_says_how(stop, kind, alone, tmp_path):
     directory = tmp_path / "run"
     error, lines = stopped_run(directory, Stop(2, stop), saving=Saving())
     assert type(error) is kind
-    how = f"with --out {directory} --resume (saving=Saving(resume=True))"
-    assert lines == [f"{directory}: stopped at step 2; the same command {how} continues it"]
+    assert lines == [f"{directory}: stopped at step 2; the same call with saving=Saving(resume=True) continues it"]
     with pytest.raises(ValueError, match="a run that `resume` \\(--resume\\) continues"):
         run(directory, saving=Saving())
     assert_as_if_nothing_had_happened(run(directory), directory, alone)
@@ -94,7 +94,7 @@ def test_a_second_one_stops_at_once_even_if_numpy_drops_it(dropped, alone, tmp_p
 
     error, lines = stopped_run(directory, Press(), saving=Saving(resume=True))
     assert (type(error), len(ended)) == (KeyboardInterrupt, 2)
-    assert lines == [f"{directory}: stopped at step 2; the same command begins it anew"]
+    assert lines[1:] == [f"{directory}: stopped at step 2; the same call begins it anew"]
     assert names(directory) == ["recipe.toml", "run.json"]
     assert_as_if_nothing_had_happened(run(directory), directory, alone)
 
@@ -145,7 +145,7 @@ def test_an_error_leaves_the_history_and_the_run_begins_anew(alone, tmp_path):  
     shown = io.StringIO()
     with pytest.raises(MemoryError):
         run(tmp_path / "run", Stop(9, killed), saving=Saving(resume=True), console=Console(file=shown, width=200))
-    assert shown.getvalue().endswith("run: stopped at step 8; the same command begins it anew\n")
+    assert shown.getvalue().endswith("run: stopped at step 8; the same call begins it anew\n")
     assert names(tmp_path / "run") == ["history.csv", "recipe.toml", "run.json"]
     assert len(RunDirectory(tmp_path / "run").history["loss"]) == 1
     assert_as_if_nothing_had_happened(run(tmp_path / "run"), tmp_path / "run", alone)

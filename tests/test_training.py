@@ -135,7 +135,7 @@ def test_history_and_recipe_say_what_happened(run):
 
 
 def test_progress_shows_epoch_speed_and_time_left(run):
-    lines = run[2].strip().splitlines()
+    lines = [line for line in run[2].strip().splitlines() if not line.startswith("Slow: ")]  # other programs' doing
     assert len(lines) == 2
     assert lines[0].startswith("epoch 1/2  loss ")
     assert "images/s" in lines[0]
@@ -165,6 +165,43 @@ def test_the_bar_counts_what_is_left_and_shows_the_loss(images):
     model.fit(batches, epochs=1, steps_per_epoch=3, verbose=0, callbacks=[progress])
     assert [seen[:2] for seen in Terminal.seen] == [(4, 18), (5, 18), (6, 18)]
     assert all(re.fullmatch(r"epoch 1/3  loss \d.*", seen[2]) for seen in Terminal.seen)
+
+
+@pytest.mark.backends("torch")
+def test_a_long_epoch_says_soon_how_long_it_takes_and_where_the_run_is(monkeypatch):
+    """Epochs of a hundred steps of a minute, of which ten were done before; the first step takes longer."""
+    now, read, shown = [0.0], [], io.StringIO()
+    for module in ("callbacks", "busy"):
+        monkeypatch.setattr(f"keras_mae.training.{module}.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("keras_mae.training.callbacks.notice", lambda before, after: f"{after.clock - before.clock}")
+
+    class Loss:
+        def __float__(self):
+            read.append(now[0])
+            return 0.5
+
+    progress = Progress(200, Console(file=shown, width=200), epochs=3, steps=100)
+
+    def fit(epoch, steps, seconds=60.0):
+        progress.set_params({"epochs": epoch + 1, "steps": steps})
+        progress.on_train_begin()
+        progress.on_epoch_begin(epoch)
+        for batch in range(steps):
+            now[0] += 300.0 if batch == 0 else seconds
+            progress.on_train_batch_end(batch, {"loss": Loss()})
+        progress.on_epoch_end(epoch, {})
+        progress.on_train_end()
+
+    fit(0, 90)
+    lines = shown.getvalue().splitlines()
+    assert lines[0] == "epoch 1/3  step 13/100  loss 0.5  about 1 h 40 min an epoch, 4 h 47 min left"
+    assert lines[1] == "epoch 1/3  step 23/100  loss 0.5  about 1 h 40 min an epoch, 4 h 37 min left"
+    assert len(lines) == 9 + 2
+    assert lines[-1] == "Slow: 5340.0"
+    assert len(read) == 1 + 9  # at the first step, and for each line
+    fit(1, 100, seconds=1.0)  # epochs that are short enough have a line of their own, and nothing is said twice
+    assert [line.split()[:2] for line in shown.getvalue().splitlines()[11:]] == [["epoch", "2/3"]]
+    assert len(read) == 1 + 9 + 1
 
 
 def test_a_picture_that_fails_is_a_warning_and_is_drawn_when_asked_for_again(images, tmp_path, monkeypatch):
@@ -201,7 +238,7 @@ def test_a_picture_that_fails_is_a_warning_and_is_drawn_when_asked_for_again(ima
 @pytest.mark.backends("torch")
 def test_a_directory_with_files_is_refused_and_kept(tmp_path, images):
     (tmp_path / "precious.txt").write_text("mine")
-    with pytest.raises(ValueError, match="`run_directory` must not exist or be empty"):
+    with pytest.raises(ValueError, match=r"`run_directory` \(--out\) must not exist or be empty"):
         run_pretraining(small_model(), dataset(images), RECIPE, tmp_path, examples=images[:1])
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 

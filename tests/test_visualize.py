@@ -14,15 +14,16 @@ pytestmark = pytest.mark.backends("torch")
 
 def result(channels):
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 12, channels), dtype="uint8")
-    return Reconstruction(images, images, images, images, np.eye(3, 6, dtype="float32"), "none needed")
+    return Reconstruction(images, images, images, images, np.eye(3, 6, dtype="float32"), "from somewhere")
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 5])
 def test_reconstructions_show_four_columns_and_name_the_statistics(channels):
     figure = visualize.reconstructions(result(channels), max_images=2)
     assert len(figure.axes) == 8
-    assert "17% of the patches removed" in figure.get_suptitle()
-    assert "none needed" in figure.get_suptitle()
+    assert figure.get_suptitle() == "17% of the patches removed\nfrom somewhere"
+    pixels = replace(result(channels), statistics="")
+    assert visualize.reconstructions(pixels).get_suptitle() == "17% of the patches removed"
     shown = figure.axes[0].get_images()[0].get_array()
     assert shown.shape == ((8, 12) if channels < 3 else (8, 12, 3))
 

@@ -47,7 +47,7 @@ def reconstruction(removed, channels=3, images=1):
         predicted,
         np.where(hidden, predicted, original).astype("uint8"),
         mask,
-        "visible patches, weighted by 1 / distance**2",
+        "their brightness and contrast guessed from visible patches",
     )
 
 

@@ -23,6 +23,7 @@ from keras_mae.cli import (
     scoring,
     transfer,
 )
+from keras_mae.cli.output import complain
 
 __all__ = ["app", "main"]
 
@@ -67,16 +68,33 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except (ValueError, ImportError, OSError, FloatingPointError) as error:
-        _fail(str(error), 2)
+        _fail(f"{error}{_way_around(str(error))}", 2)
     except Exception as error:
         # tf.data puts what our loading raises in the middle of an error of its own.
         loading = re.search(r"^(?:ValueError|OSError): (.+)", str(error), re.MULTILINE)
         if loading and type(error).__module__.startswith("tensorflow."):
-            _fail(loading[1], 2)
+            _fail(f"{loading[1]}{_way_around(loading[1])}", 2)
         if not hasattr(error, "format_message"):  # click's errors have it, whichever click typer brings
             raise
         _fail(error.format_message() or "a command is missing; see keras-mae --help", 2)
     sys.exit(status or 0)
+
+
+_OF_FOLDERS = ("finetune", "probe", "knn", "evaluate", "anomaly")
+"""Commands that read folders, and have no option to leave out damaged images."""
+
+
+def _way_around(message: str) -> str:
+    """Return what else to say of an image that is damaged: how to leave it out, "" if that is not what is wrong."""
+    if not re.search(r"Cannot read the image file '.*': (it is empty|[\w.]*[Ee]rror: )", message, re.DOTALL):
+        return ""
+    name = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    command = typer.main.get_command(app).commands.get(name)  # type: ignore[attr-defined]
+    if command and any(parameter.name == "allow_damaged" for parameter in command.params):
+        return ". --allow-damaged 0.01 leaves out up to 1% of the images, and lists them"
+    if name in _OF_FOLDERS:
+        return ". keras-mae prepare FOLDER --check lists all that are damaged"
+    return ""
 
 
 def _typed() -> str:
@@ -85,5 +103,5 @@ def _typed() -> str:
 
 
 def _fail(message: str, status: int) -> None:
-    print(f"Error: {_terminal.printable(' '.join(message.split()))}", file=sys.stderr)
+    complain(message)
     sys.exit(status)

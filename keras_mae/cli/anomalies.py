@@ -110,11 +110,12 @@ def anomaly(
     """
     import keras_mae
     from keras_mae import anomaly as found_in
-    from keras_mae import convert, training
+    from keras_mae import convert
     from keras_mae.cli.runs import run_directory, run_name
     from keras_mae.data.array_files import is_array_name
     from keras_mae.visualize.figures import checked_bands
 
+    directory = run_directory(f"anomaly-{run_name(str(test))}", out, False, keras_mae.distribution.current())
     loaded = convert.load_model(model)
     encoder = getattr(loaded, "encoder", loaded)
     shown = shown_bands(bands)
@@ -135,8 +136,6 @@ def anomaly(
         "white_level": white_level,
         "max_pixels": max_pixels,
     }
-    directory = run_directory(f"anomaly-{run_name(str(test))}", out, False, keras_mae.distribution.current())
-    training.RunDirectory(directory).check_free()
     if normal.is_file() and not is_array_name(normal):
         if given or method:
             rule = f"left out with {normal.name}, which was fitted with its own"

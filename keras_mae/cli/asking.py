@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from keras_mae.cli.options import AllowDamaged, Bands, MaxPixels, Part, RecipeSize, WhiteLevel, shown_bands
-from keras_mae.cli.output import add_row, echo, table
+from keras_mae.cli.output import add_row, complain, echo, existing, table
 
 if TYPE_CHECKING:
     from keras_mae.transfer import Embeddings
@@ -57,7 +57,8 @@ def predict(
     """Classify images of any size.
 
     Each of FILES gets the class that CLASSIFIER sees in it, and its probability. Images are read as evaluate
-    reads them. The tables of all parts are joined by join.
+    reads them. A name that is no file is told on stderr, and the others are classified: the exit status is then 1.
+    The tables of all parts are joined by join.
     """
     import keras_mae
     from keras_mae import convert, data
@@ -73,8 +74,9 @@ def predict(
             f"`classifier` must be a ViTClassifier. Received: a {type(loaded).__name__} in {str(classifier)!r}"
         )
     recipe = keras_mae.recipes.FineTuneRecipe.for_size(size.value)
+    there = existing(files)
     found = loaded.predict_files(
-        files,
+        there,
         crop=data.CenterCrop(**recipe.evaluation_crop(min(loaded.encoder.image_shape[:2]))),
         part=chosen,
         batch_size=batch_size,
@@ -87,6 +89,8 @@ def predict(
     if out is not None:
         found.save(out)
         echo(f"{out}: {_counted(len(found), 'image')}")
+    if len(there) < len(files):
+        raise typer.Exit(1)
 
 
 def similar(
@@ -104,9 +108,10 @@ def similar(
 ) -> None:
     """Find the images most like others.
 
-    They are those of EMBEDDINGS nearest to each of QUERIES by cosine. A query that EMBEDDINGS holds is looked up
-    and leaves itself out; any other image is embedded by the model that
-    made them, in the same way. All images are compared, none is estimated.
+    They are those of EMBEDDINGS nearest to each of QUERIES by the cosine of what sets them apart from the mean of
+    all. A query that EMBEDDINGS holds is looked up and leaves itself out; any other image is embedded by the model
+    that made them, in the same way. All images are compared, none is estimated. A query that cannot be answered is
+    told on stderr, and the others are answered: the exit status is then 1.
     """
     import numpy as np
 
@@ -118,20 +123,25 @@ def similar(
     known, shown = transfer.read_embeddings(embeddings), shown_bands(bands)
     _check_bands(shown, known)
     places = [known.find(query) for query in queries]
-    others = [query for query, place in zip(queries, places, strict=True) if place is None]
-    if missing := [query for query in others if not Path(query).is_file()]:
-        raise ValueError(f"A query must be an image file, or a name in {str(embeddings)!r}. Received: {missing[0]!r}")
-    file = known.model_file(model) if others or model is not None else None
-    embedded = known.embed(convert.load_model(file), others) if others and file else np.zeros((0, 0))
-    new = iter(embedded)
-    vectors = np.stack([next(new) if place is None else known.features[place] for place in places])
-    exclude = np.array([-1 if place is None else place for place in places])
-    indices, cosines = transfer.nearest(known.features, vectors, k, exclude=exclude)
+    file = known.model_file(model) if model is not None or _has_others(queries, places) else None
+    asked, wrong = _readable(known, embeddings, queries, places)
+    if not asked:
+        raise ValueError("; ".join(wrong))
+    for message in wrong:
+        complain(message)
+    others = [query for query, place, _ in asked if place is None]
+    new = iter(known.embed(convert.load_model(file), others) if file and others else ())
+    vectors = np.stack([next(new) if place is None else known.features[place] for _, place, _ in asked])
+    exclude = np.array([-1 if place is None else place for _, place, _ in asked])
+    indices, cosines = transfer.nearest(known.features, vectors, k, exclude=exclude, center=True)
     classes = known.classes
-    for query, row, values in zip(queries, indices, cosines, strict=True):
+    for (query, _, _), row, values in zip(asked, indices, cosines, strict=True):
         _print_neighbors(query, known, classes, row, values)
+    echo(f"cosines are of features minus their mean over the {_counted(len(known), 'image')} in {embeddings}")
     if out is not None:
-        _draw_neighbors(out, known, queries, places, indices, cosines, shown)
+        _draw_neighbors(out, known, asked, indices, cosines, shown)
+    if wrong:
+        raise typer.Exit(1)
 
 
 def draw_map(
@@ -164,13 +174,15 @@ def draw_map(
     _checks.seed_int("seed", seed)
     known, shown = transfer.read_embeddings(embeddings), shown_bands(bands)
     _check_bands(shown, known)
-    places, used = transfer.map_coordinates(known.features, None if method is None else method.value, seed=seed)
+    places, used = transfer.map_coordinates(
+        known.features, None if method is None else method.value, seed=seed, center=True
+    )
     page = visualize.map_page(
         places,
         known.files.tolist(),
         known.classes,
         _spread_images(known, thumbnails),
-        title=f"{embeddings.stem}: {_counted(len(known), 'image')}, {_WRITTEN[used]}",
+        title=f"{_subject(known, embeddings)}, {_WRITTEN[used]}",
         thumbnail=thumbnail_size,
         bands=shown,
         pixel_range=_pixel_range(known),
@@ -179,6 +191,41 @@ def draw_map(
     with _files.whole(out) as unfinished:
         unfinished.write_text(page, encoding="utf-8")
     echo(f"{out}: {_counted(len(known), 'image')} by {_WRITTEN[used]}, {len(page) / 1e6:.1f} MB{replaced}")
+
+
+# === Queries ===
+Query = tuple[str, int | None, Any]
+"""A query, its index in the embeddings or `None`, and then its image."""
+
+
+def _has_others(queries: list[str], places: list[int | None]) -> bool:
+    """Return whether there are images among the queries that the embeddings do not hold."""
+    return any(place is None and Path(query).is_file() for query, place in zip(queries, places, strict=True))
+
+
+def _readable(
+    known: Embeddings, source: Path, queries: list[str], places: list[int | None]
+) -> tuple[list[Query], list[str]]:
+    """Return the queries that can be answered, and what is wrong with each of the others."""
+    asked, wrong = list[Query](), list[str]()
+    for query, place in zip(queries, places, strict=True):
+        if place is None and not Path(query).is_file():
+            rule = f"A query must be an image file, or a name in {str(source)!r}. Received: {query!r}"
+            wrong.append(rule + _nearest_name(query, known.files.tolist()))
+            continue
+        try:
+            asked.append((query, place, None if place is not None else known.read_image(query)))
+        except ValueError as error:
+            wrong.append(str(error))
+    return asked, wrong
+
+
+def _nearest_name(query: str, names: list[str]) -> str:
+    """Return which name may have been meant: a file of the same name elsewhere, or else one that is written alike."""
+    from keras_mae import _checks
+
+    same = [name for name in names if name.rpartition("/")[2] == Path(query).name]
+    return f". Did you mean {same[0]}?" if same else _checks.nearest(query, names)
 
 
 # === What is printed and drawn ===
@@ -211,8 +258,7 @@ def _print_neighbors(query: str, known: Embeddings, classes: list[str] | None, i
 def _draw_neighbors(
     out: Path,
     known: Embeddings,
-    queries: list[str],
-    places: list[int | None],
+    asked: list[Query],
     indices: Any,
     cosines: Any,
     bands: tuple[int, ...] | None,
@@ -220,8 +266,8 @@ def _draw_neighbors(
     from keras_mae import _files, visualize
 
     rows, titles = [], []
-    for query, place, row, values in zip(queries, places, indices, cosines, strict=True):
-        own = known.read_images([place]) if place is not None else [_read_query(known, query)]
+    for (query, place, image), row, values in zip(asked, indices, cosines, strict=True):
+        own = known.read_images([place]) if place is not None else [image]
         rows.append([*own, *known.read_images(row)])
         name = query if place is not None else Path(query).name
         titles.append([f"{name}\nquery", *(_title(known, *pair) for pair in zip(row, values, strict=True))])
@@ -231,18 +277,19 @@ def _draw_neighbors(
         figure.savefig(unfinished)
     missing = sum(image is None for row in rows for image in row)
     gray = f", {_counted(missing, 'image')} not where they were" if missing else ""
-    echo(f"{out}: {len(queries)} {'query' if len(queries) == 1 else 'queries'}{gray}{replaced}")
+    echo(f"{out}: {len(asked)} {'query' if len(asked) == 1 else 'queries'}{gray}{replaced}")
 
 
 def _title(known: Embeddings, index: int, cosine: float) -> str:
     return f"{known.files[index]}\n{cosine:.3f}"
 
 
-def _read_query(known: Embeddings, query: str) -> Any:
-    from keras_mae import data
-
-    levels = {name: known.about.get(name) for name in ("white_level", "max_pixels")}
-    return data.read_image(query, tuple(known.about["image_shape"]), pixel_range=_pixel_range(known), **levels)
+def _subject(known: Embeddings, file: Path) -> str:
+    """Return what embeddings are of: the folder, the number of images, and the model, or else their file."""
+    folder, model = known.about.get("folder"), (known.about.get("model") or {}).get("path")
+    count = _counted(len(known), "image")
+    said = f"{'/'.join(Path(folder).parts[-2:])}: {count}" if folder else f"{file.name}: {count}"
+    return f"{said}, features of {'/'.join(Path(model).parts[-2:])}" if model else said
 
 
 def _spread_images(known: Embeddings, count: int) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,7 @@ def pretrain(
             decoder=recipe.decoder,
             new_decoder=new_decoder,
             dtype=precision.value,
+            say=partial(say, devices),
             **fixed,
         )
         feed["metadata"] |= begin.metadata or {}

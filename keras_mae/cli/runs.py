@@ -25,14 +25,22 @@ __all__ = [
 
 
 def run_directory(name: str, out: Path | None, resume: bool, devices: Devices) -> Path:
-    """Return the directory that was asked for, or else the first runs/NAME-N that does not exist."""
+    """Return the directory that was asked for, or else the first runs/NAME-N that does not exist.
+
+    Raises:
+        ValueError: If the run would mix its files with others, which is said before data are looked at.
+    """
     from keras_mae.training import RunDirectory
+    from keras_mae.training.agreement import together
 
     if out is None and resume:
         raise ValueError(f"`resume` needs the run directory: --out runs/{name}-1 --resume")
     if out is None and devices.processes > 1:
         raise ValueError(f"Several processes need a run directory that they share: --out runs/{name}-1")
-    return out or RunDirectory.next_free(name).path
+    run = RunDirectory.next_free(name) if out is None else RunDirectory(out)
+    check = run.check_resumable if resume else run.check_free
+    together(check if devices.is_main else lambda: None)
+    return run.path
 
 
 def run_name(data: str) -> str:

@@ -12,7 +12,7 @@ import typer
 
 from keras_mae import _class_names
 from keras_mae.cli.options import Bands, SavedModel, WhiteLevel, shown_bands
-from keras_mae.cli.output import add_row, echo, table
+from keras_mae.cli.output import add_row, echo, existing, table
 
 __all__ = ["info", "reconstruct"]
 
@@ -57,14 +57,17 @@ def reconstruct(
     shown = shown_bands(bands)
     checked_bands(shown, mae.encoder.image_shape[-1])
     levels: dict[str, Any] = {"pixel_range": mae.encoder.pixel_range, "white_level": white_level}
-    batch = np.stack([keras_mae.data.read_image(path, mae.encoder.image_shape, **levels) for path in images])
-    if darkness := grays_in_the_dark(images, Levels(**levels)):
+    there = existing(images)
+    batch = np.stack([keras_mae.data.read_image(path, mae.encoder.image_shape, **levels) for path in there])
+    if darkness := grays_in_the_dark(there, Levels(**levels)):
         warnings.warn(darkness, stacklevel=2)
     result = mae.reconstruct(batch, seed=seed, statistics=statistics.value)
     figure = keras_mae.visualize.reconstructions(result, max_images=len(batch), bands=shown)
     with _files.whole(out) as unfinished:
         figure.savefig(unfinished)
     echo(f"{out}: {len(batch)} image{'s' if len(batch) > 1 else ''}")
+    if len(there) < len(images):
+        raise typer.Exit(1)
 
 
 def info(model: SavedModel) -> None:

@@ -59,6 +59,7 @@ def knn(
     from keras_mae import convert, distribution, training
 
     devices = distribution.current()
+    directory = run_directory(f"knn-{run_name(data)}", out, False, devices)
     loaded = convert.load_model(model)
     encoder = getattr(loaded, "encoder", loaded)
     images = open_images(
@@ -72,7 +73,6 @@ def knn(
         white_level=white_level,
         max_pixels=max_pixels,
     )
-    directory = run_directory(f"knn-{run_name(data)}", out, False, devices)
     training.run_knn(
         loaded if _is_attentive(loaded, pooling) else encoder,
         training.evaluation_batches(images.train),
@@ -111,6 +111,7 @@ def evaluate(
     import keras_mae
     from keras_mae import _class_names, convert, training
 
+    directory = run_directory(f"evaluate-{run_name(data)}", out, False, keras_mae.distribution.current())
     loaded = convert.load_model(classifier)
     if not isinstance(loaded, keras_mae.ViTClassifier):
         raise ValueError(
@@ -127,7 +128,6 @@ def evaluate(
         echo(_class_names.by_place(images.class_names or (), loaded.num_classes))
         loaded.class_names = images.class_names
     recipe = keras_mae.recipes.FineTuneRecipe.for_size(size.value)
-    directory = run_directory(f"evaluate-{run_name(data)}", out, False, keras_mae.distribution.current())
     training.run_evaluation(loaded, training.evaluation_batches(images, recipe), directory)
     say_scores(directory, "images")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,20 +37,34 @@ class Start:
     loaded: Any = None
     metadata: dict[str, Any] | None = None
 
-    def model(self, image_shape: tuple[int, int, int], *, decoder: str, new_decoder: bool, **arguments: Any) -> Any:
+    def model(
+        self,
+        image_shape: tuple[int, int, int],
+        *,
+        decoder: str,
+        new_decoder: bool,
+        say: Callable[[str], None],
+        **arguments: Any,
+    ) -> Any:
         """Return the `MaskedAutoencoder` to train.
 
         Args:
             image_shape: Shape of the images.
             decoder: Kind of its decoder.
             new_decoder: Whether the decoder is new in any case.
+            say: Function called with a line on what is taken of other weights, if there are any.
             arguments: Other arguments of the model.
         """
         import keras_mae
 
         if self.loaded is not None:
             return keras_mae.convert.continued(
-                self.loaded, image_shape, decoder=decoder, new_decoder=new_decoder, **arguments
+                self.loaded,
+                image_shape,
+                decoder=decoder,
+                new_decoder=new_decoder,
+                say=lambda taken: say(f"goes on from {self.name}: {taken}"),
+                **arguments,
             )
         shape: dict[str, Any] = {"image_shape": image_shape, "patch_size": self.patch_size}
         return keras_mae.MaskedAutoencoder.from_preset(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from keras_mae import _checks, presets
@@ -24,6 +25,7 @@ def continued(
     new_decoder: bool = False,
     pixel_range: tuple[float, float] | None = None,
     dtype: Any = None,
+    say: Callable[[str], None] | None = None,
     **arguments: Any,
 ) -> MaskedAutoencoder:
     """Return a masked autoencoder with the weights of a model, to pre-train it further.
@@ -40,6 +42,7 @@ def continued(
         new_decoder: Whether the decoder is a new one in any case.
         pixel_range: (low, high), the smallest and the largest pixel; the model's by default.
         dtype: Dtype policy; the model's by default.
+        say: Function called with a line on what was taken of the model, and what was changed, such as `print`.
         arguments: Other arguments of `MaskedAutoencoder`, such as those of `PretrainRecipe.model_arguments`.
 
     Raises:
@@ -49,6 +52,8 @@ def continued(
         >>> mae = keras_mae.convert.continued("runs/photos-1/model.keras", (96, 192, 3))
     """
     _checks.boolean("new_decoder", new_decoder)
+    if say is not None:
+        _checks.function("say", say, "a function of a line, or None")
     kind = DECODERS[_checks.one_of("decoder", decoder, DECODERS)]
     loaded = weights
     if not isinstance(weights, MaskedAutoencoder | ViTEncoder | ViTClassifier):
@@ -61,7 +66,21 @@ def continued(
     encoder = old.copy(image_shape=shape, drop_path_rate=0.0, **changes, **as_well)
     whole = not new_decoder and _keeps_decoder(loaded, decoder, shape, arguments)
     made = loaded.decoder.copy(image_shape=shape, **as_well) if whole else kind(**_decoder_sizes(old), **as_well)
+    if say is not None:
+        say(", ".join(_taken(old, encoder, whole)))
     return MaskedAutoencoder(encoder, made, **arguments, **as_well)
+
+
+def _taken(old: ViTEncoder, new: ViTEncoder, whole: bool) -> list[str]:
+    """Return what is taken of a model with encoder `old`, and what is changed for encoder `new`."""
+    said = ["encoder and decoder" if whole else "the encoder, and a new decoder"]
+    if old.grid != new.grid:
+        before, after = (f"{rows} x {columns}" for rows, columns in (old.grid, new.grid))
+        said.append(f"positions resized from {before} to {after} patches")
+    channels = old.image_shape[2], new.image_shape[2]
+    if channels[0] != channels[1]:
+        said.append(f"channels: {channels[1]} in place of {channels[0]}")
+    return said
 
 
 def _keeps_decoder(loaded: Any, decoder: str, shape: tuple[int, int, int], arguments: dict[str, Any]) -> bool:

@@ -18,14 +18,19 @@ from keras_mae.masked_autoencoder import MaskedAutoencoder
 from keras_mae.pixels import BYTES
 from keras_mae.planning.candidates import Candidate
 from keras_mae.recipes import PretrainRecipe
-from keras_mae.training import UnlabeledImages
+from keras_mae.training import UnlabeledImages, busy
+from keras_mae.training.busy import ProcessorUse
 
-__all__ = ["Measured", "is_accelerated", "measure"]
+__all__ = ["Measured", "measure", "timing_seconds"]
 
-_SECONDS = 8.0
-"""Seconds in which steps are timed."""
-_SHORT = 10.0
-"""Seconds of an epoch of which whole ones are timed, with what lies between them."""
+_SECONDS, _LEAST_SECONDS, _SHARE = 8.0, 1.0, 0.01
+"""Seconds in which steps are timed, at most and at least, and what share of a short run they may be."""
+_SHORT = 1.25
+"""Times these seconds that an epoch takes of which whole ones are timed, with what lies between them."""
+_FIRST = 10.0
+"""Times a hopeless step: a first one that takes longer, where nothing is compiled in it, is the only one."""
+_ENOUGH = 30.0
+"""Seconds of the second step after which a third one would tell no more."""
 _LOADED_AHEAD = 2
 """Batches that are loaded ahead, beside one for each core."""
 _ENDLESS = 2**31 - 1
@@ -45,6 +50,7 @@ class Measured:
         begin_seconds: Seconds from the start of its run to the end of its first step, which compiles it.
         step_seconds: Seconds of each further step, loading included.
         epoch_seconds: Seconds of each epoch.
+        notice: That other programs slowed the measuring down, and what helps; "" if they did not, as far as is known.
     """
 
     candidate: Candidate
@@ -54,6 +60,7 @@ class Measured:
     begin_seconds: float
     step_seconds: float
     epoch_seconds: float
+    notice: str = ""
 
     @property
     def images_per_second(self) -> float:
@@ -65,12 +72,18 @@ class Measured:
         return self.begin_seconds + max(epochs * self.epoch_seconds - self.step_seconds, 0.0)
 
 
+def timing_seconds(run_seconds: float) -> float:
+    """Return in how many seconds steps are timed for a run that may take so many."""
+    return min(_SECONDS, max(_LEAST_SECONDS, _SHARE * run_seconds))
+
+
 def measure(
     candidate: Candidate,
     images: UnlabeledImages,
     recipe: PretrainRecipe,
     *,
     opening_seconds: float = 0.0,
+    seconds: float = _SECONDS,
     too_slow: float = math.inf,
     precision: str = "float32",
     loader: str | None = None,
@@ -83,6 +96,7 @@ def measure(
         images: Images in its size.
         recipe: Recipe of the run; the length of the run makes no difference.
         opening_seconds: Seconds that opening the images took.
+        seconds: Seconds in which steps are timed.
         too_slow: Seconds of a step from which on it is not measured any better.
         precision: Name of the dtype policy.
         loader: As for `data.make_dataset`.
@@ -95,7 +109,7 @@ def measure(
     feed = images.feed(recipe, loader=loader, workers=workers)
     dataset, recipe = feed["dataset"], feed["recipe"]
     steps = length(dataset)
-    clock = _Clock(steps, too_slow)
+    clock = _Clock(steps, too_slow, seconds)
     model: Any = None
     try:
         model = _model(
@@ -116,7 +130,7 @@ def measure(
     finally:
         del model
         gc.collect()
-    loading = _loading_seconds(images.feed(recipe, loader=loader, workers=workers)["dataset"])
+    loading = _loading_seconds(images.feed(recipe, loader=loader, workers=workers)["dataset"], seconds)
     step = max(clock.step_seconds, loading)
     return Measured(
         candidate=candidate,
@@ -126,6 +140,7 @@ def measure(
         begin_seconds=opening_seconds + clock.first - begun,
         step_seconds=step,
         epoch_seconds=steps * step,
+        notice=clock.notice,
     )
 
 
@@ -140,18 +155,19 @@ def _model(candidate: Candidate, image_shape: tuple[int, int, int], **arguments:
 class _Clock(keras.callbacks.Callback):
     """Times steps, and stops training when there were enough.
 
-    Not timed are the first one, which is compiled, and those whose batches may have been loaded meanwhile. Reading
-    the loss waits for an accelerator, so it is read only where timing begins and ends.
+    Not timed are the first one, which is compiled, if it is not hopeless anyway, and those whose batches may have
+    been loaded meanwhile. Reading the loss waits for an accelerator, so it is read only where timing begins and ends.
 
     Args:
         steps: Steps in an epoch.
         too_slow: Seconds of a step from which on a second one is not timed.
+        seconds: Seconds in which steps are timed.
     """
 
-    def __init__(self, steps: int, too_slow: float):
+    def __init__(self, steps: int, too_slow: float, seconds: float = _SECONDS):
         super().__init__()
-        self.steps, self.too_slow = steps, too_slow
-        self.done, self.first = 0, 0.0
+        self.steps, self.too_slow, self.seconds = steps, too_slow, seconds
+        self.done, self.first, self._started = 0, 0.0, 0.0
         self._begun, self._begun_at, self._ended = 0.0, 0, 0.0
         self._whole = False  # whether whole epochs are timed
         self._ahead = _optional.cores() + _LOADED_AHEAD
@@ -161,19 +177,35 @@ class _Clock(keras.callbacks.Callback):
         """Seconds of a step; of short epochs with their share of what lies between two of them."""
         return (self._ended - self._begun) / (self.done - self._begun_at)
 
+    @property
+    def notice(self) -> str:
+        """What other programs did to these seconds."""
+        return busy.notice(self._before, self._after)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if not self.done:
+            self._started, self._before = time.perf_counter(), ProcessorUse.now()
+
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.done += 1
         if self.done == 1:
             self.first = self._now(logs)
-        elif self.done == 2 and self._now(logs) - self.first > self.too_slow:
-            self._begun, self._begun_at, self._ended = self.first, 1, time.perf_counter()
+            if keras.backend.backend() == "torch" and self.first - self._started > _FIRST * self.too_slow:
+                self._begun = self._started
+                self._end(self.first)
+                self.model.stop_training = True
+            else:
+                self._before = ProcessorUse.now()
+        elif self.done == 2 and self._now(logs) - self.first > min(self.too_slow, _ENOUGH):
+            self._begun, self._begun_at = self.first, 1
+            self._end(time.perf_counter())
             self.model.stop_training = True
         elif not self._begun_at:
-            if self.done > self._ahead or time.perf_counter() - self.first > _SECONDS / 4:
-                self._begun, self._begun_at = self._now(logs), self.done
-        elif not self._whole and time.perf_counter() - self._begun >= _SECONDS:
-            self._ended = self._now(logs)
-            self.model.stop_training = self.steps * self.step_seconds > _SHORT
+            if self.done > self._ahead or time.perf_counter() - self.first > self.seconds / 4:
+                self._begin(self._now(logs))
+        elif not self._whole and time.perf_counter() - self._begun >= self.seconds:
+            self._end(self._now(logs))
+            self.model.stop_training = self.steps * self.step_seconds > _SHORT * self.seconds
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if self.model.stop_training or not self._begun_at:
@@ -181,11 +213,18 @@ class _Clock(keras.callbacks.Callback):
         now = time.perf_counter()
         if not self._whole:
             timed = self.done - self._begun_at
-            self._whole = not timed or self.steps * (now - self._begun) / timed <= _SHORT
+            self._whole = not timed or self.steps * (now - self._begun) / timed <= _SHORT * self.seconds
             if self._whole:
-                self._begun, self._begun_at = now, self.done
-        elif now - self._begun >= _SECONDS:
-            self._ended, self.model.stop_training = now, True
+                self._begin(now)
+        elif now - self._begun >= self.seconds:
+            self._end(now)
+            self.model.stop_training = True
+
+    def _begin(self, now: float) -> None:
+        self._begun, self._begun_at, self._before = now, self.done, ProcessorUse.now()
+
+    def _end(self, now: float) -> None:
+        self._ended, self._after = now, ProcessorUse.now()
 
     def _now(self, logs: Any) -> float:
         """Return the time when the step is done."""
@@ -193,15 +232,15 @@ class _Clock(keras.callbacks.Callback):
         return time.perf_counter()
 
 
-def _loading_seconds(dataset: Any) -> float:
-    """Return the seconds that a batch takes if nothing but loading happens."""
+def _loading_seconds(dataset: Any, seconds: float = _SECONDS) -> float:
+    """Return the seconds that a batch takes if nothing but loading happens, timed for a quarter of `seconds`."""
     cores = _optional.cores()
     begun, begun_at = 0.0, 0
     for number, _ in enumerate(_batches(dataset), 1):
         now = time.perf_counter()
         if number == cores:  # these were loaded side by side
             begun, begun_at = now, number
-        elif number % cores == 0 and (number >= 3 * cores or now - begun > _SECONDS / 4):
+        elif number % cores == 0 and (number >= 3 * cores or now - begun > seconds / 4):
             return (now - begun) / (number - begun_at)
     return 0.0
 
@@ -221,8 +260,3 @@ def _is_full(error: BaseException) -> bool:
     """Return whether an error says that the memory of a device is full."""
     text = f"{type(error).__name__} {error}".lower()
     return isinstance(error, MemoryError) or "outofmemory" in text or any(sign in text for sign in _FULL)
-
-
-def is_accelerated() -> bool:
-    """Return whether there is an accelerator: whether new tensors are anywhere but in the memory of the processor."""
-    return "cpu" not in str(getattr(keras.ops.convert_to_tensor(0.0), "device", "cpu")).lower()

@@ -7,16 +7,18 @@ from dataclasses import dataclass, replace
 
 from keras_mae import distribution
 from keras_mae.planning.candidates import SMALL
-from keras_mae.planning.durations import duration
-from keras_mae.planning.measuring import Measured, is_accelerated
+from keras_mae.planning.measuring import Measured
 from keras_mae.recipes import PretrainRecipe
 from keras_mae.recipes.base import changed, warmup_share
+from keras_mae.training.busy import is_accelerated
+from keras_mae.training.durations import duration
 
 __all__ = [
     "ASKED",
     "Batch",
     "chosen_batch",
     "chosen_epochs",
+    "few_updates",
     "fits",
     "least_epochs",
     "planned",
@@ -27,6 +29,8 @@ __all__ = [
 ASKED = "as asked for"
 _LEAST_EPOCHS, _LEAST_UPDATES, _MOST_EPOCHS = 40, 5000, 800
 """Epochs of a run on photos that is worth beginning, updates of one, and epochs after which it ends: the paper's."""
+_FEW_UPDATES = 1000
+"""Updates below which a run is warned of: the shortest of the tuned ones, that of the digits, has 1,760."""
 _SHARE = 0.95
 """Share of the time that there is that is planned for."""
 _LEFT_OUT = 0.1
@@ -121,6 +125,22 @@ def planned(recipe: PretrainRecipe, batch: int, epochs: int) -> PretrainRecipe:
     """Return a recipe with another batch and length, as `keras-mae pretrain` makes it of a file that says both."""
     values = {"batch_size": batch, "epochs": epochs, "warmup_epochs": warmup_share(recipe, epochs)}
     return changed(recipe, values)
+
+
+def few_updates(recipe: PretrainRecipe, steps: int) -> str:
+    """Return what to expect of a run that updates the weights only a few times, "" of another one.
+
+    Args:
+        recipe: Recipe of the run.
+        steps: Batches in an epoch.
+    """
+    updates = steps * recipe.epochs // recipe.gradient_accumulation_steps
+    if updates >= _FEW_UPDATES:
+        return ""
+    return (
+        f"the run updates the weights only {updates:,} times, in which a model learns little: more epochs (--hours, "
+        "or --epochs), or more images, make more"
+    )
 
 
 def rate_reason(recipe: PretrainRecipe, size: str) -> str:

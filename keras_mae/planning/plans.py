@@ -10,10 +10,11 @@ import keras
 from keras_mae import _checks, _files, distribution
 from keras_mae.data.surveying import Survey
 from keras_mae.planning.candidates import Candidate
-from keras_mae.planning.durations import duration
 from keras_mae.planning.measuring import Measured
+from keras_mae.planning.numbers import few_updates
 from keras_mae.recipes import PretrainRecipe
 from keras_mae.recipes.files import Settings, as_text
+from keras_mae.training.durations import duration
 
 __all__ = ["Plan", "check_free"]
 
@@ -69,6 +70,13 @@ class Plan:
         epoch = duration(self.chosen.epoch_seconds)
         return f"{duration(self.seconds)} on this machine ({where}): {self.recipe.epochs} epochs of {epoch}"
 
+    @property
+    def warnings(self) -> list[str]:
+        """What to know before the run is begun: that it is short, or that other programs slowed measuring down."""
+        found = [few_updates(self.recipe, self.chosen.steps_per_epoch)]
+        slowed = [one.notice for one in self.measured if one.notice]
+        return [text for text in (*found, *(f"these times are too long: {text}" for text in slowed[-1:])) if text]
+
     def save(self, path: str | Path) -> None:
         """Write the recipe file that `keras-mae pretrain --recipe PATH` takes.
 
@@ -82,6 +90,7 @@ class Plan:
         header = [
             f"Planned for {self.survey}.",
             f"Expected: {self.expected}.",
+            *(f"Warning: {text}." for text in self.warnings),
             *(f"Measured: {line}" for line in self._lines()),
             f"To run it: keras-mae pretrain --recipe {checked.name}",
             "Beside each value it says why; what is not here is the recipe's for such images.",
@@ -103,7 +112,7 @@ class Plan:
         names, values = (max(len(row[column]) for row in rows) for column in (0, 1))
         proposed = [f"{name:{names}}  {value:{values}}  {reason}".rstrip() for name, value, reason in rows]
         parts = [f"{self.data}: {self.survey}", "", *self._lines(), "", *proposed, "", f"expected: {self.expected}"]
-        return "\n".join(parts)
+        return "\n".join([*parts, *(f"warning: {text}" for text in self.warnings)])
 
     def _lines(self) -> list[str]:
         """Return a line on every model that was measured."""

@@ -15,8 +15,7 @@ from keras_mae.data.opening import MODES
 from keras_mae.data.surveying import Survey, survey
 from keras_mae.pixels import BYTES, PixelRange
 from keras_mae.planning.candidates import Candidate, candidates, continuing, recipe_size
-from keras_mae.planning.durations import duration
-from keras_mae.planning.measuring import Measured, measure
+from keras_mae.planning.measuring import Measured, measure, timing_seconds
 from keras_mae.planning.numbers import (
     ASKED,
     Batch,
@@ -31,10 +30,13 @@ from keras_mae.planning.numbers import (
 from keras_mae.planning.plans import Plan
 from keras_mae.recipes import PretrainRecipe
 from keras_mae.training import UnlabeledImages, open_unlabeled
+from keras_mae.training.durations import duration
 
 __all__ = ["make_plan"]
 
 _PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+_MEASURING = 0.25
+"""Share of the time of the run after which of all models that are left only the cheapest is measured."""
 _HOPELESS = 2.0
 """Times the time that there is from which on a model is not measured any better."""
 
@@ -113,6 +115,7 @@ def make_plan(
         "patch_size": _checks.optional(_checks.pair, "patch_size", patch_size),
     }
     loading: dict[str, Any] = {"precision": precision, "loader": loader, "workers": workers}
+    timing = {**loading, "seconds": timing_seconds(seconds)}
     reading: dict[str, Any] = {"allow_damaged": allow_damaged, "max_pixels": max_pixels}
     levels: dict[str, Any] = {"pixel_range": pixel_range, "white_level": white_level}
     loaded, named = (None, "") if weights is None else _loaded(weights, preset)
@@ -125,20 +128,24 @@ def make_plan(
         tried = [continuing(loaded, named, **shapes)]
         found = replace(found, channels=channels or _channels(found, tried[0]))
     trials, too_large = list[_Trial](), list[Candidate]()
-    for candidate, images, opening in _opened(data, tried, found.channels, reading):
+    until = time.perf_counter() + _MEASURING * seconds
+    for candidate, images, opening in _opened(data, tried, found.channels, reading, until):
         say(f"measuring {candidate}")
         time_left = math.inf if candidate is tried[-1] else seconds
-        how = {**loading, "opening_seconds": opening}
+        how = {**timing, "opening_seconds": opening}
         trial = _tried(candidate, images, recipe_size(found), batch_size, epochs, time_left, how)
         if trial is None:
             too_large.append(candidate)
             continue
         trials.append(trial)
+        if trial.measured.notice and not any(one.measured.notice for one in trials[:-1]):
+            say(f"this is slow: {trial.measured.notice}")
         if fits(trial.measured, trial.least, seconds):
             break
     if not trials:
         raise ValueError(f"No model fits into memory. Received: {', '.join(map(str, tried))}")
     chosen, size = trials[-1], recipe_size(found)
+    left_out = tried.index(chosen.measured.candidate) + 1 > len(trials) + len(too_large)
     length, why = (epochs, ASKED) if epochs else chosen_epochs(chosen.measured, chosen.least, size, seconds)
     recipe = planned(chosen.recipe, chosen.batch.size, length)
     asked = {"model": preset, "weights": weights, "channels": channels, **shapes, **levels, **reading, **loading}
@@ -158,7 +165,7 @@ def make_plan(
                 "batch_size": (recipe.batch_size, chosen.batch.reason),
                 "base_learning_rate": (recipe.base_learning_rate, rate_reason(recipe, size)),
             },
-            **_told(str(data), found, chosen.measured.candidate, asked, _model_reason(trials, seconds)),
+            **_told(str(data), found, chosen.measured.candidate, asked, _model_reason(trials, seconds, left_out)),
         },
     )
 
@@ -191,11 +198,13 @@ class _Trial:
 
 
 def _opened(
-    data: str | Path, tried: Sequence[Candidate], channels: int, reading: dict[str, Any]
+    data: str | Path, tried: Sequence[Candidate], channels: int, reading: dict[str, Any], until: float
 ) -> Iterator[tuple[Candidate, UnlabeledImages, float]]:
-    """Yield each model with images in its size and the seconds that opening them took."""
+    """Yield each model, after a time only the last, with images in its size and the seconds of opening them."""
     images, seconds = None, 0.0
     for candidate in tried:
+        if candidate is not tried[-1] and time.perf_counter() > until:
+            continue
         shape = (*candidate.image_size, channels)
         if images is None or images.train.image_shape != shape:
             begun = time.perf_counter()
@@ -265,11 +274,13 @@ def _size_reason(size: str) -> str:
     return "images are small and taken whole" if size == "small_images" else "random parts of larger images"
 
 
-def _model_reason(trials: Sequence[_Trial], seconds: float) -> str:
-    """Return why the last of some models is proposed."""
+def _model_reason(trials: Sequence[_Trial], seconds: float, left_out: bool) -> str:
+    """Return why the last of some models is proposed; `left_out` says that not all larger ones were measured."""
     last = trials[-1]
     if not fits(last.measured, last.least, seconds):
         return "the cheapest that is tried; none does enough epochs in time"
+    if left_out:
+        return "the cheapest; to measure all larger ones would have taken too long for --hours"
     if len(trials) == 1:
         return "large enough for so few images, and fast enough"
     larger = trials[-2]

@@ -45,7 +45,8 @@ class FineTuneRecipe(Recipe):
             `patience` it does unless told otherwise; `dataclasses.replace` tells it what it was before.
         patience: Number of epochs in a row without a new best one after which the training stops; `None` for all
             epochs.
-        monitor: What says which epoch is the best: "val_accuracy" or "val_loss"; of equals it is the first.
+        monitor: What says which epoch is the best: "val_accuracy" or "val_loss"; of equals it is the
+            one with the lowest `val_loss`, and of these the first.
 
     Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, table 9.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 
 from keras_mae import _checks
+from keras_mae.training.busy import ProcessorUse, notice
+from keras_mae.training.durations import duration
 from keras_mae.training.signals import Handler
 
 __all__ = ["Interruptible", "LogLearningRate", "Progress", "StopOnNonFinite"]
@@ -21,6 +24,9 @@ __all__ = ["Interruptible", "LogLearningRate", "Progress", "StopOnNonFinite"]
 
 class Progress(keras.callbacks.Callback):
     """Shows epoch, images/s, metrics and the time left: a live line on a terminal, elsewhere a line for each epoch.
+
+    Where there is no terminal and epochs are long, a line after the first few steps says how long the run will take,
+    and one every ten minutes where it is. Where other programs take the cores, that is said after the first epoch.
 
     Args:
         images_per_epoch: Images in an epoch.
@@ -30,6 +36,8 @@ class Progress(keras.callbacks.Callback):
     """
 
     _SECONDS_BETWEEN_LOSSES = 1.0  # to read one, the processor waits for the accelerator
+    _SECONDS_TO_FIRST_LINE, _SECONDS_BETWEEN_LINES = 10.0, 600.0
+    _FEW = 3  # steps, the first of which is compiled
 
     def __init__(
         self,
@@ -47,6 +55,9 @@ class Progress(keras.callbacks.Callback):
         self.console = console or Console()
         self._bars: Bars | None = None
         self._task, self._loss, self._read = TaskID(0), "", 0.0
+        self._next_line = math.inf
+        self._use: ProcessorUse | None = None
+        self._looked = False  # for other programs
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._began, self._done = time.perf_counter(), 0
@@ -75,15 +86,53 @@ class Progress(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self._done, self._epoch_done = self._done + 1, self._epoch_done + 1
+        if self._done == 1:
+            self._begin_timing(logs)
         if self._bars is None:
+            if time.perf_counter() >= self._next_line and self._done >= self._FEW:
+                self._print_expected(logs)
             return
         if logs and "loss" in logs and time.perf_counter() - self._read >= self._SECONDS_BETWEEN_LOSSES:
-            self._loss, self._read = f"  loss {float(logs['loss']):.4g}", time.perf_counter()
+            self._loss, self._read = _shown_loss(logs), time.perf_counter()
         self._bars.update(self._task, advance=1, description=self._described())
+
+    def _begin_timing(self, logs: Any) -> None:
+        """Time what comes after the first step, which is compiled, once it is done."""
+        _shown_loss(logs)
+        self._use = ProcessorUse.now()
+        if math.isinf(self._next_line):  # and not `fit` for the epochs after one that was begun before
+            self._next_line = self._use.clock + self._SECONDS_TO_FIRST_LINE
+
+    def _print_expected(self, logs: Any) -> None:
+        """Print a line within an epoch: where the run is, and how long it is expected to take."""
+        loss, steps = _shown_loss(logs), self.steps or self.params["steps"]
+        now = time.perf_counter()
+        self._next_line = now + self._SECONDS_BETWEEN_LINES
+        if not steps or self._use is None:
+            return
+        step = (now - self._use.clock) / (self._done - 1)
+        done = steps - (self.params["steps"] or steps) + self._epoch_done
+        left = (self._epochs - self._epoch) * steps - done
+        self.console.print(
+            f"{self._described()}  step {done:,}/{steps:,}{loss}  about {duration(steps * step)} an epoch, "
+            f"{duration(left * step)} left",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def _look_for_other_programs(self) -> None:
+        """Print once what other programs do to the run."""
+        now = ProcessorUse.now()
+        if self._looked or self._use is None or now.clock - self._use.clock < self._SECONDS_TO_FIRST_LINE:
+            return
+        self._looked = True
+        if text := notice(self._use, now):
+            self.console.print(f"Slow: {text}", highlight=False, soft_wrap=True)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         now = time.perf_counter()
         steps = self.steps or self.params["steps"] or self._epoch_done
+        self._next_line = max(self._next_line, now + self._SECONDS_BETWEEN_LINES)
         rate = self.images_per_epoch * self._epoch_done / max(steps, 1) / (now - self._epoch_began)
         left = (now - self._began) / max(self._done, 1) * steps * (self._epochs - epoch - 1)
         measured = "  ".join(
@@ -97,6 +146,7 @@ class Progress(keras.callbacks.Callback):
             highlight=False,
             soft_wrap=True,
         )
+        self._look_for_other_programs()
 
     def on_train_end(self, logs: Any = None) -> None:
         self.close()
@@ -106,6 +156,11 @@ class Progress(keras.callbacks.Callback):
         if self._bars is not None:
             self._bars.stop()
             self._bars = None
+
+
+def _shown_loss(logs: Any) -> str:
+    """Return the loss as it is shown, "" if there is none. It waits for the accelerator."""
+    return f"  loss {float(logs['loss']):.4g}" if logs and "loss" in logs else ""
 
 
 class Interruptible(keras.callbacks.Callback):

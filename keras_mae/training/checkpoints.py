@@ -22,7 +22,7 @@ from keras_mae.data import listings
 from keras_mae.from_preset import CONFIG, config_text
 from keras_mae.training import stored
 from keras_mae.training.agreement import together
-from keras_mae.training.metadata import DESPITE, WARNINGS, check_same_run, json_values
+from keras_mae.training.metadata import DESPITE, TIES, WARNINGS, check_same_run, json_values
 from keras_mae.training.signals import Handler, Interrupted, Preempted
 from keras_mae.training.stored import METRICS, STATE, WEIGHTS
 
@@ -161,6 +161,8 @@ class Checkpoints(keras.callbacks.Callback):
         for name, added in ((DESPITE, since), (WARNINGS, [])):
             if record := [*before.get(name, []), *added]:
                 self.metadata[name] = record
+        if TIES in self.metadata:
+            self.metadata[TIES] = before.get(TIES)
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
         """Return the newest whole checkpoint and its state, if any; a warning names damaged ones that were skipped.

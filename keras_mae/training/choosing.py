@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import keras
 
 from keras_mae import distribution
 from keras_mae.training.checkpoints import Checkpoints
+from keras_mae.training.metadata import TIES
 from keras_mae.transfer.best_epoch import EpochChoice
 
-__all__ = ["ChooseEpoch"]
+__all__ = ["ChooseEpoch", "as_begun"]
 
 
 class ChooseEpoch(keras.callbacks.Callback):
@@ -23,9 +26,15 @@ class ChooseEpoch(keras.callbacks.Callback):
 
     def __init__(self, choice: EpochChoice, checkpoints: Checkpoints):
         super().__init__()
-        self.choice, self.checkpoints = choice, checkpoints
+        self._choice, self.checkpoints = choice, checkpoints
+        checkpoints.metadata[TIES] = choice.ties
         if choice.best_epoch:
-            checkpoints.best = choice.best
+            checkpoints.best = lambda history: self.choice.best(history)
+
+    @property
+    def choice(self) -> EpochChoice:
+        """How epochs are chosen: as the run began, which an earlier version may have done."""
+        return as_begun(self._choice, self.checkpoints.metadata)
 
     @property
     def is_over(self) -> bool:
@@ -44,5 +53,14 @@ class ChooseEpoch(keras.callbacks.Callback):
 
     def said(self, best: int) -> str:
         """Return the line that says which epoch the run ends with."""
-        values = self.checkpoints.position.history[self.choice.monitor]
-        return f"the best of {len(values)} epochs is {best + 1}: {self.choice.monitor} {values[best]:.4g}"
+        history, choice = self.checkpoints.position.history, self.choice
+        values = history[choice.monitor]
+        said = f"the best of {len(values)} epochs is {best + 1}: {choice.monitor} {values[best]:.4g}"
+        if choice.ties in history and values.count(values[best]) > 1:
+            said += f", as others have, and the lowest {choice.ties} of these, {history[choice.ties][best]:.4g}"
+        return said
+
+
+def as_begun(choice: EpochChoice, metadata: Mapping[str, Any]) -> EpochChoice:
+    """Return a choice as it is made in a run with these metadata."""
+    return replace(choice, ties=metadata.get(TIES))

@@ -188,10 +188,17 @@ class RunDirectory:
         """Raise ValueError if the directory holds files, which a new run would mix with its own."""
         if not self.is_free:
             raise ValueError(
-                f"`run_directory` must not exist or be empty, so that no other run is lost. "
-                f"Received: run_directory={str(self.path)!r}"
-                + (", a run that `resume` (--resume) continues" if self._is_in_progress else "")
+                "`run_directory` (--out) must not exist or be empty, so that no other run is lost. "
+                f"Received: {str(self.path)!r}, {self._held}"
             )
+
+    @property
+    def _held(self) -> str:
+        """What a directory that is not free holds, and what to do about it."""
+        if self._is_in_progress:
+            return "a run that `resume` (--resume) continues; a new one needs another folder"
+        what = "which holds a finished run" if RunFile.RUN in self.files else "which holds files of no run"
+        return f"{what if self.path.is_dir() else 'a file'}: name another folder"
 
     @property
     def _is_in_progress(self) -> bool:
@@ -220,18 +227,27 @@ class RunDirectory:
         Raises:
             ValueError: If the directory holds another run, or files of none.
         """
-        if self.is_free or self.has_checkpoints:
+        self.check_resumable()
+        if self.is_free or self.has_checkpoints or not self._names_its_run:
             return False
-        if not (self.file(RunFile.RUN).is_file() or (self.path / _FLAT_RUN).is_file()):
-            if set(self.files) <= {
-                RunFile.WATCH,
-                RunFile.CHECKPOINTS,
-            }:  # drawn before there was a run.json from the start
-                return False
-            found = ", ".join(self.files)
-            raise ValueError(f"{str(self.path)!r} holds files, and no {RunFile.RUN} that says of what run: {found}")
         check_same_run(self.path, metadata, self.metadata, allow_changed=allow_changed)
         return self.epochs_done >= epochs or not self._has_only_begun
+
+    @property
+    def _names_its_run(self) -> bool:
+        return self.file(RunFile.RUN).is_file() or (self.path / _FLAT_RUN).is_file()
+
+    def check_resumable(self) -> None:
+        """Raise ValueError if the directory is neither free nor a run's: there is nothing in it to resume."""
+        if self.is_free or self.has_checkpoints or self._names_its_run:
+            return
+        # Pictures were drawn before there was a run.json from the start.
+        if not self.path.is_dir() or not set(self.files) <= {RunFile.WATCH, RunFile.CHECKPOINTS}:
+            found = ", ".join(self.files) or "it is a file"
+            raise ValueError(
+                f"{str(self.path)!r} holds files, and no {RunFile.RUN} that says of what run: {found}. There is "
+                "nothing to resume: name another folder (--out)"
+            )
 
     @property
     def epochs_done(self) -> int:

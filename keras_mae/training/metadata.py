@@ -20,6 +20,7 @@ __all__ = [
     "MAY_CHANGE",
     "NOTES",
     "RECIPE",
+    "TIES",
     "WARNINGS",
     "check_same_run",
     "differing",
@@ -37,7 +38,9 @@ DESPITE = "resumed_despite"
 """Name under which they hold the differences in spite of which the run was resumed."""
 WARNINGS = "warnings"
 """Name under which they hold what was suspicious of the run."""
-NOTES = (DESPITE, WARNINGS)
+TIES = "equal_epochs_by"
+"""Name under which they hold the loss by which one of equally good epochs is the best; none in earlier runs."""
+NOTES = (DESPITE, TIES, WARNINGS)
 """Names of what is recorded of a run and does not tell it from others."""
 
 _RECORDED_LATER = ("cache_features", "class_names", "recipe_size", FINGERPRINT)

@@ -21,6 +21,7 @@ from keras_mae.pixels import check_images
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, Recipe, check_recipe
 from keras_mae.training import fingerprints
 from keras_mae.training.begun import begun_metadata
+from keras_mae.training.choosing import as_begun
 from keras_mae.training.directory import RunDirectory, RunFile
 from keras_mae.training.metadata import merged
 from keras_mae.training.pictures import draw
@@ -332,8 +333,9 @@ def _run_classifier(
 
     def scores(directory: RunDirectory, trained: ViTClassifier) -> None:
         if distribution.current().processes == 1:
-            best = None if choice is None or not choice.best_epoch else choice.best(directory.history)
-            of_epoch = {} if best is None else {"epoch": best + 1}
+            of_epoch = {}
+            if choice is not None and choice.best_epoch:
+                of_epoch = {"epoch": (as_begun(choice, directory.metadata).best(directory.history) or 0) + 1}
             leave_scores(directory, predictions(trained, test, places), names, **of_epoch)
 
     def complete(directory: RunDirectory) -> None:

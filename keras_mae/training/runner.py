@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -104,7 +105,8 @@ def run(
         console: Console to show progress on; a new one by default.
         saving: When to write checkpoints, and whether to resume from one; `Saving()` by default.
         settings: What the run was told beside its recipe, for `recipe.toml`: values, and where they come from, by
-            name, by table. Those of `keras-mae` are there for a `keras-mae` that runs it again.
+            name, by table. Those of `keras-mae` are there for a `keras-mae` that runs it again, and with them it is
+            told what to type where it stops.
 
     Returns:
         Path of the run directory.
@@ -188,6 +190,8 @@ def run(
                 console.print(_finished(directory, recipe.epochs), highlight=False, soft_wrap=True)
                 return directory.path
             checkpoints.restore(model)
+            over = chosen is not None and chosen.is_over
+            console.print(_goes_on(directory, checkpoints, recipe.epochs, over), highlight=False, soft_wrap=True)
         for text in sanity.doubts(recipe, checkpoints.batches_per_epoch, dataset):
             if text not in checkpoints.metadata.get(WARNINGS, []):  # where it was said when the run began
                 sanity.say(text)
@@ -201,7 +205,7 @@ def run(
                 if checkpoints.position.step:
                     with contextlib.suppress(OSError):  # the disk may be full, or the terminal closed
                         record.rewrite()  # with the line of the epoch at whose end it was
-                        line = _stopped(directory, checkpoints, dataset, saving)
+                        line = _stopped(directory, checkpoints, dataset, saving, settings)
                         console.print(line, highlight=False, soft_wrap=True)
                 raise
         directory.remove_checkpoints()
@@ -215,15 +219,30 @@ def _finished(directory: RunDirectory, epochs: int) -> str:
     return f"{directory.path}: this run is finished{early}, nothing is left to do"
 
 
-def _stopped(directory: RunDirectory, checkpoints: Checkpoints, dataset: Any, saving: Saving) -> str:
-    """Return the line that says where a run stopped, and how it goes on."""
+def _goes_on(directory: RunDirectory, checkpoints: Checkpoints, epochs: int, over: bool) -> str:
+    """Return the line that says from where a run is resumed; `over` says that no epoch is left to train."""
+    position = checkpoints.position
+    if not position.step:
+        return f"{directory.path}: there is nothing to resume yet, and the run begins"
+    if over or position.epoch >= epochs:
+        return f"{directory.path}: all epochs are done, and the results are left to write"
+    within = f" after {position.batch:,} of {checkpoints.batches_per_epoch:,} batches" if position.batch else ""
+    return f"{directory.path}: goes on in epoch {position.epoch + 1}/{epochs}{within}, from step {position.step:,}"
+
+
+def _stopped(
+    directory: RunDirectory, checkpoints: Checkpoints, dataset: Any, saving: Saving, settings: Settings | None
+) -> str:
+    """Return the line that says where a run stopped, and how it goes on: a command's, or a program's."""
     step, saved = checkpoints.position.step, checkpoints.saved_step
     stopped = f"{directory.path}: stopped at step {step}"
     if saved and not hasattr(dataset, "seek"):
         return f"{stopped}, saved at step {saved}; to continue it the dataset must have `seek(epoch, batch)`"
-    how = "" if saving.resume else f" with --out {directory.path} --resume (saving=Saving(resume=True))"
+    again, how = "call", " with saving=Saving(resume=True)"
+    if settings is not None:
+        again, how = "command", f" with --out {shlex.quote(str(directory.path))} --resume"
     goes_on = "continues it" + f" from step {saved}" * (saved != step) if saved else "begins it anew"
-    return f"{stopped}; the same command{how} {goes_on}"
+    return f"{stopped}; the same {again}{'' if saving.resume else how} {goes_on}"
 
 
 def _console(console: Console | None) -> Console:

@@ -23,11 +23,13 @@ class EpochChoice:
         monitor: Name of the metric: the larger the better, or a loss.
         patience: Number of epochs without a new best one after which it is over; `None` for all epochs.
         best_epoch: Whether the training ends with the best epoch's weights.
+        ties: Name of the loss by which one of equally good epochs is the best; `None` for the first of them.
     """
 
     monitor: str
     patience: int | None
     best_epoch: bool
+    ties: str | None = "val_loss"
 
     @classmethod
     def of(cls, recipe: Recipe) -> EpochChoice | None:
@@ -36,7 +38,10 @@ class EpochChoice:
         return cls(recipe.monitor, patience, best) if best or patience is not None else None  # type: ignore[attr-defined]
 
     def best(self, history: Mapping[str, Any]) -> int | None:
-        """Return the best epoch, counted from 0: the first of equals, NaN being worse than any number.
+        """Return the best epoch, counted from 0, NaN being worse than any number.
+
+        Of epochs that are equal by the monitor it is the one with the lowest loss, where the history has one, and of
+        these the first: few images have few accuracies, and a loss still tells which of them is better.
 
         Args:
             history: Values of each metric by name, one for every epoch.
@@ -44,10 +49,14 @@ class EpochChoice:
         Returns:
             Index of the epoch, or `None` where there are none yet.
         """
-        values = np.asarray(history.get(self.monitor, ()), "float64")
+        values = _larger_is_better(self.monitor, history)
         if not len(values):
             return None
-        return int(np.argmax(np.nan_to_num(-values if self.monitor.endswith("loss") else values, nan=-np.inf)))
+        equals = np.flatnonzero(values == values.max())
+        losses = _larger_is_better(self.ties or "", history)
+        if len(losses) == len(values):
+            equals = equals[losses[equals] == losses[equals].max()]
+        return int(equals[0])
 
     def is_over(self, history: Mapping[str, Any]) -> bool:
         """Return whether the last `patience` epochs have brought no new best one."""
@@ -55,6 +64,12 @@ class EpochChoice:
         if best is None or self.patience is None:
             return False
         return len(history[self.monitor]) - 1 - best >= self.patience
+
+
+def _larger_is_better(name: str, history: Mapping[str, Any]) -> np.ndarray:
+    """Return the values of a metric, a loss with its sign changed, none if there is no such metric."""
+    values = np.asarray(history.get(name, ()), "float64")
+    return np.asarray(np.nan_to_num(-values if name.endswith("loss") else values, nan=-np.inf))
 
 
 def checked_choice(recipe: Recipe, validation_data: Any, test: Any = None) -> EpochChoice | None:
@@ -94,12 +109,14 @@ class KeepBest(keras.callbacks.Callback):
         self._weights: list[np.ndarray] | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._history, self._weights = {self.choice.monitor: []}, None
+        names = {self.choice.monitor, self.choice.ties or self.choice.monitor}
+        self._history, self._weights = {name: [] for name in names}, None
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        values = self._history[self.choice.monitor]
-        values.append(float((logs or {}).get(self.choice.monitor, np.nan)))
-        if self.choice.best_epoch and self.choice.best(self._history) == len(values) - 1:
+        for name, values in self._history.items():
+            values.append(float((logs or {}).get(name, np.nan)))
+        done = len(self._history[self.choice.monitor])
+        if self.choice.best_epoch and self.choice.best(self._history) == done - 1:
             with averaged_weights(self.model):
                 self._weights = self.model.get_weights()
         if self.choice.is_over(self._history):

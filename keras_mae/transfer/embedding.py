@@ -81,6 +81,8 @@ def embed(
     _checks.boolean("progress", progress)
     looking = asked_part(model, pooling, block)
     encoder = encoder_of(looking)
+    if out.exists() and not _is_known(out):
+        raise _taken(out)
     if pooling is None and isinstance(looking, ViTEncoder) and not looking.class_tokens:
         pooling = "mean"
     pooling = checked_pooling(looking, pooling)
@@ -166,16 +168,27 @@ def _differing(one: Embeddings, other: Embeddings) -> list[str]:
 
 def _made_before(out: Path, about: dict[str, Any]) -> Embeddings:
     """Return the embeddings that are there, if the same call made them."""
-    known = read_embeddings(out) if out.suffix == ".npz" and out.is_file() else None
-    if known is None or known.about != about:
-        differ = sorted(name for name in about if known is not None and known.about.get(name) != about[name])
-        with_what = f", made with another {', '.join(differ)}" if differ else ""
-        raise ValueError(
-            f"`out` must not exist, or be what the same call made, so that nothing is lost. "
-            f"Received: {str(out)!r}{with_what}"
-        )
+    if not _is_known(out):
+        raise _taken(out)
+    known = read_embeddings(out)
+    if known.about != about:
+        raise _taken(out, sorted(name for name in about if known.about.get(name) != about[name]))
     discard(out, about)  # a kill just after the file was written leaves its pieces
     return known
+
+
+def _is_known(out: Path) -> bool:
+    """Return whether what is there remembers how it was made."""
+    return out.suffix == ".npz" and out.is_file()
+
+
+def _taken(out: Path, differ: Sequence[str] = ()) -> ValueError:
+    """Return the error to raise where something else lies; `differ` names in what it was made otherwise."""
+    with_what = f", made with another {', '.join(differ)}" if differ else ""
+    return ValueError(
+        f"`out` (--out) must not exist, or be what the same call made, so that nothing is lost. "
+        f"Received: {str(out)!r}{with_what}"
+    )
 
 
 def _identified(model: Any, model_file: str | Path | None) -> dict[str, str]:

@@ -148,6 +148,17 @@ class Embeddings:
             raise _checks.argument_error("model", f"one with features {self.features.shape[1]} wide", model)
         return found[[order[Path(file).as_posix()] for file in files]]  # a file that is named twice is read once
 
+    def read_image(self, file: str | Path) -> np.ndarray:
+        """Return another image, read as these were, (height, width, channels).
+
+        Args:
+            file: Path of an image file.
+
+        Raises:
+            ValueError: If the file cannot be read, or how these were read is not known.
+        """
+        return read_image(file, **self._reading)
+
     def read_images(self, indices: Iterable[int]) -> Iterator[np.ndarray | None]:
         """Yield images as the model saw them, (height, width, channels) each, read as they are asked for.
 

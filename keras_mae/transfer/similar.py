@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,9 @@ _MOST_BY_TSNE = 10_000  # images: scikit-learn takes minutes for more on a core
 _BEFORE = 50  # principal components that t-SNE and UMAP start from
 
 
-def nearest(features: Any, queries: Any, k: int = 10, *, exclude: Any = None) -> tuple[np.ndarray, np.ndarray]:
+def nearest(
+    features: Any, queries: Any, k: int = 10, *, exclude: Any = None, center: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the vectors nearest to each query by cosine, the nearest first; of equally near ones, the first.
 
     Every vector is compared. The features may be memory-mapped, and larger than memory.
@@ -28,9 +31,12 @@ def nearest(features: Any, queries: Any, k: int = 10, *, exclude: Any = None) ->
         queries: Vectors to search for, (queries, width).
         k: Number of neighbors; all there are if they are fewer.
         exclude: Index of a vector to leave out for each query, itself for example, or -1; integers (queries,).
+        center: Whether the mean of `features` is first subtracted from all vectors, as `keras-mae similar` does. What
+            all images have in common otherwise brings every cosine near to 1.
 
     Returns:
-        (indices, cosines): int64 and float32 (queries, k). The cosine with a vector of zeros is 0.
+        (indices, cosines): int64 and float32 (queries, k), fewer than k columns if there are fewer to find. The
+        cosine with a vector of zeros is 0.
 
     Raises:
         ValueError: If the shapes do not fit, or a vector is not finite.
@@ -55,14 +61,13 @@ def nearest(features: Any, queries: Any, k: int = 10, *, exclude: Any = None) ->
     left_out = None if exclude is None else np.asarray(exclude)
     if left_out is not None and (left_out.shape != wanted.shape[:1] or left_out.dtype.kind not in "iu"):
         raise _checks.argument_error("exclude", "one integer for each query", exclude)
-    k = min(_checks.positive_int("k", k), max(len(known) - (left_out is not None and bool((left_out >= 0).any())), 1))
-    wanted = _unit(wanted)
+    k = min(_checks.positive_int("k", k), len(known) - (left_out is not None and bool((left_out >= 0).any())))
+    _checks.boolean("center", center)
+    mean = sum(rows.sum(axis=0, dtype="float64") for _, rows in _parts(known)) / len(known) if center else None
+    wanted = _unit(wanted, mean)
     best = (np.empty((len(wanted), 0), "int64"), np.empty((len(wanted), 0), "float32"))
-    for begin in range(0, len(known), _AT_A_TIME):
-        rows = np.asarray(known[begin : begin + _AT_A_TIME], "float32")
-        if not np.isfinite(rows).all():
-            raise ValueError("`features` must be finite. Received: NaN or infinite ones")
-        cosines = np.clip(wanted @ _unit(rows).T, -1, 1)
+    for begin, rows in _parts(known):
+        cosines = np.clip(wanted @ _unit(rows, mean).T, -1, 1)
         if left_out is not None:
             places = np.flatnonzero((left_out >= begin) & (left_out < begin + len(rows)))
             cosines[places, left_out[places] - begin] = -np.inf
@@ -77,16 +82,28 @@ def _best(indices: np.ndarray, cosines: np.ndarray, k: int) -> tuple[np.ndarray,
     return np.take_along_axis(indices, order, 1), np.take_along_axis(cosines, order, 1)
 
 
-def _unit(rows: np.ndarray) -> np.ndarray:
-    """Return vectors of length 1 in the same directions; zeros stay zeros."""
+def _parts(known: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield features in float32, some at a time, with the index of the first."""
+    for begin in range(0, len(known), _AT_A_TIME):
+        rows = np.asarray(known[begin : begin + _AT_A_TIME], "float32")
+        if not np.isfinite(rows).all():
+            raise ValueError("`features` must be finite. Received: NaN or infinite ones")
+        yield begin, rows
+
+
+def _unit(rows: np.ndarray, mean: np.ndarray | None = None) -> np.ndarray:
+    """Return vectors of length 1 in the directions that these have from a mean; zeros stay zeros."""
+    rows = rows if mean is None else rows - mean  # in float64, as the mean is: no difference is beyond it
     largest = np.abs(rows).max(axis=1, keepdims=True)  # first, that no square is beyond float32
     rows = rows / np.where(largest > 0, largest, 1)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: np.ndarray = rows / np.where(lengths > 0, lengths, 1)
+    unit: np.ndarray = (rows / np.where(lengths > 0, lengths, 1)).astype("float32", copy=False)
     return unit
 
 
-def map_coordinates(features: Any, method: str | None = None, *, seed: int = 0) -> tuple[np.ndarray, str]:
+def map_coordinates(
+    features: Any, method: str | None = None, *, seed: int = 0, center: bool = False
+) -> tuple[np.ndarray, str]:
     """Return a place in two dimensions for each vector, so that those near one another by cosine lie close by.
 
     Args:
@@ -94,6 +111,7 @@ def map_coordinates(features: Any, method: str | None = None, *, seed: int = 0) 
         method: "umap", "tsne" or "pca". By default UMAP where umap-learn is installed, or else t-SNE for up to 10,000
             images, and the first two principal components for more.
         seed: Seed for UMAP and t-SNE.
+        center: Whether the mean of `features` is first subtracted from each, as for `nearest` and by `keras-mae map`.
 
     Returns:
         (coordinates, method): float32 (images, 2), and the method that was used. Fewer than five images are
@@ -111,13 +129,15 @@ def map_coordinates(features: Any, method: str | None = None, *, seed: int = 0) 
     if known.ndim != 2 or not known.size or known.dtype.kind not in "iuf" or not np.isfinite(known).all():
         raise ValueError(f"`features` must be {rule}. Received: features.shape={known.shape}, or NaN among them")
     _checks.seed_int("seed", seed)
+    _checks.boolean("center", center)
     chosen = _checks.optional(lambda name, value: _checks.one_of(name, value, METHODS), "method", method)
     if chosen is None:
         others = "tsne" if len(known) <= _MOST_BY_TSNE else "pca"
         chosen = "umap" if importlib.util.find_spec("umap") else others
     if len(known) < 5:
         chosen = "pca"
-    unit = _unit(known.astype("float32"))  # distances of unit vectors rank as their cosines do
+    mean = known.mean(axis=0, dtype="float64") if center else None
+    unit = _unit(known.astype("float32"), mean)  # distances of unit vectors rank as their cosines do
     components = _principal(unit, 2 if chosen == "pca" else _BEFORE, seed)
     if chosen == "tsne":
         manifold = _optional.require("sklearn.manifold", "A map by t-SNE")

@@ -71,6 +71,8 @@ def heat_maps(
             show_panel(panel, one[row], cmap="inferno", alpha=0.65, vmin=0, vmax=tops[title])
     for panel, (title, top) in zip(grid[0, 1:], tops.items(), strict=True):
         panel.set_title(f"{title}\n0 to {top:.3g}", fontsize=7)
+    outlines = outlined is not None and outlined.any()
+    grid[0, 0].set_title("image\nred: outline of the defect" if outlines else "image", fontsize=7)
     figure.suptitle("standard deviations above the mean of normal images' pixels", fontsize=7)
     return figure
 

@@ -154,8 +154,8 @@ def reconstructions(
     for panel, title in zip(grid[0], titles.values(), strict=True):
         panel.set_title(title, fontsize=8)
     removed = ", ".join(dict.fromkeys(f"{one.mask.mean():.0%}" for one in results))
-    sources = " / ".join(dict.fromkeys(one.statistics for one in results))
-    figure.suptitle(f"{removed} of the patches removed; statistics: {sources}", fontsize=7)
+    sources = dict.fromkeys(one.statistics for one in results if one.statistics)
+    figure.suptitle("\n".join([f"{removed} of the patches removed", *sources]), fontsize=7)
     return figure
 
 

@@ -40,7 +40,8 @@ def map_page(
     Args:
         coordinates: Places (images, 2), such as those of `transfer.map_coordinates`.
         names: Name of each image.
-        classes: Name of the class of each image, which gives it a color; by default all have one.
+        classes: Name of the class of each image, which gives it its mark: a color and a shape, different ones for up
+            to 49 classes. By default all images have the same.
         images: Image (height, width, channels) for each, or `None` for one without a picture; by default there are
             none. They are taken one by one, and may be read as they are asked for.
         title: Title of the page.

@@ -138,6 +138,17 @@ def of_models(folder: Path) -> list[Group]:
             },
         ),
         sweep(
+            "ViTEncoder.features",
+            encoder().features,
+            {"images": BATCH},
+            {
+                "images": [*IMAGES, BATCH[:, :7]],
+                "blocks": (2, -3, 0.5, "x", (), (0, 0), (1, -1), (True,), [None]),
+                "norm": BOOLEAN,
+                "pad": BOOLEAN,
+            },
+        ),
+        sweep(
             "encoder()",
             lambda images, ids_keep: encoder()(images, ids_keep=ids_keep),
             {"images": BATCH, "ids_keep": np.array([[0, 1]] * 4)},

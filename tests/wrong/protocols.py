@@ -393,6 +393,7 @@ def of_transfer(folder: Path) -> list[Group]:
                 "queries": (None, 3, "x", features[0], features[:, :3], features * NAN, STRINGS[0, 0]),
                 "k": COUNT,
                 "exclude": (3, "x", [1], [0.5] * 4),
+                "center": BOOLEAN,
             },
         ),
         sweep(
@@ -409,6 +410,7 @@ def of_transfer(folder: Path) -> list[Group]:
                 "features": (None, 3, "x", features[0], features * NAN, STRINGS[0, 0], features[:0]),
                 "method": CHOICE,
                 "seed": SEED,
+                "center": BOOLEAN,
             },
         ),
         sweep("fine_tune", transfer.fine_tune, tuned, fine, check_right=False),
