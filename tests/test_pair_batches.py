@@ -7,7 +7,7 @@ from data_helpers import LOADERS, epoch, needs_tensorflow, png, write_json
 from pair_helpers import CLASSES, COLORS, agrees, labels_of, write_pairs
 
 from keras_mae import data
-from keras_mae.data import records
+from keras_mae.data import pair_records, records
 
 only_torch = pytest.mark.backends("torch")
 
@@ -188,7 +188,9 @@ def write_tfds(directory, count=4):
 @only_torch
 @pytest.mark.parametrize("loader", LOADERS)
 def test_tfds(tmp_path, loader):
-    pytest.importorskip("tensorflow_datasets")
+    tfds = pytest.importorskip("tensorflow_datasets")
+    labeled = tfds.features.LabeledImage(labels=list(CLASSES), shape=(None, None, 1))
+    assert pair_records._names_of(labeled) == list(CLASSES)
     options = {"data_dir": write_tfds(tmp_path), "reduce_zero_label": True, "loader": loader}
     dataset = data.pairs_from_tfds("rooms", "train[1:]", None, 1, shuffle=False, class_names=CLASSES, **options)
     for number, (images, masks) in enumerate(epoch(dataset), 1):
