@@ -151,6 +151,17 @@ class Tracker:
     finish = set_tracking_uri = log_params = log_artifacts = nothing
 
 
+def write_pairs(folder: Path, split: str) -> None:
+    """Write a folder of small images and their masks."""
+    from PIL import Image
+
+    write_folder(folder / "images" / split)
+    for path in (folder / "images" / split).iterdir():
+        (folder / "masks" / split).mkdir(parents=True, exist_ok=True)
+        mask = np.random.default_rng(0).integers(0, 3, (24, 20), dtype="uint8")
+        Image.fromarray(mask).save(folder / "masks" / split / path.name)
+
+
 def write_folder(folder: Path, classes: tuple[str, ...] = (), images_each: int = 3) -> None:
     """Write a folder of small JPEG images, flat or with a folder for each class."""
     from PIL import Image

@@ -69,8 +69,11 @@ def data_page(monkeypatch):
     docs_helpers.write_folder(Path.cwd() / "photos")
     docs_helpers.write_folder(Path.cwd() / "flowers", ("roses", "tulips"))
     images, labels = docs_helpers.images(), docs_helpers.labels()
-    names = {"images": images, "labels": labels}
+    names = {"images": images, "labels": labels, "masks": images[..., 0] % 3}
+    docs_helpers.write_pairs(Path.cwd() / "rooms", "val")
     signature = inspect.signature(keras_mae.data.from_tfds)
+    local_pairs = keras_mae.data.pairs_from_arrays(images, names["masks"], 16)
+    monkeypatch.setattr(keras_mae.data, "pairs_from_tfds", lambda *arguments, **options: local_pairs)
 
     def local(*arguments, **options):
         given = signature.bind(*arguments, **options).arguments

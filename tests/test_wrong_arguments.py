@@ -27,8 +27,14 @@ def folder():
 
 # What no backend has a part in: files and pictures are refused before one is asked. And models and runs are, before
 # TensorFlow is, which takes longest to build them.
-OF_NO_BACKEND = {"files": ["torch"], "folders": ["torch", "tensorflow"], "pictures": ["torch"], "recipes": ["torch"]}
-OF_NO_BACKEND |= {"models": ["torch", "jax"], "training": ["torch", "jax"]}
+OF_NO_BACKEND = {
+    "files": ["torch"],
+    "pairs": ["torch"],
+    "folders": ["torch", "tensorflow"],
+    "pictures": ["torch"],
+    "recipes": ["torch"],
+}
+OF_NO_BACKEND |= {"pairs": ["torch"], "models": ["torch", "jax"], "training": ["torch", "jax"]}
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from wrong.files import of_files
 from wrong.images import of_arrays, of_datasets, of_folders
 from wrong.inputs import BATCH, encoder
 from wrong.models import of_layers, of_maskings_and_targets, of_models
+from wrong.pairs import of_pairs
 from wrong.pictures import of_pictures
 from wrong.protocols import of_training, of_transfer
 from wrong.settings import of_optimizers, of_recipes
@@ -40,6 +41,7 @@ SECTIONS = {
     "arrays": of_arrays,
     "folders": of_folders,
     "datasets": of_datasets,
+    "pairs": of_pairs,
     "training": of_training,
     "transfer": of_transfer,
     "anomalies": of_anomalies,

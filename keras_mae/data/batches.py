@@ -13,6 +13,8 @@ from keras_mae.data import fingerprints
 from keras_mae.data.augment import Augmentation
 from keras_mae.data.crops import CenterCrop, Crop, RandomCrop
 from keras_mae.data.levels import EIGHT_BITS
+from keras_mae.data.masks import MaskLabels
+from keras_mae.data.pair_crops import WholeImage, check_pairs
 from keras_mae.data.sources import Generators, Source, known_of
 from keras_mae.data.streams import Stream
 
@@ -68,7 +70,7 @@ class Plan:
     def augmented(self) -> bool:
         """Whether an image may look otherwise in every epoch; of crops that are not ours it is not known."""
         augment = self.augment
-        cuts_anew = self.crop is not None and not isinstance(self.crop, CenterCrop)
+        cuts_anew = self.crop is not None and not isinstance(self.crop, CenterCrop | WholeImage)
         return cuts_anew or (augment is not None and getattr(augment, "changes_images", True))
 
     def generators(self, epoch: int) -> Generators:
@@ -109,6 +111,7 @@ class Plan:
             _checks.has("augment", self.augment, ("num_classes", "__call__"), rule)
         if self.crop is not None:
             _checks.function("crop", self.crop, "a crop, such as keras_mae.data.CenterCrop(), or None")
+        check_pairs(source, self.crop, self.augment, self.own_images)
         if isinstance(self.crop, RandomCrop):
             self.crop.check_size(source.image_shape[:2])
         if self.augment is not None and not source.labeled:
@@ -190,6 +193,7 @@ class Batches:
 
     def __init__(self, source: Source, plan: Plan):
         self.source, self.plan = source, plan
+        self._masks: MaskLabels | None = getattr(source, "masks", None)
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, "int64"))
 
     def __len__(self) -> int:
@@ -199,6 +203,16 @@ class Batches:
         epoch, place = divmod(number, len(self))
         start = place * self.plan.own_images
         return self.load(self.order(epoch)[start : start + self.plan.own_images], epoch)
+
+    @property
+    def label_dtype(self) -> np.dtype:
+        """dtype of the labels: int64, or the masks' own."""
+        return np.dtype("int64") if self._masks is None else self._masks.dtype
+
+    @property
+    def label_shape(self) -> tuple[int | None, ...]:
+        """Shape of an image's label: (), or the (height, width) of its mask."""
+        return () if self._masks is None else self.source.image_shape[:2]
 
     @property
     def num_images(self) -> int:
@@ -230,7 +244,7 @@ class Batches:
         """Load the images at `indices` as they are seen in an epoch, and their labels."""
         plan = self.plan
         images, labels = self.source.batch(indices, plan.crop, plan.generators(epoch))
-        if labels is None:
-            return images, None
+        if labels is None or self._masks is not None:
+            return images, labels
         plan.check_labels(labels)
         return images, np.repeat(labels, plan.crops_per_image)

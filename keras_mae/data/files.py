@@ -15,10 +15,12 @@ from keras_mae.data import open_directory
 from keras_mae.data.array_files import is_array_name
 from keras_mae.data.array_images import npy_header
 from keras_mae.data.folders import FolderContents, look_into
+from keras_mae.data.listed import ListedSource
 from keras_mae.data.manifests import read_manifest
 from keras_mae.data.parts import Part, digest_of, part_of
-from keras_mae.data.sources import FolderSource, Source, Subset, known_of
+from keras_mae.data.sources import Source, known_of
 from keras_mae.data.streams import Stream
+from keras_mae.data.subsets import Subset
 
 __all__ = ["NamedImages", "open_files", "open_folder"]
 
@@ -53,23 +55,6 @@ class NamedImages:
         if isinstance(named, Subset):
             named, places = named.inner(places)
         return list(named.names(places))
-
-
-class _ListedSource(FolderSource):
-    """Images in files that somebody else has found; the arguments are those of `FolderSource`."""
-
-    def __init__(self, contents: FolderContents, directory: Path, *args: Any, **options: Any):
-        self._found = contents
-        super().__init__(directory, *args, **options)
-
-    def _look(self) -> FolderContents:
-        return self._found
-
-    def names(self, indices: Any) -> list[str]:
-        """Return the paths of the images at `indices`, in the folder if they lie there."""
-        paths = (self.paths[index] for index in indices)
-        inside = self.directory
-        return [(path.relative_to(inside) if path.is_relative_to(inside) else path).as_posix() for path in paths]
 
 
 def open_files(
@@ -116,7 +101,7 @@ def open_files(
         found += contents.paths
     found = list(dict.fromkeys(found))  # a file that was named beside its folder counts once
     contents = FolderContents(paths=[found[index] for index in part_of(len(found), part)])
-    source = _ListedSource(contents, Path(), image_shape[:2], image_shape[2], **options)
+    source = ListedSource(contents, Path(), image_shape[:2], image_shape[2], **options)
     return NamedImages(source, len(found), digest_of(found), tuple(source.skipped))
 
 
@@ -146,7 +131,7 @@ def open_folder(
     twice = {link.name for link in contents.repeated if link.parent == directory}  # classes that another one holds
     labeled = all(len(name.parts) > 1 for name in names) and twice.isdisjoint(contents.classes)
     contents.paths = [contents.paths[index] for index in part_of(len(names), part)]
-    source = _ListedSource(contents, directory, image_shape[:2], image_shape[2], labeled=labeled, **options)
+    source = ListedSource(contents, directory, image_shape[:2], image_shape[2], labeled=labeled, **options)
     return NamedImages(source, len(names), digest_of(names), tuple(source.skipped))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -107,7 +108,11 @@ def of_crop(crop: Callable[..., Any] | None) -> dict[str, Any] | None:
 
 def plain(settings: Any) -> Any:
     """Return settings as JSON values; what is none is described."""
-    return json.loads(json.dumps(settings, default=repr), parse_constant=str)
+    return json.loads(json.dumps(settings, default=_described), parse_constant=str)
+
+
+def _described(value: Any) -> str:
+    return value.__qualname__ if inspect.isfunction(value) else repr(value)  # whose address is another every time
 
 
 def _entries(paths: Sequence[str | Path]) -> list[tuple[int, int]]:

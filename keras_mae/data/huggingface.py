@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from keras_mae.data.crops import Crop
 from keras_mae.data.levels import Levels
 from keras_mae.data.sources import Generators, cut
 
-__all__ = ["HuggingFaceSource"]
+__all__ = ["HuggingFaceSource", "encoded_in"]
 
 
 class HuggingFaceSource:
@@ -79,10 +80,13 @@ class HuggingFaceSource:
     def batch(
         self, indices: Any, crop: Crop | None = None, generators: Generators | None = None
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        rows = self._rows[[int(index) for index in indices]][self._image]
-        images = (_file(row, index) for row, index in zip(rows, indices, strict=True))
         labels = None if self.labels is None else self.labels[indices]
-        return cut(images, indices, self.image_shape, crop, generators, self.levels), labels
+        return cut(self.stored(indices), indices, self.image_shape, crop, generators, self.levels), labels
+
+    def stored(self, indices: Any) -> Iterator[bytes | str]:
+        """Yield the bytes, or the paths, of the image files at `indices`."""
+        rows = self._rows[[int(index) for index in indices]][self._image]
+        return (encoded_in(row, index) for row, index in zip(rows, indices, strict=True))
 
 
 def _check_dataset(library: Any, dataset: Any) -> None:
@@ -117,7 +121,7 @@ def _labels(dataset: Any, label: str) -> np.ndarray:
     return values.astype("int64")
 
 
-def _file(row: Any, index: Any) -> bytes | str:
+def encoded_in(row: Any, index: Any) -> bytes | str:
     """Return an image file's bytes, or its path on this machine.
 
     Raises:

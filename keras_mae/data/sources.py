@@ -1,4 +1,4 @@
-"""Where images come from, by index: arrays, folders of files, and parts of them."""
+"""Where images come from, by index: arrays and folders of files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from keras_mae import _checks, _class_names, pixels
 from keras_mae.data import fingerprints, listings
 from keras_mae.data import images as image_files
 from keras_mae.data.crops import CenterCrop, Crop, RandomCrop, moved
-from keras_mae.data.drawing import labels_of
 from keras_mae.data.examination import examine, grays_in_the_dark
 from keras_mae.data.folders import FolderContents, look_into
 from keras_mae.data.levels import EIGHT_BITS, Levels
@@ -25,11 +24,11 @@ __all__ = [
     "FolderSource",
     "Generators",
     "Source",
-    "Subset",
     "check_source",
     "checked_labels",
     "cut",
     "known_of",
+    "still",
 ]
 
 Generators = Callable[[int], Sequence[np.random.Generator]]
@@ -40,8 +39,9 @@ class Source(Protocol):
     """Anything with a length that gives batches by index.
 
     `labels` holds one integer from 0 for each image; it is `None` where there are none, and where they are read with
-    the images (`labeled` is true then). `class_names` holds the names of the classes in the order of the labels, or
-    is `None` where they have none.
+    the images (`labeled` is true then). Of a source with an attribute `masks` they are segmentation masks, one for
+    each crop (batch, height, width): see `pairs.PairSource`. `class_names` holds the names of the classes in the
+    order of the labels, or is `None` where they have none.
     """
 
     image_shape: tuple[int, int, int]
@@ -70,7 +70,7 @@ def check_source(source: Any) -> None:
     _checks.has("source", source, ("image_shape", "labeled", "sized", "__len__"), rule)
 
 
-def _still(index: int) -> Sequence[np.random.Generator]:
+def still(index: int) -> Sequence[np.random.Generator]:
     """Return the generators for one crop of each image, always the same."""
     return [np.random.default_rng(index)]
 
@@ -159,59 +159,18 @@ class ArraySource:
         if self.sized and crop is None:
             return self.images[indices], labels
         if self.sized and isinstance(crop, RandomCrop):  # a hundred times faster than one by one through Pillow
-            return self._moved(indices, crop, generators or _still), labels
-        parts = (self.images[index] for index in indices)
-        return cut(parts, indices, self.image_shape, crop, generators, self.levels), labels
+            return self._moved(indices, crop, generators or still), labels
+        return cut(self.stored(indices), indices, self.image_shape, crop, generators, self.levels), labels
+
+    def stored(self, indices: Any) -> Iterator[np.ndarray]:
+        """Yield the images at `indices` as they are stored, one by one."""
+        return (self.images[index] for index in indices)
 
     def _moved(self, indices: Any, crop: RandomCrop, generators: Generators) -> np.ndarray:
         height, width, _ = self.image_shape
         drawn = [(index, generator) for index in indices for generator in generators(int(index))]
         boxes = [crop(width, height, (height, width), generator) for _, generator in drawn]
         return moved(self.images, [index for index, _ in drawn], boxes)
-
-
-class Subset:
-    """Some images of another source.
-
-    Args:
-        source: The other source.
-        indices: Indices into it, integers (images,).
-    """
-
-    def __init__(self, source: Source, indices: Any):
-        check_source(source)
-        self._source, self._indices = source, _checked_indices(indices, len(source))
-        self.image_shape, self.dtype = source.image_shape, source.dtype
-        self.labeled, self.sized = source.labeled, source.sized
-        self.class_names = _class_names.named(source)
-        self.levels = getattr(source, "levels", EIGHT_BITS)
-        self.labels = None if source.labels is None else source.labels[self._indices]
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def fingerprint(self) -> dict[str, Any]:
-        """Return JSON values that tell these images from others."""
-        return {**known_of(self._source), "indices": fingerprints.of_integers(self._indices)}
-
-    def listing(self) -> dict[str, list[int]] | None:
-        """Return the other source's listing of its files, if it has any."""
-        made = getattr(self._source, "listing", None)
-        return made() if callable(made) else None
-
-    def inner(self, indices: Any) -> tuple[Source, list[int]]:
-        """Return the other source, and the indices that images have there."""
-        return self._source, [int(self._indices[index]) for index in indices]
-
-    def read_labels(self) -> np.ndarray | None:
-        """Return the labels of all images, `None` if the other source has none by index."""
-        labels = labels_of(self._source)
-        return None if labels is None else labels[self._indices]
-
-    def batch(
-        self, indices: Any, crop: Crop | None = None, generators: Generators | None = None
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        return self._source.batch(self._indices[indices], crop, generators)
 
 
 class FolderSource:
@@ -342,10 +301,13 @@ class FolderSource:
     def batch(
         self, indices: Any, crop: Crop | None = None, generators: Generators | None = None
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        files = (self.paths[index] for index in indices)
-        return cut(files, indices, self.image_shape, crop, generators, self.levels), (
+        return cut(self.stored(indices), indices, self.image_shape, crop, generators, self.levels), (
             None if self.labels is None else self.labels[indices]
         )
+
+    def stored(self, indices: Any) -> Iterator[Path]:
+        """Yield the paths of the images at `indices`."""
+        return (self.paths[index] for index in indices)
 
 
 def cut(
@@ -357,7 +319,7 @@ def cut(
     levels: Levels = EIGHT_BITS,
 ) -> np.ndarray:
     """Cut images, which are paths, bytes or arrays, and return all crops in one array."""
-    crop, generators = crop or CenterCrop(), generators or _still
+    crop, generators = crop or CenterCrop(), generators or still
     views: list[np.ndarray] = []
     for index, image in zip(indices, images, strict=True):
         name = str(image) if isinstance(image, str | Path) else f"number {index}"
@@ -372,15 +334,6 @@ def _parts(images: np.ndarray) -> Iterator[np.ndarray]:
     """Yield images in parts: the array may be larger than memory."""
     for start in range(0, len(images), _PART):
         yield images[start : start + _PART]
-
-
-def _checked_indices(indices: Any, images: int) -> np.ndarray:
-    """Return indices into a source of so many images."""
-    rule = f"integers (images,) in [-{images}, {images})"
-    known = _checks.array("indices", indices, rule)
-    if known.ndim != 1 or known.dtype.kind not in "iu" or known.min() < -images or known.max() >= images:
-        raise _checks.argument_error("indices", rule, indices)
-    return known
 
 
 def checked_labels(labels: Any, images: int) -> np.ndarray:

@@ -45,9 +45,10 @@ def dataset(batches: Batches) -> Any:
         return [images] if labels is None else [images, labels]
 
     def batch_of(numbers: Any) -> Any:
-        types = [source.dtype, tf.int64] if source.labeled else [source.dtype]
+        types = [source.dtype, batches.label_dtype] if source.labeled else [source.dtype]
         loaded = tf.numpy_function(load, [numbers], types, stateful=False)
-        return numbers[0, 1], _with_shapes(loaded, (plan.static_size, *source.image_shape))
+        shapes = [(plan.static_size, *shape) for shape in (source.image_shape, batches.label_shape)]
+        return numbers[0, 1], _with_shapes(loaded, *shapes)
 
     numbered = tf.data.Dataset.from_tensors(0).flat_map(one_epoch)
     numbered = numbered.batch(plan.own_images, drop_remainder=plan.drop_remainder)
@@ -137,12 +138,12 @@ def _at_the_end(call: Any, spec: Any) -> Any:
     return tf.data.Dataset.from_tensors(0).filter(called).map(lambda _: tf.nest.map_structure(nothing, spec))
 
 
-def _with_shapes(loaded: Any, shape: tuple[int | None, ...]) -> Any:
-    """Give images and labels the shapes that `tf.numpy_function` forgets."""
+def _with_shapes(loaded: Any, *shapes: tuple[int | None, ...]) -> Any:
+    """Give images, and labels if there are any, the shapes that `tf.numpy_function` forgets."""
     import tensorflow as tf
 
-    images = tf.ensure_shape(loaded[0], shape)
-    return images if len(loaded) == 1 else (images, tf.ensure_shape(loaded[1], shape[:1]))
+    known = [tf.ensure_shape(part, shape) for part, shape in zip(loaded, shapes, strict=False)]
+    return known[0] if len(known) == 1 else tuple(known)
 
 
 def _finish(numbered: Any, plan: Plan) -> Any:

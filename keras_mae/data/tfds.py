@@ -11,7 +11,10 @@ from keras_mae.data.levels import EIGHT_BITS, Levels
 from keras_mae.data.records import RecordSource
 from keras_mae.data.streams import Stream
 
-__all__ = ["TFDSSource", "tfds_source"]
+__all__ = ["TFDSSource", "indexed_split", "tfds_source"]
+
+Keys = tuple[str, str | None, tuple[str, ...] | None]
+"""Names of a data set's image and label features, and of its classes."""
 
 
 class TFDSSource(RecordSource):
@@ -23,18 +26,28 @@ class TFDSSource(RecordSource):
         image_size: Side in pixels of the images to make, or (height, width).
         channels: 1, 3 or 4.
         levels: What becomes of the files' numbers.
+        keys: Names of the image and label features, and of the classes; by default what the data set says.
     """
 
     names: Any = None  # its records have none
 
-    def __init__(self, builder: Any, split: str, image_size: int | tuple[int, int], channels: int, levels: Levels):
+    def __init__(
+        self,
+        builder: Any,
+        split: str,
+        image_size: int | tuple[int, int],
+        channels: int,
+        levels: Levels,
+        keys: Keys | None = None,
+    ):
         import tensorflow_datasets as tfds
 
-        self._image, self._label, self.class_names = _keys(builder.info)
+        self._image, self._label, self.class_names = keys or _keys(builder.info)
         self.image_shape = (*_checks.pair("image_size", image_size), _checks.positive_int("channels", channels))
         self._set_levels(levels)
         self.labeled = self._label is not None
-        self._records = builder.as_data_source(split, decoders={self._image: tfds.decode.SkipDecoding()})
+        pictures = [key for key, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
+        self._records = builder.as_data_source(split, decoders=dict.fromkeys(pictures, tfds.decode.SkipDecoding()))
         self._known = _known(builder, split)
 
     def fingerprint(self) -> dict[str, Any]:
@@ -61,24 +74,9 @@ def tfds_source(
     Raises:
         ValueError: If there is no such data set or split, it is not prepared, or it holds no images.
     """
-    _checks.text("name", name, "the name of a data set")
-    _checks.instance("split", split, str, 'the name of a split, such as "train"')
-    _checks.optional(_checks.path, "data_dir", data_dir)
-    _checks.boolean("download", download)
-    builder = _prepared(name, data_dir, download)
-    if not builder.info.splits:
-        raise ValueError(f"The data set {name!r} has no splits")
-    try:
-        count = builder.info.splits[split].num_examples
-    except (KeyError, ValueError) as error:
-        raise ValueError(
-            f"`split` must be one of {', '.join(builder.info.splits)}, or a part of one such as "
-            f"'{next(iter(builder.info.splits))}[:10%]'. Received: split={split!r}"
-        ) from error
-    if count < 1:
-        raise ValueError(f"`split` must hold images. Received: split={split!r}, which holds none")
+    builder, count = _opened(name, split, data_dir, download)
     image, label, class_names = _keys(builder.info)
-    if getattr(builder.info.file_format, "value", None) == "array_record":
+    if _is_indexed(builder):
         if allow_damaged:
             raise ValueError(
                 f"ArrayRecord data sets are read by index: `allow_damaged` must be 0. Received: {allow_damaged!r}"
@@ -100,13 +98,55 @@ def tfds_source(
     )
 
 
+def indexed_split(name: str, split: str, *, data_dir: str | Path | None, download: bool) -> Any:
+    """Return the builder of a TFDS data set that has such a split, and whose files are read by index.
+
+    Raises:
+        ValueError: If there is no such data set or split, it is not prepared, or is stored otherwise.
+    """
+    builder, _ = _opened(name, split, data_dir, download, "array_record")
+    if not _is_indexed(builder):
+        raise ValueError(
+            f"Images with masks are read by index: the data set {name!r} must be stored as ArrayRecord (`tfds build "
+            f"{name} --file_format=array_record`). Received: {builder.info.file_format} in {builder.data_path}"
+        )
+    return builder
+
+
+def _opened(
+    name: str, split: str, data_dir: str | Path | None, download: bool, file_format: str | None = None
+) -> tuple[Any, int]:
+    """Return the builder of a data set that has such a split, and the number of examples in it."""
+    _checks.text("name", name, "the name of a data set")
+    _checks.instance("split", split, str, 'the name of a split, such as "train"')
+    _checks.optional(_checks.path, "data_dir", data_dir)
+    _checks.boolean("download", download)
+    builder = _prepared(name, data_dir, download, file_format)
+    if not builder.info.splits:
+        raise ValueError(f"The data set {name!r} has no splits")
+    try:
+        count = builder.info.splits[split].num_examples
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"`split` must be one of {', '.join(builder.info.splits)}, or a part of one such as "
+            f"'{next(iter(builder.info.splits))}[:10%]'. Received: split={split!r}"
+        ) from error
+    if count < 1:
+        raise ValueError(f"`split` must hold images. Received: split={split!r}, which holds none")
+    return builder, int(count)
+
+
+def _is_indexed(builder: Any) -> bool:
+    return getattr(builder.info.file_format, "value", None) == "array_record"
+
+
 def _known(builder: Any, split: str) -> dict[str, Any]:
     """Return what tells a split from others: TFDS gives data that change another version."""
     return {"kind": "TFDS", "name": builder.info.full_name, "split": split}
 
 
-def _prepared(name: str, data_dir: str | Path | None, download: bool) -> Any:
-    """Return the builder of a data set that is prepared, which it downloads if asked to."""
+def _prepared(name: str, data_dir: str | Path | None, download: bool, file_format: str | None = None) -> Any:
+    """Return the builder of a data set that is prepared, which it downloads if asked to, to files of this format."""
     _optional.require("importlib_resources", "tensorflow-datasets")  # which does not say so itself
     tfds = _optional.require("tensorflow_datasets", "Reading TFDS")
     try:
@@ -114,6 +154,8 @@ def _prepared(name: str, data_dir: str | Path | None, download: bool) -> Any:
     except (tfds.core.registered.DatasetNotFoundError, AssertionError) as error:  # no such name; no such version
         raise ValueError(f"There is no data set {name!r} in TFDS or in data_dir={str(data_dir)!r}") from error
     if download:
+        if file_format and not Path(builder.data_path).is_dir():
+            builder = tfds.builder(name, data_dir=data_dir, file_format=file_format)
         builder.download_and_prepare()
     elif not Path(builder.data_path).is_dir():
         raise ValueError(
@@ -123,7 +165,7 @@ def _prepared(name: str, data_dir: str | Path | None, download: bool) -> Any:
     return builder
 
 
-def _keys(info: Any) -> tuple[str, str | None, tuple[str, ...] | None]:
+def _keys(info: Any) -> Keys:
     """Return the names of a data set's image and label features, and of its classes.
 
     Raises:

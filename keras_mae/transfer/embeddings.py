@@ -22,7 +22,7 @@ from keras_mae.data.files import open_files, open_folder
 from keras_mae.data.images import read_image
 from keras_mae.data.manifests import read_manifest
 from keras_mae.data.parts import checked_part
-from keras_mae.data.sources import Subset
+from keras_mae.data.subsets import Subset
 from keras_mae.encoder import ViTEncoder
 from keras_mae.transfer.embedding_files import read_npz
 from keras_mae.transfer.features import feature_batches
