@@ -33,13 +33,18 @@ class TakesMaps(keras.layers.Layer):
         if not right or not all(len(shape) == 4 and all(shape[1:]) for shape in shapes):
             raise ValueError(
                 f"`maps` must be {rule} (batch, rows, columns, dim) of known sizes, as ViTEncoder.features returns "
-                f"them. Received: {f'maps of shape {shapes}' if any(shapes) else f'maps={maps!r}'}"
+                f"them. Received: {f'maps of shape {shapes}' if any(shapes) else _described(maps)}"
             )
         self.check_sizes(shapes)
         return listed
 
     def check_sizes(self, shapes: list[tuple[Any, ...]]) -> None:
         """Raise a `ValueError` for maps of sizes that the layer does not take."""
+
+
+def _described(maps: Any) -> str:
+    """Return what came, without a page of numbers."""
+    return f"a dict of {list(maps)}" if isinstance(maps, dict) else f"maps={maps!r}"[:300]
 
 
 def halved(shape: tuple[Any, ...]) -> None:
