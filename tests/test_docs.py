@@ -259,6 +259,7 @@ RUN = {
 # The beginning of a command that is only parsed, and why.
 PARSED = {
     "keras-mae pretrain fashion_mnist": "takes an hour",
+    "keras-mae probe runs/fashion_mnist/model.keras fashion_mnist": "takes what that leaves",
     "keras-mae pretrain digits --optimizer muon": "runs/open is trained with it",
     "keras-mae pretrain digits --ema-momentum 0.999": "runs/open is trained with it",
     "keras-mae finetune runs/digits-1/model.keras --ema-momentum 0.999": "test_averages.py does it",
