@@ -20,7 +20,7 @@ from keras_mae.data.sizes import room
 __all__ = ["IGNORED", "MaskLabels", "cut_mask", "mask_size", "read_mask"]
 
 IGNORED = 255
-"""Label of the pixels that no class is said of, unless somebody says otherwise."""
+"""Label of the pixels that belong to no class, unless somebody says otherwise."""
 
 _LARGEST = 2**16 - 1
 _LOSSY = ("JPEG", "MPO", "JPEG2000")
@@ -37,7 +37,7 @@ class MaskLabels:
     Args:
         num_classes: Number of classes, whose labels are 0 to num_classes - 1; `None` as long as it is not known.
         class_names: Names of the classes, in the order of the labels.
-        ignore_label: Label of the pixels that no class is said of, none of a class's.
+        ignore_label: Label of the pixels that belong to no class, none of a class's.
         reduce_zero_label: Whether 0 stands for no class, and 1 for the first one, as in ADE20K.
         colors: Label of each (red, green, blue) in masks that are drawn in colors.
 

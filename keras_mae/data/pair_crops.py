@@ -193,7 +193,7 @@ def placed(
         labels: Labels of the whole image.
         size: (height, width) of the result; `None` where images keep their own.
         generator: Generator that is drawn from.
-        ignore_label: Label of the pixels that no class is said of.
+        ignore_label: Label of the pixels that belong to no class.
     """
     height, width = labels.shape
     if isinstance(crop, WholeImage):

@@ -50,7 +50,7 @@ def pairs_from_directory(
         split: Part to read: "train", "val" or what else is there.
         num_classes: Number of classes; by default as `FolderPairs` finds it.
         class_names: Names of the classes, in the order of the labels.
-        ignore_label: Label of the pixels that no class is said of.
+        ignore_label: Label of the pixels that belong to no class.
         reduce_zero_label: Whether 0 stands for no class, and 1 for the first one; by default as the layout has it.
         colors: Label of each (red, green, blue), for masks that are drawn in colors.
         pixel_range: (low, high), the smallest and the largest pixel, as for `read_image`.
@@ -109,7 +109,7 @@ def pairs_from_arrays(
             unless `crop` is given.
         num_classes: Number of classes; by default the largest label and one.
         class_names: Names of the classes, in the order of the labels.
-        ignore_label: Label of the pixels that no class is said of.
+        ignore_label: Label of the pixels that belong to no class.
         reduce_zero_label: Whether 0 stands for no class, and 1 for the first one.
         pixel_range: (low, high), the smallest and the largest value that a pixel may have; as the encoder's.
         options: Other arguments of `make_dataset`, such as `crop=SegmentationCrop(...)`.
@@ -171,7 +171,7 @@ def pairs_from_tfds(
         download: Whether to download and prepare what is not there.
         num_classes: Number of classes; by default the largest label and one, for which all masks are read.
         class_names: Names of the classes, in the order of the labels.
-        ignore_label: Label of the pixels that no class is said of.
+        ignore_label: Label of the pixels that belong to no class.
         reduce_zero_label: Whether 0 stands for no class, and 1 for the first one.
         colors: Label of each (red, green, blue), for masks that are drawn in colors.
         pixel_range: (low, high), the smallest and the largest pixel, as for `read_image`.
@@ -231,7 +231,7 @@ def pairs_from_huggingface(
             "mask".
         num_classes: Number of classes; by default the largest label and one, for which all masks are read.
         class_names: Names of the classes, in the order of the labels.
-        ignore_label: Label of the pixels that no class is said of.
+        ignore_label: Label of the pixels that belong to no class.
         reduce_zero_label: Whether 0 stands for no class, and 1 for the first one.
         colors: Label of each (red, green, blue), for masks that are drawn in colors.
         pixel_range: (low, high), the smallest and the largest pixel, as for `read_image`.

@@ -83,7 +83,7 @@ class FolderPairs(PairSource):
         split: Part to read: of ADE20K and Pascal VOC "train", which is the default, "val" or what else is there.
         num_classes: Number of classes; by default that of the names, of the layout, or the largest label and one.
         class_names: Names of the classes, in the order of the labels.
-        ignore_label: Label of the pixels that no class is said of. Above 255, for as many classes, masks are uint16.
+        ignore_label: Label of the pixels that belong to no class. Above 255, for as many classes, masks are uint16.
         reduce_zero_label: Whether 0 stands for no class, and 1 for the first one; by default as the layout has it.
         colors: Label of each (red, green, blue), for masks that are drawn in colors; `ignore_label` is one, too.
         pixel_range: (low, high), the smallest and the largest pixel, as for `read_image`.

@@ -64,7 +64,7 @@ class PairSource:
 
     @property
     def ignore_label(self) -> int:
-        """Label of the pixels that no class is said of."""
+        """Label of the pixels that belong to no class."""
         return int(self.masks.ignore_label)
 
     def __len__(self) -> int:
@@ -72,7 +72,7 @@ class PairSource:
 
     def mask(self, index: int) -> tuple[np.ndarray, str]:
         """Return what the mask of an image holds, as `read_mask` does, and its name in errors."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must implement `mask`.")
 
     def name(self, index: int) -> str:
         """Return the name of an image in errors."""
@@ -178,7 +178,7 @@ class ArrayPairs(PairSource):
             the images' own.
         num_classes: Number of classes; by default the largest label and one.
         class_names: Names of the classes, in the order of the labels.
-        ignore_label: Label of the pixels that no class is said of. Above 255, for as many classes, masks are uint16.
+        ignore_label: Label of the pixels that belong to no class. Above 255, for as many classes, masks are uint16.
         reduce_zero_label: Whether 0 stands for no class, and 1 for the first one.
         pixel_range: (low, high), the smallest and the largest value that a pixel may have; as the encoder's.
 

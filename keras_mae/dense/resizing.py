@@ -1,6 +1,6 @@
 """Maps of another size, by fixed matrices: any backend applies them alike, and any compiler takes them.
 
-XLA has no gradient of TensorFlow's own resize, and no backend but PyTorch an adaptive pooling.
+Gradients go through them under any compiler, and adaptive pooling is PyTorch's alone among the backends.
 """
 
 from __future__ import annotations
