@@ -55,7 +55,10 @@ def convolutional(shape: tuple[int, int, int], num_classes: int) -> Any:
 
 
 def classifier(kind: str, preset: str, recipe: Any, steps_per_epoch: int) -> Any:
-    """Return a compiled classifier with random weights: "vit", by the recipe without layer decay, or "cnn"."""
+    """Return a compiled classifier with random weights: "vit", by the recipe without layer decay, or "cnn".
+
+    A learning rate for pre-trained weights can be too low for random ones: the ViT always has 1e-3.
+    """
     import keras
 
     import keras_mae
@@ -63,7 +66,8 @@ def classifier(kind: str, preset: str, recipe: Any, steps_per_epoch: int) -> Any
 
     encoder = keras_mae.MaskedAutoencoder.from_preset(preset).encoder
     if kind == "vit":
-        return compiled_classifier(encoder, 10, replace(recipe, layer_decay=1.0), steps_per_epoch)
+        recipe = replace(recipe, layer_decay=1.0, base_learning_rate=1e-3 * 256 / recipe.batch_size)
+        return compiled_classifier(encoder, 10, recipe, steps_per_epoch)
     model = convolutional(encoder.image_shape, 10)
     rate = keras.optimizers.schedules.CosineDecay(2e-3, recipe.epochs * steps_per_epoch)
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)  # the labels come smoothed

@@ -70,7 +70,7 @@ FINE_TUNE: dict[str, Any] = {
 }
 _PLACES: dict[str, Any] = {"pooling": "flatten"}  # objects stand in the middle, so that places mean something
 FINE_TUNE_BY_IMAGES: dict[int, dict[str, Any]] = {  # Fashion-MNIST
-    600: {**_PLACES, "epochs": 60, "warmup_epochs": 5, "batch_size": 32, "base_learning_rate": 8e-3},
+    600: {**_PLACES, "epochs": 60, "warmup_epochs": 5, "batch_size": 32},
     6_000: {**_PLACES, "epochs": 20, "warmup_epochs": 1, "batch_size": 64, "base_learning_rate": 4e-3},
     60_000: {**_PLACES, "epochs": 10, "warmup_epochs": 1, "batch_size": 128, "base_learning_rate": 2e-3},
 }
@@ -146,7 +146,7 @@ PHOTOS: dict[str, Any] = {
 """Pre-training on a folder, on one machine: 1e-3 at this batch."""
 _UNTUNED: dict[str, tuple[dict[str, Any], float]] = {  # and the published base learning rate
     "pretrain": (PHOTOS, 1.5e-4),
-    "fine_tune": (FINE_TUNE_BY_IMAGES[600], 5e-4),
+    "fine_tune": ({"batch_size": 32, "base_learning_rate": 8e-3}, 5e-4),
 }
 
 
