@@ -98,6 +98,14 @@ def test_few_images_have_a_map(images):
     assert transfer.map_coordinates(FEATURES[:images, :1])[0].shape == (images, 2)
 
 
+@pytest.mark.parametrize("different", [1, 4])
+@pytest.mark.filterwarnings("error")
+def test_copies_of_few_images_have_a_map(different):
+    copies = FEATURES[np.arange(40) % different]
+    places, used = transfer.map_coordinates(copies, "tsne", center=True)
+    assert (used, len(np.unique(places.round(4), axis=0))) == ("pca", different)
+
+
 def test_umap_is_taken_where_it_is_installed_and_named_where_it_is_not(monkeypatch):
     if not similar.importlib.util.find_spec("umap"):
         with pytest.raises(ImportError, match=r"keras-mae\[umap\]"):

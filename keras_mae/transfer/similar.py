@@ -124,8 +124,8 @@ def map_coordinates(
         center: Whether the mean of `features` is first subtracted from each, as for `nearest` and by `keras-mae map`.
 
     Returns:
-        (coordinates, method): float32 (images, 2), and the method that was used. Fewer than five images are
-        mapped by PCA.
+        (coordinates, method): float32 (images, 2), and the method that was used. Fewer than five different vectors
+        are mapped by PCA.
 
     Raises:
         ValueError: If these are no features, or there is no such method.
@@ -144,10 +144,10 @@ def map_coordinates(
     if chosen is None:
         others = "tsne" if len(known) <= _MOST_BY_TSNE else "pca"
         chosen = "umap" if importlib.util.find_spec("umap") else others
-    if len(known) < 5:
-        chosen = "pca"
     mean = known.mean(axis=0, dtype="float64") if center else None
     unit = _unit(known.astype("float32"), mean)  # distances of unit vectors rank as their cosines do
+    if len(np.unique(unit, axis=0)) < 5:  # copies of one image have no spread, and t-SNE would divide by it
+        chosen = "pca"
     components = _principal(unit, 2 if chosen == "pca" else _BEFORE, seed)
     if chosen == "tsne":
         manifold = _optional.require("sklearn.manifold", "A map by t-SNE")
@@ -166,8 +166,7 @@ def map_coordinates(
 def _principal(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Return the first principal components of vectors, (rows, up to count), with zeros for the second if need be."""
     decomposition = _optional.require("sklearn.decomposition", "A map")
-    found = (
-        decomposition.PCA(min(count, *rows.shape), random_state=seed).fit_transform(rows) if len(rows) > 1 else rows
-    )
-    found = found[:, :count]
+    if not np.ptp(rows, axis=0).any():
+        return np.zeros((len(rows), 2))
+    found = decomposition.PCA(min(count, *rows.shape), random_state=seed).fit_transform(rows)[:, :count]
     return np.pad(found, ((0, 0), (0, max(2 - found.shape[1], 0))))
