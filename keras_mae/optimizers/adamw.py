@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -106,7 +106,7 @@ class AdamW(CountsUpdates, keras.optimizers.AdamW):
     def _apply_weight_decay(self, variables: Any) -> None:
         """Do nothing: `update_step` decays, where the variable's own learning rate is known."""
 
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+    def update_step(self, gradient: Any, variable: Any, learning_rate: AdamRates) -> None:
         place = self._get_variable_index(variable)
         adamw_update(
             self,
@@ -115,8 +115,7 @@ class AdamW(CountsUpdates, keras.optimizers.AdamW):
             self._momentums[place],
             self._velocities[place],
             self._velocity_hats[place] if self.amsgrad else None,
-            # In float32 whatever the weights are: in bfloat16 0.999 is 1.
-            learning_rate=ops.cast(learning_rate, "float32") * self._scale(variable),
+            rates=learning_rate.scaled(self._scale(variable)),
             weight_decay=self.weight_decay if self._use_weight_decay(variable) else 0.0,
             beta_1=self.beta_1,
             beta_2=self.beta_2,
@@ -125,7 +124,8 @@ class AdamW(CountsUpdates, keras.optimizers.AdamW):
 
     def _backend_update_step(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
         if not self._fused:
-            super()._backend_update_step(grads, trainable_variables, learning_rate)
+            rates = AdamRates.of(self, learning_rate, self.beta_1, self.beta_2)
+            super()._backend_update_step(grads, trainable_variables, rates)
             return
 
         def kind(pair: tuple[Any, Any]) -> tuple[float, bool]:
@@ -201,6 +201,32 @@ def pretraining_adamw(
     return AdamW(rate, weight_decay, **kwargs)
 
 
+class AdamRates(NamedTuple):
+    """What all variables share in one step of Adam, float32 scalars: computed once, it is not traced for each.
+
+    Attributes:
+        learning_rate: Learning rate of the step.
+        mean_correction: What the mean of the gradients is divided by.
+        square_correction: What the mean of their squares is multiplied by.
+    """
+
+    learning_rate: Any
+    mean_correction: Any
+    square_correction: Any
+
+    @classmethod
+    def of(cls, optimizer: Any, learning_rate: Any, beta_1: float, beta_2: float) -> AdamRates:
+        """Return those of an optimizer's next step."""
+        step = ops.cast(optimizer.iterations + 1, "float32")
+        # In float32 whatever the weights are: in bfloat16 0.999 is 1.
+        rate = ops.cast(learning_rate, "float32")
+        return cls(rate, 1 - ops.power(beta_1, step), 1 / (1 - ops.power(beta_2, step)))
+
+    def scaled(self, factor: float) -> AdamRates:
+        """Return them with another learning rate."""
+        return self if factor == 1 else self._replace(learning_rate=self.learning_rate * factor)
+
+
 def adamw_update(
     optimizer: Any,
     gradient: Any,
@@ -209,7 +235,7 @@ def adamw_update(
     square: Any,
     largest: Any,
     *,
-    learning_rate: Any,
+    rates: AdamRates,
     weight_decay: float,
     beta_1: float,
     beta_2: float,
@@ -217,13 +243,12 @@ def adamw_update(
 ) -> None:
     """Update one variable, and its moments, by one step of AdamW.
 
-    `learning_rate` is a float32 scalar; `largest` is AMSGrad's largest second moment so far, or `None`.
+    `largest` is AMSGrad's largest second moment so far, or `None`.
     """
     dtype = variable.dtype
     gradient = ops.cast(ops.convert_to_tensor(gradient), dtype)  # on TensorFlow it may be sparse
-    step = ops.cast(optimizer.iterations + 1, "float32")
-    length = ops.cast(learning_rate / (1 - ops.power(beta_1, step)), dtype)
-    correction = ops.cast(1 / (1 - ops.power(beta_2, step)), dtype)
+    length = ops.cast(rates.learning_rate / rates.mean_correction, dtype)
+    correction = ops.cast(rates.square_correction, dtype)
     optimizer.assign_add(mean, (gradient - mean) * (1 - beta_1))
     optimizer.assign_add(square, (ops.square(gradient) - square) * (1 - beta_2))
     if largest is not None:
@@ -232,7 +257,7 @@ def adamw_update(
     # With the correction moved over to a varying `epsilon`, XLA's code is a third slower on a CPU.
     change = mean * length / (ops.sqrt(square * correction) + epsilon)
     if weight_decay:
-        change = change + variable * ops.cast(weight_decay * learning_rate, dtype)
+        change = change + variable * ops.cast(weight_decay * rates.learning_rate, dtype)
     optimizer.assign_sub(variable, change)
 
 

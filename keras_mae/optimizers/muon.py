@@ -11,7 +11,7 @@ import keras
 from keras import ops
 
 from keras_mae import _checks
-from keras_mae.optimizers.adamw import adamw_update, fused_adamw
+from keras_mae.optimizers.adamw import AdamRates, adamw_update, fused_adamw
 from keras_mae.optimizers.schedules import pretraining_rate
 from keras_mae.optimizers.updates import CountsUpdates
 
@@ -145,8 +145,8 @@ class Muon(CountsUpdates, keras.optimizers.Muon):
     def _apply_weight_decay(self, variables: Any) -> None:
         """Do nothing: `update_step` decays, where the variable's own learning rate is known."""
 
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        place, rate = self._get_variable_index(variable), ops.cast(learning_rate, "float32")
+    def update_step(self, gradient: Any, variable: Any, learning_rate: AdamRates) -> None:
+        place = self._get_variable_index(variable)
         if not self._parts[place]:
             adamw_update(
                 self,
@@ -155,7 +155,7 @@ class Muon(CountsUpdates, keras.optimizers.Muon):
                 self.momentums[place],
                 self.adam_velocities[place],
                 None,
-                learning_rate=rate * self.adam_lr_ratio,
+                rates=learning_rate.scaled(self.adam_lr_ratio),
                 weight_decay=self._decay(variable),
                 beta_1=self.adam_beta_1,
                 beta_2=self.adam_beta_2,
@@ -163,7 +163,7 @@ class Muon(CountsUpdates, keras.optimizers.Muon):
             )
             return
         stacked, back = _lying(self._direction(gradient, variable), self._parts[place])
-        self._move(variable, back(self.zeropower_via_newtonschulz5(stacked, self.ns_steps)), rate)
+        self._move(variable, back(self.zeropower_via_newtonschulz5(stacked, self.ns_steps)), learning_rate.learning_rate)
 
     def _direction(self, gradient: Any, variable: Any) -> Any:
         """Add a gradient to the momentum, and return what is to be orthogonalized, float32."""
@@ -184,7 +184,8 @@ class Muon(CountsUpdates, keras.optimizers.Muon):
 
     def _backend_update_step(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
         if not self._together:
-            super()._backend_update_step(grads, trainable_variables, learning_rate)
+            rates = AdamRates.of(self, learning_rate, self.adam_beta_1, self.adam_beta_2)
+            super()._backend_update_step(grads, trainable_variables, rates)
             return
         pairs = list(zip(grads, trainable_variables, strict=True))
         hidden = [pair for pair in pairs if self._parts[self._get_variable_index(pair[1])]]
