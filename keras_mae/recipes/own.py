@@ -69,8 +69,9 @@ FINE_TUNE: dict[str, Any] = {
     "evaluation_fraction": 1.0,
 }
 _PLACES: dict[str, Any] = {"pooling": "flatten"}  # objects stand in the middle, so that places mean something
-FINE_TUNE_BY_IMAGES: dict[int, dict[str, Any]] = {  # Fashion-MNIST
+FINE_TUNE_BY_IMAGES: dict[int, dict[str, Any]] = {  # Fashion-MNIST, and digits
     600: {**_PLACES, "epochs": 60, "warmup_epochs": 5, "batch_size": 32},
+    1_437: {**_PLACES, "epochs": 30, "warmup_epochs": 3, "batch_size": 32, "base_learning_rate": 8e-3},  # digits
     6_000: {**_PLACES, "epochs": 20, "warmup_epochs": 1, "batch_size": 64, "base_learning_rate": 4e-3},
     60_000: {**_PLACES, "epochs": 10, "warmup_epochs": 1, "batch_size": 128, "base_learning_rate": 2e-3},
 }
