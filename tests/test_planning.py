@@ -90,10 +90,13 @@ def test_a_batch_goes_by_images_device_and_replicas(monkeypatch):
     monkeypatch.setattr(numbers, "is_accelerated", lambda: True)
     sizes = {200: 32, 1_000: 64, 20_000: 256}
     assert {images: numbers.chosen_batch(images, "photos", None).size for images in sizes} == sizes
+    assert "10 updates or more" in numbers.chosen_batch(1_000, "photos", None).reason
+    assert "of the recipe" in numbers.chosen_batch(200, "photos", None).reason  # seven updates an epoch
     monkeypatch.setattr(
         keras_mae.distribution, "_current", dataclasses.replace(keras_mae.distribution.current(), replicas=8)
     )
     assert numbers.chosen_batch(47, "photos", None).size == 16
+    assert [numbers.Batch(size, "").halved.size for size in (32, 40)] == [16, 16]
     assert numbers.chosen_batch(47, "photos", 5) == numbers.Batch(5, "as asked for")
     assert numbers.chosen_batch(1_437, "small_images", None).size == 32
 
@@ -319,6 +322,7 @@ def test_models_that_do_not_fit_into_memory_are_passed_over(tmp_path, monkeypatc
         ("tiny", 224, 16),
     ]
     assert "mae_vit_small_patch16_224 at 224, patches of 16: does not fit into memory" in str(plan)
+    assert plan.settings["model"]["model"][1] == "no larger one fits into memory"
     speed |= dict.fromkeys(("tiny", "micro"))
     with pytest.raises(ValueError, match="No model fits into memory"):
         planning.make_plan(tmp_path / "x")
@@ -347,6 +351,22 @@ def test_a_plan_is_written_once_and_says_why(tmp_path, speed):
         with pytest.raises(ValueError, match="`out` must be the name of a file"):
             plan.save(tmp_path / wrong)
     assert plans.check_free(tmp_path / "other.toml").name == "other.toml"
+
+
+@torch_only
+def test_a_plan_says_who_chose_levels_and_channels():
+    found, one = survey(channels=13), Candidate("x", (32, 32), (4, 4), weights=SimpleNamespace(image_shape=(8, 8, 3)))
+    asked = dict.fromkeys(("model", "patch_size", "channels", "pixel_range", "white_level", "max_pixels", "loader"))
+    asked |= {"workers": None, "allow_damaged": 0.0, "precision": "float32", "weights": "x.keras"}
+
+    def reasons(candidate=one, measured="", channels=13, **given):
+        seen = dataclasses.replace(found, pixel_range=(0.0, 1.0), measured=measured, channels=channels)
+        rows = proposing._told("x", seen, candidate, asked | given, "")
+        return rows["data"]["pixel_range"][1], rows["model"]["channels"][1]
+
+    assert reasons() == ("as the folder was prepared", "so many bands: 1 of 200 images looked at")
+    assert reasons(channels=3, measured="all images hold 0 to 1") == ("all images hold 0 to 1", "that of the weights")
+    assert reasons(pixel_range=(0.0, 1.0), channels=3) == ("as asked for", "that of the weights")
 
 
 @torch_only

@@ -1,4 +1,4 @@
-"""Which models may suit images of some sizes and number: rules of thumb, and no measurements of quality."""
+"""Which models may suit images of these sizes and this number: rules of thumb, not measurements of quality."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from keras_mae.data.surveying import Survey
 __all__ = ["SMALL", "Candidate", "candidates", "continuing", "is_small", "recipe_size"]
 
 SMALL = 64
-"""Pixels of the short side up to which images are small: they are taken whole, by a recipe that was tuned on such."""
+"""Pixels of the short side up to which images are small: they are taken whole, by a recipe tuned on such images."""
 _SHAPES = ((192, 224, 16), (120, 128, 8), (88, 96, 8), (0, 64, 8))
 """(least short side of the photos, image size, patch size) in pixels."""
 _SMALLER = {(224, 16): (128, 16), (128, 8): (64, 8), (96, 8): (64, 8)}
@@ -22,9 +22,9 @@ _PHOTO_WIDTHS = {"large": 1_000_000, "base": 100_000, "small": 0, "tiny": 0}
 _SMALL_WIDTHS = {"tiny": 10_000, "micro": 0}
 """The same for small images."""
 _CHEAPEST = ("tiny", "micro")
-"""Models that are tried on smaller images than those there are."""
+"""Models that are also tried on smaller images."""
 _FEWEST_PATCHES = ((65, 100), (16, 49), (1, 16))
-"""(least short side, fewest patches) for a patch size that nobody said."""
+"""(least short side, fewest patches) where no patch size is given."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Candidate:
         preset: Name of the preset whose widths and depths it has, or of the weights that it goes on from.
         image_size: Size (height, width) of its images in pixels.
         patch_size: Size (height, width) of a patch in pixels.
-        reason: Why this size of images.
-        weights: Model that it goes on from, if it does.
+        reason: Why its images have this size.
+        weights: Model that it goes on from, or `None` for a new one.
     """
 
     preset: str
@@ -71,13 +71,13 @@ def candidates(
     image_size: tuple[int, int] | None = None,
     patch_size: tuple[int, int] | None = None,
 ) -> list[Candidate]:
-    """Return the models to try, the costly ones first.
+    """Return the models to try, the most costly first.
 
     Args:
         survey: What the images are like.
-        preset: Name of the preset, if it is to be this one.
-        image_size: Size (height, width) of the images, if it is to be this one.
-        patch_size: Size (height, width) of a patch, if it is to be this one.
+        preset: Name of the only preset to try; by default several are tried.
+        image_size: Size (height, width) of the images in pixels; by default it follows from the survey or the preset.
+        patch_size: Size (height, width) of a patch in pixels; by default it follows from the size of the images.
 
     Raises:
         ValueError: If there is no such preset, or the patch does not divide the image.
@@ -103,16 +103,16 @@ def candidates(
 def continuing(
     weights: Any, name: str, image_size: tuple[int, int] | None = None, patch_size: tuple[int, int] | None = None
 ) -> Candidate:
-    """Return the model that goes on from another one, whose sizes count where nobody said others.
+    """Return the model that goes on from another one, whose sizes it keeps unless others are given.
 
     Args:
         weights: The other model: a masked autoencoder, an encoder or a classifier.
-        name: What it is called.
-        image_size: Size (height, width) of the images, if it is to be this one.
-        patch_size: Size (height, width) of a patch, which must be the model's.
+        name: Name of the other model, for the plan.
+        image_size: Size (height, width) of the images in pixels; the other model's by default.
+        patch_size: Size (height, width) of a patch in pixels, which must be the other model's.
 
     Raises:
-        ValueError: If the patch is another one, or does not divide the image.
+        ValueError: If `patch_size` is not the other model's, or does not divide `image_size`.
     """
     encoder = getattr(weights, "encoder", weights)
     if patch_size not in (None, encoder.patch_size):
@@ -124,7 +124,7 @@ def continuing(
 
 
 def _of_preset(preset: str, image_size: tuple[int, int] | None, patch_size: tuple[int, int] | None) -> Candidate:
-    """Return the model of a preset, whose sizes count where nobody said others."""
+    """Return the model of a preset, whose sizes it keeps unless others are given."""
     own = presets.get(preset).encoder
     size = image_size or tuple(own["image_shape"][:2])
     patch = patch_size or _checks.pair("patch_size", own["patch_size"])
@@ -135,7 +135,7 @@ def _of_preset(preset: str, image_size: tuple[int, int] | None, patch_size: tupl
 def _photo_shapes(
     survey: Survey, patch_size: tuple[int, int] | None
 ) -> list[tuple[tuple[int, int], tuple[int, int], str]]:
-    """Return (image size, patch size, reason) for images of which random parts are looked at, and a cheaper one."""
+    """Return (image size, patch size, reason) for images that random crops are taken of, and a cheaper one if any."""
     side = survey.short_side
     size, patch = next((size, patch) for least, size, patch in _SHAPES if side >= least)
     reason = f"a short side has {side} pixels (median)"
@@ -170,7 +170,7 @@ def _dividing(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _nearest(width: str, image_size: tuple[int, int], patch_size: tuple[int, int]) -> str:
-    """Return the preset of a width whose patch and image are nearest to these."""
+    """Return the preset of this width whose patch size, and then image size, is nearest to these."""
 
     def distance(name: str) -> tuple[float, float]:
         patch, size = (int(number) for number in re.findall(r"\d+", name))

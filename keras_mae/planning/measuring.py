@@ -24,15 +24,15 @@ from keras_mae.training.busy import ProcessorUse
 __all__ = ["Measured", "measure", "timing_seconds"]
 
 _SECONDS, _LEAST_SECONDS, _SHARE = 8.0, 1.0, 0.01
-"""Seconds in which steps are timed, at most and at least, and what share of a short run they may be."""
+"""Seconds during which steps are timed, at most and at least, and the share of a short run that they may take."""
 _SHORT = 1.25
-"""Times these seconds that an epoch takes of which whole ones are timed, with what lies between them."""
+"""Times these seconds: whole epochs are timed, with what lies between them, where one takes no longer than that."""
 _FIRST = 10.0
-"""Times a hopeless step: a first one that takes longer, where nothing is compiled in it, is the only one."""
+"""Times a hopeless step: a first step that takes longer, and compiles nothing, is the only one."""
 _ENOUGH = 30.0
-"""Seconds of the second step after which a third one would tell no more."""
+"""Seconds: after a second step that takes longer, a third one would tell nothing more."""
 _LOADED_AHEAD = 2
-"""Batches that are loaded ahead, beside one for each core."""
+"""Batches that are loaded ahead, in addition to one for each core."""
 _ENDLESS = 2**31 - 1
 _FULL = ("out of memory", "resource_exhausted", "resource exhausted", "oom when allocating", "unable to allocate")
 """What errors of the backends say where a device's memory is full."""
@@ -45,12 +45,12 @@ class Measured:
     Attributes:
         candidate: The model.
         batch_size: Images in a batch.
-        parameters: Number of its parameters.
+        parameters: Number of the model's parameters.
         steps_per_epoch: Batches in an epoch.
         begin_seconds: Seconds from the start of its run to the end of its first step, which compiles it.
         step_seconds: Seconds of each further step, loading included.
         epoch_seconds: Seconds of each epoch.
-        notice: That other programs slowed the measuring down, and what helps; "" if they did not, as far as is known.
+        notice: Warning that other programs slowed the measuring down, with what helps; "" if none is known to have.
     """
 
     candidate: Candidate
@@ -73,7 +73,7 @@ class Measured:
 
 
 def timing_seconds(run_seconds: float) -> float:
-    """Return in how many seconds steps are timed for a run that may take so many."""
+    """Return for how many seconds to time steps of a run that may take `run_seconds`."""
     return min(_SECONDS, max(_LEAST_SECONDS, _SHARE * run_seconds))
 
 
@@ -94,16 +94,16 @@ def measure(
     Args:
         candidate: The model.
         images: Images in its size.
-        recipe: Recipe of the run; the length of the run makes no difference.
-        opening_seconds: Seconds that opening the images took.
-        seconds: Seconds in which steps are timed.
-        too_slow: Seconds of a step from which on it is not measured any better.
+        recipe: Recipe of the run; its number of epochs makes no difference.
+        opening_seconds: Seconds that opening the images took, which count as the beginning of the run.
+        seconds: Seconds during which steps are timed.
+        too_slow: Seconds of a step above which no further one is timed.
         precision: Name of the dtype policy.
-        loader: As for `data.make_dataset`.
-        workers: As for `data.make_dataset`.
+        loader: Loader, as for `data.make_dataset`.
+        workers: Parallel calls or processes that load, as for `data.make_dataset`.
 
     Returns:
-        What was measured, or `None` where the model does not fit into the device's memory.
+        What was measured, or `None` if the model does not fit into the device's memory.
     """
     begun = time.perf_counter()
     feed = images.feed(recipe, loader=loader, workers=workers)
@@ -155,13 +155,14 @@ def _model(candidate: Candidate, image_shape: tuple[int, int, int], **arguments:
 class _Clock(keras.callbacks.Callback):
     """Times steps, and stops training when there were enough.
 
-    Not timed are the first one, which is compiled, if it is not hopeless anyway, and those whose batches may have
-    been loaded meanwhile. Reading the loss waits for an accelerator, so it is read only where timing begins and ends.
+    Two kinds of steps are not timed: the first one, in which code is compiled, unless it is hopeless anyway, and
+    those whose batches may have been loaded meanwhile. Reading the loss waits for an accelerator, so it is read only
+    where timing begins and ends.
 
     Args:
         steps: Steps in an epoch.
-        too_slow: Seconds of a step from which on a second one is not timed.
-        seconds: Seconds in which steps are timed.
+        too_slow: Seconds of a step above which no further one is timed.
+        seconds: Seconds during which steps are timed.
     """
 
     def __init__(self, steps: int, too_slow: float, seconds: float = _SECONDS):
@@ -174,12 +175,12 @@ class _Clock(keras.callbacks.Callback):
 
     @property
     def step_seconds(self) -> float:
-        """Seconds of a step; of short epochs with their share of what lies between two of them."""
+        """Seconds of a step; where epochs are short, with its share of what lies between two of them."""
         return (self._ended - self._begun) / (self.done - self._begun_at)
 
     @property
     def notice(self) -> str:
-        """What other programs did to these seconds."""
+        """How other programs slowed these steps down, "" if they did not."""
         return busy.notice(self._before, self._after)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
@@ -227,13 +228,13 @@ class _Clock(keras.callbacks.Callback):
         self._ended, self._after = now, ProcessorUse.now()
 
     def _now(self, logs: Any) -> float:
-        """Return the time when the step is done."""
+        """Return the time at which the step is done: the loss is waited for."""
         float(keras.ops.convert_to_numpy((logs or {})["loss"]))
         return time.perf_counter()
 
 
 def _loading_seconds(dataset: Any, seconds: float = _SECONDS) -> float:
-    """Return the seconds that a batch takes if nothing but loading happens, timed for a quarter of `seconds`."""
+    """Return the seconds that loading a batch takes by itself, timed for about a quarter of `seconds`."""
     cores = _optional.cores()
     begun, begun_at = 0.0, 0
     for number, _ in enumerate(_batches(dataset), 1):
@@ -246,7 +247,7 @@ def _loading_seconds(dataset: Any, seconds: float = _SECONDS) -> float:
 
 
 def _batches(dataset: Any) -> Iterator[Any]:
-    """Yield the batches of epoch after epoch, as `fit` asks for them."""
+    """Yield batches, epoch after epoch, as `fit` asks for them."""
     while True:
         if isinstance(dataset, keras.utils.PyDataset):
             dataset.on_epoch_begin()

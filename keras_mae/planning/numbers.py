@@ -28,16 +28,16 @@ __all__ = [
 
 ASKED = "as asked for"
 _LEAST_EPOCHS, _LEAST_UPDATES, _MOST_EPOCHS = 40, 5000, 800
-"""Epochs of a run on photos that is worth beginning, updates of one, and epochs after which it ends: the paper's."""
+"""Fewest epochs and fewest updates of a run on photos that is worth beginning, and most epochs: the paper's."""
 _FEW_UPDATES = 1000
-"""Updates below which a run is warned of: the shortest of the tuned ones, that of the digits, has 1,760."""
+"""Updates below which there is a warning: the shortest tuned run, that on the digits, has 1,760."""
 _SHARE = 0.95
-"""Share of the time that there is that is planned for."""
+"""Share of the available time that a plan uses."""
 _LEFT_OUT = 0.1
-"""Share of the images that fill no batch above which a batch is made smaller."""
+"""Batches are made smaller if more than this share of the images would fill none."""
 _USUAL_BATCH, _LARGEST_BATCH = 32, 256
 _UPDATES = 10
-"""Updates that an epoch makes at least where a batch is made larger for an accelerator."""
+"""Fewest updates of an epoch when batches are made larger for an accelerator."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,12 @@ class Batch:
 
     @property
     def halved(self) -> Batch | None:
-        """Return half of them, for a model that does not fit into memory; `None` where they are few."""
-        if self.reason == ASKED or self.size < _USUAL_BATCH:
+        """Half the batch, for a model that does not fit into memory; `None` if it was asked for or is small."""
+        replicas = distribution.current().replicas
+        size = self.size // 2 // replicas * replicas
+        if self.reason == ASKED or self.size < _USUAL_BATCH or not size:
             return None
-        return replace(self, size=self.size // 2, reason="as many as fit into memory")
+        return replace(self, size=size, reason="as many as fit into memory")
 
 
 def chosen_batch(images: int, size: str, asked: int | None) -> Batch:
@@ -60,8 +62,8 @@ def chosen_batch(images: int, size: str, asked: int | None) -> Batch:
 
     Args:
         images: Number of images.
-        size: Size of the recipe.
-        asked: Images behind each update, if they are to be so many.
+        size: Size of the recipe, "small_images" or "photos".
+        asked: Images behind each update, if they were asked for.
     """
     if asked is not None:
         return Batch(asked, ASKED)
@@ -70,8 +72,7 @@ def chosen_batch(images: int, size: str, asked: int | None) -> Batch:
     batch, reason = _USUAL_BATCH, "of the recipe for photos: small batches make many updates"
     if is_accelerated():
         while 2 * batch <= min(_LARGEST_BATCH, images // _UPDATES):
-            batch *= 2
-        reason = f"an accelerator likes many; {_UPDATES} updates or more an epoch"
+            batch, reason = 2 * batch, f"large, for an accelerator, with {_UPDATES} updates or more an epoch"
     replicas = distribution.current().replicas
     if batch > images:
         batch, reason = images, "all images there are"
@@ -81,29 +82,29 @@ def chosen_batch(images: int, size: str, asked: int | None) -> Batch:
 
 
 def recipe_of(size: str, images: int) -> PretrainRecipe:
-    """Return the recipe of a size, as `keras-mae pretrain` has it for so many images."""
+    """Return the recipe of this size that `keras-mae pretrain` uses for this number of images."""
     return PretrainRecipe.for_size(size, images=images if size == "small_images" else None)
 
 
 def least_epochs(recipe: PretrainRecipe, size: str, steps: int) -> int:
-    """Return the epochs, of so many steps, that a run should have to be worth beginning."""
+    """Return the fewest epochs, of `steps` batches each, that make a run worth beginning."""
     if size == "small_images":
         return recipe.epochs
     return min(max(_LEAST_EPOCHS, math.ceil(_LEAST_UPDATES / steps)), _MOST_EPOCHS)
 
 
 def fits(measured: Measured, epochs: int, seconds: float) -> bool:
-    """Return whether a run of so many epochs takes no longer than there is time."""
+    """Return whether a run of this many epochs fits into the time."""
     return measured.seconds(epochs) <= _SHARE * seconds
 
 
 def chosen_epochs(measured: Measured, least: int, size: str, seconds: float) -> tuple[int, str]:
-    """Return the epochs for a time, and why so many.
+    """Return the number of epochs for a time, and the reason for it.
 
     Args:
         measured: What the model took.
-        least: Epochs that it should have.
-        size: Size of the recipe.
+        least: Fewest epochs that are worth beginning.
+        size: Size of the recipe, "small_images" or "photos".
         seconds: Seconds that the run may take.
     """
     affordable = int((_SHARE * seconds - measured.seconds(0)) / measured.epoch_seconds)
@@ -122,13 +123,13 @@ def chosen_epochs(measured: Measured, least: int, size: str, seconds: float) -> 
 
 
 def planned(recipe: PretrainRecipe, batch: int, epochs: int) -> PretrainRecipe:
-    """Return a recipe with another batch and length, as `keras-mae pretrain` makes it of a file that says both."""
+    """Return a recipe with another batch and length, as `keras-mae pretrain` makes it from a file that holds both."""
     values = {"batch_size": batch, "epochs": epochs, "warmup_epochs": warmup_share(recipe, epochs)}
     return changed(recipe, values)
 
 
 def few_updates(recipe: PretrainRecipe, steps: int) -> str:
-    """Return what to expect of a run that updates the weights only a few times, "" of another one.
+    """Return a warning about a run that updates the weights only a few times, "" for any other.
 
     Args:
         recipe: Recipe of the run.

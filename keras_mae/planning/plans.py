@@ -26,12 +26,12 @@ class Plan:
     Attributes:
         data: The folder, or the name of an array in a file.
         survey: What its images are like.
-        measured: What was measured, the costly models first.
+        measured: What was measured, in the order of measuring: the most costly model first.
         too_large: Models that did not fit into the memory of the device.
-        chosen: What is proposed of `measured`.
-        recipe: Numbers of the run.
+        chosen: One of `measured`, whose model is proposed.
+        recipe: Recipe of the run.
         hours: Hours that the run may take.
-        settings: What the recipe file says: values and the reasons for them, by name, by table.
+        settings: What the recipe file says: (value, reason) by name, by table.
     """
 
     data: str
@@ -60,19 +60,19 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """Seconds that the run is expected to take on this machine, if nothing else is at work there."""
+        """Seconds that the run is expected to take on this machine if nothing else is at work there."""
         return self.chosen.seconds(self.recipe.epochs)
 
     @property
     def expected(self) -> str:
-        """That time in words, and where it was measured."""
+        """The expected time in words, and where it was measured."""
         where = f"{distribution.current()}, {keras.backend.backend()}"
         epoch = duration(self.chosen.epoch_seconds)
         return f"{duration(self.seconds)} on this machine ({where}): {self.recipe.epochs} epochs of {epoch}"
 
     @property
     def warnings(self) -> list[str]:
-        """What to know before the run is begun: that it is short, or that other programs slowed measuring down."""
+        """What to know before the run: that it makes few updates, or that other programs slowed measuring down."""
         found = [few_updates(self.recipe, self.chosen.steps_per_epoch)]
         slowed = [one.notice for one in self.measured if one.notice]
         return [text for text in (*found, *(f"these times are too long: {text}" for text in slowed[-1:])) if text]
@@ -84,7 +84,8 @@ class Plan:
             path: Path of the file, which must not exist; its name ends in .toml.
 
         Raises:
-            ValueError: If there is a file already, or its name ends in something else.
+            ValueError: If the file exists, or its name does not end in .toml.
+            OSError: If it cannot be written.
         """
         checked = check_free(path)
         header = [
@@ -93,13 +94,13 @@ class Plan:
             *(f"Warning: {text}." for text in self.warnings),
             *(f"Measured: {line}" for line in self._lines()),
             f"To run it: keras-mae pretrain --recipe {checked.name}",
-            "Beside each value it says why; what is not here is the recipe's for such images.",
+            "Beside each value is the reason for it; what is not here is the recipe's for such images.",
         ]
         with _files.whole(checked) as unfinished:
             unfinished.write_text(as_text(header, self.settings), encoding="utf-8")
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """Return the proposal as (name, value, reason)."""
+        """Return the proposal as rows (name, value, reason)."""
         return [
             (name, str(value), reason)
             for table, values in self.settings.items()
@@ -115,7 +116,7 @@ class Plan:
         return "\n".join([*parts, *(f"warning: {text}" for text in self.warnings)])
 
     def _lines(self) -> list[str]:
-        """Return a line on every model that was measured."""
+        """Return a line for every model that was tried."""
         measured = [
             f"{one.candidate}: {one.images_per_second:.3g} images/s in batches of {one.batch_size}, "
             f"{duration(one.epoch_seconds)} an epoch"
@@ -125,7 +126,11 @@ class Plan:
 
 
 def check_free(path: str | Path) -> Path:
-    """Return the path of a recipe file to write, if nothing is there."""
+    """Return the path of a recipe file to write.
+
+    Raises:
+        ValueError: If the file exists, or its name does not end in .toml.
+    """
     checked = _checks.path("out", path)
     if checked.suffix != ".toml":
         raise _checks.argument_error("out", "the name of a file that ends in .toml", str(path))

@@ -36,9 +36,9 @@ __all__ = ["make_plan"]
 
 _PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 _MEASURING = 0.25
-"""Share of the time of the run after which of all models that are left only the cheapest is measured."""
+"""Share of the run's time: once measuring has taken it, only the cheapest of the remaining models is measured."""
 _HOPELESS = 2.0
-"""Times the time that there is from which on a model is not measured any better."""
+"""Times the available time: a model that would take longer is timed no further."""
 
 
 def make_plan(
@@ -65,11 +65,12 @@ def make_plan(
     """Look at a folder, train models on it for some steps each, and propose a run of pre-training.
 
     Models are tried from the largest that suits the number of images downwards, and the first is proposed that does
-    enough epochs in time: 40 or more, and 5,000 updates or more. It then gets as many as there is time for, up to the
-    paper's 800. Small images, of up to 64 pixels, have a tuned recipe, whose number of epochs is kept. How well a
-    model will do is not measured: which sizes suit which images is a rule of thumb.
+    enough epochs in time: 40 or more, and as many as make 5,000 updates, but no more than the paper's 800. It then
+    gets as many as there is time for, up to those 800. Small images, whose short side is 64 pixels or less, have a
+    tuned recipe, whose number of epochs is enough and is kept. How well a model will do is not measured: which sizes
+    suit which images is a rule of thumb.
 
-    The expected time is that of the run alone on this machine, with this backend. Inside a
+    The expected time is that of the run on this machine, with this backend, while nothing else is at work. Inside a
     `keras_mae.distribution.scope` it is that of a run in such a scope.
 
     Args:
@@ -79,20 +80,27 @@ def make_plan(
         preset: Name of the preset to plan with; by default several are tried.
         weights: File, folder or name of the model to go on from in place of a new one, as for `convert.continued`;
             its images' size and channels are then kept, unless others are given.
-        image_size: Side in pixels of the images to train on, or (height, width); by default it goes by the images.
-        patch_size: Side in pixels of a patch, or (height, width); by default it goes by the size of the images.
-        channels: Channels of the images; by default 1 where all are gray, 3 for colors, or the bands of arrays.
-        epochs: Epochs of the run; by default they go by the hours.
-        batch_size: Images behind each update; by default they go by the device and the number of images.
-        precision: Name of the dtype policy of the model.
-        allow_damaged: Largest share of damaged images that is left out without an error.
-        pixel_range: (low, high) as for `read_image`; by default as `data.survey` finds.
-        white_level: White level as for `read_image`; by default as `data.survey` finds.
-        max_pixels: Pixels of the largest image to read, as for `read_image`.
-        loader: As for `data.make_dataset`.
-        workers: As for `data.make_dataset`.
-        say: Function called with a line on what is done, such as `print`.
-        progress: Function called with (images measured, of how many) where the range of all is measured.
+        image_size: Side of the images to train on in pixels, or (height, width); by default it follows from the
+            images.
+        patch_size: Side of a patch in pixels, or (height, width); by default it follows from the size of the images.
+        channels: Channels of the images; by default 1 if all are gray, 3 for colors, or the number of bands of
+            arrays.
+        epochs: Epochs of the run; by default they follow from the hours.
+        batch_size: Images behind each update; by default it follows from the device and the number of images.
+        precision: Name of the dtype policy of the model: "float32", "mixed_bfloat16" or "mixed_float16".
+        allow_damaged: Largest share of damaged images, in [0, 1], that is left out without an error.
+        pixel_range: (low, high), the smallest and the largest pixel, as for `data.read_image`; by default what
+            `data.survey` finds.
+        white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `data.read_image`; by default what
+            `data.survey` finds.
+        max_pixels: Pixels of the largest image to read, as for `data.read_image`.
+        loader: Loader, as for `data.make_dataset`.
+        workers: Parallel calls or processes that load, as for `data.make_dataset`.
+        say: Function called with a line on each thing that is done, such as `print`.
+        progress: Function called with (images read, their total) while the range of all images is measured.
+
+    Returns:
+        The plan: print it, save it as a recipe file, or take its `recipe`, `preset`, `image_shape` and `patch_size`.
 
     Raises:
         ValueError: If the images cannot be read, an argument is wrong, or no model fits into memory.
@@ -147,8 +155,9 @@ def make_plan(
     chosen, size = trials[-1], recipe_size(found)
     left_out = tried.index(chosen.measured.candidate) + 1 > len(trials) + len(too_large)
     length, why = (epochs, ASKED) if epochs else chosen_epochs(chosen.measured, chosen.least, size, seconds)
+    why_model = _model_reason(trials, seconds, left_out, bool(too_large))
     recipe = planned(chosen.recipe, chosen.batch.size, length)
-    asked = {"model": preset, "weights": weights, "channels": channels, **shapes, **levels, **reading, **loading}
+    asked = {"model": preset, "weights": weights, "channels": channels, **shapes, **reading, **loading, **levels}
     return Plan(
         data=str(data),
         survey=found,
@@ -165,13 +174,13 @@ def make_plan(
                 "batch_size": (recipe.batch_size, chosen.batch.reason),
                 "base_learning_rate": (recipe.base_learning_rate, rate_reason(recipe, size)),
             },
-            **_told(str(data), found, chosen.measured.candidate, asked, _model_reason(trials, seconds, left_out)),
+            **_told(str(data), found, chosen.measured.candidate, asked, why_model),
         },
     )
 
 
 def _loaded(weights: str | Path, preset: str | None) -> tuple[Any, str]:
-    """Return the model to go on from, and what it is called."""
+    """Return the model to go on from, and its name."""
     if preset is not None:
         raise ValueError(
             "`preset` names an architecture, and `weights` bring their own. "
@@ -182,14 +191,18 @@ def _loaded(weights: str | Path, preset: str | None) -> tuple[Any, str]:
 
 
 def _channels(found: Survey, candidate: Candidate) -> int:
-    """Return the channels to go on with: a model's own, if pictures can be read in them."""
-    own = int(getattr(candidate.weights, "encoder", candidate.weights).image_shape[2])
+    """Return the channels to go on with: the model's own, if pictures can be read with so many."""
+    own = _own_channels(candidate)
     return own if own in MODES and found.channels in MODES else found.channels
+
+
+def _own_channels(candidate: Candidate) -> int:
+    return int(getattr(candidate.weights, "encoder", candidate.weights).image_shape[2])
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """What was measured of a model, by which recipe in which batches, and how many epochs it should have."""
+    """What was measured of a model, with which recipe and batch, and the fewest epochs that it should have."""
 
     measured: Measured
     recipe: PretrainRecipe
@@ -200,7 +213,7 @@ class _Trial:
 def _opened(
     data: str | Path, tried: Sequence[Candidate], channels: int, reading: dict[str, Any], until: float
 ) -> Iterator[tuple[Candidate, UnlabeledImages, float]]:
-    """Yield each model, after a time only the last, with images in its size and the seconds of opening them."""
+    """Yield models, only the last one after `until`, with images in their size and the seconds that opening took."""
     images, seconds = None, 0.0
     for candidate in tried:
         if candidate is not tried[-1] and time.perf_counter() > until:
@@ -222,7 +235,7 @@ def _tried(
     seconds: float,
     how: dict[str, Any],
 ) -> _Trial | None:
-    """Measure a model, in smaller batches if it must be; return `None` if it does not fit into memory."""
+    """Measure a model, in smaller batches if need be; return `None` if it does not fit into memory."""
     count = len(images.train)
     recipe = recipe_of(size, count)
     batch: Batch | None = chosen_batch(count, size, batch_size)
@@ -241,7 +254,7 @@ def _tried(
 def _told(
     data: str, found: Survey, candidate: Candidate, asked: dict[str, Any], why_model: str
 ) -> dict[str, dict[str, tuple[Any, str]]]:
-    """Return what the recipe file says of data, model and loading."""
+    """Return what the recipe file says of data, model and loading: (value, reason) by name, by table."""
     looked_at = f"{len(found.sizes)} of {found.images:,} images looked at"
     bands = {1: "all are gray", 3: "there are colors"}.get(found.channels, "so many bands")
     grid = "{} x {} patches".format(*candidate.grid)
@@ -257,11 +270,14 @@ def _told(
     }
     if candidate.weights is not None:
         model = rows["model"]
-        rows["model"] = {"weights": (str(asked["weights"]), ASKED), "image_size": model["image_size"]}
-        rows["model"]["channels"] = (found.channels, ASKED if asked["channels"] else "that of the weights")
+        if not asked["channels"] and found.channels == _own_channels(candidate):
+            model["channels"] = (found.channels, "that of the weights")
+        rows["model"] = {"weights": (str(asked["weights"]), ASKED)}
+        rows["model"] |= {name: model[name] for name in ("image_size", "channels")}
     for name, unless in (("pixel_range", BYTES), ("white_level", None)):
         if getattr(found, name) != unless:
-            rows["data"][name] = (getattr(found, name), found.measured or ASKED)
+            given = found.measured or "as the folder was prepared"
+            rows["data"][name] = (getattr(found, name), given if asked[name] is None else ASKED)
     usual = {"allow_damaged": 0.0, "max_pixels": None, "precision": "float32", "loader": None, "workers": None}
     tables = {"allow_damaged": "data", "max_pixels": "data", "precision": "model"}
     for name, value in usual.items():
@@ -274,15 +290,22 @@ def _size_reason(size: str) -> str:
     return "images are small and taken whole" if size == "small_images" else "random parts of larger images"
 
 
-def _model_reason(trials: Sequence[_Trial], seconds: float, left_out: bool) -> str:
-    """Return why the last of some models is proposed; `left_out` says that not all larger ones were measured."""
+def _model_reason(trials: Sequence[_Trial], seconds: float, left_out: bool, too_large: bool) -> str:
+    """Return why the last of the models that were measured is proposed.
+
+    Args:
+        trials: What was measured, the most costly model first.
+        seconds: Seconds that the run may take.
+        left_out: Whether some larger models were left out, as measuring took long.
+        too_large: Whether some larger models do not fit into memory.
+    """
     last = trials[-1]
     if not fits(last.measured, last.least, seconds):
         return "the cheapest that is tried; none does enough epochs in time"
     if left_out:
         return "the cheapest; to measure all larger ones would have taken too long for --hours"
     if len(trials) == 1:
-        return "large enough for so few images, and fast enough"
+        return "no larger one fits into memory" if too_large else "large enough for so few images, and fast enough"
     larger = trials[-2]
     return f"the next larger one takes {duration(larger.measured.seconds(larger.least))} for {larger.least} epochs"
 
