@@ -15,23 +15,24 @@ from keras_mae import _optional
 __all__ = ["ProcessorUse", "is_accelerated", "notice"]
 
 _TIMES = 1.5
-"""Times the time that something takes alone from which on it is said: less is an everyday difference."""
+"""A notice is due where something takes this many times as long as alone: less is an everyday difference."""
 _LEAST_SECONDS = 1.0
-"""Seconds below which nothing is said: any program needs a core for so long now and then."""
+"""Seconds below which there is no notice: any program needs a core for this long now and then."""
 _THREADS = Path("/proc/self/task")
 
 
 @dataclass(frozen=True)
 class ProcessorUse:
-    """What this process has had of the processor until some time.
+    """What this process has had of the processor so far.
 
-    Seconds without the processor may be those in which it waited for a disk, or slept. Linux alone says for how long
-    threads were ready to run, and had no core; that is what other programs cost.
+    A process that does not run may be waiting for a disk, or sleeping. Only Linux says for how long threads were
+    ready to run and had no core: that is what other programs cost.
 
     Attributes:
-        clock: Seconds of the clock.
-        ran: Seconds that the process's threads have run.
-        waited: Seconds that those which there are were ready to run and had no core; NaN where nobody knows.
+        clock: Reading of the clock in seconds.
+        ran: Seconds for which the process's threads have run.
+        waited: Seconds for which the threads that are alive were ready to run and had no core; NaN where the system
+            does not say.
     """
 
     clock: float
@@ -40,13 +41,13 @@ class ProcessorUse:
 
     @classmethod
     def now(cls) -> ProcessorUse:
-        """Return what it has had until now."""
+        """Return what this process has had until now."""
         waited = [_waited(file) for file in _THREADS.glob("*/schedstat")]
         return cls(time.perf_counter(), time.process_time(), sum(waited) if waited else math.nan)
 
 
 def _waited(file: Path) -> float:
-    """Return for how many seconds a thread has waited for a core: the second number in its file, of nanoseconds."""
+    """Return the seconds for which a thread has waited for a core: the second number, in nanoseconds, of its file."""
     try:
         return int(file.read_text().split()[1]) / 1e9
     except (OSError, ValueError, IndexError):  # it has just ended
@@ -56,12 +57,12 @@ def _waited(file: Path) -> float:
 def notice(before: ProcessorUse, after: ProcessorUse) -> str:
     """Return how much longer something took because of other programs, and what helps; "" if nothing can be said.
 
-    Threads of this process that wait for one another's cores count only as far as there are cores for them. Where an
-    accelerator computes, nothing follows from what the processor does.
+    This process's own threads cannot run on more cores than there are: waiting for one another's cores does not
+    count. Where an accelerator computes, nothing follows from what the processor does.
 
     Args:
-        before: What the process had had when it began.
-        after: And when it had ended.
+        before: What the process had had when the work began.
+        after: What it had had when the work ended.
     """
     seconds, ran, waited = after.clock - before.clock, after.ran - before.ran, after.waited - before.waited
     if is_accelerated() or seconds < _LEAST_SECONDS or not waited > 0:
@@ -75,17 +76,17 @@ def notice(before: ProcessorUse, after: ProcessorUse) -> str:
     if keras.backend.backend() == "torch" and cores < _threads():
         threads = f", or set OMP_NUM_THREADS={cores}: threads that wait for one another lose the most"
     return (
-        f"other programs are at work on this machine, and it takes {times:.2g} times as long as without them, or "
-        f"longer. Run it when nothing else runs{threads}"
+        f"other programs are at work on this machine, and it takes at least {times:.2g} times as long as without "
+        f"them. Run it when nothing else runs{threads}"
     )
 
 
 def _threads() -> int:
-    """Return in how many threads PyTorch computes on the processor."""
+    """Return the number of threads in which PyTorch computes on the processor."""
     told = os.environ.get("OMP_NUM_THREADS", "")
     return int(told) if told.isdigit() else _optional.cores()
 
 
 def is_accelerated() -> bool:
-    """Return whether there is an accelerator: whether new tensors are anywhere but in the memory of the processor."""
+    """Return whether there is an accelerator: whether new tensors are elsewhere than in the processor's memory."""
     return "cpu" not in str(getattr(keras.ops.convert_to_tensor(0.0), "device", "cpu")).lower()
