@@ -238,7 +238,7 @@ def test_a_part_that_there_is_not_is_refused(folder, tmp_path, part):
 def test_a_parts_manifest_that_was_changed_is_refused(out, change):
     file = out / "part-1-of-3" / "manifest.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
-    refused(out, "is damaged, or was changed|is no part of one")
+    refused(out, "is damaged, or was changed|is not a part of one")
     file.write_text("{")
     refused(out, "is damaged, or was changed")
 

@@ -16,26 +16,33 @@ from keras_mae.data.parts import Part, check_all_parts, checked_part, part_name
 __all__ = ["merge_prepared"]
 
 _OF_A_PART = ("part", "images", "skipped", "source", "shards")
-"""What a manifest says of its part alone."""
+"""Entries of a manifest that concern its part alone."""
 
 
 def merge_prepared(directory: str | Path, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
-    """Check all parts that `prepare` wrote into a folder, and make it a prepared folder as a whole.
+    """Check all parts that `prepare` wrote into a folder, and make them one prepared folder.
 
-    A manifest that joins theirs is written; no shard is moved. The images come in the order in which they would
-    without parts. A second call checks everything again, and leaves the same file.
+    A manifest that joins theirs is written; no shard is moved. The images are in the same order as without parts. A
+    second call checks everything again, and writes the same file.
 
     Args:
-        directory: Folder with a folder of each part.
-        progress: Function that is called with the number of files done and their total.
+        directory: Folder that holds one folder for each part.
+        progress: Function called with (shards checked, their total).
 
     Returns:
         The manifest.
 
     Raises:
-        ValueError: If a part is missing or not complete, which the message names, was made in another way than the
-            others or of another state of the folder of images, or a shard is missing or damaged. Nothing is written
-            then.
+        ValueError: If a part is missing or not complete (the message says which), was prepared with other arguments
+            than the others or from another state of the folder of images, or a shard is missing or damaged. Nothing
+            is written then.
+        OSError: If the manifest cannot be written.
+
+    Example:
+        >>> for number in (1, 2, 3):
+        ...     keras_mae.data.prepare("photos/", "shards/", part=(number, 3))
+        >>> keras_mae.data.merge_prepared("shards/")["parts"]
+        3
     """
     directory = _checks.path("directory", directory)
     if progress is not None:
@@ -69,7 +76,7 @@ def merge_prepared(directory: str | Path, progress: Callable[[int, int], None] |
 
 
 def _complete(folders: Sequence[Path]) -> dict[Path, dict[str, Any]]:
-    """Return the manifests of all parts, in order; an error names those that are missing or not complete."""
+    """Return the manifests of all parts in order; raise a `ValueError` that names the missing and incomplete ones."""
     done: dict[Path, dict[str, Any]] = {}
     begun: list[Part] = []
     for folder in folders:
@@ -89,7 +96,7 @@ def _complete(folders: Sequence[Path]) -> dict[Path, dict[str, Any]]:
 
 def _part_of(content: dict[str, Any], folder: Path) -> Part:
     if content.get("part") is None:
-        raise ValueError(f"{str(folder)!r} was prepared as a whole folder, and is no part of one")
+        raise ValueError(f"{str(folder)!r} was prepared as a whole folder, and is not a part of one")
     return checked_part(content["part"])
 
 
@@ -102,7 +109,7 @@ def _check_alike(manifests: dict[Path, dict[str, Any]]) -> None:
 
 
 def _check_shards(manifests: dict[Path, dict[str, Any]], progress: Callable[[int, int], None] | None) -> None:
-    """Raise ValueError that names the shards that are not what the manifests say."""
+    """Raise a `ValueError` that names the shards whose checksums are not those of the manifests."""
     shards = [(folder / shard["file"], shard["sha256"]) for folder, of in manifests.items() for shard in of["shards"]]
     damaged = []
     with ThreadPoolExecutor() as pool:

@@ -17,13 +17,13 @@ __all__ = ["EpochChoice", "KeepBest", "checked_choice"]
 
 @dataclass(frozen=True)
 class EpochChoice:
-    """How a recipe chooses among epochs: by the history alone, so that a run that is resumed chooses the same.
+    """How a recipe chooses among epochs: by the history alone, so that a resumed run makes the same choice.
 
     Attributes:
-        monitor: Name of the metric: the larger the better, or a loss.
-        patience: Number of epochs without a new best one after which it is over; `None` for all epochs.
+        monitor: Name of the metric: the larger the better, unless it ends in "loss".
+        patience: Number of epochs in a row without a new best one after which training stops; `None` for all epochs.
         best_epoch: Whether the training ends with the best epoch's weights.
-        ties: Name of the loss by which one of equally good epochs is the best; `None` for the first of them.
+        ties: Name of the loss that decides between equally good epochs; `None` for the first of them.
     """
 
     monitor: str
@@ -33,21 +33,21 @@ class EpochChoice:
 
     @classmethod
     def of(cls, recipe: Recipe) -> EpochChoice | None:
-        """Return the choice that a recipe makes, `None` if it trains all epochs and keeps the last."""
+        """Return the choice that a recipe makes, or `None` if it trains all epochs and keeps the last."""
         best, patience = getattr(recipe, "best_epoch", False), getattr(recipe, "patience", None)
         return cls(recipe.monitor, patience, best) if best or patience is not None else None  # type: ignore[attr-defined]
 
     def best(self, history: Mapping[str, Any]) -> int | None:
-        """Return the best epoch, counted from 0, NaN being worse than any number.
+        """Return the best epoch, counted from 0; NaN is worse than any number.
 
-        Of epochs that are equal by the monitor it is the one with the lowest loss, where the history has one, and of
-        these the first: few images have few accuracies, and a loss still tells which of them is better.
+        Among epochs that are equal by the monitor it is the one with the lowest loss, if the history has that loss,
+        and among these the first: on few images only few accuracies are possible, and a loss still tells them apart.
 
         Args:
             history: Values of each metric by name, one for every epoch.
 
         Returns:
-            Index of the epoch, or `None` where there are none yet.
+            Index of the epoch, or `None` if there are none yet.
         """
         values = _larger_is_better(self.monitor, history)
         if not len(values):
@@ -67,7 +67,7 @@ class EpochChoice:
 
 
 def _larger_is_better(name: str, history: Mapping[str, Any]) -> np.ndarray:
-    """Return the values of a metric, a loss with its sign changed, none if there is no such metric."""
+    """Return the values of a metric, with the sign changed for a loss; empty if there is no such metric."""
     values = np.asarray(history.get(name, ()), "float64")
     return np.asarray(np.nan_to_num(-values if name.endswith("loss") else values, nan=-np.inf))
 
@@ -78,10 +78,13 @@ def checked_choice(recipe: Recipe, validation_data: Any, test: Any = None) -> Ep
     Args:
         recipe: Recipe of the training.
         validation_data: What is evaluated after every epoch.
-        test: What the training is scored on, if it is.
+        test: What the training is scored on, if anything.
+
+    Returns:
+        The choice, or `None` if the recipe trains all epochs and keeps the last.
 
     Raises:
-        ValueError: If nothing is evaluated, or what is scored on.
+        ValueError: If there is a choice to make, and `validation_data` is `None`, or the same as `test`.
     """
     choice = EpochChoice.of(recipe)
     if choice is not None and (validation_data is None or validation_data is test):
@@ -94,9 +97,9 @@ def checked_choice(recipe: Recipe, validation_data: Any, test: Any = None) -> Ep
 
 
 class KeepBest(keras.callbacks.Callback):
-    """Ends `fit` by a choice of epochs, with the best one's weights or, where averages are kept, its averages.
+    """Ends `fit` by a choice of epochs, with the best epoch's weights or, where averages are kept, its averages.
 
-    They are kept in memory; a run that leaves a directory has them in its checkpoints.
+    These weights are kept in memory; a run that leaves a directory has them in its checkpoints instead.
 
     Args:
         choice: How epochs are chosen.
@@ -123,5 +126,5 @@ class KeepBest(keras.callbacks.Callback):
             self.model.stop_training = True
 
     def on_train_end(self, logs: Any = None) -> None:
-        if self._weights is not None:  # after `fit` has put averages in the weights' place
+        if self._weights is not None:  # after `fit` has put averages in place of the weights
             self.model.set_weights(self._weights)

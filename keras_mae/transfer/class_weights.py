@@ -1,4 +1,4 @@
-"""Weights of classes that there are few or many images of."""
+"""Weights in the loss for classes with few images and with many."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ __all__ = ["balanced_class_weights", "class_weights_of"]
 
 
 def balanced_class_weights(labels: Any, num_classes: int) -> np.ndarray:
-    """Return weights by which each class counts as much in a loss as any other, whose mean over the images is 1.
+    """Return weights with which all classes count equally in a loss, and whose mean over the images is 1.
 
-    They are images / (classes * images of the class), as in scikit-learn. A class without images has weight 1.
+    They are images / (classes * images of the class), as in scikit-learn, over the classes that have images. A class
+    without images has weight 1.
 
     Args:
         labels: Classes of the images, integers (images,), or probabilities (images, num_classes), of which the
@@ -25,10 +26,10 @@ def balanced_class_weights(labels: Any, num_classes: int) -> np.ndarray:
         num_classes: Number of classes.
 
     Returns:
-        float64 (num_classes,).
+        Weights, float64 (num_classes,).
 
     Raises:
-        ValueError: If there are no labels, or one is no class.
+        ValueError: If there are no labels, or one is neither a class nor probabilities.
 
     Example:
         >>> keras_mae.transfer.balanced_class_weights([0, 0, 0, 1], 2)
@@ -44,7 +45,7 @@ def balanced_class_weights(labels: Any, num_classes: int) -> np.ndarray:
 
 
 def class_weights_of(recipe: FineTuneRecipe, dataset: Any, num_classes: int) -> list[float] | None:
-    """Return the weights of classes that a recipe asks for, `None` if it asks for none.
+    """Return the weights of the classes that a recipe asks for, or `None` if it asks for none.
 
     Args:
         recipe: Recipe for fine-tuning.
@@ -52,7 +53,7 @@ def class_weights_of(recipe: FineTuneRecipe, dataset: Any, num_classes: int) -> 
         num_classes: Number of classes.
 
     Raises:
-        ValueError: If they go by the labels, and the dataset does not say them.
+        ValueError: If the recipe asks for balanced weights, and the dataset's labels cannot be counted.
     """
     check_recipe(recipe, FineTuneRecipe)
     if recipe.class_weights is None:

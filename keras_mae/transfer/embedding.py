@@ -1,4 +1,4 @@
-"""A folder's embeddings as a file, in one go or in several, and the files of its parts as one."""
+"""A folder's embeddings as a file, computed in one go or in several, and the files of its parts as one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["embed", "join_embeddings"]
 
 _AT_A_TIME = 8192  # rows of features that are copied at once
 _OF_A_PART = ("part", "folder", "model", "data")
-"""What is remembered of each part, and may differ between them; of the model, its path."""
+"""What each part remembers, and may differ between them; of the model, only the path may."""
 
 
 def embed(
@@ -49,18 +49,19 @@ def embed(
 
     The images are read as for `keras-mae knn`: the center of each, in the model's `pixel_range`. The file appears
     when it is complete. What was computed before an interruption lies in the folder `OUT.begun` beside it, and the
-    same call goes on from there; of a file that is there already, made by the same call, nothing is computed.
+    same call goes on from there. An .npz that the same call wrote is returned as it is, and nothing is computed.
 
     Args:
         model: A `ViTEncoder`, a masked autoencoder, whose encoder is taken, or a trained `ViTClassifier`.
         folder: Folder of images, flat or nested, or one from `keras-mae prepare`. Where all images lie in folders in
             it, these are their classes.
-        out: File to write: .npz (arrays `features`, `files`, and `labels` and `class_names` if there are classes, not
-            compressed), .parquet (columns file, label, features) or .csv (file, label, feature_0, ...).
+        out: File to write: .npz (arrays `features`, `files`, `about`, and `labels` and `class_names` if there are
+            classes, not compressed), .parquet (columns file, label, features) or .csv (file, label, feature_0, ...),
+            both with labels only if there are classes.
         model_file: File of the model, to be remembered with its checksum, so that other images can be embedded, too.
-        pooling: As for `extract_features`; by default a classifier's own, or "token", or "mean" for an encoder
-            without class tokens. With another than its own a classifier's encoder is taken.
-        block: Index of an inner block whose tokens are pooled, as for `extract_features`.
+        pooling: Pooling, as for `extract_features`; by default a classifier's own, or "token", or "mean" for an
+            encoder without class tokens. If it is not a classifier's own, the features are its encoder's.
+        block: Index of the encoder's block whose tokens are pooled, as for `extract_features`; the last by default.
         part: (I, N) for the I-th of N parts of the folder, counted from 1; `join_embeddings` joins them.
         batch_size: Images at a time.
         allow_damaged: Largest share of damaged images, in [0, 1], to leave out with a warning.
@@ -72,9 +73,13 @@ def embed(
         The embeddings, memory-mapped from the file if it is an .npz, and `None` for other formats.
 
     Raises:
-        ValueError: If an argument is wrong, an image cannot be read, `out` is there and of something else, or what
-            was begun was begun by another call.
+        ValueError: If an argument is wrong, an image cannot be read, `out` exists and is not an .npz that the same
+            call wrote, or `OUT.begun` is another call's.
         ImportError: If .parquet is asked for and pyarrow is missing.
+
+    Example:
+        >>> embeddings = keras_mae.transfer.embed(encoder, "photos/", "photos.npz", model_file="encoder.keras")
+        >>> embeddings.features.shape, embeddings.files[0]
     """
     out, part = checked_out(out), checked_part(part)
     _checks.positive_int("batch_size", batch_size)
@@ -109,7 +114,7 @@ def embed(
     check_names(out, images.names(range(len(images.source))) if out.suffix == ".parquet" else ())
 
     def compute(begin: int) -> Any:
-        """Return the features and labels from an image on, in batches."""
+        """Return the features and labels in batches, from image `begin` on."""
         dataset = in_order(images.source, min(batch_size, len(images.source)), begin)
         return feature_batches(looking, dataset, pooling=pooling, block=block, progress=progress)
 
@@ -123,15 +128,19 @@ def join_embeddings(files: Sequence[str | Path], out: str | Path) -> Embeddings 
     """Join the .npz files of all parts of a folder to one file.
 
     Args:
-        files: Paths of the files that `embed` wrote of the parts, in any order.
+        files: Paths of the files that `embed` wrote, one for each part, in any order.
         out: File to write, as for `embed`; it must not exist.
 
     Returns:
-        What `embed` would have returned.
+        The embeddings, memory-mapped from the file if it is an .npz, and `None` for other formats.
 
     Raises:
-        ValueError: If a part is missing, which the message names, was given twice, or was made by another model or in
-            another way than the others.
+        ValueError: If a part is missing (the message says which), is given twice, or was made by another model or in
+            another way than the others; or `out` exists.
+        ImportError: If .parquet is asked for and pyarrow is missing.
+
+    Example:
+        >>> keras_mae.transfer.join_embeddings(["1.npz", "2.npz"], "photos.npz")  # of parts 1/2 and 2/2
     """
     out = checked_out(out)
     if isinstance(files, str | os.PathLike) or not isinstance(files, Sequence) or not files:
@@ -157,7 +166,7 @@ def join_embeddings(files: Sequence[str | Path], out: str | Path) -> Embeddings 
 
 
 def _differing(one: Embeddings, other: Embeddings) -> list[str]:
-    """Return in what two parts were not made alike."""
+    """Return the names of what differs in how two parts were made."""
     names = [name for name in {**one.about, **other.about} if name not in _OF_A_PART]
     differ = [name for name in names if one.about.get(name) != other.about.get(name)]
     models = [{**(part.about.get("model") or {}), "path": None} for part in (one, other)]
@@ -167,7 +176,7 @@ def _differing(one: Embeddings, other: Embeddings) -> list[str]:
 
 
 def _made_before(out: Path, about: dict[str, Any]) -> Embeddings:
-    """Return the embeddings that are there, if the same call made them."""
+    """Return the embeddings in a file, if the same call wrote them."""
     if not _is_known(out):
         raise _taken(out)
     known = read_embeddings(out)
@@ -178,21 +187,21 @@ def _made_before(out: Path, about: dict[str, Any]) -> Embeddings:
 
 
 def _is_known(out: Path) -> bool:
-    """Return whether what is there remembers how it was made."""
+    """Return whether a file may remember how it was made."""
     return out.suffix == ".npz" and out.is_file()
 
 
 def _taken(out: Path, differ: Sequence[str] = ()) -> ValueError:
-    """Return the error to raise where something else lies; `differ` names in what it was made otherwise."""
+    """Return the error to raise if `out` is something else; `differ` names what was different when it was made."""
     with_what = f", made with another {', '.join(differ)}" if differ else ""
     return ValueError(
-        f"`out` (--out) must not exist, or be what the same call made, so that nothing is lost. "
+        f"`out` (--out) must not exist, or be an .npz file that the same call wrote, so that nothing is lost. "
         f"Received: {str(out)!r}{with_what}"
     )
 
 
 def _identified(model: Any, model_file: str | Path | None) -> dict[str, str]:
-    """Return what tells a model from others: its file, or else a digest of its weights."""
+    """Return what tells a model from others: the path and checksum of its file, or else a digest of its weights."""
     if model_file is not None:
         path = _checks.path("model_file", model_file)
         return {"path": os.path.abspath(path), "sha256": _files.sha256(path)}

@@ -18,16 +18,15 @@ from keras_mae._terminal import printable
 __all__ = ["ENDINGS", "check_names", "checked_out", "read_npz", "write"]
 
 ENDINGS = (".npz", ".parquet", ".csv")
-_ALIGNED = 64  # bytes; where an .npy file has its numbers, too
-_EXTRA = 0xFFFF  # kind of a zip entry's extra field that says nothing: it fills up
-_ROWS_IN_CSV = 256
+_ALIGNED = 64  # bytes, as the numbers in an .npy file are
+_EXTRA = 0xFFFF  # kind of a zip entry's extra field that means nothing: it is padding
 
 
 def checked_out(out: Any) -> Path:
     """Return the path of a file of embeddings to write.
 
     Raises:
-        ValueError: If its ending is of no format that can be written.
+        ValueError: If its ending is not that of a format that can be written.
         ImportError: If the format's package is missing.
     """
     rule = f"a file whose name ends in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}"
@@ -58,16 +57,16 @@ def write(
     class_names: Sequence[str] | None,
     settings: dict[str, Any],
 ) -> None:
-    """Write embeddings to a file that appears when it is whole.
+    """Write embeddings to a file, which appears when it is whole.
 
     Args:
         out: Path that `checked_out` returned.
-        parts: Features, float32 (rows, width) each, one after the other; read once.
+        parts: Features, in pieces of float32 (rows, width); read once.
         shape: (images, width) of all features.
-        files: Names of the images, texts (images,).
+        files: Names of the images, strings (images,).
         labels: Labels, integers (images,), or `None`.
         class_names: Names of the classes, in the order of the labels, or `None`.
-        settings: JSON values that say how the features were made; not in .csv.
+        settings: JSON values that say how the features were made, by name; a .csv has no place for them.
     """
     check_names(out, files)
     with _files.whole(out) as unfinished:
@@ -92,7 +91,7 @@ def _write_npz(
     """Write arrays as `np.savez` does: not compressed, so that the features, the first, can be memory-mapped."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         entry = zipfile.ZipInfo("features.npy")  # with the time 1980, so that equal features make equal files
-        # The entry's own header has 30 bytes, its name, and, of a size not known before, 20 more.
+        # The entry's own header has 30 bytes, its name, and 20 more because the size is not known before.
         room = -(30 + len(entry.filename) + 20 + 4) % _ALIGNED
         entry.extra = _EXTRA.to_bytes(2, "little") + room.to_bytes(2, "little") + bytes(room)
         with archive.open(entry, "w", force_zip64=True) as stream:
@@ -108,7 +107,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Return the arrays of an .npz file by name; `features` is memory-mapped unless it is compressed.
 
     Raises:
-        ValueError: If it is no such file, or damaged; the message names it.
+        ValueError: If the file is something else, or damaged; the message names it.
         OSError: If it cannot be read.
     """
     try:
@@ -121,7 +120,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
                 arrays["features"] = _mapped(path, opened, entry) if stored else _read_entry(archive, entry)
             return arrays
     except (zipfile.BadZipFile, ValueError, EOFError, KeyError, NotImplementedError, RuntimeError) as error:
-        raise ValueError(f"{str(path)!r} is no whole .npz file of embeddings: {error}") from error
+        raise ValueError(f"{str(path)!r} is not a whole .npz file of embeddings: {error}") from error
 
 
 def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
@@ -143,8 +142,8 @@ def _mapped(path: Path, opened: BinaryIO, entry: zipfile.ZipInfo) -> np.ndarray:
     shape, fortran_order, dtype = read(opened)
     offset = opened.tell()
     if dtype.hasobject or offset - begin + dtype.itemsize * int(np.prod(shape, dtype=object)) != entry.file_size:
-        raise ValueError("its features are not as many as it says")
-    if not all(shape):  # nothing can be mapped of nothing
+        raise ValueError("it does not hold as many features as it says")
+    if not all(shape):  # an empty array cannot be mapped
         return np.zeros(shape, dtype)
     return np.memmap(path, dtype, "r", offset, shape, "F" if fortran_order else "C")
 
@@ -153,10 +152,9 @@ def _mapped(path: Path, opened: BinaryIO, entry: zipfile.ZipInfo) -> np.ndarray:
 def _write_csv(
     path: Path, parts: Iterable[np.ndarray], width: int, files: np.ndarray, classes: list[str] | None
 ) -> None:
-    """Write a header, and a line an image: file, label if there are any, and features to the last bit."""
-    rows = (row for part in parts for start in range(0, len(part), _ROWS_IN_CSV)
-            for row in part[start : start + _ROWS_IN_CSV])  # fmt: skip
-    # Names may be other bytes than UTF-8, which are written as they are.
+    """Write a header, and a line for each image: file, label if there are any, and features to the last bit."""
+    rows = (row for part in parts for row in part)
+    # Names may hold bytes that are not UTF-8, which are written as they are.
     with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
         writer = csv.writer(stream)
         label = [] if classes is None else ["label"]
@@ -174,7 +172,7 @@ def _write_parquet(
     classes: list[str] | None,
     settings: dict[str, Any],
 ) -> None:
-    """Write the columns file, label if there are any, and features: a list of a fixed length."""
+    """Write the columns file, label if there are any, and features, lists of one length."""
     arrow, parquet = (_optional.require(name, "Writing Parquet") for name in ("pyarrow", "pyarrow.parquet"))
     of_images = arrow.list_(arrow.float32(), width)
     columns = {

@@ -1,4 +1,4 @@
-"""Embeddings: the features of a folder's images, with their names, and with what it takes to embed another image."""
+"""Embeddings: the features of a folder's images, with their names, and with what is needed to embed another image."""
 
 from __future__ import annotations
 
@@ -34,15 +34,20 @@ _READ_AHEAD = 64  # images
 
 @dataclass(frozen=True, eq=False)
 class Embeddings:
-    """Features of images, and what they are of; `embed` makes them, and `read_embeddings` reads them from a file.
+    """Features of images, with their names; `embed` makes them, and `read_embeddings` reads them from a file.
 
     Attributes:
-        features: float32 (images, width), memory-mapped where they come from a file.
-        files: Names of the images, relative to their folder, texts (images,).
-        labels: Labels, integers (images,), or `None` where the images lie in no class folders.
+        features: Features, float32 (images, width), memory-mapped if they are in an .npz that is not compressed.
+        files: Names of the images, relative to their folder, strings (images,).
+        labels: Labels, integers (images,), or `None` if the images have no classes.
         class_names: Names of the classes, in the order of the labels, or `None`.
         about: How the features were made, JSON values by name: `model` (its `path` and `sha256`), `folder`,
             `pooling`, `block`, `image_shape`, `pixel_range` and more. Empty for a file of another program.
+
+    Example:
+        >>> embeddings = keras_mae.transfer.read_embeddings("photos.npz")
+        >>> embeddings.files[0], embeddings.features[0].shape
+        ('cats/0.jpg', (384,))
     """
 
     features: np.ndarray
@@ -63,10 +68,13 @@ class Embeddings:
         return [str(label) if names is None else names[label] for label in self.labels]
 
     def find(self, query: str | Path) -> int | None:
-        """Return the index of an image, `None` if it is none of these.
+        """Return the index of an image, or `None` if it is not among these.
 
         Args:
-            query: Path of an image file, or a name as in `files`. A file that exists is meant by its path.
+            query: Path of an image file, or a name as in `files`. If the file exists, its path counts.
+
+        Raises:
+            ValueError: If `query` is not a path.
         """
         path = _checks.path("query", query, "the path of an image file, or a name in `files`")
         name = Path(query).as_posix()
@@ -87,7 +95,7 @@ class Embeddings:
     # === The model and the images that they are of ===
     @property
     def _reading(self) -> dict[str, Any]:
-        """The arguments by which images were read."""
+        """The arguments with which the images were read."""
         known = self.about
         if "image_shape" not in known:
             raise ValueError("These embeddings do not remember how their images were read: give vectors, not images")
@@ -102,10 +110,10 @@ class Embeddings:
         """Return the path of the model that made the features.
 
         Args:
-            path: Where its file is now; by default where it was.
+            path: Path of its file now; by default the one that is remembered.
 
         Raises:
-            ValueError: If the file is missing, or is not the one that it was.
+            ValueError: If the file is missing or has another checksum, or none is remembered.
         """
         known = self.about.get("model") or {}
         if "sha256" not in known:
@@ -117,8 +125,8 @@ class Embeddings:
             )
         if (found := _files.sha256(where)) != known["sha256"]:
             raise ValueError(
-                f"`model` must be the file that made the embeddings, unchanged. Received: {str(where)!r} of checksum "
-                f"{found[:16]}, not {known['sha256'][:16]}: embed the folder again"
+                f"`model` must be the file that made the embeddings, unchanged. Received: {str(where)!r} with "
+                f"checksum {found[:16]}, not {known['sha256'][:16]}: embed the folder again"
             )
         return where
 
@@ -126,16 +134,21 @@ class Embeddings:
         """Return the features of other images, read and computed as these were, float32 (images, width).
 
         Args:
-            model: The model that made these; `model_file` says where it is.
+            model: The model that made these, as loaded from `model_file()`, which checks that it is the same.
             files: Paths of image files.
 
         Raises:
-            ValueError: If the model is another, or a file cannot be read.
+            ValueError: If the model takes images of another shape or gives features of another width, a file cannot
+                be read, or how these were read is not known.
+
+        Example:
+            >>> model = keras_mae.convert.load_model(embeddings.model_file())
+            >>> embeddings.embed(model, ["new.jpg"])
         """
         reading = self._reading
         looking = asked_part(model, self.about["pooling"], self.about["block"])
         if tuple(encoder_of(looking).image_shape) != reading["image_shape"]:
-            rule = f"the one that made the embeddings, for images of {reading['image_shape']}"
+            rule = f"the one that made the embeddings, which takes images of {reading['image_shape']}"
             raise _checks.argument_error("model", rule, model)
         images = open_files(list(files), **reading)
         order = {name: index for index, name in enumerate(images.names(range(len(images.source))))}
@@ -149,7 +162,7 @@ class Embeddings:
         return found[[order[Path(file).as_posix()] for file in files]]  # a file that is named twice is read once
 
     def read_image(self, file: str | Path) -> np.ndarray:
-        """Return another image, read as these were, (height, width, channels).
+        """Return another image, (height, width, channels), read as these were.
 
         Args:
             file: Path of an image file.
@@ -160,13 +173,16 @@ class Embeddings:
         return read_image(file, **self._reading)
 
     def read_images(self, indices: Iterable[int]) -> Iterator[np.ndarray | None]:
-        """Yield images as the model saw them, (height, width, channels) each, read as they are asked for.
+        """Yield images as the model saw them, (height, width, channels) each; they are read as they are asked for.
 
         Args:
             indices: Indices of the images.
 
         Yields:
-            The image, or `None` for one that is not where it was.
+            The image, or `None` if it is no longer where it was.
+
+        Raises:
+            ValueError: If a folder of image files is remembered, and how they were read is not.
         """
         folder = Path(self.about.get("folder") or "")
         indexed = is_array_name(folder) or not folder.is_dir() or read_manifest(folder) is not None
@@ -177,7 +193,7 @@ class Embeddings:
 
         def read(index: int) -> np.ndarray | None:
             name = Path(str(self.files[index]))
-            if name.is_absolute() or ".." in name.parts:  # a file from a stranger must lead nowhere else
+            if name.is_absolute() or ".." in name.parts:  # a file from a stranger must not lead elsewhere
                 return None
             try:
                 return read_image(folder / name, **reading)
@@ -190,9 +206,9 @@ class Embeddings:
                 yield from pool.map(read, some)
 
     def _indexed_images(self, folder: Path, indices: Iterable[int]) -> Iterator[np.ndarray | None]:
-        """Yield images that are no files of their own."""
+        """Yield images that are not files of their own."""
         source = None
-        with contextlib.suppress(ValueError, KeyError):  # they are gone, or were never known
+        with contextlib.suppress(ValueError, KeyError):  # the images are gone, or were never known
             source = open_folder(folder, part=checked_part(tuple(self.about["part"])), **self._reading).source
         there = source is not None and len(source) == len(self)
         for index in indices:
@@ -203,11 +219,16 @@ def read_embeddings(file: str | Path) -> Embeddings:
     """Return what is in an .npz file of embeddings; its features are memory-mapped.
 
     Args:
-        file: Path of a file that `embed` wrote, or any with an array `features` (images, width) and names `files`.
+        file: Path of an .npz that `embed` wrote, or of any that holds the arrays `features` (images, width) and
+            `files`, the images' names.
 
     Raises:
-        ValueError: If it is no such file, or damaged.
+        ValueError: If there is no such file, or it is something else or damaged.
         OSError: If it cannot be read.
+
+    Example:
+        >>> keras_mae.transfer.read_embeddings("photos.npz").features.shape
+        (1250, 384)
     """
     path = _checks.path("file", file, "the path of an .npz file of embeddings")
     if path.suffix != ".npz" or path.is_dir():
@@ -246,14 +267,14 @@ def _fit(
 
 
 def asked_part(model: Any, pooling: str | None, block: int | None) -> Any:
-    """Return the part of a model that features are asked of: a classifier for its own, or an encoder."""
+    """Return the part of a model that computes these features: a classifier for its own, or else an encoder."""
     if isinstance(model, ViTClassifier) and block is None and pooling in (None, model.pooling):
         return model
     return model if isinstance(model, ViTEncoder) else getattr(model, "encoder", model)
 
 
 def encoder_of(model: Any) -> Any:
-    """Return the encoder of what `asked_part` returned; raise ValueError if it is no model of ours."""
+    """Return the encoder of what `asked_part` returned; raise a `ValueError` if that is not one of our models."""
     if not isinstance(model, ViTEncoder | ViTClassifier):
         rule = "a ViTEncoder, a MaskedAutoencoder or a ViTClassifier"
         raise _checks.argument_error("model", rule, model)
@@ -261,6 +282,6 @@ def encoder_of(model: Any) -> Any:
 
 
 def in_order(source: Any, size: int, begin: int = 0) -> Any:
-    """Return batches of a source's images, from one on, as evaluation sees them."""
+    """Return batches of a source's images, from index `begin` on, as evaluation sees them."""
     rest = Subset(source, np.arange(begin, len(source))) if begin else source
     return make_dataset(rest, min(size, len(rest)), shuffle=False, crop=CenterCrop(), shard=(0, 1))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_mae import _checks
+from keras_mae.transfer.similar import NOT_FINITE, checked_features
 
 __all__ = ["rankme"]
 
@@ -19,18 +19,19 @@ def rankme(features: Any) -> float:
 
     With p_k the k-th singular value divided by the sum of all, this is exp(-Σ p_k log p_k). It is 1 if all features
     are multiples of one vector, and as large as it can be if they spread evenly over all directions. It does not
-    change if all features are multiplied by a number, or rotated. Compare values only of the same images, pooling and
-    width; among those, a higher one went with better classifiers, and none of it takes a label.
+    change if all features are multiplied by a number other than 0, or rotated. Compare only values of the same
+    images, pooling and width: among those, the paper found better classifiers where it was higher. No labels are
+    needed.
 
     Args:
         features: Vectors, finite numbers (images, width), such as `Embeddings.features`; they may be memory-mapped.
-            Take several times as many images as there are dimensions: the paper takes 25,600.
+            Use several times as many images as there are dimensions: the paper uses 25,600.
 
     Returns:
         RankMe, in [1, min(images, width)]; 0 if all features are zero.
 
     Raises:
-        ValueError: If these are no features, or are not finite.
+        ValueError: If `features` is not such an array, or holds NaN or infinite numbers.
 
     Example:
         >>> keras_mae.transfer.rankme(keras_mae.transfer.read_embeddings("photos.npz").features)
@@ -39,13 +40,10 @@ def rankme(features: Any) -> float:
     Rank" (arXiv 2210.02885), section 3. The paper adds 1e-7 to each p_k, against the logarithm of 0; here 0 log 0
     is 0.
     """
-    rule = "finite numbers (images, width)"
-    known = features if isinstance(features, np.ndarray) else _checks.array("features", features, rule)
-    if known.ndim != 2 or not known.size or known.dtype.kind not in "iuf":
-        raise ValueError(f"`features` must be {rule}. Received: features.shape={known.shape}, {known.dtype}")
+    known = checked_features(features)
     largest = float(np.max([np.abs(part).max() for part in _parts(known)]))
     if not np.isfinite(largest):
-        raise ValueError(f"`features` must be {rule}. Received: NaN or infinite ones")
+        raise ValueError(NOT_FINITE)
     if not largest:
         return 0.0
     # The squares of the singular values are eigenvalues of the products of the shorter side, which fit into memory

@@ -1,4 +1,4 @@
-"""The nearest of many feature vectors by cosine, exactly, and a map of all of them in two dimensions."""
+"""The nearest of many feature vectors by cosine, and a map of all of them in two dimensions."""
 
 from __future__ import annotations
 
@@ -11,12 +11,26 @@ import numpy as np
 
 from keras_mae import _checks, _optional
 
-__all__ = ["map_coordinates", "nearest"]
+__all__ = ["NOT_FINITE", "checked_features", "map_coordinates", "nearest"]
 
 METHODS = ("umap", "tsne", "pca")
+_RULE = "finite numbers (images, width)"
+NOT_FINITE = f"`features` must be {_RULE}. Received: NaN or infinite ones"
 _AT_A_TIME = 8192  # rows that are compared at once
 _MOST_BY_TSNE = 10_000  # images: scikit-learn takes minutes for more on a core
 _BEFORE = 50  # principal components that t-SNE and UMAP start from
+
+
+def checked_features(features: Any) -> np.ndarray:
+    """Return features as an array of numbers (images, width). Whoever reads them all checks that they are finite.
+
+    Raises:
+        ValueError: If `features` is not such an array.
+    """
+    known = _checks.array("features", features, _RULE)
+    if known.ndim != 2 or known.dtype.kind not in "iuf":
+        raise ValueError(f"`features` must be {_RULE}. Received: features.shape={known.shape}, dtype {known.dtype}")
+    return known
 
 
 def nearest(
@@ -24,33 +38,31 @@ def nearest(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the vectors nearest to each query by cosine, the nearest first; of equally near ones, the first.
 
-    Every vector is compared. The features may be memory-mapped, and larger than memory.
+    Every vector is compared: nothing is approximate. The features may be memory-mapped, and larger than memory.
 
     Args:
-        features: Vectors to search, (images, width), such as `Embeddings.features`.
-        queries: Vectors to search for, (queries, width).
-        k: Number of neighbors; all there are if they are fewer.
-        exclude: Index of a vector to leave out for each query, itself for example, or -1; integers (queries,).
-        center: Whether the mean of `features` is first subtracted from all vectors, as `keras-mae similar` does. What
-            all images have in common otherwise brings every cosine near to 1.
+        features: Vectors to search, finite numbers (images, width), such as `Embeddings.features`.
+        queries: Vectors to search for, finite numbers (queries, width).
+        k: Number of neighbors; all of them if there are fewer.
+        exclude: Index of a vector to leave out for each query, such as the query's own, or -1 for none; integers
+            (queries,).
+        center: Whether the mean of `features` is first subtracted from all vectors, as `keras-mae similar` does.
+            Otherwise what all images have in common brings every cosine near to 1.
 
     Returns:
-        (indices, cosines): int64 and float32 (queries, k), fewer than k columns if there are fewer to find. The
+        (indices, cosines): int64 and float32 (queries, k), with fewer than k columns if there are fewer to find. The
         cosine with a vector of zeros is 0.
 
     Raises:
-        ValueError: If the shapes do not fit, or a vector is not finite.
+        ValueError: If the shapes do not fit, a vector is not finite, or `k` is not positive.
 
     Example:
         >>> indices, cosines = nearest([[1, 0], [0, 2], [3, 3]], [[0, 1]], k=2)
         >>> indices.tolist()
         [[1, 2]]
     """
-    rule = "finite numbers (images, width)"
-    known = features if isinstance(features, np.ndarray) else _checks.array("features", features, rule)
+    known = checked_features(features)
     wanted = np.asarray(_checks.array("queries", queries, "finite numbers (queries, width)"), "float32")
-    if known.ndim != 2 or not known.size or known.dtype.kind not in "iuf":
-        raise ValueError(f"`features` must be {rule}. Received: features.shape={known.shape}, dtype {known.dtype}")
     if wanted.ndim != 2 or wanted.shape[1] != known.shape[1]:
         raise ValueError(
             f"`queries` must have shape (queries, {known.shape[1]}), as wide as the features. "
@@ -74,13 +86,13 @@ def nearest(
         near = _largest(cosines, k)
         both = zip(best, (begin + near, np.take_along_axis(cosines, near, 1)), strict=True)
         found = [np.concatenate(parts, axis=1) for parts in both]
-        order = _largest(found[1], k)  # of equal ones the earlier part's come first
+        order = _largest(found[1], k)  # of equal ones those of the earlier part come first
         best = (np.take_along_axis(found[0], order, 1), np.take_along_axis(found[1], order, 1))
     return best
 
 
 def _largest(values: np.ndarray, k: int) -> np.ndarray:
-    """Return where each row has its k largest values, the largest first and of equal ones the first."""
+    """Return the columns of each row's k largest values, the largest first, and of equal ones the first."""
     if not 0 < k < values.shape[1]:
         return np.argsort(-values, axis=1, kind="stable")[:, :k]
     some = np.argpartition(-values, k - 1, axis=1)[:, :k]  # sorting all takes ten times as long
@@ -97,14 +109,14 @@ def _parts(known: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     for begin in range(0, len(known), _AT_A_TIME):
         rows = np.asarray(known[begin : begin + _AT_A_TIME], "float32")
         if not np.isfinite(rows).all():
-            raise ValueError("`features` must be finite. Received: NaN or infinite ones")
+            raise ValueError(NOT_FINITE)
         yield begin, rows
 
 
 def _unit(rows: np.ndarray, mean: np.ndarray | None = None) -> np.ndarray:
-    """Return vectors of length 1 in the directions that these have from a mean; zeros stay zeros."""
-    rows = rows if mean is None else rows - mean  # in float64, as the mean is: no difference is beyond it
-    largest = np.abs(rows).max(axis=1, keepdims=True)  # first, that no square is beyond float32
+    """Return vectors of length 1 in the directions of these from a mean; zeros stay zeros."""
+    rows = rows if mean is None else rows - mean  # in float64, as the mean is: no difference overflows
+    largest = np.abs(rows).max(axis=1, keepdims=True)  # first, so that no square overflows float32
     rows = rows / np.where(largest > 0, largest, 1)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     unit: np.ndarray = (rows / np.where(lengths > 0, lengths, 1)).astype("float32", copy=False)
@@ -118,26 +130,29 @@ def map_coordinates(
 
     Args:
         features: Vectors, finite numbers (images, width), such as `Embeddings.features`.
-        method: "umap", "tsne" or "pca". By default UMAP where umap-learn is installed, or else t-SNE for up to 10,000
+        method: "umap", "tsne" or "pca". By default UMAP if umap-learn is installed, or else t-SNE for up to 10,000
             images, and the first two principal components for more.
         seed: Seed for UMAP and t-SNE.
-        center: Whether the mean of `features` is first subtracted from each, as for `nearest` and by `keras-mae map`.
+        center: Whether the mean of `features` is first subtracted from each, as `keras-mae map` does; see `nearest`.
 
     Returns:
         (coordinates, method): float32 (images, 2), and the method that was used. Fewer than five different vectors
         are mapped by PCA.
 
     Raises:
-        ValueError: If these are no features, or there is no such method.
-        ImportError: If umap-learn or scikit-learn is missing.
+        ValueError: If `features` is not such an array, or there is no such method.
+        ImportError: If scikit-learn is missing, or umap-learn for "umap".
+
+    Example:
+        >>> embeddings = keras_mae.transfer.read_embeddings("photos.npz")
+        >>> places, method = keras_mae.transfer.map_coordinates(embeddings.features, center=True)
 
     Reference: "UMAP: Uniform Manifold Approximation and Projection for Dimension Reduction" (arXiv 1802.03426);
     "Visualizing Data using t-SNE", JMLR 9.
     """
-    rule = "finite numbers (images, width)"
-    known = np.asarray(features if isinstance(features, np.ndarray) else _checks.array("features", features, rule))
-    if known.ndim != 2 or not known.size or known.dtype.kind not in "iuf" or not np.isfinite(known).all():
-        raise ValueError(f"`features` must be {rule}. Received: features.shape={known.shape}, or NaN among them")
+    known = checked_features(features)
+    if not np.isfinite(known).all():
+        raise ValueError(NOT_FINITE)
     _checks.seed_int("seed", seed)
     _checks.boolean("center", center)
     chosen = _checks.optional(lambda name, value: _checks.one_of(name, value, METHODS), "method", method)
@@ -156,7 +171,7 @@ def map_coordinates(
     elif chosen == "umap":
         umap = _optional.require("umap", "A map by UMAP")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that a seed takes one thread, and the like
+            warnings.simplefilter("ignore")  # such as that a seed allows one thread only
             neighbors = min(15, len(known) - 1)
             start = "spectral" if len(known) > 50 else "random"
             components = umap.UMAP(n_neighbors=neighbors, init=start, random_state=seed).fit_transform(components)
@@ -164,7 +179,7 @@ def map_coordinates(
 
 
 def _principal(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Return the first principal components of vectors, (rows, up to count), with zeros for the second if need be."""
+    """Return the first principal components of vectors, (rows, up to count), with zeros for a missing second one."""
     decomposition = _optional.require("sklearn.decomposition", "A map")
     if not np.ptp(rows, axis=0).any():
         return np.zeros((len(rows), 2))
