@@ -1,4 +1,4 @@
-"""The model of `transformers` that classifies by the mean of its patches: BEiT, without what else is its own.
+"""The model of `transformers` that classifies by the mean of its patches: BEiT, without its other peculiarities.
 
 `ViTForImageClassification` takes the class token. `BeitForImageClassification` with `use_mean_pooling` puts a norm
 behind the mean of the patch tokens and has none before it, as fine-tuning does here. Its keys have no bias, which
@@ -24,7 +24,7 @@ BIAS_WITHOUT_KEY = Transform(
     lambda weight: [np.split(weight, 3)[0], np.split(weight, 3)[2]],
 )
 """Biases of query and value in the file."""
-# What `config.json` must say, and what it says where it leaves it out.
+# What `config.json` must say, and what it means where it says nothing.
 _SAID: dict[str, tuple[Any, Any]] = {
     "use_absolute_position_embeddings": (True, False),
     "use_relative_position_bias": (False, False),
@@ -35,24 +35,24 @@ _SAID: dict[str, tuple[Any, Any]] = {
 
 
 def check(config: dict[str, Any], kind: str) -> None:
-    """Raise a `ValueError` unless a BEiT is a classifier as it is here.
+    """Raise a `ValueError` unless a BEiT is a classifier like those of this package.
 
     Args:
-        config: Its `config.json`.
-        kind: What its tensors are.
+        config: Content of its `config.json`.
+        kind: Kind of model that its tensors make, such as "classifier".
     """
     if kind != "classifier":
         raise ValueError("A BEiT that can be read is a classifier. Received: one without classifier.weight")
     found = {name: config.get(name, usual) for name, (_, usual) in _SAID.items()}
     if wrong := [f"{name}={found[name]!r}" for name, (wanted, _) in _SAID.items() if found[name] != wanted]:
         raise ValueError(
-            "A BEiT that can be read has absolute positions and no others, no layer scale, and the mean of its "
-            f"patches: what a classifier saved here has. Received: {', '.join(wrong)}"
+            "A BEiT that can be read has absolute positions only, no layer scale, and classifies by the mean of its "
+            f"patches, as one that was saved here does. Received: {', '.join(wrong)}"
         )
 
 
 def config(encoder: Any) -> dict[str, Any]:
-    """Return what `config.json` says of a BEiT with an encoder of ours beside what all models say."""
+    """Return what `config.json` says about a BEiT with one of our encoders, besides what all models say."""
     own = {name: wanted for name, (wanted, _) in _SAID.items()}
     return {**own, "use_mask_token": False, "drop_path_rate": float(encoder.drop_path_rate)}
 

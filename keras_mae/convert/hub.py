@@ -1,4 +1,4 @@
-"""A model's way to the Hugging Face Hub, from where `from_preset("hf://user/name")` and other libraries load it."""
+"""Uploading models to the Hugging Face Hub, from which `from_preset` and other libraries load them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def push_to_hub(
     message: str | None = None,
     token: str | None = None,
 ) -> str:
-    """Upload a model to a repository on the Hugging Face Hub, which is made if it is not there.
+    """Upload a model to a repository on the Hugging Face Hub, which is created if it does not exist.
 
     A model card goes with it, with places for what only its author knows; a README.md that is in the repository stays
     as it is. Earlier weights of the same format remain in the repository's history.
@@ -40,16 +40,16 @@ def push_to_hub(
         model: A `ViTEncoder`, `MaskedAutoencoder` or `ViTClassifier`.
         repository: "user/name", or "hf://user/name".
         format: "preset", or "transformers" or "keras_hub" for these libraries; `from_preset` reads all of them.
-        private: Whether a repository that is made is private; by default what its owner's settings say.
-        message: Message of the commit; by default it says what was uploaded.
-        token: Token that may write to the repository; by default the one that `hf auth login` or HF_TOKEN gave.
+        private: Whether a new repository is private; by default as its owner's settings say.
+        message: Message of the commit; by default it names the model's class.
+        token: Token with write access to the repository; by default that of `hf auth login` or HF_TOKEN.
 
     Returns:
         "hf://user/name", which `from_preset` takes.
 
     Raises:
-        ValueError: If the format cannot hold the model, the repository holds weights of another format, or it cannot
-            be written to.
+        ValueError: If the format cannot hold the model, the repository holds weights of another format, or the upload
+            fails.
         ImportError: If huggingface_hub is missing.
 
     Example:
@@ -80,7 +80,7 @@ def push_to_hub(
             )
         except _OtherWeights:
             raise
-        except Exception as error:  # of its many kinds some are of the library that carries the request
+        except Exception as error:  # some of its many kinds come from the library that carries the requests
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ValueError(f"Cannot upload to {address}: {printable(first)}") from error
     return address
@@ -90,7 +90,7 @@ def check_repository(repository: Any) -> str:
     """Return the name of a repository without "hf://".
 
     Raises:
-        ValueError: If it is no name of one.
+        ValueError: If it is not such a name.
     """
     name = repository.removeprefix(HUB) if isinstance(repository, str) else ""
     if name.count("/") != 1 or not all(name.split("/")) or name != name.strip() or ".." in name:
@@ -103,7 +103,7 @@ class _OtherWeights(ValueError):
 
 
 def _check_weights(address: str, there: set[str], uploaded: set[str]) -> None:
-    """Raise a `ValueError` if a repository would hold weights that are not of the model that is uploaded."""
+    """Raise a `ValueError` if the repository would hold weights that are not those of the uploaded model."""
     if others := sorted(path for path in there - uploaded if path.endswith(_WEIGHTS)):
         raise _OtherWeights(
             f"`repository` must be new, or hold a model of the same format. Received: {address}, which holds "

@@ -1,7 +1,7 @@
-"""What a file in another library's format says of a model beside its tensors: what that format has no place for.
+"""What a file in another library's format says about a model, where that format itself has no place for it.
 
-One dict that JSON can hold, under the key "keras_mae": in the header of a safetensors file, beside the tensors of a
-PyTorch file, in a KerasHub preset a file of its own. Other libraries pass over it.
+It is one JSON object under the key "keras_mae": in the header of a safetensors file, beside the tensors of a PyTorch
+file, or in a file of its own in a KerasHub preset. Other libraries ignore it.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ __all__ = [
 ]
 
 KEY = "keras_mae"
-"""Where `StateDict.config` has what `metadata_of` returned when the file was written."""
+"""Key under which `StateDict.config` holds what `metadata_of` returned when the file was written."""
 _ENCODER = ("layer_norm_eps", "pixel_mean", "pixel_std", "pixel_range")
 """Attributes of an encoder that no tensor tells: `metadata_of` writes them, and `encoder_arguments` reads them."""
 _TRAINING = {"masks_per_image": 1, "predict_ratio": 1.0, "seed": 0}
-"""Attributes of a masked autoencoder that matter when it is trained on, and what is not written."""
+"""Attributes of a masked autoencoder that matter when its training goes on, and the values that are not written."""
 MASKING = "masking"
-"""Where the metadata say of a masking that is not the plain one what `keras_mae.masking.make` is to make."""
+"""Key of the arguments of `keras_mae.masking.make`, for a masking other than a plain `RandomMasking`."""
 CLASS_NAMES = "class_names"
-"""What a classifier's class names are called, if it has any."""
+"""Key of a classifier's class names, if it has any."""
 
 
 def metadata_of(model: Any) -> dict[str, Any]:
-    """Return what a file says of a model; everything is what JSON gives back as it was.
+    """Return what a file says about a model, as values that survive JSON.
 
     Args:
         model: A `ViTEncoder`, `MaskedAutoencoder` or `ViTClassifier`.
@@ -59,7 +59,7 @@ def metadata_of(model: Any) -> dict[str, Any]:
 
 
 def _masking(masking: Masking) -> dict[str, Any]:
-    """Return what says of a masking which one it is, if it is not the plain one."""
+    """Return the entry that describes a masking, if it is not a plain `RandomMasking`."""
     arguments = arguments_of(masking)
     if arguments is None:
         warnings.warn(
@@ -72,12 +72,12 @@ def _masking(masking: Masking) -> dict[str, Any]:
 
 
 def encoder_arguments(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of `ViTEncoder` that metadata says, apart from its grid and its heads."""
+    """Return the arguments of `ViTEncoder` that metadata holds, apart from its grid and its heads."""
     return {name: metadata[name] for name in _ENCODER if name in metadata}
 
 
 def training_arguments(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of `MaskedAutoencoder` that metadata says, apart from its parts and its target."""
+    """Return the arguments of `MaskedAutoencoder` that metadata holds, apart from its parts and its target."""
     return {name: metadata[name] for name in _TRAINING if name in metadata}
 
 
@@ -90,11 +90,11 @@ def decoded(text: Any, name: str) -> dict[str, Any]:
     """Return the metadata in a file's text.
 
     Args:
-        text: What the file has under `KEY`.
-        name: The file, for the error.
+        text: What the file holds under `KEY`.
+        name: Name of the file, for the error.
 
     Raises:
-        ValueError: If it is no text, or not of a dict.
+        ValueError: If it is not a text, or not the JSON of an object.
     """
     try:
         metadata = json.loads(text)

@@ -16,7 +16,7 @@ __all__ = ["LIBRARIES", "how_to_load"]
 
 LIBRARIES = ("timm", "transformers", "keras_hub")
 """Formats of `save` that belong to a library with a call of its own to load them."""
-# timm's models that are named by their width, depth and heads; the patches' sides that each comes with.
+# (width, depth, heads) of the sizes that timm has names for, and the sides of the patches that each comes with.
 _NAMED = {
     (192, 12, 3): ("tiny", (16,)),
     (384, 12, 6): ("small", (8, 16, 32)),
@@ -31,11 +31,11 @@ def how_to_load(model: Any, path: str | Path, format: str) -> str:
 
     Args:
         model: What was saved: a `ViTEncoder`, `MaskedAutoencoder` or `ViTClassifier`.
-        path: The file or folder.
+        path: Path of the file or folder.
         format: "timm", "transformers" or "keras_hub".
 
     Raises:
-        ValueError: If the format belongs to no such library.
+        ValueError: If `format` is not one of these, or `model` is something else.
 
     Example:
         >>> print(convert.how_to_load(classifier, "classifier.safetensors", "timm"))
@@ -80,7 +80,7 @@ def _timm(model: Any, path: str) -> str:
 
 
 def _timm_model(encoder: Any) -> tuple[str, dict[str, str]]:
-    """Return the name of timm's model nearest to an encoder, and the arguments in which the encoder differs."""
+    """Return the name of timm's model nearest to an encoder, and those of its arguments that must differ."""
     rows, columns = encoder.patch_size
     size, sides = _NAMED.get((encoder.embed_dim, encoder.depth, encoder.num_heads), ("base", ()))
     named = rows == columns and rows in sides
@@ -99,7 +99,7 @@ def _timm_model(encoder: Any) -> tuple[str, dict[str, str]]:
 
 
 def _timm_input(encoder: Any) -> str:
-    """Return what makes timm's input of a picture; of other images a line that says what does."""
+    """Return the code that turns a picture into timm's input, or, for other images, a comment that says how to."""
     height, width, channels = encoder.image_shape
     if tuple(encoder.pixel_range) != BYTES or channels != 3:
         mean, std = (
