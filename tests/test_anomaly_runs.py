@@ -106,9 +106,9 @@ def test_a_thin_defect_is_not_lost_when_its_mask_is_made_smaller(tmp_path):
 @pytest.mark.parametrize(
     ("path", "size", "message"),
     [
-        ("ground_truth/crack/2_mask.png", None, "a mask of each anomalous image.*none of 'crack/2.png'"),
+        ("ground_truth/crack/2_mask.png", None, "a mask for each anomalous image.*none for 'crack/2.png'"),
         ("ground_truth/crack/2_mask.png", (8, 9), r"of the images' sizes.*\(8, 9\) for 'crack/2.png' of \(8, 8\)"),
-        ("ground_truth/crack/2_mask.bmp", (8, 8), "one for each image.*2_mask"),
+        ("ground_truth/crack/2_mask.bmp", (8, 8), "at most one mask for each image.*2_mask"),
     ],
 )
 def test_masks_that_do_not_fit_are_refused(photos, path, size, message):

@@ -1,4 +1,4 @@
-"""What is unlike the images that a model is shown as normal: scores, heat maps, and the runs that leave them."""
+"""What is unlike images that are known to be normal: scores, heat maps, and the runs that leave them."""
 
 from keras_mae.anomaly.detector import METHODS, AnomalyDetector
 from keras_mae.anomaly.folders import ScoredImages, open_scored

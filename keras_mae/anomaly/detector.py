@@ -1,4 +1,4 @@
-"""The detector: it is fitted once, on normal images, and scores any number of others."""
+"""The detector, which is fitted once, on normal images, and scores any number of others."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
 from keras_mae.pixels import check_images
 from keras_mae.random import EVALUATION_STEP, HELD_OUT, hash_noise
+from keras_mae.training.fingerprints import of_weights
 
 __all__ = ["METHODS", "AnomalyDetector"]
 
 METHODS = ("reconstruction", "neighbors")
-"""Names of the methods, whose mean is the third score."""
+"""Names of the methods; the mean of both is the third score."""
 _HELD_OUT_EVERY = 4
 _MOST_HELD_OUT = 256
-_CANDIDATES = 4  # patches that are sampled for each that the bank will hold
+_CANDIDATES = 4  # patches that are sampled for each one that the bank will hold
 
 Raw = dict[str, tuple[np.ndarray, np.ndarray]]
 
@@ -40,31 +41,32 @@ Raw = dict[str, tuple[np.ndarray, np.ndarray]]
 class AnomalyDetector:
     """Finds what is unlike normal images, by what a pre-trained model makes of them.
 
-    Two methods, and the mean of their scores:
+    There are two methods, and the mean of their scores:
 
     - "reconstruction": what the model cannot fill in. Complementary masks hide each patch equally often; a pixel's
       value is the root mean squared error over the masks that hide it, and an image's score its map's largest value.
     - "neighbors": what no normal patch is like. A pixel's value is the distance of its patch's features from the
-      nearest ones in a bank of normal patches, and an image's score the largest distance. Of more patches than the
-      bank holds, it holds a coreset.
+      nearest ones in a bank of normal patches, and an image's score the largest distance. If there are more normal
+      patches than `bank_size`, the bank is a coreset of them.
 
-    Of the normal images one in four, and at most 256, is held out of the bank: their scores say what is usual, so
-    that those of the two methods can be averaged, and where to draw the line.
+    One in four normal images, at most 256, is held out of the bank; without "neighbors" there is no bank, and up to
+    256 of all images are used. Their scores say what is usual, so that the scores of the two methods can be averaged,
+    and where the threshold lies.
 
     Args:
         model: A pre-trained `MaskedAutoencoder`; or a `ViTEncoder` or `ViTClassifier`, which have no decoder and
             score by "neighbors" alone. It is not changed.
         methods: Names of the methods, or one; by default both, or what the model can do.
-        mask_ratio: Fraction of the patches that a mask hides, as `complementary_masks` takes it; by default as in
-            the model's pre-training.
-        partitions: Number of partitions into complementary masks. With four masks a partition, as for a `mask_ratio`
-            of 0.75, it is a quarter of the number of reconstructions of each image.
+        mask_ratio: Fraction of the patches that a mask hides, as for `complementary_masks`; by default that of the
+            model's pre-training.
+        partitions: Number of partitions into complementary masks. A `mask_ratio` of 0.75 makes four masks a
+            partition, so that each image is reconstructed four times as often.
         blocks: Indices of the encoder's blocks whose patch tokens are the features; by default those at half and at
             three quarters of its depth.
-        neighbors: Number of nearest normal patches over whose distances the mean is taken.
-        bank_size: Largest number of normal patches in the bank. The coreset is chosen from a random sample of four
-            times as many.
-        quantile: Share of the held-out normal images that are not above the threshold, in (0, 1).
+        neighbors: Number of nearest normal patches whose distances are averaged.
+        bank_size: Largest number of normal patches in the bank. The coreset is chosen from a random sample of at most
+            four times as many.
+        quantile: Share of the held-out normal images whose scores are not above the threshold, in (0, 1).
         seed: Seed for the masks, the sample, the coreset and which images are held out.
         batch_size: Images at a time.
 
@@ -128,14 +130,15 @@ class AnomalyDetector:
 
         Args:
             normal: Normal images (images, height, width, channels) in the encoder's `pixel_range`, or a dataset of
-                batches of images or of (images, labels), whose labels are ignored. It is read once. At least eight.
+                batches of images or of (images, labels), whose labels are ignored. It is read once. At least eight
+                images are needed, or two without "neighbors".
             progress: Whether to show a progress bar.
 
         Returns:
             The detector itself.
 
         Raises:
-            ValueError: If there are too few images, or they are not what the model takes.
+            ValueError: If there are too few images, or the model does not take them.
         """
         _checks.boolean("progress", progress)
         compares = "neighbors" in self.methods
@@ -158,11 +161,11 @@ class AnomalyDetector:
         if kept < 2:
             least = 2 * every
             raise ValueError(f"`normal` must be {least} images or more, of which some are held out. Received: {seen}")
-        needed = int(np.ceil(round(1 / (1 - self.quantile), 6)))  # 0.9 takes 10 images, and not 9.999...
+        needed = int(np.ceil(round(1 / (1 - self.quantile), 6)))  # 0.9 takes 10 images, not 9.999...
         if kept < needed:
             warnings.warn(
                 f"The threshold is little more than the highest score of {kept} held-out normal images: the "
-                f"{self.quantile:g} quantile takes {needed} of them",
+                f"{self.quantile:g} quantile takes at least {needed} of them",
                 stacklevel=2,
             )
         bank = None
@@ -174,7 +177,7 @@ class AnomalyDetector:
         return self
 
     def _measured(self, bank: np.ndarray | None, seen: int, held_out: np.ndarray) -> stored.Fitted:
-        """Return what was learned: what is usual of the images that were held out."""
+        """Return what was learned: the bank, and what scores are usual among the images that were held out."""
         scores: dict[str, list[np.ndarray]] = {name: [] for name in self.methods}
         sums = {name: np.zeros(3) for name in self.methods}
         for start in range(0, len(held_out), self.batch_size):
@@ -193,7 +196,7 @@ class AnomalyDetector:
         return stored.Fitted(bank, of_images, of_pixels, threshold, seen, len(held_out))
 
     def _are_held_out(self, places: np.ndarray, every: int) -> np.ndarray:
-        """Return which images are held out: one, drawn by the hash, of every so many that follow one another."""
+        """Return which images are held out: one, drawn by the hash, of every `every` that follow one another."""
         groups = ops.convert_to_tensor((places // every).astype("int32"))
         noise = ops.convert_to_numpy(hash_noise(self.seed, EVALUATION_STEP, groups, 1, HELD_OUT))[:, 0]
         chosen: np.ndarray = places % every == (noise & 0x7FFFFFFF) % every
@@ -205,13 +208,13 @@ class AnomalyDetector:
 
         Args:
             images: Images (images, height, width, channels) in the encoder's `pixel_range`. Their maps are returned,
-                too: of more images than have room, score some at a time.
+                too: if they would not fit into memory, score some images at a time.
 
         Returns:
             `AnomalyScores`, with maps of the images' height and width.
 
         Raises:
-            ValueError: If the detector is not fitted, or the images are not what the model takes.
+            ValueError: If the detector is not fitted, or the model does not take the images.
         """
         fitted = self._known()
         images = self._checked(images)
@@ -226,7 +229,7 @@ class AnomalyDetector:
         )
 
     def _raw(self, images: np.ndarray, bank: np.ndarray | None) -> Raw:
-        """Return each method's scores (batch,) and maps (batch, height, width), in its own units."""
+        """Return each method's scores (batch,) and maps (batch, height, width), in the method's own units."""
         found: Raw = {}
         if "reconstruction" in self.methods:
             maps = self._in_parts(self._errors, images)
@@ -246,7 +249,7 @@ class AnomalyDetector:
     def _in_parts(self, function: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> np.ndarray:
         """Return what a function makes of images, some at a time.
 
-        Their number is filled up to a power of two: code is compiled anew for each number.
+        Their number is padded to a power of two, because code is compiled anew for each number.
         """
         results = []
         for start in range(0, len(images), self.batch_size):
@@ -260,19 +263,19 @@ class AnomalyDetector:
 
     def _known(self) -> stored.Fitted:
         if self.fitted is None:
-            raise ValueError("`fit` must come before `score` and `save`. Received: a detector that knows no image")
+            raise ValueError("`fit` must come before `score` and `save`. Received: a detector that is not fitted")
         return self.fitted
 
     # === Files ===
     @property
     def settings(self) -> dict[str, Any]:
-        """The arguments it was made with, but for the model, as JSON values by name."""
+        """The arguments that it was made with, except the model, as JSON values by name."""
         names = ("mask_ratio", "partitions", "neighbors", "bank_size", "quantile", "seed", "batch_size")
         known = {name: getattr(self, name) for name in names}
         return {"methods": list(self.methods), "blocks": self.blocks and list(self.blocks), **known}
 
     def save(self, path: str | Path) -> None:
-        """Write what was learned to a .npz file; the model is not in it.
+        """Write what was learned to an .npz file; the model is not in it.
 
         Args:
             path: File to write, which is replaced if it exists.
@@ -281,7 +284,7 @@ class AnomalyDetector:
             ValueError: If the detector is not fitted, or the name does not end in .npz.
             OSError: If it cannot be written.
         """
-        stored.write(_checks.path("path", path), self._known(), self.settings, stored.digest(self.model))
+        stored.write(_checks.path("path", path), self._known(), self.settings, of_weights(self.model))
 
     @classmethod
     def load(cls, path: str | Path, model: MaskedAutoencoder | ViTEncoder | ViTClassifier) -> AnomalyDetector:
@@ -289,17 +292,17 @@ class AnomalyDetector:
 
         Args:
             path: File to read.
-            model: The model that it was fitted with.
+            model: Model that the detector was fitted with.
 
         Returns:
             A fitted detector.
 
         Raises:
-            ValueError: If the file is none of a detector's, or was fitted with another model.
+            ValueError: If the file is missing, damaged or not a detector's, or `model` is another one.
         """
         path = _checks.path("path", path)
         fitted, settings, digest = stored.read(path)
-        if not isinstance(model, keras.Model) or digest != stored.digest(model):
+        if not isinstance(model, keras.Model) or digest != of_weights(model):
             rule = f"the model that {str(path)!r} was fitted with"
             raise _checks.argument_error("model", rule, f"a {type(model).__name__} of other weights")
         detector = cls(model, **settings)
@@ -309,7 +312,7 @@ class AnomalyDetector:
 
 
 def _checked_methods(methods: Any, model: Any) -> tuple[str, ...]:
-    """Return the names of the methods in their order, if this model can do them."""
+    """Return the names of the methods in the order of `METHODS`, if this model can do them."""
     able = isinstance(model, MaskedAutoencoder)
     if methods is None:
         return METHODS if able else METHODS[1:]

@@ -18,24 +18,24 @@ _SMOOTHING = 0.125  # of a patch's side: scratches are thin
 
 
 class ReconstructionErrors:
-    """Maps of the root mean squared error over several masks, each pixel's over the masks that hide it.
+    """Maps of the root mean squared error over several masks, for each pixel over the masks that hide it.
 
-    The error is that of normalized pixels, as the encoder sees them; a normalized target is put back into pixels by
-    the visible patches' statistics. It is smoothed by a Gaussian of an eighth of a patch. Of a target that is not
-    made of pixels it is the error of each patch's vector, interpolated.
+    The error is that of normalized pixels, as the encoder sees them; a normalized target is turned back into pixels
+    with the visible patches' statistics. Its square is smoothed by a Gaussian whose standard deviation is an eighth
+    of a patch. For a target that is not made of pixels it is the error of each patch's vector, interpolated.
 
     Args:
         mae: Model that fills in.
-        masks: Boolean (masks, patches), true = removed; each patch is removed by as many.
+        masks: Masks, Boolean (masks, patches), true = removed; each patch is removed by equally many of them.
     """
 
     def __init__(self, mae: MaskedAutoencoder, masks: np.ndarray):
         self.encoder, self.masks = mae.encoder, masks
-        # One for each number of visible patches: TensorFlow would trace again with the number unknown.
+        # One for each number of visible patches, or TensorFlow would trace again with the number unknown.
         self._errors = {kept: _Errors(mae) for kept in set((~masks).sum(axis=1).tolist())}
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Return the maps, float32 (batch, height, width), of images that are known to be right."""
+        """Return the maps, float32 (batch, height, width), of images that were checked before."""
         total: Any = 0
         for mask in self.masks:
             visible, removed = (np.flatnonzero(side).astype("int32") for side in (~mask, mask))

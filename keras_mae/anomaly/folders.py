@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ from keras_mae.pixels import BYTES, PixelRange
 __all__ = ["ScoredImages", "open_scored"]
 
 _NORMAL = ("good", "normal", "ok")
-_LOST = 0.02  # share of an image beyond the crop of which a warning is due
-_LOOKED_AT = 64  # images that are no files of their own, whose sizes are looked at
+_LOST = 0.02  # share of an image that is cut off above which there is a warning
+_LOOKED_AT = 64  # images whose sizes are looked at if they are not files of their own
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,10 @@ class ScoredImages:
 
     Attributes:
         source: Source of the images.
-        names: Paths of the files, in the folder, which a prepared folder remembers; "images[12]" in an array.
-        anomalous: Whether each is known to be anomalous, Boolean (images,); `None` if it is not known.
-        masks: Path of the mask of each one's defects, `None` for one without; `None` if there are no masks.
+        names: Paths of the files relative to their folder, which a prepared folder remembers; for an array
+            "images[12]".
+        anomalous: Whether each image is anomalous, Boolean (images,); `None` if that is not known.
+        masks: Path of the mask of each image's defects, `None` for an image without; `None` if there are no masks.
         reason: Why it is known what is anomalous, or why it is not, in one line.
     """
 
@@ -55,7 +57,7 @@ class ScoredImages:
     def defects(self, indices: Iterable[int]) -> np.ndarray:
         """Return where the defects of the images at `indices` are, Boolean (images, height, width).
 
-        A mask is cut and resized as its image is. A pixel of it counts from half of the largest value up.
+        A mask is cut and resized like its image. A pixel is a defect from half of the mask's largest value upwards.
         """
         shape = (*self.source.image_shape[:2], 1)
         found = []
@@ -78,20 +80,20 @@ def open_scored(
 ) -> ScoredImages:
     """Open a folder of images to score, a prepared one, or an array in a file.
 
-    The images may lie in folders for classes, or have labels. Which class is normal says `normal_class`, or else a
-    class that is called "good", "normal" or "ok", as in MVTec AD; all others are anomalous. Otherwise nothing is
-    known of them, unless there are masks.
+    The images may lie in class folders, or have labels. The normal class is `normal_class`, or else the only one that
+    is called "good" (as in MVTec AD), "normal" or "ok"; all other classes are anomalous. Without classes, or without
+    a normal one, only masks tell which images are anomalous.
 
     Args:
         directory: Folder of images, or one from `keras-mae prepare` (ArrayRecord), whose images keep the names that
             they had; or an array in a file, by its name ("cells.h5::images::labels").
         image_shape: (height, width, channels) that the model takes; images are brought to it.
-        normal_class: Name of the folder of those that are normal, or their label in an array ("0").
-        masks: For images that are files of their own, the folder of pictures of where the defects are, of the images'
-            sizes, 0 where there is none. Of crack/000.png it is crack/000_mask.png, as in MVTec AD, or crack/000.png,
-            with any ending. An image of a normal class needs none; where no class is known, an image without a mask,
-            or with an empty one, is normal.
-        pixel_range: (low, high), the smallest and the largest pixel: the encoder's.
+        normal_class: Name of the folder of the normal images, or their label in an array ("0").
+        masks: Folder of masks, for images that are files of their own: pictures of the images' sizes that are 0 where
+            there is no defect. The mask of crack/000.png is crack/000_mask.png, as in MVTec AD, or crack/000.png,
+            with any ending. Images of the normal class need none; if no normal class is known, images without a mask,
+            or with an empty one, are normal.
+        pixel_range: (low, high), the smallest and the largest pixel: the encoder's `pixel_range`.
         white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `data.read_image`.
         max_pixels: Pixels of the largest image to read, as for `data.read_image`.
 
@@ -99,8 +101,12 @@ def open_scored(
         `ScoredImages`.
 
     Raises:
-        ValueError: If there is no such folder or class, it was prepared as TFRecord, an anomalous image has no mask,
-            or a mask has another size than its image.
+        ValueError: If there is no such folder or class, the folder was prepared as TFRecord, an anomalous image has
+            no mask, or a mask has another size than its image.
+
+    Example:
+        >>> images = keras_mae.anomaly.open_scored("screws/test", (224, 224, 3), masks="screws/ground_truth")
+        >>> images.anomalous.sum(), images.reason
     """
     image_shape = _checks.image_shape(image_shape)
     levels: dict[str, Any] = {"pixel_range": pixel_range, "white_level": white_level, "max_pixels": max_pixels}
@@ -151,7 +157,7 @@ def _classes_of(source: Any, names: tuple[str, ...]) -> list[str | None]:
 
 
 def _known_anomalous(own: list[str | None], normal_class: str | None) -> tuple[np.ndarray | None, str]:
-    """Return which images are anomalous by their classes, if that is known, and why it is or is not."""
+    """Return which images are anomalous by their classes, or `None`, and why that is known or not."""
     classes = sorted({one for one in own if one is not None})
     loose = own.count(None)
     if normal_class is not None:
@@ -164,7 +170,7 @@ def _known_anomalous(own: list[str | None], normal_class: str | None) -> tuple[n
         chosen = [one for one in classes if one.lower() in _NORMAL]
     if loose or len(chosen) != 1:
         says = (
-            "it takes a folder for each class, or labels"
+            "that takes a folder for each class, or labels"
             if loose or not classes
             else "say which class is (normal_class)"
         )
@@ -174,14 +180,16 @@ def _known_anomalous(own: list[str | None], normal_class: str | None) -> tuple[n
 
 
 def _masks_of(names: tuple[str, ...], folder: Path, anomalous: np.ndarray | None) -> tuple[Path | None, ...]:
-    """Return each image's mask, `None` for one that has none and needs none."""
+    """Return the path of each image's mask, `None` for an image that has none and needs none."""
     if not folder.is_dir():
         raise _checks.argument_error("masks", "an existing folder of pictures", str(folder))
     by_name: dict[str, Path] = {}
     for path in look_into(folder).paths:
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in by_name:
-            raise ValueError(f"`masks` must hold one for each image. Received: {by_name[name]} and {path}")
+            raise ValueError(
+                f"`masks` must hold at most one mask for each image. Received: {by_name[name]} and {path}"
+            )
         by_name[name] = path
     found: list[Path | None] = []
     for index, name in enumerate(names):
@@ -189,7 +197,7 @@ def _masks_of(names: tuple[str, ...], folder: Path, anomalous: np.ndarray | None
         mask = by_name.pop(stem, None) or by_name.pop(f"{stem}_mask", None)
         if mask is None and anomalous is not None and anomalous[index]:
             raise ValueError(
-                f"`masks` must hold a mask of each anomalous image. Received: none of {name!r}, such as "
+                f"`masks` must hold a mask for each anomalous image. Received: none for {name!r}, such as "
                 f"{stem}_mask.png, in {str(folder)!r}"
             )
         found.append(mask)
@@ -197,16 +205,14 @@ def _masks_of(names: tuple[str, ...], folder: Path, anomalous: np.ndarray | None
         first = next(iter(by_name.values()))
         warnings.warn(f"{len(by_name)} masks belong to no image, such as {str(first)!r}", stacklevel=3)
     if not any(found):
-        raise ValueError(f"`masks` must hold masks of the images. Received: none of any in {str(folder)!r}")
+        raise ValueError(f"`masks` must hold masks of the images. Received: no such mask in {str(folder)!r}")
     return tuple(found)
 
 
 def _warn_of_cuts(source: Any, paths: list[Path] | None, max_pixels: int | None) -> None:
-    """Warn of images that are not of the model's shape: what is cut off is not looked at."""
-    from concurrent.futures import ThreadPoolExecutor
-
+    """Warn about images that do not have the model's proportions: what is cut off is not looked at."""
     wanted = source.image_shape[0] / source.image_shape[1]
-    if paths is None:  # their sizes are in the records: a few of them tell
+    if paths is None:  # their sizes are in the records: a look at a few will do
         sizes = source.sizes(np.unique(np.linspace(0, len(source) - 1, _LOOKED_AT).round().astype("int64")))
     else:
         with ThreadPoolExecutor(cores()) as pool:
@@ -216,6 +222,6 @@ def _warn_of_cuts(source: Any, paths: list[Path] | None, max_pixels: int | None)
         looked_at = "" if len(kept) == len(source) else " looked at"
         warnings.warn(
             f"{cut} of {len(kept)} images{looked_at} are cut to the model's shape, up to {1 - min(kept):.0%} of one: "
-            "defects beyond that are not seen",
+            "defects there are not seen",
             stacklevel=3,
         )

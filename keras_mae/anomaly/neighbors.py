@@ -53,8 +53,8 @@ class PatchFeatures(keras.Model):
 class PatchSample:
     """A random sample of the patches that pass by, of no more than a given number.
 
-    Each patch draws a number by the hash, and those with the smallest stay: so the sample is as likely as any other,
-    memory stays bounded, and nobody needs to know beforehand how many will come.
+    Each patch draws a number by the hash, and those with the smallest numbers stay: all samples are equally likely,
+    memory stays bounded, and the number of patches need not be known beforehand.
 
     Args:
         most: Number of patches to keep.
@@ -67,7 +67,12 @@ class PatchSample:
         self._noise: list[np.ndarray] = []
 
     def add(self, features: np.ndarray, places: np.ndarray) -> None:
-        """Let the patches (images, patches, width) of the images at `places` pass by."""
+        """Let the patches of some images pass by.
+
+        Args:
+            features: Features of the patches, float32 (images, patches, width).
+            places: Indices of the images among all, integers (images,).
+        """
         if not len(features):
             return
         index = ops.convert_to_tensor(places.astype("int32"))
@@ -78,7 +83,7 @@ class PatchSample:
             self._trim()
 
     def taken(self) -> np.ndarray:
-        """Return the sample, float32 (patches, width), in the order in which the patches came."""
+        """Return the sample, float32 (patches, width), in the order in which the patches passed by."""
         self._trim()
         return self._features[0]
 
@@ -91,21 +96,26 @@ class PatchSample:
 
 
 def coreset(features: Any, size: int, seed: int = 0) -> np.ndarray:
-    """Choose vectors that lie near all others: greedily, each the one farthest from those chosen before.
+    """Choose vectors such that all others lie near one of them: greedily, each the farthest from those chosen before.
 
-    Vectors longer than 128 are compared after a random projection to 128 numbers, which leaves distances nearly as
-    they are. Memory grows with the number of vectors, and time with that times `size`.
+    Vectors of more than 128 numbers are compared after a random projection to 128, which nearly preserves distances.
+    Memory grows with the number of vectors, and time with that number times `size`.
 
     Args:
-        features: Vectors (vectors, width), finite.
+        features: Vectors, finite numbers (vectors, width).
         size: Number of vectors to choose.
         seed: Seed for the first one and for the projection.
 
     Returns:
-        Indices of the chosen vectors, int64 (size,), in the order of their choice; all of them if there are no more.
+        Indices of the chosen vectors, int64 (size,), in the order in which they were chosen. If there are no more
+        than `size` vectors, all of them, in their own order.
 
     Raises:
-        ValueError: If an argument does not fit.
+        ValueError: If an argument is wrong.
+
+    Example:
+        >>> coreset([[0.0], [0.1], [5.0], [5.1]], 4)
+        array([0, 1, 2, 3])
 
     Reference: "Towards Total Recall in Industrial Anomaly Detection" (PatchCore), algorithm 1.
     """
@@ -126,7 +136,7 @@ def coreset(features: Any, size: int, seed: int = 0) -> np.ndarray:
         chosen[place] = first if place == 0 else int(nearest.argmax())
         vector = features[chosen[place]]
         np.minimum(nearest, squares - 2 * (features @ vector) + vector @ vector, out=nearest)
-        nearest[chosen[place]] = -np.inf  # not twice, also among copies
+        nearest[chosen[place]] = -np.inf  # never twice, even among copies
     return chosen
 
 
@@ -134,15 +144,19 @@ def nearest_distances(queries: Any, bank: Any, neighbors: int = 1) -> np.ndarray
     """Measure how far vectors are from the nearest ones in a bank.
 
     Args:
-        queries: Vectors (vectors, width), finite.
-        bank: Vectors (others, width), finite.
-        neighbors: Number of nearest ones, over whose Euclidean distances the mean is taken.
+        queries: Vectors, finite numbers (vectors, width).
+        bank: Vectors to compare with, finite numbers (others, width).
+        neighbors: Number of nearest ones whose Euclidean distances are averaged.
 
     Returns:
-        float32 (vectors,).
+        Distances, float32 (vectors,).
 
     Raises:
-        ValueError: If the widths differ, or there are fewer vectors in the bank than neighbors.
+        ValueError: If the widths differ, the bank has fewer vectors than `neighbors`, or numbers are not finite.
+
+    Example:
+        >>> nearest_distances([[0.0, 3.0]], [[0.0, 0.0], [4.0, 0.0]], neighbors=2)
+        array([4.], dtype=float32)
     """
     queries, bank = _vectors("queries", queries), _vectors("bank", bank)
     if queries.shape[1] != bank.shape[1]:
@@ -156,9 +170,9 @@ def nearest_distances(queries: Any, bank: Any, neighbors: int = 1) -> np.ndarray
     parts = []
     for start in range(0, len(queries), step):
         some = queries[start : start + step]
-        apart = squares - 2 * (some @ bank.T)  # less the queries' own squares, which change no order
+        apart = squares - 2 * (some @ bank.T)  # without the queries' own squares, which do not change the order
         nearest = np.argpartition(apart, neighbors - 1, axis=1)[:, :neighbors]
-        # Squares lose what is small: the distances are those of the differences.
+        # These squares lose small distances to rounding: the distances are computed from the differences.
         differences = bank[nearest] - some[:, None]
         parts.append(np.sqrt(np.square(differences).sum(axis=2)).mean(axis=1))
     return np.concatenate(parts).astype("float32")

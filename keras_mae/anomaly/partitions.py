@@ -18,19 +18,20 @@ _MOST_GROUPS = 10
 def complementary_masks(patches: int, mask_ratio: float = 0.75, partitions: int = 4, seed: int = 0) -> np.ndarray:
     """Draw masks that together hide each patch equally often.
 
-    The patches are dealt out to groups at random. Each mask of a partition hides some of the groups: for a ratio of
-    3/4 there are four groups, and each of four masks leaves another one visible. Partitions are drawn by the hash, so
-    that they are the same on every backend and for every image.
+    The patches are dealt to groups at random. Each mask of a partition hides some of the groups: for a ratio of 3/4
+    there are four groups, and each of the four masks leaves a different one visible. Partitions are drawn by the
+    hash, so that they are the same on every backend and for every image.
 
     Args:
         patches: Number of patches in an image, at least 2.
-        mask_ratio: Fraction of the patches that a mask hides, in (0, 1). Taken is the nearest fraction of at most ten
-            groups. Where the groups do not divide the patches, they differ by one.
-        partitions: Number of partitions, each with one mask a group.
+        mask_ratio: Fraction of the patches that a mask hides, in (0, 1). It is rounded to the nearest fraction whose
+            denominator, the number of groups, is at most 10. If the patches cannot be shared out evenly, the groups'
+            sizes differ by one.
+        partitions: Number of partitions, each with one mask for each group.
         seed: Seed for the partitions.
 
     Returns:
-        Boolean (masks, patches), true = removed.
+        Masks, Boolean (masks, patches), true = removed.
 
     Raises:
         ValueError: If an argument is out of range.

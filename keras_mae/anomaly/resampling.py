@@ -1,4 +1,4 @@
-"""Maps smoothed, and maps with a matrix applied to their rows and one to their columns."""
+"""Matrices that smooth maps, and maps with one matrix applied to their rows and one to their columns."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ __all__ = ["blur", "resampled"]
 def blur(size: int, sigma: float) -> np.ndarray:
     """Return the matrix that smooths `size` pixels by a Gaussian, float32 (size, size).
 
-    Beyond the edges the pixels are mirrored, the outermost one twice in a row. The Gaussian ends at four times
-    `sigma`, in pixels.
+    Pixels are mirrored at the edges, so that the outermost one comes twice in a row. The Gaussian is cut off at four
+    times `sigma`, its standard deviation in pixels.
     """
     radius = int(4 * sigma + 0.5)
     steps = np.arange(-radius, radius + 1)
@@ -24,6 +24,6 @@ def blur(size: int, sigma: float) -> np.ndarray:
 
 
 def resampled(maps: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Return maps (batch, rows, columns) with one of these matrices applied to rows, and one to columns."""
+    """Return maps (batch, rows, columns) with `rows`, (height, rows), applied to rows and `columns` to columns."""
     result: np.ndarray = rows @ maps @ columns.T
     return result

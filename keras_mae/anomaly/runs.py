@@ -35,15 +35,15 @@ def run_anomaly(
     """Fit a detector on normal images, score others, and leave what was found.
 
     The run directory holds `scores.csv`, a line for each image, the highest score first; `metrics.json`, with the
-    area under the ROC curve of images and of pixels where it is known what is anomalous; `heat_maps.png`, of the
+    area under the ROC curve of images and of pixels if it is known which are anomalous; `heat_maps.png`, of the
     images with the highest scores; and `detector.npz`, for `AnomalyDetector.load`.
 
     Args:
         detector: `AnomalyDetector`, fitted or not.
         normal: Normal images, as `AnomalyDetector.fit` takes them; `None` for a detector that is fitted.
-        test: Images to score, as `open_scored` opens them.
-        run_directory: Folder that does not exist or is empty.
-        max_pictures: Number of images to draw.
+        test: Images to score, which `open_scored` returned.
+        run_directory: Folder for the results, new or empty.
+        max_pictures: Largest number of images to draw.
         bands: Channels of these images to show, as in `keras_mae.visualize.reconstructions`.
         progress: Whether to show progress bars.
 
@@ -51,7 +51,12 @@ def run_anomaly(
         Path of the run directory; `training.RunDirectory` reads what is in it.
 
     Raises:
-        ValueError: If `run_directory` holds files, or anything does not fit.
+        ValueError: If `run_directory` holds files, an argument is wrong, or the model does not take the images.
+
+    Example:
+        >>> detector = keras_mae.anomaly.AnomalyDetector(mae)
+        >>> test = keras_mae.anomaly.open_scored("photos/new", mae.encoder.image_shape)
+        >>> keras_mae.anomaly.run_anomaly(detector, normal_images, test, "runs/anomaly-new-1")
     """
     _checks.instance("detector", detector, AnomalyDetector)
     _checks.instance("test", test, ScoredImages, "what keras_mae.anomaly.open_scored returns")
@@ -74,7 +79,7 @@ def run_anomaly(
 
 
 class _Found:
-    """The scores of all images, and the maps of those with the highest; all maps where there are masks to compare."""
+    """The scores of all images, and the maps of those with the highest; all maps if there are masks to compare."""
 
     def __init__(self, detector: AnomalyDetector, test: ScoredImages, max_pictures: int, progress: bool):
         self.detector, self.test, self.pictures = detector, test, max_pictures

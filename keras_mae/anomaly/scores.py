@@ -1,4 +1,4 @@
-"""What a detector says of images, and how well that separates them."""
+"""The scores that a detector gives images, and how well they separate them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from keras_mae import _checks
 __all__ = ["MEAN", "AnomalyScores", "auroc", "standardized"]
 
 MEAN = "mean"
-"""Name of the mean over the methods, beside their own."""
+"""Name of the mean over the methods, next to their own names."""
 
 _SMALLEST = 1e-6
 
@@ -22,13 +22,13 @@ _SMALLEST = 1e-6
 class AnomalyScores:
     """How unlike normal images some images are.
 
-    Scores and maps are in standard deviations above the mean of the normal images that were held out, so that those
-    of the methods can be compared: an image's among images, a pixel's among pixels.
+    Scores and maps are in standard deviations above the mean of the held-out normal images, so that methods can be
+    compared: scores by the mean and deviation of these images' scores, maps by those of their pixels.
 
     Attributes:
-        scores: By the name of the method, and "mean" for the mean over the methods: float32 (images,).
-        maps: By the same names: float32 (images, height, width).
-        threshold: What the mean's score of a given share of the held-out normal images does not exceed.
+        scores: Scores of the images, float32 (images,), by the name of the method; "mean" is that over the methods.
+        maps: Maps of the images, float32 (images, height, width), by the same names.
+        threshold: Quantile of the held-out normal images' scores "mean", as `AnomalyDetector(quantile=...)` says.
     """
 
     scores: dict[str, np.ndarray]
@@ -37,7 +37,7 @@ class AnomalyScores:
 
     @property
     def above(self) -> np.ndarray:
-        """Whether the mean's score is above the threshold: Boolean (images,)."""
+        """Whether an image's score "mean" is above the threshold, Boolean (images,)."""
         above: np.ndarray = self.scores[MEAN] > self.threshold
         return above
 
@@ -48,13 +48,16 @@ def standardized(
     """Return values by method in standard deviations above the mean, and their mean over the methods.
 
     Args:
-        values: Values of each method.
-        statistics: Mean and standard deviation of each method's.
+        values: Values by the name of the method.
+        statistics: (mean, standard deviation) of each method's values for normal images, by the same names.
+
+    Returns:
+        The values, float32 in the same shapes, by the same names and "mean".
     """
     found = {}
     for name, raw in values.items():
         mean, deviation = statistics[name]
-        # Normal images may be copies of one another, which differ by rounding alone.
+        # Normal images may be copies of one another, whose values differ by rounding alone.
         found[name] = ((raw - mean) / max(deviation, _SMALLEST * abs(mean), _SMALLEST)).astype("float32")
     found[MEAN] = np.mean(list(found.values()), axis=0, dtype="float32")
     return found
@@ -63,10 +66,10 @@ def standardized(
 def auroc(anomalous: Any, scores: Any) -> float:
     """Return the area under the receiver operating characteristic curve.
 
-    It is the chance that something anomalous has a higher score than something normal; equal scores count half.
+    It is the probability that something anomalous has a higher score than something normal; equal scores count half.
 
     Args:
-        anomalous: What is anomalous, Booleans or 0 and 1, in any shape: images, or pixels.
+        anomalous: Which images, or pixels, are anomalous: Booleans or 0 and 1, in any shape.
         scores: Scores in the same shape; higher is more anomalous.
 
     Returns:

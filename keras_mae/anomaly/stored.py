@@ -1,21 +1,18 @@
-"""What a detector has learned, and the .npz file it is kept in."""
+"""What a detector has learned, and the .npz file that it is kept in."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
-from keras import ops
 
 from keras_mae import _checks, _files, _saving
 
-__all__ = ["Fitted", "checked", "digest", "read", "write"]
+__all__ = ["Fitted", "checked", "read", "write"]
 
 _VERSION = 1
 _SETTINGS = (
@@ -37,11 +34,11 @@ class Fitted:
 
     Attributes:
         bank: Features of normal patches, float32 (patches, width); `None` without "neighbors".
-        of_images: Mean and standard deviation of the held-out images' scores, by method.
-        of_pixels: Mean and standard deviation of their maps' pixels, by method.
+        of_images: (mean, standard deviation) of the held-out images' scores, by method.
+        of_pixels: (mean, standard deviation) of the pixels of their maps, by method.
         threshold: Quantile of the held-out images' mean scores.
         images: Number of normal images.
-        held_out: Number of those that were held out.
+        held_out: Number of these that were held out.
     """
 
     bank: np.ndarray | None
@@ -52,16 +49,8 @@ class Fitted:
     held_out: int
 
 
-def digest(model: keras.Model) -> str:
-    """Return a short digest of a model's weights."""
-    found = hashlib.sha256()
-    for weight in model.weights:
-        found.update(ops.convert_to_numpy(ops.cast(weight, "float32")).tobytes())
-    return found.hexdigest()[:16]
-
-
 def write(path: Path, fitted: Fitted, settings: dict[str, Any], model: str) -> None:
-    """Write a file whole or not at all; `model` is its digest."""
+    """Write a file whole or not at all; `model` is the digest of the model's weights."""
     if path.suffix != ".npz":
         raise _checks.argument_error("path", "a name that ends in .npz", str(path))
     about = {
@@ -80,7 +69,7 @@ def write(path: Path, fitted: Fitted, settings: dict[str, Any], model: str) -> N
 
 
 def read(path: Path) -> tuple[Fitted, dict[str, Any], str]:
-    """Return what was learned, the detector's settings, and the digest of its model."""
+    """Return what was learned, the detector's settings, and the digest of its model's weights."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             about = json.loads(str(arrays["about"]))
@@ -93,11 +82,12 @@ def read(path: Path) -> tuple[Fitted, dict[str, Any], str]:
         return Fitted(bank, of_images, of_pixels, *numbers), settings, str(about["model"])
     except FileNotFoundError:
         raise ValueError(
-            f"`path` must be a detector's .npz file. Received: {str(path)!r}, which is not there"
+            f"`path` must be a detector's .npz file. Received: {str(path)!r}, which does not exist"
         ) from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         rule = "a detector's .npz file, as AnomalyDetector.save writes it"
-        raise ValueError(f"`path` must be {rule}. Received: {str(path)!r}, which is another or damaged") from error
+        received = f"{str(path)!r}, which is something else or damaged"
+        raise ValueError(f"`path` must be {rule}. Received: {received}") from error
 
 
 def _pairs(found: Any) -> dict[str, tuple[float, float]]:
@@ -105,7 +95,7 @@ def _pairs(found: Any) -> dict[str, tuple[float, float]]:
 
 
 def checked(path: Path, fitted: Fitted, methods: tuple[str, ...], width: int) -> Fitted:
-    """Return what was learned if it is whole: the file's parts must fit one another."""
+    """Return what was learned, if the parts of the file fit one another."""
     bank = fitted.bank
     fits = bank is None
     if "neighbors" in methods:
