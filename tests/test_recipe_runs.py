@@ -186,7 +186,7 @@ def test_classifiers_are_trained_again_by_their_files(keras_mae_command, digits_
         (("--set", "data.epochs=3"), "'data.epochs'. Did you mean training.epochs?"),
         (("--set", "optimizer=muon"), "'optimizer'. Did you mean optimizer_name?"),
         (("--set", "trainable_blocks=1"), "does not know: 'trainable_blocks'"),
-        (("--set", "epochs"), "`set` must be a name and a value: --set epochs=10. Received: 'epochs'"),
+        (("--set", "epochs"), "`set` must be a name and a value, such as --set epochs=10. Received: 'epochs'"),
         (("--set", "epochs=many"), "`epochs` must be a positive integer. Received: epochs='many'"),
         (("--set", "precision=half"), "'half' is not one of 'float32'"),
         (("--set", "epochs=3", "--epochs", 4), "`epochs` is given twice: by --set and by an option of its own"),

@@ -27,48 +27,51 @@ class Method(StrEnum):
 def anomaly(
     model: Annotated[
         Path,
-        typer.Argument(help="Saved model, such as runs/photos-1/model.keras; one without a decoder compares only."),
+        typer.Argument(
+            help="Saved model, such as runs/photos-1/model.keras; one without a decoder compares patches only."
+        ),
     ],
     normal: Annotated[
         Path,
         typer.Argument(
-            help="Folder of normal images, at least eight, or arrays in a file; or the detector.npz that an earlier "
-            "run left."
+            help="Folder of normal images, at least eight, or an array in a file: FILE::IMAGES; or the detector.npz "
+            "of an earlier run."
         ),
     ],
     test: Annotated[
         Path,
         typer.Argument(
-            help="Folder of images to score, flat or in folders of classes, or one prepared from such a folder as "
-            "array_record; or arrays in a file: FILE::IMAGES or FILE::IMAGES::LABELS."
+            help="Folder of images to score, flat or with a folder for each class, or one prepared from such a "
+            "folder as array_record; or arrays in a file: FILE::IMAGES or FILE::IMAGES::LABELS."
         ),
     ],
     normal_class: Annotated[
         str | None,
         typer.Option(
-            help="Folder in TEST whose images are normal, or their label, for the AUROC; by default one called good, "
-            "normal or ok.",
+            help="Folder in TEST whose images are normal, or their label, for the AUROC; by default the one called "
+            "good, normal or ok.",
             metavar="NAME",
         ),
     ] = None,
     masks: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of pictures of where defects are, for the AUROC of pixels: crack/000_mask.png or "
-            "crack/000.png for TEST's crack/000.png.",
+            help="Folder of pictures that are 0 where there is no defect, for the AUROC of pixels: "
+            "crack/000_mask.png or crack/000.png for TEST's crack/000.png; none by default.",
             metavar="FOLDER",
         ),
     ] = None,
     method: Annotated[
         Method | None,
         typer.Option(
-            help="Error where MODEL fills in what is hidden, distance from the nearest normal patches, or the mean "
-            "of both; both by default where MODEL can reconstruct.",
+            help="Method: the error where MODEL fills in what is hidden (reconstruction), the distance from the "
+            "nearest normal patches (neighbors), or the mean of both; by default both, or neighbors if MODEL has no "
+            "decoder.",
             show_default=False,
         ),
     ] = None,
     quantile: Annotated[
-        float | None, typer.Option(help="Share of held-out normal images below the threshold; 0.95 by default.")
+        float | None, typer.Option(help="Share of held-out normal images not above the threshold; 0.95 by default.")
     ] = None,
     mask_ratio: Annotated[
         float | None, typer.Option(help="Fraction of the patches that a mask hides; MODEL's by default.")
@@ -76,26 +79,30 @@ def anomaly(
     partitions: Annotated[
         int | None,
         typer.Option(
-            help="Times that each image is hidden in turn as a whole, by complementary masks; 4 by default."
+            help="Number of random partitions into complementary masks, which together hide each patch equally "
+            "often; 4 by default."
         ),
     ] = None,
     blocks: Annotated[
         str | None,
         typer.Option(
-            help="Blocks whose patches' features are compared, such as 5,8; by default those at a half and at three "
-            "quarters.",
+            help="Indices of the blocks whose patches' features are compared, from 0, such as 5,8; by default those "
+            "at half and at three quarters of the depth.",
             metavar="N,N,...",
         ),
     ] = None,
     neighbors: Annotated[
-        int | None, typer.Option(help="Number of nearest normal patches to compare with; 1 by default.")
+        int | None, typer.Option(help="Number of nearest normal patches whose distances are averaged; 1 by default.")
     ] = None,
     bank_size: Annotated[
         int | None, typer.Option(help="Largest number of normal patches to keep; 10,000 by default.")
     ] = None,
-    pictures: Annotated[int, typer.Option(help="Number of heat maps to draw, those with the highest scores.")] = 12,
+    pictures: Annotated[
+        int, typer.Option(help="Number of images with the highest scores to draw heat maps of.")
+    ] = 12,
     seed: Annotated[
-        int | None, typer.Option(help="Random seed for masks and for which normal images are held out; 0 by default.")
+        int | None,
+        typer.Option(help="Random seed for masks, kept patches and held-out normal images; 0 by default."),
     ] = None,
     white_level: WhiteLevel = None,
     max_pixels: MaxPixels = None,
@@ -105,8 +112,8 @@ def anomaly(
     """Find images that are unlike normal ones.
 
     TEST's images are scored by how unlike NORMAL's they are, in standard deviations above the mean of normal images
-    that are held out. It leaves a run directory with scores.csv, heat_maps.png of where, metrics.json, and
-    detector.npz, which can take the place of NORMAL.
+    that are held out. A run directory is left with scores.csv, heat_maps.png, which shows where they are unlike,
+    metrics.json, and detector.npz, which can take the place of NORMAL.
     """
     import keras_mae
     from keras_mae import anomaly as found_in
@@ -153,8 +160,8 @@ def anomaly(
             )
         if _lies_in(test, normal):
             raise ValueError(
-                f"`test` must not lie in `normal`: what was learned as normal is not found. Received: {str(test)!r} "
-                f"in {str(normal)!r}"
+                f"`test` must not lie in `normal`: what is learned as normal cannot be found. Received: "
+                f"{str(test)!r} in {str(normal)!r}"
             )
         source = keras_mae.data.open_directory(normal, shape[:2], shape[2], **levels)
         images = keras_mae.data.make_dataset(source, detector.batch_size, shuffle=False, shard=(0, 1))
@@ -166,7 +173,7 @@ def anomaly(
 
 
 def _lies_in(test: Path, normal: Path) -> bool:
-    """Return whether images to score are among those that are to be learned as normal."""
+    """Return whether the images to score are among those to be learned as normal."""
     from keras_mae.data.array_files import is_array_name, parsed_name
 
     if is_array_name(test) and is_array_name(normal):

@@ -1,4 +1,4 @@
-"""`keras-mae predict`, `similar` and `map`: what a trained model says of images."""
+"""`keras-mae predict`, `similar` and `map`: what a trained model says about images."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _SHOWN = 50  # images in a table
 _NEXT = 2  # classes behind the most probable one
 _WRITTEN = {"umap": "UMAP", "tsne": "t-SNE", "pca": "principal components"}
 
-EmbeddingsFile = Annotated[Path, typer.Argument(help="File that embed wrote, .npz.")]
+EmbeddingsFile = Annotated[Path, typer.Argument(help="An .npz file that embed or join wrote.")]
 
 
 class Method(StrEnum):
-    """What makes two dimensions of many."""
+    """What reduces many dimensions to two."""
 
     umap = "umap"
     tsne = "tsne"
@@ -37,16 +37,16 @@ def predict(
     files: Annotated[
         list[Path],
         typer.Argument(
-            help="Image files, and folders of images, of any sizes; or one folder prepared as array_record, or one "
-            "array in a file: FILE::IMAGES."
+            help="Image files, and folders of images, of any sizes; or one folder that was prepared as array_record, "
+            "or one array in a file: FILE::IMAGES."
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Table to write, which must not exist: .csv, a line an image, or .json.")
+        Path | None, typer.Option(help="Table to write, a new .csv or .json file; by default none is written.")
     ] = None,
     size: Annotated[
         RecipeSize,
-        typer.Option(help="Recipe the classifier was trained by: it says how much of each image to look at."),
+        typer.Option(help="Recipe that the classifier was trained by: it says how much of each image to look at."),
     ] = RecipeSize.small_images,
     part: Part = None,
     batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 256,
@@ -57,8 +57,8 @@ def predict(
     """Classify images of any size.
 
     Each of FILES gets the class that CLASSIFIER sees in it, and its probability. Images are read as evaluate
-    reads them. A name that is no file is told on stderr, and the others are classified: the exit status is then 1.
-    The tables of all parts are joined by join.
+    reads them. A file that does not exist is reported on stderr, and the others are classified: the exit status is
+    then 1. The tables of all parts are joined by join.
     """
     import keras_mae
     from keras_mae import convert, data
@@ -95,23 +95,25 @@ def predict(
 
 def similar(
     embeddings: EmbeddingsFile,
-    queries: Annotated[list[str], typer.Argument(help="Image files, or names that EMBEDDINGS holds.")],
+    queries: Annotated[list[str], typer.Argument(help="Image files, or names of images in EMBEDDINGS.")],
     k: Annotated[int, typer.Option(help="Number of images to find for each query.")] = 10,
     out: Annotated[
-        Path | None, typer.Option(help="Picture of the queries and what was found; its ending says the format.")
+        Path | None,
+        typer.Option(help="Picture to draw of queries and neighbors, in the format of its ending; none by default."),
     ] = None,
     model: Annotated[
         Path | None,
-        typer.Option(help="Where the model is that made EMBEDDINGS; by default where it was."),
+        typer.Option(help="File of the model that made EMBEDDINGS; by default where it was then."),
     ] = None,
     bands: Bands = None,
 ) -> None:
     """Find the images most like others.
 
-    They are those of EMBEDDINGS nearest to each of QUERIES by the cosine of what sets them apart from the mean of
-    all. A query that EMBEDDINGS holds is looked up and leaves itself out; any other image is embedded by the model
-    that made them, in the same way. All images are compared, none is estimated. A query that cannot be answered is
-    told on stderr, and the others are answered: the exit status is then 1.
+    For each of QUERIES these are the nearest images of EMBEDDINGS by the cosine of their features, from which the
+    mean of all is subtracted first. A query that is in EMBEDDINGS is looked up and not compared with itself; any
+    other image is embedded in the same way by the model that made them. All images are compared; nothing is
+    approximate. A query that cannot be answered is reported on stderr, and the others are answered: the exit status
+    is then 1.
     """
     import numpy as np
 
@@ -146,24 +148,24 @@ def similar(
 
 def draw_map(
     embeddings: EmbeddingsFile,
-    out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("map.html"),
+    out: Annotated[Path, typer.Option(help="HTML file to write or replace.")] = Path("map.html"),
     method: Annotated[
         Method | None,
         typer.Option(
-            help="umap (pip install umap-learn), tsne or pca; by default umap where it is installed, or else tsne "
-            "for up to 10,000 images, and pca for more."
+            help="Method: umap (pip install umap-learn), tsne or pca; by default umap if it is installed, or else "
+            "tsne for up to 10,000 images, and pca for more."
         ),
     ] = None,
     thumbnails: Annotated[
-        int, typer.Option(help="Images to show under the pointer, spread over all; the others show their names.")
+        int, typer.Option(help="Number of images to show under the pointer, spread over all; others show names only.")
     ] = 5000,
     thumbnail_size: Annotated[int, typer.Option(help="Longest side of a thumbnail, in pixels.")] = 64,
     seed: Annotated[int, typer.Option(help="Random seed for umap and tsne.")] = 0,
     bands: Bands = None,
 ) -> None:
-    """Draw a map on which like lies by like.
+    """Draw a map on which similar images lie close together.
 
-    It is one HTML file without any other, to open in a browser: point at an image to see it, zoom with the wheel.
+    It is a single HTML file to open in a browser: point at an image to see it, zoom with the wheel.
     """
     from keras_mae import _checks, _files, transfer, visualize
 
@@ -195,7 +197,7 @@ def draw_map(
 
 # === Queries ===
 Query = tuple[str, int | None, Any]
-"""A query, its index in the embeddings or `None`, and then its image."""
+"""(query, its index in the embeddings, `None`), or, for another image, (query, `None`, the image)."""
 
 
 def _has_others(queries: list[str], places: list[int | None]) -> bool:
@@ -221,7 +223,7 @@ def _readable(
 
 
 def _nearest_name(query: str, names: list[str]) -> str:
-    """Return which name may have been meant: a file of the same name elsewhere, or else one that is written alike."""
+    """Return which name may have been meant: a file of this name in another folder, or else one spelled like it."""
     from keras_mae import _checks
 
     same = [name for name in names if name.rpartition("/")[2] == Path(query).name]
@@ -285,7 +287,7 @@ def _title(known: Embeddings, index: int, cosine: float) -> str:
 
 
 def _subject(known: Embeddings, file: Path) -> str:
-    """Return what embeddings are of: the folder, the number of images, and the model, or else their file."""
+    """Return a title for embeddings: their folder or file, the number of images, and the model if it is known."""
     folder, model = known.about.get("folder"), (known.about.get("model") or {}).get("path")
     count = _counted(len(known), "image")
     said = f"{'/'.join(Path(folder).parts[-2:])}: {count}" if folder else f"{file.name}: {count}"
@@ -293,7 +295,7 @@ def _subject(known: Embeddings, file: Path) -> str:
 
 
 def _spread_images(known: Embeddings, count: int) -> Iterator[Any]:
-    """Yield an image where it is one of so many spread evenly over all, and `None` for the others."""
+    """Yield `count` of the images, spread evenly over all, each in its place, and `None` for the others."""
     import numpy as np
 
     chosen = np.unique(np.linspace(0, len(known) - 1, min(count, len(known))).round().astype("int64"))
@@ -316,7 +318,7 @@ def _pixel_range(known: Embeddings) -> tuple[float, float]:
 
 
 def _replaced(out: Path) -> str:
-    """Return that a file which is there is replaced, "" if there is none."""
+    """Return a note that an existing file is replaced, "" if there is none."""
     return "; it replaces the one that was there" if out.exists() else ""
 
 

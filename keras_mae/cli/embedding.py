@@ -1,4 +1,4 @@
-"""`keras-mae embed` and `join`: features of a folder's images as a file, and the files of its parts as one."""
+"""`keras-mae embed` and `join`: the features of a folder's images as a file, and the files of its parts as one."""
 
 from __future__ import annotations
 
@@ -17,19 +17,26 @@ EmbeddingsOut = Annotated[Path, typer.Option(help="File to write: .npz, or .parq
 
 def embed(
     model: SavedModel,
-    folder: Annotated[Path, typer.Argument(help="Folder of images, or one that was prepared as array_record.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of images, or one that was prepared as array_record; or an array in a file: FILE::IMAGES."
+        ),
+    ],
     out: EmbeddingsOut,
     pooling: Annotated[
         PoolingName | None,
         typer.Option(
-            help="Feature vector of an image: its class token, its patches' tokens' mean, or all of them one after "
-            "another. By default the class token, if there is one, and of a classifier what its head sees."
+            help="Feature vector of an image: its class token (token), the mean of its patches' tokens (mean), or "
+            "all of these one after another (flatten). By default the class token, or the mean if there is none; for "
+            "a classifier what its head sees, which may be attentive."
         ),
     ] = None,
     block: Annotated[
         int | None,
         typer.Option(
-            help="Block whose tokens to take, from 0, or from the end: -2; by default the last.", metavar="N"
+            help="Index of the block whose tokens to take, from 0, or from the end, such as -2; by default the last.",
+            metavar="N",
         ),
     ] = None,
     part: Part = None,
@@ -40,9 +47,9 @@ def embed(
 ) -> None:
     """Write features of images to a file.
 
-    Folders in FOLDER that hold all images are their classes. An .npz file holds features, files, and labels and
-    class_names if there are classes, and remembers MODEL: similar and map take it. What is stopped goes on when the
-    command is repeated. The files of all parts are joined by join.
+    If all images lie in folders in FOLDER, these are their classes. An .npz file holds features, files, and labels
+    and class_names if there are classes, and remembers MODEL: similar and map take it. After an interruption the same
+    command goes on where it stopped. The files of all parts are joined by join.
     """
     from keras_mae import convert, transfer
     from keras_mae.data.parts import checked_part
@@ -64,7 +71,7 @@ def embed(
             max_pixels=max_pixels,
         )
     except KeyboardInterrupt:
-        echo(f"{out}: stopped; the same command goes on")
+        echo(f"{out}: stopped; the same command goes on from here")
         raise
     echo(f"{out}: {_described(found)}" if found is not None else f"{out}: written")
 
@@ -72,13 +79,17 @@ def embed(
 def join(
     files: Annotated[list[Path], typer.Argument(help="Files of all parts, in any order.")],
     out: Annotated[
-        Path, typer.Option(help="File to write, which must not exist: .npz, .parquet or .csv; .csv or .json.")
+        Path,
+        typer.Option(
+            help="File to write, which must not exist: .npz, .parquet or .csv for files of embed; for those of "
+            "predict in their format."
+        ),
     ],
 ) -> None:
     """Join the files of all parts.
 
-    They are those that embed (.npz) or predict (.csv, .json) wrote. A part that is missing, was given twice or
-    was made otherwise than the others is named, and nothing is written.
+    These are files that embed (.npz) or predict (.csv, .json) wrote. A part that is missing, is given twice or was
+    made differently from the others is named, and nothing is written.
     """
     from keras_mae import transfer
 
@@ -89,7 +100,7 @@ def join(
         return
     if len(endings) > 1 or not endings <= {".csv", ".json"}:
         raise ValueError(
-            "`files` must be .npz files of embed, or .csv or .json files of predict, and all alike. "
+            "`files` must be .npz files of embed, or .csv or .json files of predict, all with the same ending. "
             f"Received: {', '.join(sorted(ending or 'no ending' for ending in endings))}"
         )
     echo(f"{out}: {transfer.join_predictions(files, out):,} images")

@@ -27,14 +27,14 @@ __all__ = [
 
 
 class ClassWeightsName(StrEnum):
-    """What classes weigh in the loss."""
+    """Ways to weight the classes in the loss."""
 
     balanced = "balanced"
     none = "none"
 
 
 class MonitorName(StrEnum):
-    """What says which epoch is the best: `keras_mae.recipes.options.MONITORS`."""
+    """Metrics that say which epoch is the best: `keras_mae.recipes.options.MONITORS`."""
 
     val_accuracy = "val_accuracy"
     val_loss = "val_loss"
@@ -47,7 +47,7 @@ LayerDecay = Annotated[
     ),
 ]
 DropPathRate = Annotated[
-    float | None, typer.Option(help="Drop path rate of the last block; the recipe's by default.")
+    float | None, typer.Option(help="Drop path probability of the last block; the recipe's by default.")
 ]
 CropArea = Annotated[
     float | None,
@@ -92,8 +92,8 @@ ClassWeights = Annotated[
 Validation = Annotated[
     float | None,
     typer.Option(
-        help="Share of the images to train on to hold out and to validate on after every epoch, such as 0.2; 0.1 by "
-        "default with --best-epoch and --patience, else the evaluation images are validated on.",
+        help="Share of the training images to hold out and to validate on after every epoch, such as 0.2; by default "
+        "0.1 with --best-epoch or --patience, or else none: the evaluation images are validated on.",
         metavar="SHARE",
     ),
 ]
@@ -101,14 +101,14 @@ BestEpoch = Annotated[
     bool | None,
     typer.Option(
         "--best-epoch/--no-best-epoch",
-        help="End with the weights of the epoch that is best on the held-out images, and not of the last one; with "
-        "--patience by default.",
+        help="End with the weights of the epoch that is best on the held-out images, not those of the last one; by "
+        "default only with --patience.",
         show_default=False,
     ),
 ]
 Patience = Annotated[
     int | None,
-    typer.Option(help="Stop after N epochs in a row without a better one; all epochs by default.", metavar="N"),
+    typer.Option(help="Stop after N epochs in a row without a better one; by default never.", metavar="N"),
 ]
 Monitor = Annotated[
     MonitorName | None, typer.Option(help="Metric that says which epoch is the best; the recipe's by default.")

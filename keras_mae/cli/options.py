@@ -21,6 +21,7 @@ __all__ = [
     "CheckpointMinutes",
     "CheckpointSteps",
     "Distribution",
+    "EmaMomentum",
     "Engine",
     "Epochs",
     "LabeledData",
@@ -52,7 +53,7 @@ __all__ = [
 
 
 class Engine(StrEnum):
-    """What spreads a run over devices."""
+    """Ways to spread a run over devices."""
 
     auto = "auto"
     none = "none"
@@ -65,14 +66,14 @@ class Engine(StrEnum):
 
 
 class LoaderName(StrEnum):
-    """What loads images: `keras_mae.data.make_dataset`."""
+    """Libraries that load images: `keras_mae.data.make_dataset`."""
 
     tf_data = "tf.data"
     grain = "grain"
 
 
 class PoolingName(StrEnum):
-    """What makes one vector of an image's tokens: `keras_mae.pooling.POOLINGS`."""
+    """Ways to make one vector of an image's tokens: `keras_mae.pooling.POOLINGS`."""
 
     mean = "mean"
     token = "token"
@@ -105,26 +106,30 @@ Distribution = Annotated[
     Engine, typer.Option(help="How to spread the run over devices; auto uses what is available.")
 ]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Resume the run in --out if there is one; pass the same options.")
+    bool, typer.Option("--resume", help="Resume the run in --out if there is one; give the same options.")
 ]
 AllowChanged = Annotated[
     bool,
     typer.Option(
         "--allow-changed",
-        help="Resume also with other data, or another MODEL, than the run began with; run.json says what differs.",
+        help="Resume even if the data, or MODEL, are not those that the run began with; run.json says what differs.",
     ),
 ]
 CheckpointMinutes = Annotated[float, typer.Option(help="Minutes between checkpoints.")]
-CheckpointSteps = Annotated[int | None, typer.Option(help="Also write a checkpoint every N steps.", metavar="N")]
+CheckpointSteps = Annotated[
+    int | None,
+    typer.Option(help="Also write a checkpoint every N steps; by default only time counts.", metavar="N"),
+]
 
 Loader = Annotated[
     LoaderName | None,
-    typer.Option(help="Library that loads images, in the same order; tf.data where TensorFlow is installed."),
+    typer.Option(help="Library that loads images; by default tf.data if TensorFlow is installed, or else grain."),
 ]
 Workers = Annotated[
     int | None,
     typer.Option(
-        help="Parallel calls that load images (tf.data; one a core by default), or processes (grain; else none).",
+        help="Number of parallel calls (tf.data; by default one for each core) or processes (grain; by default none) "
+        "that load images.",
         metavar="N",
     ),
 ]
@@ -134,7 +139,7 @@ RecipeFile = Annotated[
     Path | None,
     typer.Option(
         "--recipe",
-        help="Recipe file, such as the recipe.toml of a run, which is then done again; options change its values.",
+        help="Recipe file, such as the recipe.toml of a run, which is then repeated; options change its values.",
         metavar="FILE",
         is_eager=True,
         callback=take_file,
@@ -144,7 +149,7 @@ SetValues = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        help="Any value of a recipe file, such as beta_2=0.99; may be given several times.",
+        help="Value of any entry of a recipe file, such as beta_2=0.99; may be given several times.",
         metavar="KEY=VALUE",
         is_eager=True,
         callback=take_values,
@@ -152,7 +157,7 @@ SetValues = Annotated[
 ]
 Size = Annotated[
     RecipeSize | None,
-    typer.Option(help="Recipe: small_images, by default, or the one for ImageNet and a ViT of this size."),
+    typer.Option(help="Recipe: small_images by default, or the one for ImageNet and a ViT of this size."),
 ]
 Epochs = Annotated[int | None, typer.Option(help="Passes over the data; the recipe's by default.")]
 BatchSize = Annotated[int | None, typer.Option(help="Images behind each update; the recipe's by default.")]
@@ -161,7 +166,7 @@ AccumulationSteps = Annotated[
     typer.Option(help="Batches whose gradients are averaged for each update; the recipe's by default."),
 ]
 WarmupEpochs = Annotated[
-    int | None, typer.Option(help="Warm-up epochs; as large a share of the epochs as the recipe's by default.")
+    int | None, typer.Option(help="Warm-up epochs; by default as large a share of the epochs as in the recipe.")
 ]
 WeightDecay = Annotated[float | None, typer.Option(help="Decoupled weight decay; the recipe's by default.")]
 BaseLearningRate = Annotated[
@@ -172,8 +177,8 @@ CacheFeatures = Annotated[
     bool | None,
     typer.Option(
         "--cache-features/--no-cache-features",
-        help="Compute each image's features once, and not in every epoch: without crops and flips. By default where "
-        "the recipe has none and they fit into half of the free memory.",
+        help="Compute each image's features once, and not in every epoch: without crops and flips. By default if the "
+        "recipe has neither, and the features fit into half of the free memory.",
         show_default=False,
     ),
 ]
@@ -181,8 +186,9 @@ CacheFeatures = Annotated[
 Pooling = Annotated[
     PoolingName | None,
     typer.Option(
-        help="Vector of an image: its patches' tokens' mean, its class token, its patches' tokens pooled by learned "
-        "queries, or all of them one after another; the recipe's by default."
+        help="Vector of an image: the mean of its patches' tokens (mean), its class token (token), its patches' "
+        "tokens pooled by learned queries (attentive), or all of them one after another (flatten); the recipe's "
+        "by default."
     ),
 ]
 
@@ -199,59 +205,71 @@ Pretrained = Annotated[
 LabeledData = Annotated[
     str,
     typer.Argument(
-        help="digits, fashion_mnist, or a folder with one folder of images per class, or one prepared from such a "
-        "folder as array_record; or arrays in a file: FILE::IMAGES::LABELS."
+        help="Labeled images: digits, fashion_mnist, a folder with one folder of images for each class, or one "
+        "prepared from such a folder as array_record; or arrays in a file: FILE::IMAGES::LABELS."
     ),
 ]
 TestFolder = Annotated[
     Path | None,
     typer.Option(
-        help="Folder of images, or arrays in a file, to evaluate on; by default a tenth of DATA is held out for that."
+        help="Folder of images, or arrays in a file, to evaluate on; by default a tenth of DATA is held out for "
+        "that, or the built-in test images of digits and fashion_mnist are used."
     ),
 ]
 NumLabels = Annotated[
     int | None,
-    typer.Option(help="Number of labeled images to train on, as many of each class as there are; all by default."),
+    typer.Option(
+        help="Number of labeled images to train on, equally many of each class if possible; all by default."
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="Random seed for weights, augmentation, and the choice and order of images.")]
 WhiteLevel = Annotated[
     int | None,
     typer.Option(
-        help="Number that is white in gray images of 9 to 16 bits, such as 4095; by default the largest there is.",
+        help="Number that is white in gray images of 9 to 16 bits, such as 4095; by default the largest possible.",
         metavar="N",
     ),
 ]
 MaxPixels = Annotated[
     int | None,
-    typer.Option(help="Pixels of the largest image to read; by default as many as Pillow reads.", metavar="N"),
+    typer.Option(
+        help="Pixels of the largest image to read; by default 178,956,970, as many as Pillow reads.", metavar="N"
+    ),
 ]
 PixelRange = Annotated[
     tuple[float, float],
     typer.Option(
-        help="Smallest and largest number in a folder's images; with others than 0 255 they are read in units of "
-        "their own.",
+        help="Smallest and largest number in a folder's images; other numbers than 0 255 mean that images are read "
+        "in units of their own.",
         metavar="LOW HIGH",
     ),
 ]
 Bands = Annotated[
     str | None,
     typer.Option(
-        help="Bands to show in pictures, from 0: three as red, green and blue, such as 3,2,1, or one in gray; by "
-        "default the first ones.",
+        help="Bands to show in pictures, counted from 0: three as red, green and blue, such as 3,2,1, or one in "
+        "gray; by default the first three, or the first.",
         metavar="N,N,N",
     ),
 ]
 AllowDamaged = Annotated[
-    float, typer.Option(help="Largest share of damaged images to skip; with 0 the first one is an error.")
+    float, typer.Option(help="Largest share of damaged images to skip, 0 to 1; with 0 the first one is an error.")
 ]
 Part = Annotated[
     str | None,
-    typer.Option(help="Part I of N of the images, for N processes that share the work, such as 3/16.", metavar="I/N"),
+    typer.Option(
+        help="Part I of N of the images, for N processes that share the work, such as 3/16; by default all images.",
+        metavar="I/N",
+    ),
 ]
 
 
 def shown_bands(text: str | None) -> tuple[int, ...] | None:
-    """Return the bands to show as they are written: 3,2,1."""
+    """Return the bands to show of a text such as 3,2,1.
+
+    Raises:
+        ValueError: If the text is something else.
+    """
     try:
         return None if text is None else tuple(int(band) for band in text.split(","))
     except ValueError:

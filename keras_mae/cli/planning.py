@@ -17,8 +17,10 @@ __all__ = ["plan"]
 
 
 def plan(
-    folder: Annotated[str, typer.Argument(help="Folder of images, also a prepared one, or FILE::IMAGES.")],
-    out: Annotated[Path, typer.Option(help="Recipe file to write, which must not exist, .toml.")] = Path("plan.toml"),
+    folder: Annotated[
+        str, typer.Argument(help="Folder of images, or a prepared one; or an array in a file: FILE::IMAGES.")
+    ],
+    out: Annotated[Path, typer.Option(help="Recipe file to write, a new .toml file.")] = Path("plan.toml"),
     hours: Annotated[float, typer.Option(help="Hours that the run may take.")] = 8.0,
     model: Annotated[
         str | None, typer.Option(help="Preset, such as mae_vit_small_patch16_224; by default several are tried.")
@@ -27,31 +29,36 @@ def plan(
     image_size: Annotated[
         str | None,
         typer.Option(
-            help="Size of the images in pixels, such as 224 or 96x192 (height, width); by default it goes by the "
-            "images.",
+            help="Size of the images in pixels, such as 224 or 96x192 (height, width); by default it follows from "
+            "the images.",
             metavar="SIZE",
         ),
     ] = None,
     patch_size: Annotated[
         str | None,
         typer.Option(
-            help="Size of a patch in pixels, such as 8 or 4x16 (height, width); by default it goes by the images'.",
+            help="Size of a patch in pixels, such as 8 or 4x16 (height, width); by default it follows from the size "
+            "of the images.",
             metavar="SIZE",
         ),
     ] = None,
     channels: Annotated[
-        int | None, typer.Option(help="Channels of the images; by default 1 where all are gray, 3, or their bands.")
+        int | None,
+        typer.Option(help="Channels of the images; by default 1 if all are gray, 3 for colors, or their bands."),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data; by default they go by the hours.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data; by default as --hours allows.")] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(help="Images behind each update; by default they go by the device and the number of images."),
+        typer.Option(
+            help="Images behind each update; by default it follows from the device and the number of images."
+        ),
     ] = None,
     allow_damaged: AllowDamaged = 0.0,
     pixel_range: Annotated[
         tuple[float, float] | None,
         typer.Option(
-            help="Smallest and largest number in the images; by default 0 255, or as measured in units of their own.",
+            help="Smallest and largest number in the images; by default 0 255, or, for images in units of their own, "
+            "what is measured.",
             metavar="LOW HIGH",
             show_default=False,
         ),
@@ -59,7 +66,7 @@ def plan(
     white_level: Annotated[
         int | None,
         typer.Option(
-            help="Number that is white in gray images of 9 to 16 bits, such as 4095; by default as measured.",
+            help="Number that is white in gray images of 9 to 16 bits, such as 4095; by default what is measured.",
             metavar="N",
         ),
     ] = None,
@@ -71,8 +78,8 @@ def plan(
     """Propose a run of pre-training.
 
     It looks at the images' sizes, number, channels and values, trains models on them for some steps each, and
-    proposes the largest that has enough epochs in --hours. It prints what the run would take on this machine and the
-    reason for every number, and writes a recipe file: keras-mae pretrain --recipe plan.toml.
+    proposes the largest that makes enough epochs in --hours. It prints how long the run would take on this machine
+    and the reason for every number, and writes a recipe file: keras-mae pretrain --recipe plan.toml.
     """
     import keras_mae
     from keras_mae import planning
@@ -106,13 +113,13 @@ def plan(
             progress=progress,
         )
         proposed.save(out)
-        table = str(proposed).partition("\n\n")[2]  # what the images are like has been said
+        table = str(proposed).partition("\n\n")[2]  # what the images are like was printed before
         echo(f"\n{table}\n{out}: keras-mae pretrain --recipe {out}")
 
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Yield a function that is told how many images are measured, and of how many, and shows a bar meanwhile."""
+    """Yield a function of (images read, their total) that shows a progress bar until all are read."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -123,7 +130,7 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
         if done == 1:
             bars.start()
         bars.update(task, completed=done, total=total)
-        if done == total:  # nothing else is at work where models are timed
+        if done == total:  # nothing else is to be at work while models are timed
             bars.stop()
 
     try:

@@ -59,7 +59,7 @@ __all__ = [
 
 
 class MaskingName(StrEnum):
-    """How patches are chosen."""
+    """Ways to choose the patches to remove."""
 
     random = "random"
     block = "block"
@@ -71,28 +71,28 @@ class MaskingName(StrEnum):
 
 
 class DecoderName(StrEnum):
-    """What the decoder's mask tokens attend to."""
+    """Kinds of decoders, by what their mask tokens attend to."""
 
     self_attention = "self_attention"
     cross_attention = "cross_attention"
 
 
 class OptimizerName(StrEnum):
-    """What moves the weights."""
+    """Optimizers."""
 
     adamw = "adamw"
     muon = "muon"
 
 
 class ScheduleName(StrEnum):
-    """How the learning rate goes after the warm-up."""
+    """Courses of the learning rate after the warm-up."""
 
     cosine = "cosine"
     wsd = "wsd"
 
 
 class TargetName(StrEnum):
-    """Targets by name."""
+    """Targets to predict."""
 
     pixels = "pixels"
     normalized = "normalized"
@@ -109,7 +109,11 @@ class Precision(StrEnum):
 
 
 Images = Annotated[
-    str, typer.Argument(help="digits, fashion_mnist, a folder of images, also a prepared one, or FILE::IMAGES.")
+    str,
+    typer.Argument(
+        help="Images: digits, fashion_mnist, a folder of images, or a prepared one; or an array in a file: "
+        "FILE::IMAGES."
+    ),
 ]
 PresetName = Annotated[
     str | None, typer.Option(help="Preset, such as mae_vit_base_patch16_224; by default one that fits the data.")
@@ -117,19 +121,19 @@ PresetName = Annotated[
 Weights = Annotated[
     str | None,
     typer.Option(
-        help="Model to go on from, in place of new weights: a file or folder of ours or of another library's, "
-        "hf://USER/NAME, or the name of a published checkpoint, such as mae_pretrain_vit_base_full.",
+        help="Model to go on from: a file or folder of ours or of another library's, hf://USER/NAME, or the name of "
+        "a published checkpoint, such as mae_pretrain_vit_base_full; by default weights are new.",
         metavar="FILE",
     ),
 ]
 NewDecoder = Annotated[
     bool,
-    typer.Option("--new-decoder", help="Take the encoder alone of --weights; an encoder gets a new decoder anyway."),
+    typer.Option("--new-decoder", help="Take only the encoder of --weights, with a new decoder; by default both."),
 ]
 ImageSize = Annotated[
     str | None,
     typer.Option(
-        help="Size of a folder's images in pixels, such as 224 or 96x192 (height, width); the preset's by default.",
+        help="Size of a folder's images in pixels, such as 224 or 96x192 (height, width); the model's by default.",
         metavar="SIZE",
     ),
 ]
@@ -137,15 +141,15 @@ PatchSize = Annotated[
     str | None,
     typer.Option(
         help="Size of a patch in pixels, such as 8 or 4x16 (height, width), which must divide the image's; the "
-        "preset's by default.",
+        "model's by default.",
         metavar="SIZE",
     ),
 ]
 Channels = Annotated[
     int | None,
     typer.Option(
-        help="Channels of a folder's images: 1 (gray), 3 or 4 (with transparency), or the bands of files that have "
-        "more; the preset's by default."
+        help="Channels of a folder's images: 1 (gray), 3, 4 (with transparency), or the number of bands in files of "
+        "arrays; the model's by default."
     ),
 ]
 ListPresets = Annotated[
@@ -153,7 +157,7 @@ ListPresets = Annotated[
     typer.Option("--list-presets", help="Show the presets and exit.", is_eager=True, callback=list_presets),
 ]
 ClassTokens = Annotated[
-    int, typer.Option(help="Class tokens of the encoder, 0 to 8; their mean is the image's feature vector.")
+    int, typer.Option(help="Number of class tokens, 0 to 8; their mean is an image's feature vector.")
 ]
 PretrainSizeChoice = Annotated[
     PretrainSize | None,
@@ -166,7 +170,7 @@ BaseLearningRate = Annotated[
     float | None,
     typer.Option(
         help="Learning rate for a batch of 256, scaled with the batch; the recipe's by default, which for photos "
-        "goes by the batch."
+        "depends on the batch."
     ),
 ]
 OptimizerChoice = Annotated[
@@ -180,26 +184,26 @@ ScheduleChoice = Annotated[
     ),
 ]
 DecayEpochs = Annotated[
-    int | None, typer.Option(help="Epochs of the decay of --schedule wsd; a fifth of the epochs by default.")
+    int | None, typer.Option(help="Epochs of the decay with --schedule wsd; a fifth of the epochs by default.")
 ]
 MaskRatio = Annotated[float | None, typer.Option(help="Fraction of the patches to remove; the recipe's by default.")]
 MaskingChoice = Annotated[
     MaskingName | None,
     typer.Option(
-        help="How to choose the patches to remove, the recipe's way by default; a color is noise of one band of "
-        "frequencies."
+        help="Way to choose the patches to remove; a color is noise of one band of frequencies; the recipe's by "
+        "default."
     ),
 ]
 MaskCell = Annotated[
     int | None,
     typer.Option(
-        help="Patches along each side of the cells that random masks are drawn for; the recipe's by default."
+        help="Patches along each side of the cells that --masking random removes as a whole; the recipe's by default."
     ),
 ]
 NormPixLoss = Annotated[
     bool | None,
     typer.Option(
-        help="Predict each patch normalized by its own mean and deviation, not its pixels; the recipe's by default."
+        help="Predict each patch normalized by its own mean and deviation, or its pixels; the recipe's by default."
     ),
 ]
 TargetChoice = Annotated[
@@ -208,7 +212,8 @@ TargetChoice = Annotated[
 Teacher = Annotated[
     str | None,
     typer.Option(
-        help="Model whose features of each patch are predicted: a file or folder of ours or of another library's."
+        help="Model whose features of each patch are predicted: a file or folder of ours or of another library's; "
+        "none by default."
     ),
 ]
 MasksPerImage = Annotated[
@@ -217,22 +222,22 @@ MasksPerImage = Annotated[
 DecoderChoice = Annotated[
     DecoderName | None,
     typer.Option(
-        help="Kind of decoder: the method's own, or one whose tokens attend to the encoder's only; the recipe's "
-        "by default."
+        help="Kind of decoder: the method's own (self_attention), or one whose mask tokens attend to the encoder's "
+        "tokens only (cross_attention); the recipe's by default."
     ),
 ]
 FuseBlocks = Annotated[
     str | None,
     typer.Option(
-        help="Blocks of the encoder that the decoder reads fused, such as 0,2,-1; the recipe's by default.",
+        help="Indices of the encoder's blocks that the decoder reads fused, such as 0,2,-1; the recipe's by default.",
         metavar="N,N,...",
     ),
 ]
 BandGroups = Annotated[
     str | None,
     typer.Option(
-        help="Groups of bands, from 0, that a normalized target standardizes each by itself, such as 0,1,2/3,4; all "
-        "together by default.",
+        help="Groups of bands, counted from 0, each of which a normalized target standardizes by itself, such as "
+        "0,1,2/3,4; by default all bands are one group.",
         metavar="N,N/N,N",
     ),
 ]
@@ -245,15 +250,15 @@ PredictRatio = Annotated[
 CropArea = Annotated[
     float | None,
     typer.Option(
-        help="Smallest share of a folder's image that a random crop keeps, the recipe's by default; 1 turns "
-        "crops and flips off."
+        help="Smallest share of a folder's image that a random crop keeps; 1 turns crops and flips off; the recipe's "
+        "by default."
     ),
 ]
 Shift = Annotated[
     float | None,
     typer.Option(
-        help="Move images at random by up to this fraction of their size, in place of --crop-area, the recipe's "
-        "by default: for images that an object fills, and for arrays."
+        help="Move images at random by up to this fraction of their size, 0 to 0.25, in place of --crop-area: for "
+        "images that one object fills, or that already have one size; the recipe's by default."
     ),
 ]
 Flip = Annotated[
@@ -267,36 +272,39 @@ Flip = Annotated[
 Validation = Annotated[
     float | None,
     typer.Option(
-        help="Share of the images to hold out and to validate on after every epoch, such as 0.1; none by default.",
+        help="Share of the images to hold out and to validate on after every epoch, such as 0.1; by default none.",
         metavar="SHARE",
     ),
 ]
-CropsPerImage = Annotated[int, typer.Option(help="Random crops to take from each decoded image.")]
+CropsPerImage = Annotated[int, typer.Option(help="Number of random crops to take of each decoded image.")]
 DtypePolicy = Annotated[Precision, typer.Option(help="Keras dtype policy.")]
 PretrainSeed = Annotated[int, typer.Option(help="Random seed for weights, masks and data order.")]
 Watch = Annotated[
     int | None,
-    typer.Option(help="Draw reconstructions every N epochs, in watch/ in the run directory.", metavar="N"),
+    typer.Option(
+        help="Draw reconstructions every N epochs, in watch/ in the run directory; by default none.", metavar="N"
+    ),
 ]
 WatchImages = Annotated[
     list[Path] | None,
     typer.Option(
-        help="Image file that --watch draws, in place of images of the data; may be given several times.",
+        help="Image file for --watch to draw, in place of images of the data; may be given several times.",
         metavar="FILE",
     ),
 ]
 ProbeEvery = Annotated[
     int | None,
     typer.Option(
-        help="Classify labeled images by their features' nearest neighbors every N epochs, for history.csv.",
+        help="Classify labeled images by their features' nearest neighbors every N epochs, for history.csv; by "
+        "default never.",
         metavar="N",
     ),
 ]
 ProbeData = Annotated[
     str | None,
     typer.Option(
-        help="Labeled images for --probe-every: digits, fashion_mnist, or a folder with one folder of images per "
-        "class; DATA by default.",
+        help="Labeled images for --probe-every: digits, fashion_mnist, or a folder with one folder of images for "
+        "each class; DATA by default.",
         metavar="DATA",
     ),
 ]
@@ -304,8 +312,8 @@ RankMeEvery = Annotated[
     int | None,
     typer.Option(
         "--rankme-every",
-        help="Measure every N epochs how many dimensions the features of up to 2,000 images use, for history.csv: no "
-        "labels are needed.",
+        help="Measure every N epochs how many dimensions the features of up to 2,000 images use, for history.csv, "
+        "without labels; by default never.",
         metavar="N",
     ),
 ]

@@ -20,13 +20,13 @@ class Start:
     """What a run begins with.
 
     Attributes:
-        name: What it is called.
-        preset: Name of the preset; `None` with other weights.
-        image_shape: Its shape of images.
-        patch_size: Size of a patch (height, width).
+        name: Name of the preset, or of the other model's file.
+        preset: Name of the preset; `None` with another model's weights.
+        image_shape: Shape (height, width, channels) of the images of the preset, or of the other model.
+        patch_size: Size (height, width) of a patch in pixels.
         class_tokens: Number of class tokens.
-        loaded: Model whose weights it begins with, if it does.
-        metadata: JSON values that tell these weights from others.
+        loaded: Model whose weights the run begins with; `None` for new weights.
+        metadata: JSON values that tell these weights from others; `None` for new weights.
     """
 
     name: str
@@ -49,10 +49,10 @@ class Start:
         """Return the `MaskedAutoencoder` to train.
 
         Args:
-            image_shape: Shape of the images.
-            decoder: Kind of its decoder.
-            new_decoder: Whether the decoder is new in any case.
-            say: Function called with a line on what is taken of other weights, if there are any.
+            image_shape: Shape (height, width, channels) of the images.
+            decoder: Kind of the decoder.
+            new_decoder: Whether the decoder is new even if the other model has one.
+            say: Function called with a line on what is taken from another model, if there is one.
             arguments: Other arguments of the model.
         """
         import keras_mae
@@ -75,7 +75,7 @@ class Start:
 def start(
     data: str, model: str | None, weights: str | None, patch_size: str | None, class_tokens: int, new_decoder: bool
 ) -> Start:
-    """Return what a run begins with; the arguments are options of the command.
+    """Return what a run begins with; the arguments are options of `keras-mae pretrain`.
 
     Raises:
         ValueError: If the options do not go together.
@@ -97,7 +97,7 @@ def start(
         )
     loaded, metadata = _loaded(weights)
     encoder = getattr(loaded, "encoder", loaded)
-    # A number of 1 may not have been typed.
+    # 1 is the default, so it may not have been typed.
     said = {"patch_size": patch, "class_tokens": None if class_tokens == 1 else class_tokens}
     for name, value in said.items():
         if value is not None and value != getattr(encoder, name):
@@ -108,7 +108,7 @@ def start(
 
 
 def _loaded(weights: str) -> tuple[Any, dict[str, Any]]:
-    """Return the model in a file, and what tells it from others."""
+    """Return the model in a file or folder, and JSON values that tell it from others."""
     from keras_mae import _files, convert
 
     found = convert.located(weights, published=True)

@@ -1,4 +1,4 @@
-"""What a command was told: by its options, by --set and by a recipe file; and how a run writes it down."""
+"""What a command was told, by its options, by --set and by a recipe file, and how a run writes it down."""
 
 from __future__ import annotations
 
@@ -55,19 +55,19 @@ TABLES: dict[str, tuple[str, ...]] = {
         "checkpoint_steps",
     ),
 }
-"""Options that a recipe file holds, by table; those that are fields of the recipe are in "training"."""
+"""Options that a recipe file holds, by table; fields of the recipe are in the table "training"."""
 UNWRITTEN = ("list_presets", "recipe_file", "set_", "out", "resume", "allow_changed")
-"""Options that say where and whether to run, and not what."""
+"""Options that say where and whether to run, not what."""
 _COMMANDS = {"pretrain": "pretrain", "finetune": "fine_tune", "probe": "linear_probe"}
 
 
 @dataclass
 class Beside:
-    """What a command was told in other ways than by options.
+    """What a command was told by other means than its options.
 
     Attributes:
         path: Path of the recipe file, if there is one.
-        filed: Values that it says, by name.
+        filed: Values in the recipe file, by name.
         typed: Values of --set, by name.
     """
 
@@ -78,7 +78,7 @@ class Beside:
 
 @dataclass
 class Told:
-    """What a command was told, and who said it.
+    """What a command was told, and by which means.
 
     Args:
         context: Context of the command.
@@ -88,22 +88,22 @@ class Told:
 
     @property
     def beside(self) -> Beside:
-        """What was said in other ways than by options."""
+        """What the command was told by other means than its options."""
         return _said(self.context)
 
     @property
     def fields(self) -> dict[str, Any]:
-        """Values of the recipe's fields that the file says, by name."""
+        """Values of the recipe's fields in the recipe file, by name."""
         return self._fields(self.beside.filed)
 
     def given(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return options that are fields of the recipe, together with those of --set.
+        """Return the options that are fields of the recipe, together with those of --set.
 
         Args:
             options: Options by the names of fields, `None` for those that were not given.
 
         Raises:
-            ValueError: If one is given in both ways.
+            ValueError: If one is given by both.
         """
         typed = self._fields(self.beside.typed)
         twice = [name for name in self.beside.typed if self._is_typed(name) or options.get(name) is not None]
@@ -113,7 +113,7 @@ class Told:
         return {**options, **dict.fromkeys(unsaid), **typed}
 
     def check_size(self, size: Any) -> None:
-        """Raise ValueError if --size would choose numbers that the recipe file says itself."""
+        """Raise a `ValueError` if --size would choose numbers that the recipe file itself holds."""
         filed, typed = self.beside.filed.get("size"), self._is_typed("size") or "size" in self.beside.typed
         if self.fields and typed and filed not in (None, size):
             raise ValueError(
@@ -122,11 +122,11 @@ class Told:
             )
 
     def settings(self, default: str, **resolved: Any) -> Settings:
-        """Return what goes into the run's recipe file beside the recipe.
+        """Return what goes into the run's recipe file beside the recipe: (value, origin) by name, by table.
 
         Args:
-            default: Where values come from that the data decide.
-            resolved: Values of options that were not given, by name.
+            default: Origin of the values that the data decide.
+            resolved: Final values of options, by name, such as those that the data decide.
         """
         return {
             table: {name: self._setting(name, default, resolved) for name in names if name in self.context.params}
@@ -142,7 +142,7 @@ class Told:
         return (resolved[name], default) if name in resolved else (value, "default")
 
     def _has_default(self, name: str) -> bool:
-        """Return whether an option has a value, the seed 0 for example, where nobody says one."""
+        """Return whether an option has a value, such as the seed 0, even if none is given."""
         return any(param.name == name and param.default is not None for param in self.context.command.params)
 
     def _is_typed(self, name: str) -> bool:
@@ -155,7 +155,7 @@ class Told:
 
 # === Callbacks of --recipe and --set ===
 def take_file(context: typer.Context, path: Path | None) -> Path | None:
-    """Let a recipe file say what no option does; it must come before the other options are looked at."""
+    """Let a recipe file supply what no option gives; this must happen before the other options are processed."""
     from keras_mae.recipes import files
 
     if path is not None:
@@ -173,14 +173,14 @@ def take_file(context: typer.Context, path: Path | None) -> Path | None:
 
 
 def take_values(context: typer.Context, texts: list[str] | None) -> list[str]:
-    """Let KEY=VALUE say what no other option does; it must come before the other options are looked at."""
+    """Let KEY=VALUE supply what no option gives; this must happen before the other options are processed."""
     from keras_mae.recipes import files
 
     found = _said(context)
     for text in texts or []:
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
-            raise ValueError(f"`set` must be a name and a value: --set epochs=10. Received: {text!r}")
+            raise ValueError(f"`set` must be a name and a value, such as --set epochs=10. Received: {text!r}")
         table, _, key = name.strip().rpartition(".")
         content = {key: files.parsed(value.strip())}
         found.typed |= dict(_flat(context, {table: content} if table else content, "--set"))
@@ -194,20 +194,20 @@ def _said(context: typer.Context) -> Beside:
 
 
 def _use(context: typer.Context, found: Beside) -> None:
-    """Make values of options the defaults that the command line is completed with."""
+    """Make values from the file and --set the defaults of the options."""
     known = _fields_of(context)
     options = {param.name: param for param in context.command.params if param.name not in UNWRITTEN}
     context.obj = found
     context.default_map = {
         name: value
         for name, value in {**found.filed, **found.typed}.items()
-        # Of the recipe's fields only what the command needs before there is a recipe, such as the seed.
+        # Of the recipe's fields, only those that the command needs before there is a recipe, such as the seed.
         if name in options and value is not None and (name not in known or options[name].default is not None)
     }
 
 
 def _fields_of(context: typer.Context) -> set[str]:
-    """Return the names of the fields of the command's recipe that a file may say."""
+    """Return the names of the fields of the command's recipe that a file may hold."""
     return {one.name for one in fields(_kind(context))} - {"source", "changed", "origins"}
 
 

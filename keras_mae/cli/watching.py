@@ -1,4 +1,4 @@
-"""What `keras-mae pretrain` looks at while it trains: reconstructions, and scores of its features."""
+"""What `keras-mae pretrain` watches while it trains: reconstructions, and scores of the features."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def watched(
     bands: tuple[int, ...] | None = None,
     **levels: Any,
 ) -> list[Any]:
-    """Return the callback that draws reconstructions, if they are asked for, and print how to look at them.
+    """Return the callback that draws reconstructions, if it is asked for, and print how to look at them.
 
     Args:
         every_epochs: Epochs between pictures; `None` for none.
-        files: Images to draw in place of the data's examples.
+        files: Image files to draw in place of the data's examples.
         images: Data of the run.
         directory: Directory of the run.
         devices: What the run is spread over.
         bands: Bands to show, as for `Watch`.
-        levels: How files are read, as for `read_image`.
+        levels: Arguments of `read_image` by which the files are read.
     """
     import numpy as np
 
@@ -68,7 +68,7 @@ def probed(
         every_epochs: Epochs between scores; `None` for none.
         labeled: Labeled images, those of `data` by default.
         data: Name of the run's data, or their folder.
-        images: These data.
+        images: The run's data.
         devices: What the run is spread over.
         options: Other arguments of `open_probe`.
     """
@@ -87,7 +87,7 @@ def ranked(every_epochs: int | None, images: UnlabeledImages, devices: Devices) 
 
     Args:
         every_epochs: Epochs between measurements; `None` for none.
-        images: Data of the run; those that are held out are taken, if any are.
+        images: Data of the run; images that are held out are used if there are any.
         devices: What the run is spread over.
     """
     from keras_mae import training
