@@ -34,8 +34,8 @@ def merge_prepared(directory: str | Path, progress: Callable[[int, int], None] |
 
     Raises:
         ValueError: If a part is missing or not complete (the message says which), was prepared with other arguments
-            than the others or from another state of the folder of images, or a shard is missing or damaged. Nothing
-            is written then.
+            than the others or from a folder with other files, or a shard is missing or damaged. Nothing is written
+            then.
         OSError: If the manifest cannot be written.
 
     Example:
