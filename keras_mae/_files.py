@@ -11,13 +11,21 @@ import platform
 import re
 import shutil
 import tempfile
+import tokenize
 import warnings
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 UNFINISHED = ".writing-"
 """What the name of everything unfinished begins with; the process that writes it follows."""
+
+DAMAGED_HEADER = (ValueError, EOFError, tokenize.TokenError, SyntaxError)
+"""What NumPy raises for the header of a .npy file that is damaged."""
+DAMAGED_NPZ = (*DAMAGED_HEADER, zipfile.BadZipFile, zlib.error, KeyError, RuntimeError, MemoryError, OverflowError)
+"""What NumPy and `zipfile` raise for an .npz file that is damaged or something else."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CANNOT = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)

@@ -1,6 +1,7 @@
 """The detector of anomalies: each formula against NumPy's, SciPy's or scikit-learn's, and what is kept in a file."""
 
 import json
+import math
 
 import numpy as np
 import oracles
@@ -259,7 +260,9 @@ def test_a_saved_detector_scores_the_same_and_knows_its_model(fitted, scored, ma
 
 
 @of_no_backend
-@pytest.mark.parametrize("damage", ["text", "array", "pickle", "settings", "bank", "missing"])
+@pytest.mark.parametrize(
+    "damage", ["text", "array", "pickle", "settings", "bank", "nested", "infinite", "stream", "missing"]
+)
 def test_a_file_that_is_no_detectors_is_refused(fitted, mae, tmp_path, damage):
     path = tmp_path / "detector.npz"
     fitted.save(path)
@@ -276,6 +279,15 @@ def test_a_file_that_is_no_detectors_is_refused(fitted, mae, tmp_path, damage):
         np.savez(path, about=np.array(json.dumps({**about, "settings": {"methods": ["x"]}})))
     elif damage == "bank":
         np.savez(path, about=known["about"], bank=known["bank"][:, :5])
+    elif damage == "nested":
+        np.savez(path, about=np.array("[" * 100_000))
+    elif damage == "infinite":
+        np.savez(path, **{**known, "about": np.array(json.dumps({**about, "images": math.inf}))})
+    elif damage == "stream":
+        np.savez_compressed(path, **known)
+        content = bytearray(path.read_bytes())
+        content[100:200] = bytes(100)
+        path.write_bytes(content)
     else:
         path.unlink()
     with pytest.raises(ValueError, match=r"detector\.npz"):

@@ -1,5 +1,6 @@
 """Embeddings: files of features with names, that remember how they were made, from one call or several."""
 
+import contextlib
 import csv
 import json
 import os
@@ -209,6 +210,18 @@ def test_files_that_are_no_embeddings_or_damaged_are_one_clear_error(photos):
     assert (other.about, [*other.read_images([0])], len(other)) == ({}, [None], 2)
     with pytest.raises(ValueError, match="do not remember"):
         other.embed(helpers.encoder(), ["a"])
+
+
+@TORCH
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_damaged_byte_is_one_clear_error_or_none(tmp_path, save):
+    path = tmp_path / "x.npz"
+    save(path, features=np.ones((3, 4), "float32"), files=np.array(["a", "b", "c"]))
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x5A]) + whole[place + 1 :])
+        with contextlib.suppress(ValueError):
+            transfer.read_embeddings(path)
 
 
 # === One file in several goes ===

@@ -67,6 +67,15 @@ def test_files_and_folders_go_in_the_order_given_each_once(photos):
 
 
 @TORCH
+def test_a_npy_file_with_a_damaged_header_is_one_clear_error(photos):
+    np.save("x.npy", np.zeros((32, 32, 3), "uint8"))
+    whole = Path("x.npy").read_bytes()
+    Path("x.npy").write_bytes(whole.replace(b"'shape': (", b"'shape': [("))
+    with pytest.raises(ValueError, match="x.npy"):
+        helpers.classifier().predict_files("x.npy")
+
+
+@TORCH
 def test_a_prepared_folder_is_predicted_too(photos):
     keras_mae.data.prepare(photos, "shards", images_per_shard=5)
     found = helpers.classifier().predict_files("shards")

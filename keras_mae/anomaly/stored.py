@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +83,7 @@ def read(path: Path) -> tuple[Fitted, dict[str, Any], str]:
         raise ValueError(
             f"`path` must be a detector's .npz file. Received: {str(path)!r}, which does not exist"
         ) from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, TypeError, AttributeError, *_files.DAMAGED_NPZ) as error:
         rule = "a detector's .npz file, as AnomalyDetector.save writes it"
         received = f"{str(path)!r}, which is something else or damaged"
         raise ValueError(f"`path` must be {rule}. Received: {received}") from error

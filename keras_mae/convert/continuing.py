@@ -32,7 +32,8 @@ def continued(
 
     The encoder is the model's, for images of `image_shape`: see `ViTEncoder.copy`. So is the decoder, if the model
     has one of the kind that is asked for, which reads the same fused blocks, its images have as many channels, and
-    both predict pixels. Otherwise it is a new one, in the size of the preset with such an encoder, or else the paper's.
+    both predict pixels. Otherwise it is a new one, in the size of the preset with such an encoder, or else the
+    paper's.
 
     Args:
         weights: File, folder, "hf://user/name", or name of a published checkpoint, as for `from_preset`: a masked

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_mae import _files
 from keras_mae.data.levels import Levels, Numbers, UnclearNumbers, WrongBands, check_range, described
 from keras_mae.data.sizes import check_numbers, in_pixels
 
@@ -171,7 +172,10 @@ def npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     if version not in ((1, 0), (2, 0)):
         raise UnclearNumbers(f"it is a .npy file of version {version[0]}.{version[1]}, which holds no plain numbers")
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = header(file)
+    try:
+        shape, fortran, dtype = header(file)
+    except _files.DAMAGED_HEADER as error:
+        raise ValueError(f"its header is damaged: {error}") from error
     if dtype.hasobject:
         raise UnclearNumbers("it holds objects, which would have to be unpickled, and may run anything then")
     if any(side < 0 for side in shape):

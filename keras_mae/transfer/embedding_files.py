@@ -14,6 +14,7 @@ from numpy.lib import format as npy
 
 from keras_mae import _checks, _files, _optional
 from keras_mae._terminal import printable
+from keras_mae.data.array_images import npy_header
 
 __all__ = ["ENDINGS", "check_names", "checked_out", "read_npz", "write"]
 
@@ -119,7 +120,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
                 stored = entry.compress_type == zipfile.ZIP_STORED
                 arrays["features"] = _mapped(path, opened, entry) if stored else _read_entry(archive, entry)
             return arrays
-    except (zipfile.BadZipFile, ValueError, EOFError, KeyError, NotImplementedError, RuntimeError) as error:
+    except _files.DAMAGED_NPZ as error:
         raise ValueError(f"{str(path)!r} is not a whole .npz file of embeddings: {error}") from error
 
 
@@ -137,11 +138,9 @@ def _mapped(path: Path, opened: BinaryIO, entry: zipfile.ZipInfo) -> np.ndarray:
         entry.header_offset + 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
     )
     opened.seek(begin)
-    version = npy.read_magic(opened)
-    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, fortran_order, dtype = read(opened)
+    shape, fortran_order, dtype = npy_header(opened)
     offset = opened.tell()
-    if dtype.hasobject or offset - begin + dtype.itemsize * int(np.prod(shape, dtype=object)) != entry.file_size:
+    if offset - begin + dtype.itemsize * int(np.prod(shape, dtype=object)) != entry.file_size:
         raise ValueError("it does not hold as many features as it says")
     if not all(shape):  # an empty array cannot be mapped
         return np.zeros(shape, dtype)
