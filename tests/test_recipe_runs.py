@@ -104,10 +104,11 @@ def test_a_run_is_done_again_with_the_same_bits(keras_mae_command, tmp_path):
         "command line; the paper: 0.75",
         "the paper",
     )
-    assert (notes["model"], notes["class_tokens"], notes["precision"]) == (
+    assert (notes["model"], notes["class_tokens"], notes["precision"], notes["patch_size"]) == (
         "default for digits",
         "command line",
         "default",
+        "the model's",
     )
     assert PretrainRecipe.from_file(first / "recipe.toml") == keras_mae.training.RunDirectory(first).recipe
 

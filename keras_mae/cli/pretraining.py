@@ -237,8 +237,6 @@ def pretrain(
         )
         feed["metadata"] |= begin.metadata or {}
         shapes: dict[str, Any] = {"patch_size": shown(begin.patch_size)}
-        if begin.preset:
-            shapes["model"] = begin.preset
         if data not in BUILTIN:  # whose images have a size of their own
             shapes |= {"image_size": shown(images.train.image_shape[:2]), "channels": images.train.image_shape[2]}
         shape, backend = "x".join(map(str, images.train.image_shape)), keras.backend.backend()
@@ -265,7 +263,9 @@ def pretrain(
             bands=shown_bands(bands),
             callbacks=callbacks,
             saving=saving,
-            settings=told.settings(default_for(data), size=chosen, **shapes),
+            settings=told.settings(
+                default_for(data), shapes, size=chosen, **({"model": begin.preset} if begin.preset else {})
+            ),
         )
         say_files(devices, directory)
 

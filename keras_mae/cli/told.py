@@ -121,25 +121,26 @@ class Told:
                 f"Received: --size {size} --recipe {self.beside.path}"
             )
 
-    def settings(self, default: str, **resolved: Any) -> Settings:
+    def settings(self, default: str, of_model: Mapping[str, Any] | None = None, **resolved: Any) -> Settings:
         """Return what goes into the run's recipe file beside the recipe: (value, origin) by name, by table.
 
         Args:
-            default: Origin of the values that the data decide.
-            resolved: Final values of options, by name, such as those that the data decide.
+            default: Origin of the values in `resolved` that neither the command line nor the file gives.
+            of_model: Final values of options that the model decides unless they are given, by name.
+            resolved: Final values of other options, by name.
         """
+        own, known = of_model or {}, self.context.params
+        values = {**known, **own, **resolved}
+        origins = dict.fromkeys(own, "the model's") | dict.fromkeys(resolved, default)
         return {
-            table: {name: self._setting(name, default, resolved) for name in names if name in self.context.params}
+            table: {name: (values[name], self._origin(name, origins)) for name in names if name in known}
             for table, names in TABLES.items()
         }
 
-    def _setting(self, name: str, default: str, resolved: Mapping[str, Any]) -> tuple[Any, str]:
-        value = self.context.params[name]
+    def _origin(self, name: str, otherwise: Mapping[str, str]) -> str:
         if self._is_typed(name) or name in self.beside.typed:
-            return resolved.get(name, value), "command line"
-        if self.beside.filed.get(name) is not None:
-            return resolved.get(name, value), "recipe file"
-        return (resolved[name], default) if name in resolved else (value, "default")
+            return "command line"
+        return "recipe file" if self.beside.filed.get(name) is not None else otherwise.get(name, "default")
 
     def _has_default(self, name: str) -> bool:
         """Return whether an option has a value, such as the seed 0, even if none is given."""

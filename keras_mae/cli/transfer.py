@@ -224,7 +224,9 @@ def finetune(
             trainable_blocks=trainable_blocks,
             image_shape=shape,
             saving=saving,
-            settings=told.settings(default_for(data), size=chosen, image_size=shown(sides), **_resolved(held_out)),
+            settings=told.settings(
+                default_for(data), {"image_size": shown(sides)}, size=chosen, **_resolved(held_out)
+            ),
         )
         _say_end(devices, directory)
 

@@ -60,7 +60,8 @@ def embed(
             both with labels only if there are classes.
         model_file: File of the model, to be remembered with its checksum, so that other images can be embedded, too.
         pooling: Pooling, as for `extract_features`; by default a classifier's own, or "token", or "mean" for an
-            encoder without class tokens. If it is not a classifier's own, the features are its encoder's.
+            encoder without class tokens. With another pooling than its own, or with `block`, a classifier's features
+            are those of its encoder.
         block: Index of the encoder's block whose tokens are pooled, as for `extract_features`; the last by default.
         part: (I, N) for the I-th of N parts of the folder, counted from 1; `join_embeddings` joins them.
         batch_size: Images at a time.
