@@ -163,9 +163,9 @@ def draw_map(
     seed: Annotated[int, typer.Option(help="Random seed for umap and tsne.")] = 0,
     bands: Bands = None,
 ) -> None:
-    """Draw a map on which similar images lie close together.
+    """Draw a map of images by similarity.
 
-    It is a single HTML file to open in a browser: point at an image to see it, zoom with the wheel.
+    Similar images lie close together on it. It is a single HTML file to open in a browser: point at an image to see it, zoom with the wheel.
     """
     from keras_mae import _checks, _files, transfer, visualize
 

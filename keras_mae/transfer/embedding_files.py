@@ -109,19 +109,24 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 
     Raises:
         ValueError: If the file is something else, or damaged; the message names it.
-        OSError: If it cannot be read.
+        OSError: If it cannot be opened.
     """
-    try:
-        with path.open("rb") as opened, zipfile.ZipFile(opened) as archive:
-            entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
-            arrays = {name: _read_entry(archive, entry) for name, entry in entries.items() if name != "features"}
-            if "features" in entries:
-                entry = entries["features"]
-                stored = entry.compress_type == zipfile.ZIP_STORED
-                arrays["features"] = _mapped(path, opened, entry) if stored else _read_entry(archive, entry)
-            return arrays
-    except _files.DAMAGED_NPZ as error:
-        raise ValueError(f"{str(path)!r} is not a whole .npz file of embeddings: {error}") from error
+    with path.open("rb") as opened:
+        try:
+            return _arrays(path, opened)
+        except (OSError, *_files.DAMAGED_NPZ) as error:  # an OSError where it would be read before its beginning
+            raise ValueError(f"{str(path)!r} is not a whole .npz file of embeddings: {error}") from error
+
+
+def _arrays(path: Path, opened: BinaryIO) -> dict[str, np.ndarray]:
+    with zipfile.ZipFile(opened) as archive:
+        entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+        arrays = {name: _read_entry(archive, entry) for name, entry in entries.items() if name != "features"}
+        if "features" in entries:
+            entry = entries["features"]
+            stored = entry.compress_type == zipfile.ZIP_STORED
+            arrays["features"] = _mapped(path, opened, entry) if stored else _read_entry(archive, entry)
+        return arrays
 
 
 def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
