@@ -165,7 +165,8 @@ def draw_map(
 ) -> None:
     """Draw a map of images by similarity.
 
-    Similar images lie close together on it. It is a single HTML file to open in a browser: point at an image to see it, zoom with the wheel.
+    Similar images lie close together on it. It is a single HTML file to open in a browser: point at an image to see
+    it, zoom with the wheel.
     """
     from keras_mae import _checks, _files, transfer, visualize
 
