@@ -64,6 +64,11 @@ def test_a_folder_is_fine_tuned_at_a_rate_that_does_not_run_away(batch_size, rat
     assert choosing.changed_recipe(recipe, {"batch_size": batch_size}).learning_rate == pytest.approx(rate)
     assert choosing.untuned_recipe(SMALL, "digits") == SMALL
     assert choosing.untuned_recipe(FineTuneRecipe(), "photos/") == FineTuneRecipe()
+    for images in (200, 600, 6_000, 60_000):
+        tuned = FineTuneRecipe.for_size("small_images", images=images)
+        assert choosing.untuned_recipe(tuned, "photos/").learning_rate == pytest.approx(
+            1e-3 * min(tuned.batch_size / 32, 1)
+        )
 
 
 def test_an_option_counts_more_than_a_file_and_takes_along_what_follows_it():

@@ -53,11 +53,18 @@ def fitted_recipe(recipe: _Kind, data: str, **values: Any) -> _Kind:
 
 
 def untuned_recipe(recipe: _Kind, data: str) -> _Kind:
-    """Return the recipe as what it is for these data: for folders, whose images may be anything, it was not tuned."""
+    """Return the recipe as what it is for these data: for folders, whose images may be anything, it was not tuned.
+
+    Nor is its rate for fine-tuning lower there for few images, as it is for those that it was tuned on.
+    """
     from keras_mae.data import BUILTIN
+    from keras_mae.recipes.own import untuned_base_rate
     from keras_mae.recipes.sources import OWN, UNTUNED
 
-    return recipe if data in BUILTIN or recipe.source != OWN else replace(recipe, source=UNTUNED)
+    if data in BUILTIN or recipe.source != OWN:
+        return recipe
+    rate = untuned_base_rate(recipe.kind, recipe.batch_size) if recipe.kind == "fine_tune" else None
+    return replace(recipe, source=UNTUNED, base_learning_rate=rate or recipe.base_learning_rate)
 
 
 def default_for(data: str) -> str:

@@ -163,7 +163,9 @@ class Muon(CountsUpdates, keras.optimizers.Muon):
             )
             return
         stacked, back = _lying(self._direction(gradient, variable), self._parts[place])
-        self._move(variable, back(self.zeropower_via_newtonschulz5(stacked, self.ns_steps)), learning_rate.learning_rate)
+        self._move(
+            variable, back(self.zeropower_via_newtonschulz5(stacked, self.ns_steps)), learning_rate.learning_rate
+        )
 
     def _direction(self, gradient: Any, variable: Any) -> Any:
         """Add a gradient to the momentum, and return what is to be orthogonalized, float32."""
