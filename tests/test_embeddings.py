@@ -200,6 +200,9 @@ def test_files_that_are_no_embeddings_or_damaged_are_one_clear_error(photos):
         "none.npz": {"features": features[:0], "files": np.zeros(0, "U1")},
         "about.npz": {"features": features, "files": np.array(["a", "b"]), "about": np.array("[1]")},
     }
+    for entry in ('"part": 3', '"image_shape": [8, 8]', '"pixel_range": ["0", 255]', '"model": "m"', '"folder": 1'):
+        about = np.array(f"{{{entry}}}")
+        files[f"about {entry[1:5]}.npz"] = {"features": features, "files": np.array(["a", "b"]), "about": about}
     for name, content in files.items():
         path = photos.parent / name
         path.write_bytes(content) if isinstance(content, bytes) else np.savez(path, **content)

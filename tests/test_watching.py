@@ -53,13 +53,19 @@ def test_rankme_is_that_of_the_features_and_leaves_training_alone():
 
 
 @pytest.mark.backends("torch")
-def test_without_class_tokens_rankme_is_that_of_the_patches_mean():
+def test_without_class_tokens_features_are_the_patches_mean():
     encoder = keras_mae.ViTEncoder((8, 12, 1), 4, embed_dim=8, depth=1, num_heads=2, class_tokens=0)
     callback = RankMe(IMAGES, 1)
     callback.set_model(keras_mae.MaskedAutoencoder(encoder, keras_mae.MAEDecoder(8, depth=1, num_heads=2)))
     callback.on_train_begin()
     expected = transfer.rankme(transfer.extract_features(encoder, IMAGES, pooling="mean", progress=False).features)
     assert callback.measure() == {"rankme": expected}
+    labeled = (IMAGES, LABELS)
+    probe = OnlineProbe(labeled, labeled, 1)
+    probe.set_model(callback.model)
+    probe.on_train_begin()
+    own = transfer.extract_features(encoder, *labeled, pooling="mean", progress=False)
+    assert probe.measure()["knn_accuracy"] == transfer.knn_accuracy(own, own, k=20)
     callback.pooling = "token"
     with pytest.raises(ValueError, match="takes an encoder with class tokens"):
         callback.on_train_begin()

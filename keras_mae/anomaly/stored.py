@@ -83,6 +83,8 @@ def read(path: Path) -> tuple[Fitted, dict[str, Any], str]:
         raise ValueError(
             f"`path` must be a detector's .npz file. Received: {str(path)!r}, which does not exist"
         ) from None
+    except PermissionError:
+        raise
     except (OSError, TypeError, AttributeError, *_files.DAMAGED_NPZ) as error:
         rule = "a detector's .npz file, as AnomalyDetector.save writes it"
         received = f"{str(path)!r}, which is something else or damaged"

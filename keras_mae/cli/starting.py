@@ -112,7 +112,5 @@ def _loaded(weights: str) -> tuple[Any, dict[str, Any]]:
     from keras_mae import _files, convert
 
     found = convert.located(weights, published=True)
-    known = {"weights": Path(weights).name}
-    if found.is_file():
-        known["weights_sha256"] = _files.sha256(found)[:16]
+    known = {"weights": Path(weights).name, "weights_sha256": _files.sha256(found)[:16]}
     return convert.load(found).model, known

@@ -184,10 +184,15 @@ class RankMe(EpochScores):
 
     def measure(self) -> dict[str, float]:
         encoder = self.model.encoder
-        pooling = self.pooling or ("token" if encoder.class_tokens else "mean")
+        pooling = _pooling_for(encoder, self.pooling)
         found = transfer.extract_features(encoder, self.images, pooling=pooling, progress=False).features
         # A model that has come to nothing gets no score, and the run says why elsewhere.
         return {"rankme": transfer.rankme(found) if np.isfinite(found).all() else float("nan")}
+
+
+def _pooling_for(encoder: Any, asked: str | None) -> str:
+    """Return the pooling that was asked for, or that of an encoder's class tokens if it has any."""
+    return asked or ("token" if encoder.class_tokens else "mean")
 
 
 def _of_an_encoder(argument: str, pooling: Any) -> str:
@@ -209,8 +214,8 @@ class OnlineProbe(EpochScores):
         test: Pair (images, labels) to classify.
         every_epochs: Epochs between scores.
         recipe: Recipe of a linear or attentive probe; by default the 20 nearest neighbors vote instead.
-        pooling: Pooling of the neighbors' features, as in `transfer.extract_features`; "token" by default. A probe
-            has its recipe's.
+        pooling: Pooling of the neighbors' features, as in `transfer.extract_features`; by default "token", or "mean"
+            for an encoder without class tokens. A probe has its recipe's.
 
     Raises:
         ValueError: If an argument is out of range; in `fit`, if images, labels or pooling do not fit.
@@ -237,9 +242,10 @@ class OnlineProbe(EpochScores):
         self.train, self.test, self.recipe = train, test, recipe
 
     def on_train_begin(self, logs: Any = None) -> None:
-        check_pooling(self.model.encoder, self.recipe.pooling if self.recipe else self.pooling or "token")
+        encoder = self.model.encoder
+        check_pooling(encoder, self.recipe.pooling if self.recipe else _pooling_for(encoder, self.pooling))
         for images, _ in (self.train, self.test):
-            self.model.encoder.look(images, together=False)
+            encoder.look(images, together=False)
 
     def measure(self) -> dict[str, float]:
         began = time.perf_counter()
@@ -250,8 +256,9 @@ class OnlineProbe(EpochScores):
     def _neighbors(self) -> float:
         """Return the accuracy of the nearest neighbors' vote."""
         encoder = self.model.encoder
+        pooling = _pooling_for(encoder, self.pooling)
         voters, others = (
-            transfer.extract_features(encoder, images, labels, pooling=self.pooling, progress=False)
+            transfer.extract_features(encoder, images, labels, pooling=pooling, progress=False)
             for images, labels in (self.train, self.test)
         )
         return transfer.knn_accuracy(voters, others, k=min(20, len(voters.features)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,21 @@ from keras_mae.transfer.features import feature_batches
 __all__ = ["Embeddings", "asked_part", "encoder_of", "in_order", "read_embeddings"]
 
 _READ_AHEAD = 64  # images
+
+
+def _numbers(count: int, *kinds: type) -> Callable[[Any], bool]:
+    """Return a function that says whether a value is a list of so many numbers."""
+    return lambda value: isinstance(value, list) and len(value) == count and all(type(one) in kinds for one in value)
+
+
+_ABOUT: dict[str, Callable[[Any], bool]] = {
+    "model": lambda value: isinstance(value, dict) and all(isinstance(one, str | None) for one in value.values()),
+    "folder": lambda value: isinstance(value, str | None),
+    "image_shape": _numbers(3, int),
+    "pixel_range": _numbers(2, int, float),
+    "part": _numbers(2, int),
+}
+"""What the entries of `about` must be that anything is read by."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,6 +264,8 @@ def read_embeddings(file: str | Path) -> Embeddings:
             f"Received: {found}"
         )
     known = _files.parsed_json(str(about).encode(), str(path))
+    if wrong := [name for name, is_right in _ABOUT.items() if name in known and not is_right(known[name])]:
+        raise ValueError(f"{str(path)!r} is damaged, or was written by hand: {wrong[0]} is {known[wrong[0]]!r}")
     return Embeddings(features, files, labels, class_names, known)
 
 
