@@ -14,6 +14,7 @@ from keras_mae import data, distribution, training
 from keras_mae.data import fingerprints
 from keras_mae.data.drawing import balanced_draw
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe
+from keras_mae.training import feeding
 
 pytestmark = pytest.mark.backends("torch")
 
@@ -415,3 +416,14 @@ def test_classes_without_images_to_train_on_are_named(tmp_path):
     with pytest.warns(UserWarning, match="1 of the 4 classes have no images in .*photos.: out$") as warned:
         training.open_labeled(photos, (8, 8, 3), test=saved_images(tmp_path / "few", ["cats"]))
     assert len(warned) == 1
+
+
+def test_few_labels_are_validated_on_few_test_images(monkeypatch):
+    monkeypatch.setattr(feeding, "_FEWEST_VALIDATED", 50)
+    for labels, validated in ((20, 50), (90, 90), (None, 360)):
+        images = training.open_labeled("digits", (8, 8, 1), num_labels=labels)
+        feed = images.feed(FineTuneRecipe.for_size("small_images"))
+        seen = images_of(feed["validation_data"])
+        assert (len(seen), len(images_of(feed["test"]))) == (validated, 360)
+        places = np.linspace(0, 359, validated).round().astype(int)
+        np.testing.assert_array_equal(seen, images.test.batch(places)[0])

@@ -93,7 +93,8 @@ Validation = Annotated[
     float | None,
     typer.Option(
         help="Share of the training images to hold out and to validate on after every epoch, such as 0.2; by default "
-        "0.1 with --best-epoch or --patience, or else none: the evaluation images are validated on.",
+        "0.1 with --best-epoch or --patience, or else none: evaluation images are validated on, no more of them than "
+        "there are training images, or 1,000.",
         metavar="SHARE",
     ),
 ]

@@ -57,6 +57,9 @@ __all__ = [
     "open_unlabeled",
 ]
 
+_FEWEST_VALIDATED = 1000
+"""Test images to validate on after every epoch, at least, where none are held out for it."""
+
 
 class PretrainingFeed(TypedDict):
     """What `run_pretraining` is told of its data, by the names of its arguments."""
@@ -177,6 +180,9 @@ class LabeledImages:
             workers: Parallel calls or processes that load, as there.
             changes: Fields of the recipe with values of their own; `None` stands for the recipe's.
 
+        Without `validation`, the validation data are of `test`: as many images, evenly spread, as are trained on, but
+        at least 1,000, so that few labels are not trained on for minutes and evaluated for hours.
+
         Raises:
             ValueError: If the recipe is for something else, does not fit the data or the devices, or chooses an epoch
                 and no images are held out for that.
@@ -187,8 +193,9 @@ class LabeledImages:
         loading: dict[str, Any] = {"loader": loader, "workers": workers}
         test = evaluation_batches(self.test, recipe, **loading)
         held_out: Any = test
-        if self.validation is not None or distribution.current().replicas > 1:
-            held_out = _validation(self.validation or self.test, recipe, **loading)
+        some = self.validation or _some_of(self.test, max(len(self.train), _FEWEST_VALIDATED))
+        if some is not self.test or distribution.current().replicas > 1:
+            held_out = _validation(some, recipe, **loading)
         checked_choice(recipe, None if self.validation is None else held_out, test)
         return {
             "dataset": training_batches(self.train, recipe, len(self.class_names), **loading),
@@ -197,6 +204,13 @@ class LabeledImages:
             "validation_data": held_out,
             "metadata": dict(self.metadata),
         }
+
+
+def _some_of(source: Source, count: int) -> Source:
+    """Return so many of a source's images, evenly spread, or all if there are no more."""
+    if len(source) <= count:
+        return source
+    return Subset(source, np.linspace(0, len(source) - 1, count).round().astype(int))
 
 
 def _validation(source: Source, recipe: Recipe, **loading: Any) -> Any:
@@ -299,7 +313,7 @@ def open_labeled(
             of the folder, at least one image, is held out for that. The built-in data sets have a test set of their
             own.
         validation: Share of the labeled images to train on that is held out, to validate on after every epoch; none
-            by default, where `test` is what is validated on.
+            by default, where images of `test` are what is validated on.
         num_labels: Number of labeled images to train on; all by default.
         balanced: Whether `num_labels` are as many of each class, or as nearly as there are images of them, as
             `keras-mae --num-labels` takes them; by default they are drawn from all images alike.
