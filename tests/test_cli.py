@@ -143,6 +143,7 @@ def test_a_folder_that_vanishes_is_one_clear_line_and_nothing_is_lost(
         (["pretrain", "--class-tokens", "9"], "must be an integer in [0, 8]. Received: class_tokens=9"),
         (["pretrain", "--epochs", "many"], "Invalid value for '--epochs'"),
         (["pretrain", "--image-size", "32"], "`image_size` goes with a folder of images"),
+        (["pretrain", "--crop-area", "0.5"], "`crop_area` cuts crops out of images in sizes of their own"),
         (["pretrain", "--masking", "spiral"], "'spiral' is not one of 'random', 'block', 'grid', 'green'"),
         (["pretrain", "empty"], "`directory` must hold images"),
         (["pretrain", "--fast"], "No such option"),

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "changed_recipe",
+    "check_crops",
     "chosen_recipe",
     "default_for",
     "default_size",
@@ -158,3 +159,12 @@ def resumed_recipe(recipe: _Kind, begun: Recipe | None, given: dict[str, Any], s
     return replace(
         begun, **forgotten, changed=tuple(name for name in begun.changed if name in now | {*recipe.changed})
     )
+
+
+def check_crops(crop_area: float | None, sized: bool) -> None:
+    """Raise ValueError if --crop-area asks for crops of images that all have one size, and are taken whole."""
+    if sized and crop_area not in (None, 1):
+        raise ValueError(
+            "`crop_area` cuts crops out of images in sizes of their own, and these all have one: --shift moves them. "
+            f"Received: --crop-area {crop_area}"
+        )

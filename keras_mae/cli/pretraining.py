@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from keras_mae.cli.choosing import chosen_recipe, default_for, default_size, sized_recipe
+from keras_mae.cli.choosing import check_crops, chosen_recipe, default_for, default_size, sized_recipe
 from keras_mae.cli.options import (
     AccumulationSteps,
     AllowChanged,
@@ -215,6 +215,7 @@ def pretrain(
         if begun and given["warmup_epochs"] is None and "wsd" in (given["schedule"], told.fields.get("schedule")):
             given["warmup_epochs"] = begun.warmup_epochs  # a run that may now be made longer
         recipe = chosen_recipe(recipe, begun, given, size, told.fields)
+        check_crops(crop_area, images.train.sized)
         if flip and begun is None and not (recipe.crop_area and not images.train.sized) and not recipe.shift:
             raise ValueError(
                 "`flip` mirrors images that are cropped or moved, and these are taken whole: give --shift as well. "

@@ -10,6 +10,7 @@ import typer
 from keras_mae.cli.choosing import (
     MOST_IN_FOLDERS,
     SMALL_IMAGES,
+    check_crops,
     chosen_recipe,
     default_for,
     default_size,
@@ -208,11 +209,7 @@ def finetune(
         if data == "digits":  # which mean nothing, or another digit, in a mirror
             recipe = fitted_recipe(recipe, data, flip=False)
         recipe = chosen_recipe(recipe, begun_recipe(directory, resume), given, size, told.fields)
-        if crop_area not in (None, 1) and images.train.sized:
-            raise ValueError(
-                "`crop_area` cuts crops out of images in sizes of their own, and these all have one: --shift moves "
-                f"them. Received: --crop-area {crop_area}"
-            )
+        check_crops(crop_area, images.train.sized)
         feed = images.feed(recipe, loader=loader, workers=workers)
         say(devices, feed["recipe"])
         say_plan(devices, feed["recipe"])
