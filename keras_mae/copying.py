@@ -1,15 +1,64 @@
-"""Copies of a masked autoencoder: its parts with their weights, for other images."""
+"""Copies of an encoder and of a masked autoencoder: with their weights, for other images."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from keras_mae import _checks
+from keras import ops
 
-__all__ = ["copied_parts"]
+from keras_mae import _checks, pixels
+from keras_mae.patches import mix_channels
+from keras_mae.positions import resize_positions
 
+__all__ = ["copied_encoder", "copied_parts"]
+
+_OF_ENCODER = ("image_shape", "drop_path_rate", "pixel_range", "window", "global_blocks", "seed", "name", "dtype")
 _OWN = ("masking", "masks_per_image", "predict_ratio", "seed", "name")
 _OF_PARTS = ("image_shape", "dtype")
+
+
+def copied_encoder(encoder: Any, changes: dict[str, Any]) -> Any:
+    """Return an encoder that has the weights of another one and differs in `changes`; see `ViTEncoder.copy`.
+
+    Args:
+        encoder: A `ViTEncoder`.
+        changes: Arguments of its `copy`.
+
+    Raises:
+        ValueError: If its weights depend on one of them.
+    """
+    image_shape = _checks.image_shape(changes.get("image_shape", encoder.image_shape))
+    other_channels = image_shape[2] != encoder.image_shape[2]
+    allowed = {*_OF_ENCODER, "final_norm", *(("pixel_mean", "pixel_std") if other_channels else ())}
+    if set(changes) - allowed or changes.get("final_norm", encoder.final_norm) not in (False, encoder.final_norm):
+        raise ValueError(
+            f"A copy may differ in {', '.join(f'`{name}`' for name in _OF_ENCODER)}, and lack the final norm; with "
+            "another number of channels also in `pixel_mean` and `pixel_std`; not in what its weights depend on. "
+            f"Received: {changes}"
+        )
+    pixel_range = changes.get("pixel_range", encoder.pixel_range)
+    mean, std = pixels.rescaled(encoder.pixel_mean, encoder.pixel_std, encoder.pixel_range, pixel_range)
+    fitting: dict[str, Any] = {"pixel_mean": mean, "pixel_std": std}
+    if other_channels:
+        share = mix_channels(encoder.image_shape[2], image_shape[2])
+        share = share / share.sum(axis=0)
+        fitting = {name: values @ share for name, values in fitting.items()}
+    if changes.get("window", encoder.window) is None:
+        fitting["global_blocks"] = None
+    copied = type(encoder).from_config({**encoder.get_config(), **fitting, **changes})
+    kept = encoder.weights
+    if not copied.final_norm and encoder.norm is not None:
+        kept = [weight for weight in kept if not any(weight is own for own in encoder.norm.weights)]
+    for new, old in zip(copied.weights, kept, strict=True):
+        if other_channels and any(old is own for own in encoder.patch_embedding.weights):
+            continue
+        value = ops.convert_to_numpy(old)
+        if old is encoder.position_embedding:
+            value = resize_positions(value, encoder.grid, copied.grid)
+        new.assign(value)
+    if other_channels:
+        copied.patch_embedding.load_from(encoder.patch_embedding)
+    return copied
 
 
 def copied_parts(mae: Any, changes: dict[str, Any]) -> dict[str, Any]:

@@ -11,15 +11,17 @@ from keras import ops
 
 from keras_mae import _checks, pixels
 from keras_mae._types import Tensor
+from keras_mae.copying import copied_encoder
 from keras_mae.feature_maps import FeatureMaps
 from keras_mae.first_batch import ChecksImages
 from keras_mae.from_preset import PresetFiles
 from keras_mae.ops import add_shared
-from keras_mae.patches import PatchEmbedding, check_ids_keep, mix_channels
+from keras_mae.patches import PatchEmbedding, check_ids_keep
 from keras_mae.pixels import BYTES, PixelRange
-from keras_mae.positions import resize_positions, resized_on_the_fly, sincos_positions
+from keras_mae.positions import resized_on_the_fly, sincos_positions
 from keras_mae.random import DROP_PATH, StepCounter, hash_noise
 from keras_mae.transformer import TransformerBlock, check_heads
+from keras_mae.window_attention import Windows, check_full_attention, checked_global_blocks, rearranged
 
 __all__ = ["ViTEncoder"]
 
@@ -54,10 +56,16 @@ class ViTEncoder(FeatureMaps, PresetFiles, ChecksImages, keras.Model):
         class_tokens: Number of learned class tokens in front of the patches, 0 to 8; the paper has one. They differ
             in their weights alone: all have the same position, the first row of the table, which stays zero in
             pre-training and is not used without class tokens.
+        window: Side in patches of the windows within which patches attend, for large images; `None` for full
+            attention, as in pre-training, which needs it. Weights are the same: `copy(window=14)` is how a
+            pre-trained encoder gets windows. Class tokens belong to every window and attend to all patches. Where
+            one window covers the image, attention is full.
+        global_blocks: Indices of the blocks that have full attention all the same, negative ones from the end; by
+            default the last of each quarter, as ViTDet has it: 2, 5, 8 and 11 of twelve.
 
     Call arguments:
         images: (batch, height, width, channels), integers or floats in `pixel_range`.
-        ids_keep: int32 (k * batch, kept), the patches to encode, k rows per image. All if `None`.
+        ids_keep: int32 (k * batch, kept), the patches to encode, k rows per image. All if `None`, as `window` needs.
         training: Whether drop path acts.
         maps: What `features` asks for, which is the way to ask.
 
@@ -74,7 +82,8 @@ class ViTEncoder(FeatureMaps, PresetFiles, ChecksImages, keras.Model):
         (5, 25, 64)
 
     Reference: "Masked Autoencoders Are Scalable Vision Learners", section 3 and appendix A.1. Several class tokens:
-    "In Pursuit of Pixel Supervision for Visual Pre-training" (Pixio), arXiv 2512.15715.
+    "In Pursuit of Pixel Supervision for Visual Pre-training" (Pixio), arXiv 2512.15715. Windows: "Exploring Plain
+    Vision Transformer Backbones for Object Detection" (ViTDet), section 3, arXiv 2203.16527.
     """
 
     def __init__(
@@ -94,6 +103,8 @@ class ViTEncoder(FeatureMaps, PresetFiles, ChecksImages, keras.Model):
         pixel_range: PixelRange = BYTES,
         seed: int = 0,
         class_tokens: int = 1,
+        window: int | None = None,
+        global_blocks: int | Sequence[int] | None = None,
         **kwargs: Any,
     ):
         kwargs.setdefault("name", "encoder")
@@ -117,6 +128,8 @@ class ViTEncoder(FeatureMaps, PresetFiles, ChecksImages, keras.Model):
         self.pixel_std = self._by_channel("pixel_std", pixel_std, std)
         self.seed = _checks.seed_int("seed", seed)
         self.class_tokens = _checks.int_within("class_tokens", class_tokens, 0, 8)
+        self.window = _checks.optional(_checks.positive_int, "window", window)
+        self.global_blocks = checked_global_blocks(self.window, global_blocks, depth)
 
         # === Layers ===
         policy = self.dtype_policy
@@ -253,10 +266,12 @@ class ViTEncoder(FeatureMaps, PresetFiles, ChecksImages, keras.Model):
                 order, is returned. Blocks above the highest are not run. `None` for the last block's output.
 
         Raises:
-            ValueError: If there is no such block.
+            ValueError: If there is no such block, or a windowed encoder is to encode some of the patches only.
         """
+        if ids_keep is not None:
+            check_full_attention(self.window)
         wanted = self.indices_of(-1 if blocks is None else blocks)
-        outputs = self.outputs_of(self.embed(images, ids_keep), training, wanted)
+        outputs = self.outputs_of(self.embed(images, ids_keep), self.grid, training, wanted)
         return outputs[0] if blocks is None else outputs
 
     def indices_of(self, blocks: Any) -> list[int]:
@@ -264,18 +279,29 @@ class ViTEncoder(FeatureMaps, PresetFiles, ChecksImages, keras.Model):
         rule = f"indices of blocks, from {-self.depth} to {self.depth - 1}"
         return [index % self.depth for index in _checks.indices("blocks", blocks, -self.depth, self.depth, rule)]
 
-    def outputs_of(self, x: Tensor, training: bool | None, wanted: list[int]) -> list[Tensor]:
-        """Return the outputs of these blocks, of the first one's input."""
+    def windows_of(self, block: int, grid: tuple[int, int]) -> Windows | None:
+        """Return the windows of a block for a grid of patches; `None` where attention is full."""
+        if self.window is None or self.window >= max(grid) or block in (self.global_blocks or ()):
+            return None
+        return Windows(grid, self.window, self.class_tokens)
+
+    def outputs_of(
+        self, x: Tensor, grid: tuple[int, int], training: bool | None, wanted: Sequence[int], first: int = 0
+    ) -> list[Tensor]:
+        """Return the outputs of these blocks, of what block `first` gets: tokens of a grid in reading order."""
         outputs = {}
-        drop_path = None
+        drop_path = before = None
         if training:
             drop_path = self._drop_path_noise(ops.shape(x)[0])
             self.step.advance()
-        for index, block in enumerate(self.blocks[: max(wanted) + 1]):
+        for index, block in enumerate(self.blocks[first : max(wanted) + 1], first):
+            windows = self.windows_of(index, grid)
+            x, before = rearranged(x, before, windows), windows
             # A frozen block is a fixed function: it drops nothing.
-            x = block(x, drop_path_noise=None if drop_path is None or not block.trainable else drop_path[:, index])
+            noise = None if drop_path is None or not block.trainable else drop_path[:, index]
+            x = block(x, drop_path_noise=noise, windows=windows)
             if index in wanted:
-                outputs[index] = x
+                outputs[index] = rearranged(x, windows, None)
         return [outputs[index] for index in wanted]
 
     def embed(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
@@ -302,11 +328,11 @@ class ViTEncoder(FeatureMaps, PresetFiles, ChecksImages, keras.Model):
 
         Args:
             changes: Arguments of `ViTEncoder` that differ: `image_shape`, `drop_path_rate`, `final_norm=False`,
-                `pixel_range`, `seed`, `name`, `dtype`. For images of another size the positions are resized
-                bicubically in two dimensions. For another number of channels, with `pixel_mean` and `pixel_std` of
-                their own if need be, the patch kernel is redistributed over them, so that an image with identical
-                channels gives the same tokens. With another `pixel_range` mean and deviation follow it, so that
-                images rescaled to it give the same tokens.
+                `pixel_range`, `window`, `global_blocks`, `seed`, `name`, `dtype`. For images of another size the
+                positions are resized bicubically in two dimensions. For another number of channels, with
+                `pixel_mean` and `pixel_std` of their own if need be, the patch kernel is redistributed over them, so
+                that an image with identical channels gives the same tokens. With another `pixel_range` mean and
+                deviation follow it, so that images rescaled to it give the same tokens.
 
         Returns:
             A `ViTEncoder`, its step counter at 0.
@@ -314,37 +340,7 @@ class ViTEncoder(FeatureMaps, PresetFiles, ChecksImages, keras.Model):
         Raises:
             ValueError: If another argument is given, or the new image does not fit the patches.
         """
-        image_shape = _checks.image_shape(changes.get("image_shape", self.image_shape))
-        other_channels = image_shape[2] != self.image_shape[2]
-        allowed = {"image_shape", "drop_path_rate", "final_norm", "pixel_range", "seed", "name", "dtype"}
-        allowed |= {"pixel_mean", "pixel_std"} if other_channels else set()
-        if set(changes) - allowed or changes.get("final_norm", self.final_norm) not in (False, self.final_norm):
-            raise ValueError(
-                "A copy may differ in `image_shape`, `drop_path_rate`, `pixel_range`, `seed`, `name`, `dtype`, and "
-                "lack the final norm; with another number of channels also in `pixel_mean` and `pixel_std`; not in "
-                f"what its weights depend on. Received: {changes}"
-            )
-        pixel_range = changes.get("pixel_range", self.pixel_range)
-        mean, std = pixels.rescaled(self.pixel_mean, self.pixel_std, self.pixel_range, pixel_range)
-        statistics: dict[str, Any] = {"pixel_mean": mean, "pixel_std": std}
-        if other_channels:
-            share = mix_channels(self.image_shape[2], image_shape[2])
-            share = share / share.sum(axis=0)
-            statistics = {name: values @ share for name, values in statistics.items()}
-        changes = {**statistics, **changes}
-        copied: ViTEncoder = type(self).from_config({**self.get_config(), **changes})
-        kept = self.weights
-        if not copied.final_norm and self.norm is not None:
-            kept = [weight for weight in kept if not any(weight is own for own in self.norm.weights)]
-        for new, old in zip(copied.weights, kept, strict=True):
-            if other_channels and any(old is own for own in self.patch_embedding.weights):
-                continue
-            value = ops.convert_to_numpy(old)
-            if old is self.position_embedding:
-                value = resize_positions(value, self.grid, copied.grid)
-            new.assign(value)
-        if other_channels:
-            copied.patch_embedding.load_from(self.patch_embedding)
+        copied: ViTEncoder = copied_encoder(self, changes)
         return copied
 
     def _drop_path_noise(self, rows: Any) -> Tensor | None:
@@ -381,4 +377,6 @@ class ViTEncoder(FeatureMaps, PresetFiles, ChecksImages, keras.Model):
             "pixel_range": self.pixel_range,
             "seed": self.seed,
             "class_tokens": self.class_tokens,
+            "window": self.window,
+            "global_blocks": self.global_blocks,
         }

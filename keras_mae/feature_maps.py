@@ -82,7 +82,7 @@ class FeatureMaps:
         grid = grid_of(images.shape, encoder.patch_size, channels, pad=pad)
         images = filled_up(images, (grid[0] * height, grid[1] * width), encoder.pixel_mean)
         tokens = encoder.tokens_of(encoder.patch_embedding(images), None, grid)
-        outputs = encoder.outputs_of(tokens, training, blocks)
+        outputs = encoder.outputs_of(tokens, grid, training, blocks)
         maps = [ops.reshape(x[:, encoder.class_tokens :], (-1, *grid, encoder.embed_dim)) for x in outputs]
         return [encoder.norm(x) for x in maps] if norm else maps
 

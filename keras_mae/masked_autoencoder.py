@@ -25,6 +25,7 @@ from keras_mae.reconstruction import Reconstruction, to_pictures, undo_normaliza
 from keras_mae.targets.patch_targets import PatchTargets, plain, restored, settled
 from keras_mae.train_step import Directed
 from keras_mae.unlabeled import Unlabeled
+from keras_mae.window_attention import check_full_attention
 
 __all__ = ["MaskedAutoencoder"]
 
@@ -109,6 +110,7 @@ class MaskedAutoencoder(PresetFiles, Unlabeled):
         kwargs.setdefault("autocast", False)
         super().__init__(**kwargs)
         self.encoder = _checks.instance("encoder", encoder, ViTEncoder)
+        check_full_attention(encoder.window)
         decoder = MAEDecoder(dtype=encoder.dtype_policy) if decoder is None else decoder
         self.decoder = _checks.instance("decoder", decoder, Decoder, "a keras_mae.MAEDecoder or another Decoder")
         masking = RandomMasking() if masking is None else masking
@@ -135,9 +137,7 @@ class MaskedAutoencoder(PresetFiles, Unlabeled):
         self._fused = () if fuse_blocks is None else fused_blocks(fuse_blocks, encoder.depth)
         self.fuse_blocks = None if fuse_blocks is None else tuple(fuse_blocks)
         self.fusion = fusion_of(len(self._fused), encoder, self.decoder)
-
         self._predicts_from = self.masking.num_kept(encoder.grid)
-
         self.psnr_tracker = keras.metrics.Mean(name="psnr")
         measured = [self.psnr_tracker] if self._targets.is_pixels else []
         self._directed = Directed(up=measured, down=[self.skipped_tracker])

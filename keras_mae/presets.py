@@ -26,6 +26,8 @@ ENCODER_ARGUMENTS = (
     "pixel_std",
     "pixel_range",
     "class_tokens",
+    "window",
+    "global_blocks",
 )
 
 

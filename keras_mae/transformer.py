@@ -28,6 +28,8 @@ class Attention(keras.layers.Layer):
 
     Call arguments:
         x: (batch, tokens, dim).
+        windows: `window_attention.Windows`, in whose order the tokens come, or any object with its `attention`. By
+            default every token attends to all.
 
     Returns:
         (batch, tokens, dim).
@@ -56,17 +58,25 @@ class Attention(keras.layers.Layer):
         qkv = ops.reshape(self.qkv(x), (-1, tokens, 3, self.num_heads, dim // self.num_heads))
         return list(ops.unstack(qkv, 3, axis=2))  # three slices would cost three gradients
 
-    def call(self, x: Tensor) -> Tensor:
-        mixed = ops.dot_product_attention(*self._query_key_value(x))
+    def call(self, x: Tensor, windows: Any = None) -> Tensor:
+        attention = ops.dot_product_attention if windows is None else windows.attention
+        mixed = attention(*self._query_key_value(x))
         return self.projection(ops.reshape(mixed, (-1, *x.shape[1:])))
 
-    def probabilities(self, x: Tensor) -> Tensor:
+    def probabilities(self, x: Tensor, allowed: Any = None) -> Tensor:
         """Return how much of each token every token takes, float32 (batch, heads, tokens, tokens); rows sum to 1.
 
         For pictures: `call` leaves it to the backend's fused attention, which never holds this matrix.
+
+        Args:
+            x: (batch, tokens, dim), in reading order.
+            allowed: Which tokens each token attends to, bool (tokens, tokens); all by default.
         """
         query, key, _ = (ops.cast(part, "float32") for part in self._query_key_value(x))
-        return ops.softmax(ops.einsum("bqhd,bkhd->bhqk", query, key) / math.sqrt(query.shape[-1]), axis=-1)
+        logits = ops.einsum("bqhd,bkhd->bhqk", query, key) / math.sqrt(query.shape[-1])
+        if allowed is not None:
+            logits = ops.where(ops.convert_to_tensor(allowed), logits, -1e9)
+        return ops.softmax(logits, axis=-1)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "num_heads": self.num_heads}
@@ -154,6 +164,7 @@ class TransformerBlock(keras.layers.Layer):
     Call arguments:
         x: (batch, tokens, dim).
         drop_path_noise: int32 (batch, 2), the draws for the two branches. No branch is dropped without it.
+        windows: Windows in which tokens attend, as for `Attention`.
 
     Returns:
         (batch, tokens, dim).
@@ -192,12 +203,12 @@ class TransformerBlock(keras.layers.Layer):
         for layer in (self.norm1, self.attention, self.norm2, self.mlp):
             layer.build(input_shape)
 
-    def call(self, x: Tensor, drop_path_noise: Tensor | None = None) -> Tensor:
+    def call(self, x: Tensor, drop_path_noise: Tensor | None = None, windows: Any = None) -> Tensor:
         def residual(branch: Tensor, which: int) -> Tensor:
             return branch if drop_path_noise is None else self.drop_path(branch, drop_path_noise[:, which])
 
         # `call`, not `__call__`: each costs eager PyTorch 0.1 ms of bookkeeping, which the block did already.
-        x = x + residual(self.attention.call(self.norm1.call(x)), 0)
+        x = x + residual(self.attention.call(self.norm1.call(x), windows), 0)
         return x + residual(self.mlp.call(self.norm2.call(x)), 1)
 
     def get_config(self) -> dict[str, Any]:

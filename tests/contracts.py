@@ -97,6 +97,10 @@ def encoder(**kwargs: Any) -> keras_mae.ViTEncoder:
     )
 
 
+def windowed(**kwargs: Any) -> keras_mae.ViTEncoder:
+    return encoder(window=2, global_blocks=(), **kwargs)
+
+
 def decoder(**kwargs: Any) -> keras_mae.MAEDecoder:
     model = keras_mae.MAEDecoder(
         8,
@@ -257,7 +261,7 @@ EXAMPLES: dict[str, Example] = {
     ),
     "PatchEmbedding": Example(patch_embedding, lambda layer: layer(IMAGES), of_images, last_layer),
     "TransformerBlock": Example(block, lambda layer: layer(TOKENS), sequential, last_layer),
-    "ViTEncoder": Example(encoder, lambda model: model(IMAGES), lambda model: model),
+    "ViTEncoder": Example(windowed, lambda model: model(IMAGES), lambda model: model),
     "MAEDecoder": Example(decoder, predict_patches, lambda model: model),
     "CrossAttentionDecoder": Example(cross_decoder, predict_from_blocks, lambda model: model),
     "MaskedAutoencoder": Example(mae, lambda model: model(IMAGES)["reconstruction"], lambda model: model),

@@ -49,6 +49,8 @@ def test_what_is_not_the_models_is_new():
     assert same(convert.continued(mae.encoder).encoder, mae.encoder)
     classifier = keras_mae.ViTClassifier(mae.encoder, 2, drop_path_rate=0.1)
     assert convert.continued(classifier).encoder.drop_path_rate == 0
+    windowed = mae.encoder.copy(window=2, global_blocks=())
+    assert same(convert.continued(windowed).encoder, mae.encoder)  # with full attention, which pre-training needs
     micro = keras_mae.ViTEncoder.from_preset("mae_vit_micro_patch2_8")
     assert convert.continued(micro).decoder.embed_dim == 64
     for wrong, message in (

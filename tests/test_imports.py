@@ -64,7 +64,7 @@ def test_import_costs_less_than_03_seconds(fresh_imports):
 # === Who may import whom ===
 LEAVES = {"_backend", "_checks", "_files", "_optional", "_types", "distribution", "from_preset", "ops", "random"}
 LEAVES |= {"_class_names", "_interrupt", "_saving", "_terminal", "first_batch", "fit_arguments", "pixels"}
-FIRST = {"patches", "pooling", "positions", "transformer", "masking", "presets"}
+FIRST = {"patches", "pooling", "positions", "transformer", "masking", "presets", "window_attention"}
 SECOND = {"cross_attention", "encoder", "decoder", "loss"}
 MODEL = {"copying", "fusion", "mask_inputs", "masked_autoencoder", "partial_prediction", "reconstruction", "targets"}
 MODEL |= {"train_step", "unlabeled"}
@@ -75,11 +75,11 @@ ALLOWED = {
     **{part: LEAVES for part in FIRST},
     **{part: LEAVES | FIRST for part in SECOND},
     "feature_maps": LEAVES | FIRST,
-    "encoder": LEAVES | FIRST | {"feature_maps"},
+    "encoder": LEAVES | FIRST | {"copying", "feature_maps"},
     "cross_attention": LEAVES | FIRST | {"decoder"},
     "train_step": LEAVES,
     "reconstruction": LEAVES | FIRST | SECOND,
-    "copying": LEAVES,
+    "copying": LEAVES | FIRST,
     "fusion": LEAVES | {"encoder", "decoder"},
     "targets": LEAVES | FIRST | SECOND,
     "mask_inputs": LEAVES | FIRST,

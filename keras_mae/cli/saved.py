@@ -94,6 +94,9 @@ def _facts(loaded: Any) -> dict[str, Any]:
         "encoder": _size(encoder),
         "class tokens": encoder.class_tokens,
     }
+    if encoder.window is not None:
+        in_full = ", ".join(map(str, encoder.global_blocks)) or "none"
+        rows["windows"] = f"{encoder.window} x {encoder.window} patches, full attention in blocks: {in_full}"
     if isinstance(loaded, keras_mae.MaskedAutoencoder):
         masking = loaded.masking
         rows |= {

@@ -64,7 +64,7 @@ def continued(
     shape = old.image_shape if image_shape is None else _checks.image_shape(image_shape)
     as_well: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
     changes: dict[str, Any] = {} if pixel_range is None else {"pixel_range": pixel_range}
-    encoder = old.copy(image_shape=shape, drop_path_rate=0.0, **changes, **as_well)
+    encoder = old.copy(image_shape=shape, drop_path_rate=0.0, window=None, **changes, **as_well)
     whole = not new_decoder and _keeps_decoder(loaded, decoder, shape, arguments)
     made = loaded.decoder.copy(image_shape=shape, **as_well) if whole else kind(**_decoder_sizes(old), **as_well)
     if say is not None:
@@ -81,6 +81,8 @@ def _taken(old: ViTEncoder, new: ViTEncoder, whole: bool) -> list[str]:
     channels = old.image_shape[2], new.image_shape[2]
     if channels[0] != channels[1]:
         said.append(f"channels: {channels[1]} in place of {channels[0]}")
+    if old.window is not None:
+        said.append("full attention in place of windows")
     return said
 
 

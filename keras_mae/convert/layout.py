@@ -144,8 +144,14 @@ class Layout(Format):
         return files.state
 
     def refuse(self, model: Any) -> None:
-        """Raise a `ValueError` for a model that the format cannot hold: here, for the number of its class tokens."""
+        """Raise a `ValueError` for a model that the format cannot hold: here, for class tokens and windows."""
         encoder = getattr(model, "encoder", model)
+        if encoder.window is not None:
+            raise ValueError(
+                f"A ViT in the format {self.name!r} has full attention in each block: save this one as 'keras' or "
+                "'preset', or its weights, which do not depend on windows, by way of `encoder.copy(window=None)`. "
+                f"Received: window={encoder.window}"
+            )
         if encoder.class_tokens not in self.class_tokens:
             raise ValueError(
                 f"A ViT in the format {self.name!r} has {self.class_tokens_in_words}: save this one as 'keras' or "

@@ -21,10 +21,8 @@ class _Front(keras.layers.Layer):
         self.built = True
 
     def call(self, images: Any) -> Any:
-        x = self.encoder.embed(images)
-        for block in self.encoder.blocks[: self.depth]:
-            x = block(x)
-        return x
+        encoder, x = self.encoder, self.encoder.embed(images)
+        return encoder.outputs_of(x, encoder.grid, False, [self.depth - 1])[0] if self.depth else x
 
 
 class _Back(keras.layers.Layer):
@@ -39,8 +37,8 @@ class _Back(keras.layers.Layer):
         encoder = self.classifier.encoder
         patches = ops.reshape(patches, (-1, encoder.num_patches, encoder.embed_dim))
         x = ops.concatenate([class_tokens, patches], axis=1)
-        for block in encoder.blocks[self.depth :]:
-            x = block(x)
+        if self.depth < encoder.depth:
+            [x] = encoder.outputs_of(x, encoder.grid, False, [encoder.depth - 1], first=self.depth)
         return self.classifier.head(self.classifier.features_of(x))
 
 

@@ -98,14 +98,22 @@ def attention(
     chosen = [layer % depth for layer in wanted]
 
     def stacked(encoder: ViTEncoder, images: Any) -> Any:
-        probabilities, x = {}, encoder.embed(images)
-        for index, block in enumerate(encoder.blocks[: max(chosen) + 1]):
-            if index in chosen:
-                probabilities[index] = block.attention.probabilities(block.norm1(x))
-            x = block(x)
-        return ops.stack([probabilities[index] for index in chosen], axis=1)
+        inputs = _inputs_of_blocks(encoder, images, max(chosen) + 1)
+        return ops.stack([_probabilities(encoder, index, inputs[index]) for index in chosen], axis=1)
 
     return run(model, stacked, images, batch_size)
+
+
+def _inputs_of_blocks(encoder: ViTEncoder, images: Any, count: int) -> list[Any]:
+    """Return what each of the first blocks gets: (batch, tokens, embed_dim) in reading order."""
+    x = encoder.embed(images)
+    return [x, *(encoder.outputs_of(x, encoder.grid, False, range(count - 1)) if count > 1 else ())]
+
+
+def _probabilities(encoder: ViTEncoder, index: int, x: Any) -> Any:
+    """Return how much of each token every token takes in a block, of the block's input."""
+    block, windows = encoder.blocks[index], encoder.windows_of(index, encoder.grid)
+    return block.attention.probabilities(block.norm1(x), None if windows is None else windows.allowed())
 
 
 def attention_rollout(model: Any, images: Any, batch_size: int = 32) -> np.ndarray:
@@ -129,13 +137,11 @@ def attention_rollout(model: Any, images: Any, batch_size: int = 32) -> np.ndarr
     """
 
     def rolled_out(encoder: ViTEncoder, images: Any) -> Any:
-        x = encoder.embed(images)
         identity = ops.eye(encoder.class_tokens + encoder.num_patches, dtype="float32")
         arrived = identity
-        for block in encoder.blocks:
-            taken = ops.mean(block.attention.probabilities(block.norm1(x)), axis=1) + identity
+        for index, x in enumerate(_inputs_of_blocks(encoder, images, encoder.depth)):
+            taken = ops.mean(_probabilities(encoder, index, x), axis=1) + identity
             arrived = ops.matmul(taken / ops.sum(taken, axis=-1, keepdims=True), arrived)
-            x = block(x)
         return arrived
 
     return run(model, rolled_out, images, batch_size)

@@ -67,6 +67,8 @@ def of_models(folder: Path) -> list[Group]:
         "embed_dim": (*COUNT, 6),
         "depth": COUNT,
         "class_tokens": (-1, 9, 1.5, "x", True),
+        "window": OPTIONAL_COUNT,
+        "global_blocks": (0, (), (9,), "x"),  # without windows
     }
     everywhere: dict[str, Any] = {
         "drop_path_rate": FRACTION,
@@ -135,6 +137,8 @@ def of_models(folder: Path) -> list[Group]:
                 "pixel_range": PIXEL_RANGE,
                 "seed": SEED,
                 "depth": (3,),
+                "window": OPTIONAL_COUNT,
+                "global_blocks": (0, (), (9,), "x"),
             },
         ),
         sweep(
