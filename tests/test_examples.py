@@ -284,3 +284,78 @@ def test_what_pictures_say_is_drawn_of_each_stage_and_target(run_here, tmp_path)
             assert f"norm_pix_loss={target}, {updates} updates" in text
     width, height = Image.open(tmp_path / "what_pictures_say.png").size
     assert width > 2 * height  # nine columns, two rows
+
+
+# === Scenes ===
+@pytest.fixture
+def packages(squares, tmp_path):
+    """Options that name white cut-outs and black photographs, laid out as the packages of Debian are, and squares."""
+    scenes = import_module("scenes")
+    stamps, backgrounds = tmp_path / "stamps", tmp_path / "backgrounds"
+    oval = np.hypot(*np.mgrid[-1:1:40j, -1:1:60j])
+    pixels = np.where(oval < 0.8, 255, 0).astype("uint8")[..., None].repeat(4, axis=-1)
+    for folder, word in ((folders[0], word) for folders in scenes.FOLDERS.values() for word in "abcdefgh"):
+        (stamps / folder).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(stamps / folder / f"{word}_1.png")
+        Image.fromarray(pixels).save(stamps / folder / f"{word}_mirror.png")
+    for name in (name for names in scenes.PHOTOGRAPHS.values() for name in names):
+        (backgrounds / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (450, 401)).save(backgrounds / f"{name}.jpg")
+    return ["--stamps", stamps, "--backgrounds", backgrounds, "--clothes", squares]
+
+
+@on_one_backend
+def test_scenes_are_pairs_whose_masks_say_what_is_where(run_here, packages, tmp_path):
+    scenes, out = import_module("scenes"), tmp_path / "scenes"
+    options = ("--count", 12, "--size", 96, "--sheet", tmp_path / "sheet.png")
+    run_here("scenes.py", "--out", out, *options, *packages)
+    dataset = keras_mae.data.pairs_from_directory(out, 96, 12, split="train", shuffle=False)
+    assert dataset.class_names == scenes.NAMES
+    [(images, masks)] = [tuple(map(np.asarray, batch)) for batch in dataset]
+    assert len(list((out / "masks" / "test").iterdir())) == 3
+    clear = (masks != scenes.IGNORED) & (masks != scenes.NAMES.index("clothes"))
+    assert ((images.mean(axis=-1) > 92) == (masks > 0))[clear].mean() > 0.995  # white cut-outs, in dimmed light
+    assert set(np.unique(masks)) == {*range(len(scenes.NAMES)), scenes.IGNORED}
+    assert 0.4 < (masks == 0).mean() < 0.9
+    places = dict(zip(scenes.PLACES, packages[1::2], strict=True))
+    image, mask = scenes.Scenes("train", **places).scene(7)
+    np.testing.assert_array_equal(image, images[7])
+    np.testing.assert_array_equal(mask, masks[7])
+    assert (scenes.Scenes("test", **places).scene(7)[1] != mask).any()
+    assert Image.open(tmp_path / "sheet.png").size == (10 * 96, 6 * 96)
+
+
+@on_one_backend
+def test_no_cut_out_is_in_both_parts_of_the_scenes(packages):
+    scenes = import_module("scenes")
+    train, test = (scenes.stamps_of(packages[1], scenes.FOLDERS["bird"], part) for part in scenes.PARTS)
+    assert [path.stem for path in train] == ["a_1", "b_1", "c_1", "e_1", "f_1", "g_1"]
+    assert [path.stem for path in test] == ["d_1", "h_1"]
+    assert not set(scenes.PHOTOGRAPHS["train"]) & set(scenes.PHOTOGRAPHS["test"])
+
+
+@on_one_backend
+def test_scenes_say_which_packages_are_missing(run_here, packages, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run_here("scenes.py", "--out", tmp_path / "scenes", *packages[:3], tmp_path / "nowhere", *packages[4:])
+    error = capsys.readouterr().err
+    assert "There is no " in error
+    assert "apt-get install tuxpaint-stamps-default mate-backgrounds lomiri-wallpapers-16.04 dataset-fash" in error
+    assert not (tmp_path / "scenes").exists()
+
+
+@on_one_backend
+def test_forests_set_the_bar_for_scenes(run_here, packages, tmp_path):
+    pytest.importorskip("skimage")
+    module, out = import_module("scenes_baselines"), tmp_path / "scores.json"
+    options = ("--scenes", 8, "--pixels", 50, "--tests", 3, "--trees", 5, "--out", out)
+    text = run_here("scenes_baselines.py", *options, *packages)
+    table = json.loads(out.read_text())
+    forests = [f"forest on colors{more}{end}" for more in ("", " and textures") for end in ("", ", weighted")]
+    assert list(table) == ["most frequent class", *forests]
+    assert 0 < table["most frequent class"]["mIoU"] < table["most frequent class"]["pixel accuracy"]
+    assert table["forest on colors"]["pixel accuracy"] > table["most frequent class"]["pixel accuracy"]
+    assert f"{100 * table['forest on colors']['mIoU']:5.1f} %" in text
+    counted = module.confusion(np.array([0, 0, 255, 1]), np.array([0, 1, 1, 1]))
+    assert counted[:2, :2].tolist() == [[1, 1], [0, 1]]
+    assert module.scores(counted) == {"mIoU": 0.5, "pixel accuracy": 2 / 3, "class accuracy": 0.75}
