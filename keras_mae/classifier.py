@@ -18,7 +18,7 @@ from keras_mae.from_preset import PresetFiles
 from keras_mae.frozen_features import TakesFeatures
 from keras_mae.labels import check_labels, check_loss, check_metrics, takes_classes, with_accuracy
 from keras_mae.loss import Accuracy, CrossEntropy
-from keras_mae.ops import Linear
+from keras_mae.ops import BatchNormalization, Linear
 from keras_mae.pooling import (
     AttentivePooling,
     check_pooling,
@@ -149,11 +149,9 @@ class ViTClassifier(PresetFiles, PredictsFiles, TakesFeatures, TrainStep):
             )
         ]
         if self.batch_norm:
-            statistics = {"center": False, "scale": False, "dtype": "float32"}
-            statistics["synchronized"] = (
-                keras.backend.backend() == "tensorflow"
-            )  # between replicas; JAX has one batch
-            head.insert(0, keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-6, **statistics))
+            head.insert(
+                0, BatchNormalization(momentum=0.9, epsilon=1e-6, center=False, scale=False, dtype="float32")
+            )
         self.head = keras.Sequential(head, name="head")
         self.head.build((None, pooled_width(self.encoder, pooling)))
         self.build((None, *self.encoder.image_shape))  # all parts are; `export` wants to have seen a shape

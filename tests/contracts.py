@@ -351,6 +351,9 @@ EXAMPLES |= {
     "dense.MultiLevelNeck": of_maps(keras_mae.dense.MultiLevelNeck, 4),
     "dense.SimplePyramid": of_maps(partial(keras_mae.dense.SimplePyramid, 6, p6=False), 1),
     "dense.UPerHead": of_maps(partial(keras_mae.dense.UPerHead, 5, width=6, pool_scales=(1, 2), dropout_rate=0.3), 3),
+    "ops.BatchNormalization": of_one_map(
+        partial(keras_mae.ops.BatchNormalization, momentum=0.8, epsilon=1e-4, center=False)
+    ),
     "layers.ChannelDropout": of_one_map(partial(ChannelDropout, 0.3)),
     "layers.ConvolutionNorm": of_one_map(partial(ConvolutionNorm, 6, 1)),
     "layers.TransposedConvolution": of_one_map(partial(TransposedConvolution, 6)),
