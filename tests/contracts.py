@@ -150,6 +150,21 @@ def classifier(**kwargs: Any) -> keras_mae.ViTClassifier:
     )
 
 
+def segmenter(**kwargs: Any) -> keras_mae.ViTSegmenter:
+    return keras_mae.ViTSegmenter(
+        encoder(**kwargs),
+        7,
+        "upernet",
+        blocks=(0, 0, 0, 1),
+        drop_path_rate=0.15,
+        image_shape=(12, 14, 3),
+        trainable_blocks=1.5,
+        class_names=list("abcdefg"),
+        ignore_label=9,
+        **kwargs,
+    )
+
+
 def teacher(**kwargs: Any) -> keras_mae.targets.Teacher:
     return keras_mae.targets.Teacher(encoder(**kwargs), **kwargs)
 
@@ -262,6 +277,7 @@ EXAMPLES: dict[str, Example] = {
     "CrossAttentionDecoder": Example(cross_decoder, predict_from_blocks, lambda model: model),
     "MaskedAutoencoder": Example(mae, lambda model: model(IMAGES)["reconstruction"], lambda model: model),
     "ViTClassifier": Example(classifier, lambda model: model(IMAGES[:, :12]), lambda model: model),
+    "ViTSegmenter": Example(segmenter, lambda model: model(IMAGES[:, :12]), lambda model: model),
     "optimizers.AdamW": optimizer(keras_mae.optimizers.AdamW),
     "optimizers.LARS": Example(lars),
     "targets.HOG": Example(lambda: keras_mae.targets.HOG(2, 5)),

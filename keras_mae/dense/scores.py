@@ -51,7 +51,7 @@ class PixelCrossEntropy(keras.losses.Loss):
     """
 
     def __init__(self, ignore_label: int = IGNORED, name: str = "pixel_cross_entropy", dtype: Any = None):
-        super().__init__(name=name, reduction="sum", dtype=dtype)
+        super().__init__(name=name, dtype=dtype)
         self.ignore_label = _checks.count("ignore_label", ignore_label)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
@@ -62,11 +62,10 @@ class PixelCrossEntropy(keras.losses.Loss):
         places = ops.expand_dims(ops.where(known, labels, 0), -1)
         error = -ops.squeeze(ops.take_along_axis(ops.log_softmax(logits, axis=-1), places, axis=-1), -1)
         error = ops.where(counted, ops.where(known, error, float("nan")), 0.0)
-        # The step averages the parts of a batch by their rows: a part's own sum is scaled so that this comes to the
-        # sum over all parts, divided by all their pixels.
-        rows = ops.cast(ops.shape(labels)[0], "float32")
-        all_rows, pixels = sums([rows, ops.sum(ops.cast(counted, "float32"))])
-        return ops.sum(error, axis=(1, 2)) * (all_rows / rows / ops.maximum(pixels, 1.0))
+        # Keras averages this over the images of a part of the batch, and the step over the parts, by their images:
+        # which comes to the sum over all of them, divided by all pixels that count.
+        images, pixels = sums([ops.cast(ops.shape(labels)[0], "float32"), ops.sum(ops.cast(counted, "float32"))])
+        return ops.sum(error, axis=(1, 2)) * (images / ops.maximum(pixels, 1.0))
 
     def get_config(self) -> dict[str, Any]:
         return {"ignore_label": self.ignore_label, "name": self.name, "dtype": self.dtype}

@@ -169,6 +169,10 @@ class TrainStep(BaseTrainStep):
         """Return Keras' own loss as a mean: Keras divides it by the replicas, so that their sum would be one."""
         return super().compute_loss(x, y, y_pred, sample_weight, training) * batch_parts()
 
+    def compiled_loss(self, y: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
+        """Return the compiled loss as a mean, as `compute_loss` does."""
+        return super().compiled_loss(y, y_pred, sample_weight) * batch_parts()
+
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         if "validation_data" in kwargs:
             kwargs["validation_data"] = _per_replica(kwargs["validation_data"])
