@@ -39,6 +39,7 @@ from keras_mae.patches import PatchEmbedding, patchify, unpatchify
 from keras_mae.pooling import AttentivePooling
 from keras_mae.positions import resize_positions, sincos_positions
 from keras_mae.reconstruction import Reconstruction
+from keras_mae.segmenter import ViTSegmenter
 from keras_mae.transformer import DropPath, TransformerBlock
 
 __version__ = "0.1.0"
@@ -58,6 +59,7 @@ __all__ = [
     "TransformerBlock",
     "ViTClassifier",
     "ViTEncoder",
+    "ViTSegmenter",
     "anomaly",
     "convert",
     "data",

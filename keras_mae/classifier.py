@@ -14,11 +14,12 @@ from keras_mae import _checks, _class_names
 from keras_mae._types import Tensor
 from keras_mae.encoder import ViTEncoder
 from keras_mae.file_predictions import PredictsFiles
+from keras_mae.fine_tuned import FineTuned
 from keras_mae.from_preset import PresetFiles
 from keras_mae.frozen_features import TakesFeatures
 from keras_mae.labels import check_labels, check_loss, check_metrics, takes_classes, with_accuracy
 from keras_mae.loss import Accuracy, CrossEntropy
-from keras_mae.ops import Linear
+from keras_mae.ops import BatchNormalization, Linear
 from keras_mae.pooling import (
     AttentivePooling,
     check_pooling,
@@ -33,7 +34,7 @@ __all__ = ["ViTClassifier"]
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
-class ViTClassifier(PresetFiles, PredictsFiles, TakesFeatures, TrainStep):
+class ViTClassifier(PresetFiles, PredictsFiles, TakesFeatures, FineTuned, TrainStep):
     """Classifies images with a pre-trained encoder.
 
     `compile(optimizer)` is enough: the loss is cross-entropy and the metric accuracy, for integer labels and for
@@ -114,18 +115,10 @@ class ViTClassifier(PresetFiles, PredictsFiles, TakesFeatures, TrainStep):
         self.class_names = class_names
         if pooling != "mean" and not encoder.final_norm:
             raise ValueError(f'`pooling="{pooling}"` takes an encoder with a final norm. Received: final_norm=False')
-        own = {"drop_path_rate": encoder.drop_path_rate, "image_shape": encoder.image_shape}
-        shape = None if image_shape is None else _checks.image_shape(image_shape)
-        asked = {"drop_path_rate": drop_path_rate, "image_shape": shape}
-        changes = {key: value for key, value in asked.items() if value is not None and value != own[key]}
+        self.uses_final_norm = pooling != "mean"
 
         # === Layers ===
-        if _checks.boolean("copy", copy):
-            self.encoder = encoder.copy(**changes, **({"final_norm": False} if pooling == "mean" else {}))
-        elif changes:
-            raise ValueError(f"With `copy=False` the encoder stays as it is. Received: {changes}")
-        else:
-            self.encoder = encoder
+        self.encoder = self.taken(encoder, copy=copy, drop_path_rate=drop_path_rate, image_shape=image_shape)
         self.trainable_blocks = trainable_blocks
         policy = self.encoder.dtype_policy
         self.pool_norm = None
@@ -149,61 +142,10 @@ class ViTClassifier(PresetFiles, PredictsFiles, TakesFeatures, TrainStep):
             )
         ]
         if self.batch_norm:
-            statistics = {"center": False, "scale": False, "dtype": "float32"}
-            statistics["synchronized"] = (
-                keras.backend.backend() == "tensorflow"
-            )  # between replicas; JAX has one batch
-            head.insert(0, keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-6, **statistics))
+            head.insert(0, BatchNormalization(momentum=0.9, epsilon=1e-6, center=False, scale=False, dtype="float32"))
         self.head = keras.Sequential(head, name="head")
         self.head.build((None, pooled_width(self.encoder, pooling)))
         self.build((None, *self.encoder.image_shape))  # all parts are; `export` wants to have seen a shape
-
-    @property
-    def trainable_blocks(self) -> float | None:
-        """How many of the encoder's last blocks are trained."""
-        return self._trainable_blocks
-
-    @trainable_blocks.setter
-    def trainable_blocks(self, blocks: float | None) -> None:
-        depth = self.encoder.depth
-        if blocks is not None and (
-            isinstance(blocks, bool) or blocks not in (half / 2 for half in range(2 * depth + 1))
-        ):
-            raise _checks.argument_error("trainable_blocks", f"0, 0.5, 1, ... up to the encoder's {depth}", blocks)
-        self._trainable_blocks = blocks
-        self._choose_trained(blocks)
-
-    def _choose_trained(self, blocks: float | None) -> None:
-        """Freeze what `trainable_blocks` leaves out, and what has no part in the output."""
-        encoder = self.encoder
-        # A probe's encoder comes frozen; on TensorFlow setting False where it is False does not reach the parts.
-        encoder.trainable = True
-        if self.pooling == "mean" and encoder.norm is not None:
-            encoder.norm.trainable = False
-        encoder.position_embedding.trainable = blocks is None
-        if blocks is None:
-            return
-        encoder.patch_embedding.trainable = False
-        if encoder.class_token is not None:
-            encoder.class_token.trainable = False
-        whole = encoder.depth - int(blocks)  # the first block to be trained whole
-        for block in encoder.blocks[:whole]:
-            block.trainable = False
-        if blocks % 1:
-            halved = encoder.blocks[whole - 1]
-            halved.trainable = halved.norm2.trainable = halved.mlp.trainable = True
-            halved.norm1.trainable = halved.attention.trainable = False
-        if not blocks:
-            encoder.trainable = False
-
-    @property
-    def class_names(self) -> tuple[str, ...] | None:
-        """Names of the classes, in the order of their labels, or `None`."""
-        return self._class_names
-
-    @class_names.setter
-    def class_names(self, class_names: Sequence[str] | None) -> None:
-        self._class_names = _class_names.checked(class_names, self.num_classes)
 
     # === The method ===
     def call(self, images: Tensor, training: bool | None = None) -> Tensor:
@@ -220,33 +162,11 @@ class ViTClassifier(PresetFiles, PredictsFiles, TakesFeatures, TrainStep):
         x = pool_tokens(self.encoder, tokens, self.pooling)
         return ops.cast(x if self.pool_norm is None else self.pool_norm(x), "float32")
 
-    # === Which layer a weight belongs to, for the optimizer ===
-    @property
-    def num_layers(self) -> int:
-        """The number of the last layer: the head's."""
-        return self.encoder.depth + 1
-
-    def layer_index(self, variable: Any) -> int:
-        """Return the layer of a weight for layer-wise decay.
-
-        That is 0 for class tokens, positions and patch embedding, i + 1 for block i (from 0), and depth + 1 for the
-        norms behind the blocks, the queries' pooling and the head.
-
-        Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, table 9.
-        """
-        for index, block in enumerate(self.encoder.blocks):
-            if any(variable is own for own in block.weights):
-                return index + 1
-        encoder = self.encoder
-        stem = [encoder.class_token, encoder.position_embedding, *encoder.patch_embedding.weights]
-        return 0 if any(variable is own for own in stem) else self.num_layers
-
     @property
     def no_weight_decay(self) -> list[Any]:
         """The weights of two and more dimensions that fine-tuning does not decay."""
-        tokens = [] if self.encoder.class_token is None else [self.encoder.class_token]
         queries = [] if self.attentive_pooling is None else [self.attentive_pooling.queries]
-        return [*tokens, self.encoder.position_embedding, *queries]
+        return [*super().no_weight_decay, *queries]
 
     # === Training ===
     def compile(self, optimizer: Any = "rmsprop", loss: Any = None, metrics: Any = None, **kwargs: Any) -> None:
@@ -325,9 +245,9 @@ class ViTClassifier(PresetFiles, PredictsFiles, TakesFeatures, TrainStep):
         held_out = kwargs.get("validation_data")
         self._check_array(y)
         self._check_array(held_out[1] if isinstance(held_out, tuple | list) and len(held_out) > 1 else None)
-        if self._check_places(x):
+        if self.names_fit(x):
             self.class_names = _class_names.named(x)
-        self._check_places(held_out)
+        self.names_fit(held_out)
         return super().fit(x, y, *args, **kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -338,7 +258,7 @@ class ViTClassifier(PresetFiles, PredictsFiles, TakesFeatures, TrainStep):
         """
         if not kwargs.get("_use_cached_eval_dataset"):  # Keras' own call, from `fit`
             self._check_array(y)
-            if self._check_places(x):
+            if self.names_fit(x):
                 names = _class_names.named(x) or ()
                 warnings.warn(_class_names.by_place(names, self.num_classes), stacklevel=2)
         return super().evaluate(x, y, *args, **kwargs)
@@ -349,37 +269,13 @@ class ViTClassifier(PresetFiles, PredictsFiles, TakesFeatures, TrainStep):
             convertible = hasattr(labels, "__array__") and not ops.is_tensor(labels)  # such as a column of pandas
             self._check_labels(np.asarray(labels) if convertible else labels)
 
-    def _check_places(self, data: Any) -> bool:
-        """Return whether a dataset has names for the classes, and this classifier none.
-
-        Raises:
-            ValueError: If its labels are not this classifier's.
-        """
-        _class_names.check_places(data, self.class_names)
-        names = _class_names.named(data)
-        if names is None or self.class_names is not None:
-            return False
-        if takes_classes(self.loss):  # with another loss labels need not be classes
-            _class_names.by_place(names, self.num_classes)
-        return len(names) == self.num_classes
+    @property
+    def labels_are_classes(self) -> bool:
+        """Whether the loss takes classes: with another one labels need not be classes."""
+        return takes_classes(self.loss)
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "encoder": keras.saving.serialize_keras_object(self.encoder),
-            "num_classes": self.num_classes,
-            "pooling": self.pooling,
-            "drop_path_rate": self.encoder.drop_path_rate,
-            "image_shape": self.encoder.image_shape,
-            "trainable_blocks": self.trainable_blocks if self.encoder.trainable else 0,  # frozen by hand
-            "batch_norm": self.batch_norm,
-            "class_names": self.class_names,
-            "copy": False,  # the encoder that is loaded is nobody else's
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> ViTClassifier:
-        return cls(**{**config, "encoder": keras.saving.deserialize_keras_object(config["encoder"])})
+        return {**super().get_config(), "pooling": self.pooling, "batch_norm": self.batch_norm}
 
 
 def _require_labels(y: Any) -> None:

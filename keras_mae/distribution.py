@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 
 from keras_mae import _checks
 
-__all__ = ["ENGINES", "Devices", "batch_parts", "current", "first_sample", "gather", "layout_map", "scope"]
+__all__ = ["ENGINES", "Devices", "batch_parts", "current", "first_sample", "gather", "layout_map", "scope", "sums"]
 
 _BY_BACKEND = {
     "tensorflow": ("mirrored", "tpu", "multi_worker"),
@@ -221,6 +221,32 @@ def first_sample(rows: Any) -> Any:
     import torch
 
     return torch.distributed.get_rank() * rows
+
+
+def sums(values: Sequence[Any]) -> list[Any]:
+    """Return each of the values, tensors, summed over the parts of a batch that are computed apart.
+
+    All parts must call it. No gradient passes from one to another.
+    """
+    if batch_parts() == 1:
+        return list(values)
+    if keras.backend.backend() == "torch":
+        import torch
+
+        totals = [value.detach().clone() for value in values]
+        for total in totals:
+            torch.distributed.all_reduce(total)
+        return totals
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    if context is None:  # outside of any replica, where nothing is split
+        return list(values)
+    devices = tf.distribute.get_strategy().extended.worker_devices
+    # Where a worker has one replica only, TensorFlow does not say itself where its values are, and then asks.
+    with tf.device(devices[0] if len(devices) == 1 else None):
+        values = [tf.stop_gradient(value) for value in values]
+    return list(context.all_reduce("SUM", values))
 
 
 # === Choosing ===

@@ -79,8 +79,8 @@ class PresetFiles:
             preset: Name among `keras_mae.presets.names()`, such as "mae_vit_base_patch16_224", which is only an
                 architecture; or a folder that `save_to_preset`, `transformers` or KerasHub wrote; a `.keras` file; a
                 run's checkpoint, such as "runs/a/checkpoints/step-000001000"; a `.pth` or `.safetensors` file of the
-                authors' or `timm`'s; or "hf://user/name" on the Hugging Face Hub. A `ViTEncoder` is also taken from a
-                masked autoencoder or a classifier, and a `ViTClassifier` with a new head from either of the others.
+                authors' or `timm`'s; or "hf://user/name" on the Hugging Face Hub. A `ViTEncoder` is also taken from
+                all other models, and from these a `ViTClassifier` or a `ViTSegmenter` with a new head.
             weights: File as above for an architecture, or the name of a published checkpoint, such as
                 "mae_pretrain_vit_base" (`keras_mae.convert.PUBLISHED` lists them), which is downloaded
                 on first use. Published checkpoints are under CC-BY-NC 4.0. Random without it.

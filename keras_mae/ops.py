@@ -7,6 +7,7 @@ importing keras_mae imports none.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import keras
@@ -14,8 +15,19 @@ import numpy as np
 from keras import ops
 
 from keras_mae._types import Tensor
+from keras_mae.distribution import batch_parts
 
-__all__ = ["Linear", "add_shared", "concrete", "gather_tokens", "gelu", "gradient", "linear", "require"]
+__all__ = [
+    "BatchNormalization",
+    "Linear",
+    "add_shared",
+    "concrete",
+    "gather_tokens",
+    "gelu",
+    "gradient",
+    "linear",
+    "require",
+]
 
 
 def add_shared(x: Tensor, shared: Tensor) -> Tensor:
@@ -63,6 +75,68 @@ class Linear(keras.layers.Dense):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         return linear(inputs, self.kernel, self.bias)
+
+
+@keras.saving.register_keras_serializable(package="keras_mae")
+class BatchNormalization(keras.layers.BatchNormalization):
+    """`keras.layers.BatchNormalization` with the statistics of the whole batch in training, however it is split.
+
+    TensorFlow's replicas and PyTorch's processes add theirs up, and gradients pass through the sum; JAX has one
+    batch. Its weights, and their names in files, are those of Keras' own layer.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, synchronized=keras.backend.backend() == "tensorflow", **kwargs)
+
+    def _moments(self, inputs: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        if keras.backend.backend() != "torch" or batch_parts() == 1:
+            moments: tuple[Tensor, Tensor] = super()._moments(inputs, mask)
+            return moments
+        if mask is not None:
+            raise ValueError("In several PyTorch processes a BatchNorm takes no mask. Received: a mask")
+        axes = self._reduction_axes
+        count = inputs.numel() // inputs.shape[self.axis]
+        add, shape = _sum_of_processes(), [1] * inputs.ndim
+        shape[self.axis] = -1
+        *sums, number = add(ops.concatenate([ops.sum(inputs, axes), inputs.new_full((1,), count)]), count).split(
+            [inputs.shape[self.axis], 1]
+        )
+        mean = sums[0] / number
+        # Of what is left of the mean, in a second sum: the difference of two large ones would be rounding.
+        deviations = ops.sum(ops.square(inputs - ops.reshape(mean, shape)), axes)
+        return mean, add(deviations, count) / number
+
+    def get_config(self) -> dict[str, Any]:
+        config: dict[str, Any] = super().get_config()
+        del config["synchronized"]  # it goes by where the model is
+        return config
+
+
+@lru_cache(maxsize=1)
+def _sum_of_processes() -> Callable[[Any, int], Any]:
+    """Return the sum over PyTorch's processes, a function of a tensor and of this process's share of the batch.
+
+    The step weights each process's loss by its share. The gradient that one process's loss sends to another's part of
+    the sum has to be weighted so too.
+    """
+    import torch
+
+    class Sum(torch.autograd.Function):
+        @staticmethod
+        def forward(context: Any, value: Any, share: int) -> Any:
+            context.share = share
+            total = value.clone()
+            torch.distributed.all_reduce(total)
+            return total
+
+        @staticmethod
+        def backward(context: Any, gradient: Any) -> Any:
+            total = gradient * context.share
+            torch.distributed.all_reduce(total)
+            return total / context.share, None
+
+    summed: Callable[[Any, int], Any] = Sum.apply
+    return summed
 
 
 def gelu(x: Tensor) -> Tensor:

@@ -15,8 +15,10 @@ from keras_mae._types import Tensor
 from keras_mae.distribution import batch_parts, first_sample
 
 __all__ = [
+    "AUXILIARY_HEAD",
     "DROP_PATH",
     "EVALUATION_STEP",
+    "HEAD",
     "HELD_OUT",
     "MASKS",
     "NORMAL_PATCHES",
@@ -30,7 +32,7 @@ __all__ = [
 EVALUATION_STEP = -1
 """The step of `evaluate`, `predict` and `reconstruct`: no training step ever has this number."""
 
-MASKS, DROP_PATH, PREDICTED, HELD_OUT, NORMAL_PATCHES = range(5)
+MASKS, DROP_PATH, PREDICTED, HELD_OUT, NORMAL_PATCHES, HEAD, AUXILIARY_HEAD = range(7)
 """Streams: draws of different kinds that share a seed and a step stay independent."""
 
 
@@ -114,8 +116,8 @@ def hash_noise(seed: int, step: Tensor | int, index: Tensor, count: int, stream:
         step: Number of the update, an integer or an int32 scalar tensor.
         index: Places of the samples in the update's whole batch, int32 of shape (batch,).
         count: Draws for each sample.
-        stream: Purpose of the draws: `MASKS`, `DROP_PATH`, `PREDICTED`, or, of anomalies, `HELD_OUT` or
-            `NORMAL_PATCHES`.
+        stream: Purpose of the draws: `MASKS`, `DROP_PATH`, `PREDICTED`, of anomalies `HELD_OUT` or
+            `NORMAL_PATCHES`, or, of segmentation, the dropout of the `HEAD` or the `AUXILIARY_HEAD`.
 
     Returns:
         int32 of shape (batch, count), uniform over all 2**32 values.

@@ -154,6 +154,21 @@ def classifier(**kwargs: Any) -> keras_mae.ViTClassifier:
     )
 
 
+def segmenter(**kwargs: Any) -> keras_mae.ViTSegmenter:
+    return keras_mae.ViTSegmenter(
+        encoder(**kwargs),
+        7,
+        "upernet",
+        blocks=(0, 0, 0, 1),
+        drop_path_rate=0.15,
+        image_shape=(12, 14, 3),
+        trainable_blocks=1.5,
+        class_names=list("abcdefg"),
+        ignore_label=9,
+        **kwargs,
+    )
+
+
 def teacher(**kwargs: Any) -> keras_mae.targets.Teacher:
     return keras_mae.targets.Teacher(encoder(**kwargs), **kwargs)
 
@@ -266,6 +281,7 @@ EXAMPLES: dict[str, Example] = {
     "CrossAttentionDecoder": Example(cross_decoder, predict_from_blocks, lambda model: model),
     "MaskedAutoencoder": Example(mae, lambda model: model(IMAGES)["reconstruction"], lambda model: model),
     "ViTClassifier": Example(classifier, lambda model: model(IMAGES[:, :12]), lambda model: model),
+    "ViTSegmenter": Example(segmenter, lambda model: model(IMAGES[:, :12]), lambda model: model),
     "optimizers.AdamW": optimizer(keras_mae.optimizers.AdamW),
     "optimizers.LARS": Example(lars),
     "targets.HOG": Example(lambda: keras_mae.targets.HOG(2, 5)),
@@ -282,6 +298,10 @@ EXAMPLES: dict[str, Example] = {
             name="mine", class_weights=(0.5, 3.0), reduction="sum", dtype="float16", **kwargs
         )
     ),
+    "dense.ClassAccuracy": Example(partial(keras_mae.dense.ClassAccuracy, 5, 9, name="mine", dtype="float16")),
+    "dense.MeanIoU": Example(partial(keras_mae.dense.MeanIoU, 5, 9, name="mine", dtype="float16")),
+    "dense.PixelAccuracy": Example(partial(keras_mae.dense.PixelAccuracy, 5, 9, name="mine", dtype="float16")),
+    "dense.PixelCrossEntropy": Example(partial(keras_mae.dense.PixelCrossEntropy, 9, name="mine", dtype="float16")),
     "cross_attention.CrossAttention": Example(
         lambda **kwargs: keras_mae.cross_attention.CrossAttention(3, **kwargs),
         lambda layer: layer(TOKENS, TOKENS[::-1]),
@@ -351,6 +371,9 @@ EXAMPLES |= {
     "dense.MultiLevelNeck": of_maps(keras_mae.dense.MultiLevelNeck, 4),
     "dense.SimplePyramid": of_maps(partial(keras_mae.dense.SimplePyramid, 6, p6=False), 1),
     "dense.UPerHead": of_maps(partial(keras_mae.dense.UPerHead, 5, width=6, pool_scales=(1, 2), dropout_rate=0.3), 3),
+    "ops.BatchNormalization": of_one_map(
+        partial(keras_mae.ops.BatchNormalization, momentum=0.8, epsilon=1e-4, center=False)
+    ),
     "layers.ChannelDropout": of_one_map(partial(ChannelDropout, 0.3)),
     "layers.ConvolutionNorm": of_one_map(partial(ConvolutionNorm, 6, 1)),
     "layers.TransposedConvolution": of_one_map(partial(TransposedConvolution, 6)),

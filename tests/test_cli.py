@@ -176,7 +176,10 @@ def test_a_mistake_is_one_clear_line_and_status_2(keras_mae_command, tmp_path, a
 def test_a_model_of_another_class_is_refused(keras_mae_command, tmp_path):
     keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).save(tmp_path / "dense.keras")
     status, _, err = keras_mae_command("info", "dense.keras")
-    assert (status, "must hold a MaskedAutoencoder, a ViTEncoder or a ViTClassifier" in err) == (2, True)
+    assert (status, "must hold a MaskedAutoencoder, a ViTEncoder, a ViTClassifier or a ViTSegmenter" in err) == (
+        2,
+        True,
+    )
 
 
 # === prepare ===

@@ -24,7 +24,7 @@ ENGINES = {
     "torch": {"torch_ddp": (2, 1)},
 }[BACKEND]  # processes, devices of each
 NOT_FINITE = "not finite, clipped and averaged"
-VARIANTS = ["plain", "accumulated", "overflow", NOT_FINITE, "classifier"]
+VARIANTS = ["plain", "accumulated", "overflow", NOT_FINITE, "classifier", "segmenter"]
 if BACKEND == "jax":
     VARIANTS.remove("overflow")  # XLA has no float16 matrix product on a CPU
 # Processes are slow to start, and each compiles for itself. Hosts are joined to devices that are a program of JAX
@@ -33,8 +33,9 @@ if BACKEND == "jax":
 LEFT_OUT = {
     "none": ["accumulated", "plain"] if BACKEND == "tensorflow" else [],  # its engines refuse the one, see REFUSED
     "mirrored": ["plain"],
-    "data_parallel on hosts": ["plain", "accumulated"],
-    "multi_worker": ["plain", "overflow"],
+    "model_parallel": ["segmenter"],
+    "data_parallel on hosts": ["plain", "accumulated", "segmenter"],
+    "multi_worker": ["plain", "overflow", "segmenter"],
 }
 TRIED = {
     engine: [variant for variant in VARIANTS if variant not in LEFT_OUT.get(engine, [])]

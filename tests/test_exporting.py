@@ -23,7 +23,8 @@ BACKEND = keras.backend.backend()
 # The reconstruction, which holds all there is, in every format; a classifier where most go, and where no test of the
 # command line exports one. Each case starts TensorFlow anew.
 NAMES = tuple(f"kind {letter}" for letter in "abcdefghijk")
-CASES = [*((format, "mae") for format in convert.EXPORT_FORMATS), ("onnx", "classifier"), ("torch", "classifier")]
+CASES = [*((format, "mae") for format in convert.EXPORT_FORMATS)]
+CASES += [(format, name) for name in ("classifier", "segmenter") for format in ("onnx", "torch")]
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +33,7 @@ def models(mae, randomise):
         "mae": mae,
         "encoder": mae.encoder,
         "classifier": randomise(keras_mae.ViTClassifier(mae.encoder, 11, class_names=NAMES)),
+        "segmenter": keras_mae.ViTSegmenter(mae.encoder, 5, "upernet"),
     }
 
 
@@ -90,7 +92,8 @@ def check_names_and_script(path, model, monkeypatch, capsys):
     session = onnxruntime.InferenceSession(str(path))
     named = {each.name: (each.type, each.shape) for each in (*session.get_inputs(), *session.get_outputs())}
     assert named.pop("images") == ("tensor(uint8)", ["batch", 15, 14, 3])
-    outputs = {"logits"} if isinstance(model, keras_mae.ViTClassifier) else {"noise", "mask", "reconstruction"}
+    headed = isinstance(model, keras_mae.ViTClassifier | keras_mae.ViTSegmenter)
+    outputs = {"logits"} if headed else {"noise", "mask", "reconstruction"}
     assert named.keys() == outputs
     assert {shape[0] for _, shape in named.values()} == {"batch"}
     monkeypatch.chdir(path.parent)
@@ -98,12 +101,10 @@ def check_names_and_script(path, model, monkeypatch, capsys):
     Image.fromarray(pixels).save("picture.png")
     monkeypatch.setattr(sys, "argv", ["out_onnx.py", "picture.png", "saved.npz"])
     runpy.run_path("out_onnx.py")
-    if "mask" in outputs:
+    if not isinstance(model, keras_mae.ViTClassifier):
+        shapes = {"logits": (1, 15, 14, 5)} if headed else {"mask": (1, 35), "reconstruction": (1, 35, 18)}
         with np.load("saved.npz") as saved:
-            assert {name: array.shape for name, array in saved.items()} == {
-                "mask": (1, 35),
-                "reconstruction": (1, 35, 18),
-            }
+            assert {name: array.shape for name, array in saved.items()} == shapes
         return
     found = model.predict_files("picture.png", crop=keras_mae.data.CenterCrop(0.8))
     first = capsys.readouterr().out.splitlines()[0]

@@ -68,7 +68,8 @@ FIRST = {"patches", "pooling", "positions", "transformer", "masking", "presets",
 SECOND = {"cross_attention", "encoder", "decoder", "loss"}
 MODEL = {"copying", "fusion", "mask_inputs", "masked_autoencoder", "partial_prediction", "reconstruction", "targets"}
 MODEL |= {"train_step", "unlabeled"}
-LEARNING = {"data", "optimizers", "recipes", "classifier"}
+LEARNING = {"data", "optimizers", "recipes", "classifier", "segmenter"}
+HEADED = {"file_predictions", "fine_tuned", "frozen_features", "labels", "train_step"}
 # Part of the package -> parts it may import, at once or late.
 ALLOWED = {
     **{part: LEAVES - {part} for part in LEAVES},
@@ -90,13 +91,15 @@ ALLOWED = {
     "labels": LEAVES | {"loss"},
     "frozen_features": LEAVES | {"encoder"},
     "file_predictions": LEAVES | {"data", "labels"},
-    "classifier": LEAVES | FIRST | {"encoder", "file_predictions", "frozen_features", "labels", "loss", "train_step"},
+    "fine_tuned": LEAVES | {"encoder"},
+    "classifier": LEAVES | FIRST | {"encoder", "loss"} | HEADED,
+    "segmenter": LEAVES | {"dense", "encoder", "fine_tuned", "train_step"},
     "optimizers": LEAVES,
     "recipes": LEAVES | {"masking", "optimizers", "pooling"},
     "data": LEAVES,
     "transfer": LEAVES | FIRST | LEARNING | {"encoder", "file_predictions", "frozen_features", "labels", "loss"},
     "visualize": LEAVES | FIRST | SECOND | MODEL | {"classifier"},
-    "convert": LEAVES | FIRST | SECOND | MODEL | {"classifier"},
+    "convert": LEAVES | FIRST | SECOND | MODEL | {"classifier", "segmenter"},
 }
 ALLOWED["training"] = set(ALLOWED) - {"convert"}
 ALLOWED["anomaly"] = set(ALLOWED) - {"convert"}

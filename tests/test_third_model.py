@@ -110,3 +110,14 @@ def test_training_continues_after_a_save(tmp_path):
     for one in (model, loaded):
         one.train_on_batch(IMAGES[BATCH:], LABELS[BATCH:])
     assert_identical(state(loaded), state(model))
+
+
+@pytest.mark.backends("torch")
+def test_keras_own_batch_norm_is_refused_in_several_processes(monkeypatch):
+    """Its statistics would be those of a part of the batch."""
+    from keras_mae.train_step import torch as step
+
+    model = build()
+    monkeypatch.setattr(step, "batch_parts", lambda: 2)
+    with pytest.raises(ValueError, match=r"take keras_mae.ops.BatchNormalization. Received: 'norm'"):
+        model.make_train_function()

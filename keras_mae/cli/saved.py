@@ -111,6 +111,8 @@ def _facts(loaded: Any) -> dict[str, Any]:
             "pooling": loaded.pooling,
             "trained blocks": "all" if loaded.trainable_blocks is None else loaded.trainable_blocks,
         }
+    if isinstance(loaded, keras_mae.ViTSegmenter):
+        rows |= {"classes": _classes(loaded), "head": f"{loaded.head_kind}, of blocks {list(loaded.blocks)}"}
     rows |= {
         "pixel range": keras_mae.pixels.range_name(encoder.pixel_range),
         "pixel mean, std": f"{json.dumps(encoder.pixel_mean)}, {json.dumps(encoder.pixel_std)}",

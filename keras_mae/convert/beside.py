@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 from keras_mae.classifier import ViTClassifier
 from keras_mae.masked_autoencoder import MaskedAutoencoder
 from keras_mae.pixels import BYTES
+from keras_mae.segmenter import ViTSegmenter
 
 __all__ = ["CLASS_NAMES", "PREPROCESSING", "WRITERS", "name_onnx", "output_names", "preprocessing_of", "script_of"]
 
@@ -24,14 +25,14 @@ def output_names(model: Any) -> tuple[str, ...]:
     """Return the names of a model's outputs, in the order of the exported model's."""
     if isinstance(model, MaskedAutoencoder):
         return "mask", "reconstruction"
-    return ("logits",) if isinstance(model, ViTClassifier) else ("tokens",)
+    return ("logits",) if isinstance(model, ViTClassifier | ViTSegmenter) else ("tokens",)
 
 
 def preprocessing_of(model: Any, input_dtype: str, center_crop: float) -> dict[str, Any]:
     """Return how an image becomes the input of an exported model, and what its outputs are; what JSON can hold.
 
     Args:
-        model: A `ViTEncoder`, `ViTClassifier` or `MaskedAutoencoder`.
+        model: A `ViTEncoder`, `ViTClassifier`, `ViTSegmenter` or `MaskedAutoencoder`.
         input_dtype: Type of the numbers in the input.
         center_crop: Share of an image's short side to look at, in its center.
     """

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from keras_mae import _checks, presets
-from keras_mae.classifier import ViTClassifier
 from keras_mae.convert.load_save import load
 from keras_mae.convert.locate import located
+from keras_mae.convert.own import MODELS
 from keras_mae.cross_attention import DECODERS
 from keras_mae.decoder import MAEDecoder
 from keras_mae.encoder import ViTEncoder
@@ -57,7 +57,7 @@ def continued(
         _checks.function("say", say, "a function of a line, or None")
     kind = DECODERS[_checks.one_of("decoder", decoder, DECODERS)]
     loaded = weights
-    if not isinstance(weights, MaskedAutoencoder | ViTEncoder | ViTClassifier):
+    if not isinstance(weights, MODELS):
         _checks.path("weights", weights, "a model, a path, or the name of a published checkpoint")
         loaded = load(located(weights, published=True)).model
     old = getattr(loaded, "encoder", loaded)

@@ -38,6 +38,7 @@ from keras_mae.convert.beside import (
 from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
 from keras_mae.pixels import BYTES
+from keras_mae.segmenter import ViTSegmenter
 
 __all__ = ["EXPORT_FORMATS", "export", "export_ending"]
 
@@ -72,10 +73,10 @@ def export(
     A model of another precision is exported in float32, the type of its weights.
 
     The input is `images` (batch, height, width, channels) in the encoder's `pixel_range`, of any batch size: pixels
-    as they are in a picture, which the model itself normalizes. An encoder gives `tokens`, a classifier `logits`. A
-    masked autoencoder has a second input, `noise`, float32 (batch, patches): the patches of largest noise are
-    removed; it gives `mask` and `reconstruction`, as in Python. In ONNX inputs and outputs have these names; other
-    runtimes may rename them.
+    as they are in a picture, which the model itself normalizes. An encoder gives `tokens`, a classifier or a
+    segmenter `logits`. A masked autoencoder has a second input, `noise`, float32 (batch, patches): the patches of
+    largest noise are removed; it gives `mask` and `reconstruction`, as in Python. In ONNX inputs and outputs have
+    these names; other runtimes may rename them.
 
     Two texts of JSON go with the model: `preprocessing`, how an image becomes the input and, of a classifier, which
     `activation` makes probabilities of the logits; and the list of a classifier's `class_names`. They are among
@@ -84,7 +85,7 @@ def export(
     a line.
 
     Args:
-        model: A `ViTEncoder`, `ViTClassifier` or `MaskedAutoencoder`.
+        model: A `ViTEncoder`, `ViTClassifier`, `ViTSegmenter` or `MaskedAutoencoder`.
         path: File to write, with the ending that `export_ending` returns; for "saved_model" a folder. It must not
             exist.
         format: "saved_model", "onnx", "litert" or "openvino", which require TensorFlow beside whatever backend is
@@ -145,8 +146,8 @@ def _script_beside(path: Path) -> Path:
 def _check_arguments(model: Any, path: Path, format: str, input_dtype: str, script: bool) -> _Format:
     """Return what writes the format; raise an error unless all is there that it takes, and nothing is in its way."""
     ending = export_ending(format)
-    if not isinstance(model, ViTEncoder | ViTClassifier | MaskedAutoencoder):
-        raise _checks.argument_error("model", "a ViTEncoder, ViTClassifier or MaskedAutoencoder", model)
+    if not isinstance(model, ViTEncoder | ViTClassifier | ViTSegmenter | MaskedAutoencoder):
+        raise _checks.argument_error("model", "a ViTEncoder, ViTClassifier, ViTSegmenter or MaskedAutoencoder", model)
     if path.suffix != ending:
         rule = f"end in {ending!r}" if ending else "be a folder, without an ending,"
         raise ValueError(f"`path` must {rule} for the format {format!r}. Received: path={str(path)!r}")

@@ -21,6 +21,7 @@ from keras_mae.convert.state_dict import Files
 from keras_mae.convert.timm import Timm
 from keras_mae.convert.weight_map import listed
 from keras_mae.masked_autoencoder import MaskedAutoencoder
+from keras_mae.segmenter import ViTSegmenter
 
 __all__ = ["FORMATS", "format_of", "load", "save"]
 
@@ -123,8 +124,8 @@ def save(model: Any, path: str | Path, format: str) -> Path:
     """Write a model for another library, or in one of our own formats.
 
     Args:
-        model: A `ViTEncoder`, `MaskedAutoencoder` or `ViTClassifier`. A probe's BatchNorm is folded into its head,
-            except for "reference" and our own formats.
+        model: A `ViTEncoder`, `MaskedAutoencoder` or `ViTClassifier`, or, in our own formats, a `ViTSegmenter`. A
+            probe's BatchNorm is folded into its head, except for "reference" and our own formats.
         path: File to write, or, for "transformers", "keras_hub" and "preset", folder. It must not exist.
         format: "reference", the authors' names, or "timm", which has the same for an encoder or a classifier: a
             PyTorch file with the tensors under the key "model" if it is called `.pth`, `.pt` or `.bin`, or else
@@ -145,6 +146,11 @@ def save(model: Any, path: str | Path, format: str) -> Path:
     into = FORMATS[_checks.one_of("format", format, FORMATS)]
     if not isinstance(model, MODELS):
         raise _checks.argument_error("model", "a ViTEncoder, MaskedAutoencoder or ViTClassifier", model)
+    if isinstance(model, ViTSegmenter) and into.takes_hints:
+        raise ValueError(
+            f"{format!r} holds no segmenter: save `segmenter.encoder`, or the model as 'keras' or 'preset'. "
+            "Received: a ViTSegmenter"
+        )
     if getattr(model, "target_name", "pixels") not in ("pixels", "normalized") and into.takes_hints:
         raise ValueError(
             f"{format!r} has no place for what such a decoder predicts: save mae.encoder, or as 'keras' or 'preset'. "

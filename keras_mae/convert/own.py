@@ -24,10 +24,11 @@ from keras_mae.from_preset import CONFIG, config_text
 from keras_mae.masked_autoencoder import MaskedAutoencoder
 from keras_mae.masking.names import describe
 from keras_mae.pixels import range_name
+from keras_mae.segmenter import ViTSegmenter
 
 __all__ = ["CARD", "MODELS", "KerasFile", "PresetFolder", "card", "load_model"]
 
-MODELS = (MaskedAutoencoder, ViTEncoder, ViTClassifier)
+MODELS = (MaskedAutoencoder, ViTEncoder, ViTClassifier, ViTSegmenter)
 """The classes that are saved and converted."""
 _WEIGHTS, CARD = "model.weights.h5", "README.md"
 
@@ -102,7 +103,7 @@ def load_model(path: str | Path, *, max_parameters: int | None = None) -> Any:
             for every 2,000,000 of them.
 
     Returns:
-        A `MaskedAutoencoder`, `ViTEncoder` or `ViTClassifier`.
+        A `MaskedAutoencoder`, `ViTEncoder`, `ViTClassifier` or `ViTSegmenter`.
 
     Raises:
         ValueError: If there is none, it is damaged or too large, or weights are NaN or infinite; the message says
@@ -162,7 +163,7 @@ def _check_class(path: Path, config: dict[str, Any]) -> None:
 def _no_model_of_ours(path: Path, received: str) -> ValueError:
     return ValueError(
         f"{str(path)!r} holds no model of keras_mae. Received: a {received}; it must hold a MaskedAutoencoder, a "
-        "ViTEncoder or a ViTClassifier"
+        "ViTEncoder, a ViTClassifier or a ViTSegmenter"
     )
 
 
@@ -215,8 +216,8 @@ def _save_weights_alone(model: Any, path: Path) -> None:
 
 
 def _kind(model: Any) -> Kind:
-    if isinstance(model, ViTClassifier):
-        return "classifier"
+    if isinstance(model, ViTClassifier | ViTSegmenter):
+        return "classifier" if isinstance(model, ViTClassifier) else "segmenter"
     return "autoencoder" if isinstance(model, MaskedAutoencoder) else "encoder"
 
 
@@ -234,7 +235,8 @@ def card(model: Any, name: str, preset: str | None = None, library: str = "keras
         quoted = json.dumps(preset or name, ensure_ascii=False)
         loading = f"import keras_mae\n\nmodel = keras_mae.{type(model).__name__}.from_preset({quoted})"
     encoder = getattr(model, "encoder", model)
-    tag = "image-classification" if isinstance(model, ViTClassifier) else "image-feature-extraction"
+    tags = {"classifier": "image-classification", "segmenter": "image-segmentation"}
+    tag = tags.get(_kind(model), "image-feature-extraction")
     lines = [
         "---",
         f"library_name: {library}",
@@ -253,7 +255,7 @@ def card(model: Any, name: str, preset: str | None = None, library: str = "keras
             f"It predicts {model.target_description} of patches, {model.masking.mask_ratio:.0%} of which are hidden "
             f"({describe(model.masking)})."
         )
-    if isinstance(model, ViTClassifier):
+    if isinstance(model, ViTClassifier | ViTSegmenter):
         names = "" if model.class_names is None else f": {_class_names.listed(model.class_names)}"
         lines.append(f"It tells {model.num_classes} classes apart{names}.")
     lines += [

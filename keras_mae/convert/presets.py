@@ -20,6 +20,7 @@ from keras_mae.decoder import MAEDecoder
 from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
 from keras_mae.presets import Preset
+from keras_mae.segmenter import ViTSegmenter
 
 __all__ = ["open_preset", "push_to_hub", "save_preset"]
 
@@ -38,7 +39,10 @@ _OF_AUTOENCODER = (
     "dtype",
 )
 _OF_COPIES = ("masking", "masks_per_image", "predict_ratio", "seed", "name")
-_OF_CLASSIFIER = ("num_classes", "pooling", "trainable_blocks", "batch_norm", "class_names", "name")
+_OF_HEADS: dict[type[Any], tuple[str, ...]] = {
+    ViTClassifier: ("num_classes", "pooling", "trainable_blocks", "batch_norm", "class_names", "name"),
+    ViTSegmenter: ("num_classes", "head", "blocks", "trainable_blocks", "class_names", "ignore_label", "name"),
+}
 
 
 def open_preset(
@@ -47,7 +51,7 @@ def open_preset(
     """Return a model of a class; see `from_preset`.
 
     Args:
-        cls: `ViTEncoder`, `MaskedAutoencoder`, `ViTClassifier`, or a subclass.
+        cls: `ViTEncoder`, `MaskedAutoencoder`, `ViTClassifier`, `ViTSegmenter`, or a subclass.
         preset: Name of an architecture, or where a model is.
         weights: Where an architecture's weights are.
         overrides: Arguments of the model, or of its encoder, that differ.
@@ -168,19 +172,21 @@ def _autoencoder_from_model(cls: type[Any], model: Any, overrides: dict[str, Any
     return model.copy(**overrides)
 
 
-def _classifier_from_sizes(cls: type[Any], sizes: Preset, overrides: dict[str, Any]) -> Any:
-    own = _taken(overrides, _OF_CLASSIFIER)
+def _headed_from_sizes(cls: type[Any], sizes: Preset, overrides: dict[str, Any]) -> Any:
+    kind, names = _head_of(cls)
+    own = _taken(overrides, names)
     if "num_classes" not in own:
-        raise ValueError("A classifier by the name of its architecture takes `num_classes`. Received: none")
-    _refuse_unknown(overrides, (*presets.ENCODER_ARGUMENTS, "dtype", *_OF_CLASSIFIER))
+        raise ValueError(f"A {kind.__name__} by the name of its architecture takes `num_classes`. Received: none")
+    _refuse_unknown(overrides, (*presets.ENCODER_ARGUMENTS, "dtype", *names))
     return cls(ViTEncoder(**{**sizes.encoder, **overrides}), **own)
 
 
-def _classifier_from_model(cls: type[Any], model: Any, overrides: dict[str, Any]) -> Any:
-    if isinstance(model, ViTClassifier) and _same_head(model, overrides):
+def _headed_from_model(cls: type[Any], model: Any, overrides: dict[str, Any]) -> Any:
+    kind, names = _head_of(cls)
+    if isinstance(model, kind) and _same_head(model, overrides):
         model.class_names = overrides.get("class_names", model.class_names)
         return model
-    _refuse_unknown(overrides, (*_OF_CLASSIFIER, "drop_path_rate", "image_shape"))
+    _refuse_unknown(overrides, (*names, "drop_path_rate", "image_shape"))
     if "num_classes" not in overrides:
         raise ValueError(
             f"These weights are a {type(model).__name__}; a new head on its encoder takes `num_classes`. "
@@ -189,8 +195,13 @@ def _classifier_from_model(cls: type[Any], model: Any, overrides: dict[str, Any]
     return cls(getattr(model, "encoder", model), **overrides)
 
 
-def _same_head(model: ViTClassifier, overrides: dict[str, Any]) -> bool:
-    """Return whether a classifier's own head is asked for, which may be given names if it has none."""
+def _head_of(cls: type[Any]) -> tuple[type[Any], tuple[str, ...]]:
+    """Return which of our models with a head a class is, and the names of its own arguments."""
+    return next((kind, names) for kind, names in _OF_HEADS.items() if issubclass(cls, kind))
+
+
+def _same_head(model: Any, overrides: dict[str, Any]) -> bool:
+    """Return whether a model's own head is asked for, which may be given names if it has none."""
     names = _class_names.checked(overrides.get("class_names"))
     return (
         set(overrides) <= {"num_classes", "class_names"}
@@ -217,7 +228,7 @@ class _Maker:
 _MAKERS: dict[type[Any], _Maker] = {
     ViTEncoder: _Maker(_encoder_from_sizes, _encoder_from_model, encoder_only=True),
     MaskedAutoencoder: _Maker(_autoencoder_from_sizes, _autoencoder_from_model),
-    ViTClassifier: _Maker(_classifier_from_sizes, _classifier_from_model),
+    **dict.fromkeys(_OF_HEADS, _Maker(_headed_from_sizes, _headed_from_model)),
 }
 
 

@@ -13,6 +13,7 @@ from keras_mae._terminal import printable
 from keras_mae.convert.state_dict import StateDict
 from keras_mae.cross_attention import CrossAttentionBlock
 from keras_mae.positions import resize_positions
+from keras_mae.segmenter import ViTSegmenter
 
 __all__ = [
     "FIRST_ROW",
@@ -34,7 +35,7 @@ __all__ = [
 ]
 
 Arrays = list[np.ndarray]
-Kind = Literal["encoder", "autoencoder", "classifier"]
+Kind = Literal["encoder", "autoencoder", "classifier", "segmenter"]
 """What the weights of a file are."""
 
 
@@ -97,7 +98,7 @@ class Report:
     """What became of every tensor.
 
     Attributes:
-        kind: What the file holds: "encoder", "autoencoder" or "classifier".
+        kind: What the file holds: "encoder", "autoencoder", "classifier" or "segmenter".
         norm_pix_loss: Whether an autoencoder's decoder predicts normalized pixels; `None` without a decoder.
         rows: (tensors in the file, weight of the model, shape, remark) of everything that was carried over.
         left_out: Tensors that were left out on purpose, and why.
@@ -139,7 +140,7 @@ def named_weights(model: Any) -> dict[str, Any]:
     """Return a model's weights under names that do not depend on its layers' names.
 
     Args:
-        model: A `ViTEncoder`, `MaskedAutoencoder` or `ViTClassifier`.
+        model: A `ViTEncoder`, `MaskedAutoencoder`, `ViTClassifier` or `ViTSegmenter`.
     """
     if not hasattr(model, "encoder"):
         return _vit(model, "encoder") | _layer(model.patch_embedding.projection, "encoder.patches")
@@ -157,6 +158,10 @@ def named_weights(model: Any) -> dict[str, Any]:
         return (
             found | _layer(decoder.embedding, "decoder.embedding") | _layer(decoder.prediction, "decoder.prediction")
         )
+    if isinstance(model, ViTSegmenter):  # whose neck and heads have names of their own in all models
+        known = {id(weight) for weight in model.encoder.weights}
+        own = [weight for weight in model.weights if id(weight) not in known]
+        return found | {weight.path.replace("/", "."): weight for weight in own}
     if model.pool_norm is not None:
         found |= _layer(model.pool_norm, "pool_norm")
     if model.attentive_pooling is not None:

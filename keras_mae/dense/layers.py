@@ -9,18 +9,15 @@ from keras import ops
 
 from keras_mae import _checks
 from keras_mae._types import Tensor
-from keras_mae.ops import add_shared
+from keras_mae.ops import BatchNormalization, add_shared
 from keras_mae.random import to_uniform
 
 __all__ = ["ChannelDropout", "ConvolutionNorm", "TransposedConvolution", "batch_norm"]
 
 
-def batch_norm(name: str, policy: Any) -> keras.layers.BatchNormalization:
-    """Return a BatchNorm with PyTorch's numbers; on TensorFlow its statistics are those of all replicas."""
-    synchronized = keras.backend.backend() == "tensorflow"  # JAX has one batch
-    return keras.layers.BatchNormalization(
-        momentum=0.9, epsilon=1e-5, synchronized=synchronized, name=name, dtype=policy
-    )
+def batch_norm(name: str, policy: Any) -> BatchNormalization:
+    """Return a BatchNorm with PyTorch's numbers."""
+    return BatchNormalization(momentum=0.9, epsilon=1e-5, name=name, dtype=policy)
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")

@@ -93,6 +93,16 @@ class BaseTrainStep(ChecksImages, keras.Model):
         """
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 
+    def compiled_loss(self, y: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
+        """Return the loss that the model is compiled with, a scalar as from `compute_loss`, without what layers add.
+
+        Args:
+            y: Labels.
+            y_pred: What the loss is to be computed from.
+            sample_weight: (batch,), or `None`.
+        """
+        return self._compile_loss(y, y_pred, sample_weight)
+
     def update_metrics(
         self, data: tuple[Any, Any, Any], outputs: Any, loss: Tensor, finite: Tensor | None = None
     ) -> dict[str, Any]:

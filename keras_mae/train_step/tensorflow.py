@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_mae import pixels
 from keras_mae._types import Tensor
-from keras_mae.distribution import batch_parts, several_workers
+from keras_mae.distribution import batch_parts, several_workers, sums
 from keras_mae.first_batch import Step, images_of, rows_of
 from keras_mae.train_step.base import BaseTrainStep, poisoned
 
@@ -94,7 +94,7 @@ class TrainStep(BaseTrainStep):
         logs = self.update_metrics(data, outputs, loss, finite)
         if batch_parts() == 1:
             return logs
-        totals = _sums([variable.value for variable in self.metrics_variables])
+        totals = sums([variable.value for variable in self.metrics_variables])
         with keras.StatelessScope(list(zip(self.metrics_variables, totals, strict=True))):
             results = self.get_metrics_result()
         # Keras reduces several workers' logs along an axis, which they must then have.
@@ -168,6 +168,10 @@ class TrainStep(BaseTrainStep):
     ) -> Tensor:
         """Return Keras' own loss as a mean: Keras divides it by the replicas, so that their sum would be one."""
         return super().compute_loss(x, y, y_pred, sample_weight, training) * batch_parts()
+
+    def compiled_loss(self, y: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
+        """Return the compiled loss as a mean, as `compute_loss` does."""
+        return super().compiled_loss(y, y_pred, sample_weight) * batch_parts()
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         if "validation_data" in kwargs:
@@ -259,7 +263,7 @@ def _extremes(images: Tensor) -> Tensor:
         return ends
     context = tf.distribute.get_replica_context()
     own = tf.range(context.num_replicas_in_sync) == tf.cast(context.replica_id_in_sync_group, "int32")
-    by_replica = _sums([tf.where(own[:, None], ends, 0.0)])[0]  # there is no other reduction everywhere
+    by_replica = sums([tf.where(own[:, None], ends, 0.0)])[0]  # there is no other reduction everywhere
     return tf.stack([tf.reduce_min(by_replica[:, 0]), tf.reduce_max(by_replica[:, 1])])
 
 
@@ -273,17 +277,8 @@ def _global_means(means: list[Tensor], rows: Tensor) -> list[Tensor]:
     if batch_parts() == 1:
         return means
     own = [tf.where(rows > 0, mean * tf.cast(rows, mean.dtype), 0) for mean in means]
-    rows, *totals = _sums([tf.cast(rows, "float32"), *own])
+    rows, *totals = sums([tf.cast(rows, "float32"), *own])
     return [total / tf.cast(rows, total.dtype) for total in totals]
-
-
-def _sums(values: list[Tensor]) -> list[Tensor]:
-    """Sum each value over all replicas."""
-    devices = tf.distribute.get_strategy().extended.worker_devices
-    # Where a worker has one replica only, TensorFlow does not say itself where its values are, and then asks.
-    with tf.device(devices[0] if len(devices) == 1 else None):
-        values = [tf.identity(value) for value in values]
-    return list(tf.distribute.get_replica_context().all_reduce("SUM", values))
 
 
 def _merges() -> bool:

@@ -12,7 +12,9 @@ from torch import distributed
 from keras_mae._types import Tensor
 from keras_mae.distribution import batch_parts
 from keras_mae.first_batch import ListStep, looking, rows_of
+from keras_mae.ops import BatchNormalization
 from keras_mae.train_step.base import BaseTrainStep, poisoned
+from keras_mae.train_step.trained import batch_norms
 
 __all__ = ["TrainStep"]
 
@@ -83,10 +85,10 @@ class TrainStep(BaseTrainStep):
         )
         if batch_parts() == 1:
             return
-        if self.moving_statistics:
+        if apart := [layer.path for layer in batch_norms(self) if not isinstance(layer, BatchNormalization)]:
             raise ValueError(
-                "In several PyTorch processes BatchNorm's statistics would be those of a part of the batch: probe in "
-                "one process, or on TensorFlow or JAX. Received: batch_norm=True"
+                "In several PyTorch processes the statistics of Keras' own BatchNormalization are those of a part of "
+                f"the batch: take keras_mae.ops.BatchNormalization. Received: {apart[0]!r}"
             )
         for variable in [*self.variables, *self.optimizer.variables]:  # as they are in the first process
             distributed.broadcast(variable.value.data, 0)

@@ -14,6 +14,7 @@ from wrong_arguments import (
     FRACTION,
     NAMES,
     NAN,
+    NOT_NEGATIVE_COUNT,
     OPTIONAL_BOOLEAN,
     OPTIONAL_COUNT,
     PAIR,
@@ -192,6 +193,34 @@ def of_models(folder: Path) -> list[Group]:
             },
         ),
         sweep(
+            "ViTSegmenter",
+            lambda **k: keras_mae.ViTSegmenter(**k),
+            {"encoder": encoder(), "num_classes": 3},
+            {
+                "encoder": MODELS,
+                "num_classes": (*COUNT, 1),
+                "head": (*CHOICE, None),
+                "blocks": (-3, 2, 1.5, "x", (), (1, 0), (1, 1)),
+                "drop_path_rate": (-0.1, 1, "x", NAN),
+                "image_shape": (8, (8, 8), (8, 8, 0), "abc", (8, 8, 3, 1), ()),
+                "trainable_blocks": (-1, 3, 0.3, "x", True, NAN),
+                "class_names": (*NAMES, ["a", "b"]),
+                "ignore_label": (*NOT_NEGATIVE_COUNT, 2),
+                "copy": BOOLEAN,
+            },
+        ),
+        sweep(
+            "ViTSegmenter.predict",
+            lambda images, **k: keras_mae.ViTSegmenter(encoder(), 3).predict(images, **k),
+            {"images": [BATCH[0]]},
+            {
+                "images": (None, "x", [], [np.zeros((8, 8))], [np.zeros((4, 4, 3))]),
+                "stride": (*PAIR[:4], *PAIR[5:], 9),
+                "pad": BOOLEAN,
+                "batch_size": OPTIONAL_COUNT,
+            },
+        ),
+        sweep(
             "ViTClassifier",
             lambda **k: keras_mae.ViTClassifier(**k),
             {"encoder": encoder(), "num_classes": 3},
@@ -215,7 +244,7 @@ def _of_dense() -> list[Group]:
     level = np.zeros((2, 4, 4, 8), "float32")
     maps: Any = (None, "x", [], level[0], [level[0]], {"a": level}, [level] * 5)
     heads = {"num_classes": COUNT, "dropout_rate": FRACTION}
-    small = level[:, :1]
+    small, classes = level[:, :1], np.zeros((2, 4, 4), int)
     return [
         sweep(
             "dense.SimplePyramid",
@@ -231,6 +260,44 @@ def _of_dense() -> list[Group]:
         ),
         sweep("dense.FCNHead", keras_mae.dense.FCNHead, {"num_classes": 3}, {**heads, "width": COUNT}),
         sweep("dense.LinearHead", keras_mae.dense.LinearHead, {"num_classes": 3}, heads),
+        *(
+            sweep(
+                f"dense.{kind.__name__}",
+                kind,
+                {"num_classes": 3},
+                {"num_classes": COUNT, "ignore_label": (*NOT_NEGATIVE_COUNT, 2)},
+            )
+            for kind in (keras_mae.dense.MeanIoU, keras_mae.dense.PixelAccuracy, keras_mae.dense.ClassAccuracy)
+        ),
+        sweep(
+            "dense.PixelCrossEntropy",
+            keras_mae.dense.PixelCrossEntropy,
+            {},
+            {"ignore_label": NOT_NEGATIVE_COUNT},
+        ),
+        sweep(
+            "dense.confusion",
+            keras_mae.dense.confusion,
+            {"labels": classes, "predictions": classes, "num_classes": 3},
+            {
+                "labels": (None, "x", classes[0], classes + 0.5, classes + 9),
+                "predictions": (None, "x", classes[0], classes + 0.5, classes + 9),
+                "num_classes": COUNT,
+                "ignore_label": (*NOT_NEGATIVE_COUNT, 2),
+            },
+        ),
+        sweep(
+            "dense.scores_of",
+            keras_mae.dense.scores_of,
+            {"confusion": np.eye(3, dtype=int)},
+            {"confusion": (None, "x", [], np.eye(3), -np.eye(3, dtype=int), np.ones((2, 3), int), 3)},
+        ),
+        sweep(
+            "dense.window_starts",
+            keras_mae.dense.window_starts,
+            {"size": 9, "window": 4, "stride": 3},
+            {"size": COUNT, "window": COUNT, "stride": (*COUNT, 5)},
+        ),
         sweep(
             "dense.MultiLevelNeck()",
             keras_mae.dense.MultiLevelNeck(),
