@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, own
+from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, SegmentationRecipe, own
 from keras_mae.recipes.sources import OPTIONS, SOURCES
 
 _KINDS: list[tuple[str, Any, Mapping[int, Any], tuple[str, ...]]] = [
@@ -19,6 +19,9 @@ _KINDS: list[tuple[str, Any, Mapping[int, Any], tuple[str, ...]]] = [
 def as_markdown() -> str:
     """Return a table for each kind of recipe: the values in which its recipes differ, and the options."""
     parts = [_table(title, *columns_of(kind, cells, others)) for title, kind, cells, others in _KINDS]
+    sizes = [(size, head) for head in ("upernet", "linear") for size in ("base", "large", "small_images")]
+    segmenting = {f"`{size}`, {head}": SegmentationRecipe.for_size(size, head=head) for size, head in sizes}
+    parts.append(_table("Segmentation", list(segmenting), list(segmenting.values())))
     sources = "; ".join(f"`{name}`: {text}" for name, text in SOURCES.items())
     return "\n".join([*parts, f"Sources: {sources}.\n"])
 

@@ -291,6 +291,9 @@ EXAMPLES: dict[str, Example] = {
     "schedules.WarmupStableDecay": Example(
         lambda: keras_mae.optimizers.warmup_stable_decay(0.01, 100, 10, 20, minimum=0.001)
     ),
+    "schedules.WarmupPolynomial": Example(
+        lambda: keras_mae.optimizers.warmup_polynomial(0.01, 100, 10, power=0.9, minimum=0.001)
+    ),
     # A loss and a metric have no weights to lose and are saved in a compiled model: the configuration is all.
     "loss.Accuracy": Example(lambda **kwargs: keras_mae.loss.Accuracy("mine", dtype="float16", **kwargs)),
     "loss.CrossEntropy": Example(

@@ -128,7 +128,7 @@ def test_a_whole_recipe_from_before_clamped_crops_is_read_as_it_was_trained():
             {"kind": "linear_probe", "layer_decay": 0.5, "zebra": 1},
             "A LinearProbeRecipe has .* Received: layer_dec.*, z",
         ),
-        ({"kind": "segment"}, "`kind` must be one of 'pretrain', 'fine_tune', 'linear_probe'.*'segment'"),
+        ({"kind": "detect"}, "`kind` must be one of 'pretrain', 'fine_tune', 'linear_probe', .*'detect'"),
         ({"epochs": 3}, "`kind` must be one of .*Received: kind=None"),
         ({"kind": "pretrain", "epochs": 0}, "`epochs` must be a positive integer"),
     ],

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_mae.optimizers import warmup_cosine, warmup_stable_decay
+from keras_mae.optimizers import warmup_cosine, warmup_polynomial, warmup_stable_decay
 
 
 # === The schedule ===
@@ -69,6 +69,36 @@ def test_warmup_stable_decay(step, expected):
         np.testing.assert_allclose(float(one(step)), expected, atol=1e-7, equal_nan=False)
 
 
+@pytest.mark.parametrize(
+    ("power", "step", "expected"),
+    [
+        (1, 0, 0.0),
+        (1, 3, 0.15),
+        (1, 10, 0.5),
+        (1, 36, 0.3),
+        (1, 62, 0.1),
+        (1, 70, 0.1),
+        (2, 36, 0.2),
+        (0.5, 49, 0.3),
+    ],
+)
+def test_warmup_polynomial(power, step, expected):
+    """minimum + (peak - minimum) * (1 - s) ** power, from 0.5 to 0.1."""
+    schedule = warmup_polynomial(0.5, 62, 10, power=power, minimum=0.1)
+    again = keras.optimizers.schedules.deserialize(keras.optimizers.schedules.serialize(schedule))
+    for one in (schedule, again):
+        np.testing.assert_allclose(float(one(step)), expected, atol=1e-7, equal_nan=False)
+
+
+def test_warmup_polynomial_without_warmup_starts_at_its_peak():
+    np.testing.assert_allclose([float(warmup_polynomial(0.5, 40)(step)) for step in (0, 10)], [0.5, 0.375])
+
+
+def test_a_polynomial_is_as_smooth_where_float32_cannot_tell_steps_apart():
+    late, short = warmup_polynomial(0.3, 2**24 + 10, 2**24), warmup_polynomial(0.3, 10)
+    assert [float(late(2**24 + step)) for step in range(11)] == [float(short(step)) for step in range(11)]
+
+
 def test_a_longer_run_has_the_same_rates_up_to_the_decay():
     """Also where float32 cannot tell neighboring steps apart; and the decay is as smooth there."""
     short, long = (warmup_stable_decay(0.3, total, 3, 10) for total in (40, 90))
@@ -89,3 +119,16 @@ def test_a_longer_run_has_the_same_rates_up_to_the_decay():
 def test_bad_schedules_with_a_decay_are_refused(arguments, named):
     with pytest.raises(ValueError, match=named):
         warmup_stable_decay(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"power": 0}, "`power` must be"),
+        ({"minimum": 0.2}, "minimum=0.2, peak=0.1"),
+        ({"warmup_steps": 9}, "total_st"),
+    ],
+)
+def test_bad_polynomials_are_refused(options, named):
+    with pytest.raises(ValueError, match=named):
+        warmup_polynomial(0.1, 9, **options)

@@ -9,7 +9,13 @@ from keras import ops
 
 from keras_mae import _checks
 
-__all__ = ["WarmupStableDecay", "warmup_cosine", "warmup_stable_decay"]
+__all__ = [
+    "WarmupPolynomial",
+    "WarmupStableDecay",
+    "warmup_cosine",
+    "warmup_polynomial",
+    "warmup_stable_decay",
+]
 
 
 def warmup_cosine(
@@ -94,6 +100,58 @@ def warmup_stable_decay(
     Training Durations" (arXiv 2405.18392), section 3, where the forms of the decay are compared.
     """
     return WarmupStableDecay(peak, total_steps, warmup_steps, decay_steps, minimum=minimum)
+
+
+@keras.saving.register_keras_serializable(package="keras_mae")
+class WarmupPolynomial(keras.optimizers.schedules.LearningRateSchedule):
+    """What `warmup_polynomial` returns; its arguments are those of that function."""
+
+    def __init__(
+        self, peak: float, total_steps: int, warmup_steps: int = 0, *, power: float = 1.0, minimum: float = 0.0
+    ):
+        super().__init__()
+        _check_run(peak, total_steps, warmup_steps, minimum)
+        self.peak, self.minimum, self.power = float(peak), float(minimum), _checks.positive("power", power)
+        self.total_steps, self.warmup_steps = total_steps, warmup_steps
+
+    def __call__(self, step: Any) -> Any:
+        # Differences of whole numbers first: far into a run float32 cannot tell neighboring steps apart.
+        step = ops.cast(ops.minimum(step, self.total_steps), "int32")
+        rising = ops.cast(step, "float32") / max(self.warmup_steps, 1)
+        left = ops.cast(self.total_steps - step, "float32") / (self.total_steps - self.warmup_steps)
+        rate = self.minimum + (self.peak - self.minimum) * ops.minimum(left, 1.0) ** self.power
+        return ops.where(step < self.warmup_steps, self.peak * rising, rate)
+
+    def get_config(self) -> dict[str, Any]:
+        names = ("peak", "total_steps", "warmup_steps", "power", "minimum")
+        return {name: getattr(self, name) for name in names}
+
+
+def warmup_polynomial(
+    peak: float, total_steps: int, warmup_steps: int = 0, *, power: float = 1.0, minimum: float = 0.0
+) -> WarmupPolynomial:
+    """Return a linear warm-up from 0 to `peak`, then a polynomial decay to `minimum`: the schedule of segmentation.
+
+    With s from 0 at the peak to 1 at the end, the decay is minimum + (peak - minimum) * (1 - s) ** power. The
+    published warm-up begins at a millionth of the peak and not at 0.
+
+    Args:
+        peak: The highest learning rate.
+        total_steps: Number of updates of the whole run, warm-up included.
+        warmup_steps: Number of updates of the warm-up.
+        power: Exponent of the decay: 1 is a straight line.
+        minimum: The learning rate at the end.
+
+    Returns:
+        A Keras schedule.
+
+    Raises:
+        ValueError: If the warm-up is not shorter than the run, the power not positive, or the minimum above the peak.
+
+    Reference: mmsegmentation's configuration for MAE (LinearLR, then PolyLR); "ParseNet: Looking Wider to See Better"
+    (arXiv 1506.04579), section 4, where the decay is from.
+    """
+    return WarmupPolynomial(peak, total_steps, warmup_steps, power=power, minimum=minimum)
 
 
 def pretraining_rate(

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 from keras_mae import _checks
 from keras_mae.recipes import files
-from keras_mae.recipes.sources import FOLLOWS, SOURCES, table
+from keras_mae.recipes.sources import FOLLOWS, SIZES, SOURCES, table
 
-__all__ = ["Recipe"]
+__all__ = ["ImageRecipe", "Recipe"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +26,7 @@ class Recipe:
             of an epoch go on into the next, those at the end of the run change nothing.
         base_learning_rate: Learning rate for a batch of 256; see `learning_rate`.
         weight_decay: Weight decay of the optimizer.
-        crop_area: Smallest and largest share of an image that a random crop keeps; `None` for images that come in one
-            size and are taken whole.
         flip: Whether images are mirrored at random.
-        evaluation_fraction: Share of an image's short side that evaluation keeps, up to 224 pixels; above, it keeps
-            all of it.
         seed: Random seed for weights, crops and data order.
         source: Origin of the numbers: "repository" or "paper" for published ones, "keras_mae" for ours, "untuned" for
             ours where nothing was compared. `print` shows it, and which values are not the paper's.
@@ -46,17 +42,15 @@ class Recipe:
     gradient_accumulation_steps: int = 1
     base_learning_rate: float = 1e-3
     weight_decay: float = 0.05
-    crop_area: tuple[float, float] | None = (0.08, 1.0)
     flip: bool = True
-    evaluation_fraction: float = 224 / 256
     seed: int = 0
     source: str = "paper"
     changed: tuple[str, ...] = field(default=(), compare=False)
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
     kind: ClassVar[str]
     """What the recipe is for; it tells recipes apart in files."""
-    _mirrors_crops: ClassVar[bool] = False
-    """Whether `flip` belongs to the crops, and not to the augmentation."""
+    _published_sizes: ClassVar[tuple[str, ...]] = SIZES
+    """Sizes that `for_size` knows published recipes for."""
     _added: ClassVar[Mapping[str, Any]] = {"changed": (), "origins": {}}
     """Fields that files of earlier versions lack, and the values by which those versions trained; a kind of recipe
     lists its own."""
@@ -73,10 +67,7 @@ class Recipe:
                 "`warmup_epochs` must be an integer, at least 0 and less than `epochs`. "
                 f"Received: warmup_epochs={self.warmup_epochs}, epochs={self.epochs}"
             )
-        if self.crop_area is not None:  # as a file gives it back
-            object.__setattr__(self, "crop_area", _checks.rising("crop_area", self.crop_area, 1.0))
         _checks.boolean("flip", self.flip)
-        _checks.share("evaluation_fraction", self.evaluation_fraction)
         names = [field.name for field in fields(self)]
         if not isinstance(self.changed, tuple | list) or any(name not in names for name in self.changed):
             raise _checks.argument_error("changed", "names of fields", self.changed)
@@ -101,15 +92,14 @@ class Recipe:
         """The number of images in one batch of the dataset."""
         return self.batch_size // self.gradient_accumulation_steps
 
-    @property
-    def crop(self) -> dict[str, Any] | None:
-        """The arguments of `keras_mae.data.RandomResizedCrop`, or `None` for images taken whole."""
-        return None if self.crop_area is None else {"area": self.crop_area, "flip": self.flip and self._mirrors_crops}
+    def _published(self, size: str, source: str) -> Recipe:
+        """Return the published recipe of a size, of the same options."""
+        made: Recipe = self.for_size(size, source)  # type: ignore[attr-defined]
+        return made
 
-    def evaluation_crop(self, image_size: int) -> dict[str, float]:
-        """Return the arguments of `keras_mae.data.CenterCrop` for images of this size in pixels."""
-        size = _checks.positive_int("image_size", image_size)
-        return {"fraction": self.evaluation_fraction if size <= 224 else 1.0}
+    def _compared_with(self, size: str) -> tuple[Recipe, str]:
+        """Return the published recipe that the values of this one are compared with, and what it is called."""
+        return self._published(size, "paper"), "the paper"
 
     @classmethod
     def _as_read(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -162,7 +152,7 @@ class Recipe:
         if not isinstance(values, Mapping):
             raise _checks.argument_error("values", "what `to_dict` returned", values)
         values = completed(values)
-        kinds = {one.kind: one for one in Recipe.__subclasses__() if "kind" in vars(one)}
+        kinds = {one.kind: one for one in _kinds()}
         chosen: type[Recipe] = kinds[_checks.one_of("kind", values.pop("kind", None), kinds)]
         if issubclass(cls, chosen):
             chosen = cls
@@ -196,9 +186,48 @@ class Recipe:
         return "\n".join([f"{type(self).__name__}, from {SOURCES[self.source]}", *lines])
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImageRecipe(Recipe):
+    """What recipes for images as wholes have in addition: how much of an image is looked at.
+
+    Attributes:
+        crop_area: Smallest and largest share of an image that a random crop keeps; `None` for images that come in one
+            size and are taken whole.
+        evaluation_fraction: Share of an image's short side that evaluation keeps, up to 224 pixels; above, it keeps
+            all of it.
+    """
+
+    crop_area: tuple[float, float] | None = (0.08, 1.0)
+    evaluation_fraction: float = 224 / 256
+    _mirrors_crops: ClassVar[bool] = False
+    """Whether `flip` belongs to the crops, and not to the augmentation."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.crop_area is not None:  # as a file gives it back
+            object.__setattr__(self, "crop_area", _checks.rising("crop_area", self.crop_area, 1.0))
+        _checks.share("evaluation_fraction", self.evaluation_fraction)
+
+    @property
+    def crop(self) -> dict[str, Any] | None:
+        """The arguments of `keras_mae.data.RandomResizedCrop`, or `None` for images taken whole."""
+        return None if self.crop_area is None else {"area": self.crop_area, "flip": self.flip and self._mirrors_crops}
+
+    def evaluation_crop(self, image_size: int) -> dict[str, float]:
+        """Return the arguments of `keras_mae.data.CenterCrop` for images of this size in pixels."""
+        size = _checks.positive_int("image_size", image_size)
+        return {"fraction": self.evaluation_fraction if size <= 224 else 1.0}
+
+
+def _kinds(base: type[Recipe] = Recipe) -> Iterator[type[Recipe]]:
+    """Yield the kinds of recipes that there are; a user's subclass of one is of the same kind."""
+    for one in base.__subclasses__():
+        yield from [one] if "kind" in vars(one) else _kinds(one)
+
+
 def completed(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `to_dict` returned, in an earlier version too, with the fields that were added since."""
-    kind = next((one for one in Recipe.__subclasses__() if vars(one).get("kind") == values.get("kind")), Recipe)
+    kind = next((one for one in _kinds() if one.kind == values.get("kind")), Recipe)
     added = {**Recipe._added, **kind._added}
     lacking = {field.name for field in fields(kind)} - values.keys()
     return {**added, **values} if lacking <= added.keys() else dict(values)

@@ -10,14 +10,14 @@ from keras_mae import _checks
 from keras_mae.masking import make
 from keras_mae.optimizers import AdamW, Muon, pretraining_adamw, pretraining_muon
 from keras_mae.recipes import options, own, sources
-from keras_mae.recipes.base import Recipe, changed
+from keras_mae.recipes.base import ImageRecipe, changed
 from keras_mae.recipes.sources import UNTUNED
 
 __all__ = ["PretrainRecipe"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainRecipe(Recipe):
+class PretrainRecipe(ImageRecipe):
     """How to pre-train; the defaults are the authors' repository's.
 
     Attributes:

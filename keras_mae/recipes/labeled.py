@@ -10,7 +10,7 @@ from keras_mae import _checks
 from keras_mae.optimizers import LARS, AdamW, fine_tuning_adamw, probing_lars
 from keras_mae.pooling import POOLINGS
 from keras_mae.recipes import options, own, sources
-from keras_mae.recipes.base import Recipe, changed
+from keras_mae.recipes.base import ImageRecipe, changed
 from keras_mae.recipes.options import MONITORS
 from keras_mae.recipes.sources import EFFICIENT_PROBING, FINE_TUNE, SIZES
 
@@ -18,7 +18,7 @@ __all__ = ["FineTuneRecipe", "LinearProbeRecipe"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FineTuneRecipe(Recipe):
+class FineTuneRecipe(ImageRecipe):
     """How to fine-tune; the defaults are the paper's for ViT-B.
 
     Attributes:
@@ -85,10 +85,7 @@ class FineTuneRecipe(Recipe):
         options.averaging(self.ema_momentum)
         weights = _checks.one_of("class_weights", self.class_weights, (None, "none", "balanced"))
         object.__setattr__(self, "class_weights", None if weights == "none" else weights)
-        _checks.optional(_checks.positive_int, "patience", self.patience)
-        best = self.patience is not None if self.best_epoch is None else self.best_epoch
-        object.__setattr__(self, "best_epoch", _checks.boolean("best_epoch", best))
-        _checks.one_of("monitor", self.monitor, MONITORS)
+        object.__setattr__(self, "best_epoch", options.settled_choice(self, MONITORS))
         for name in ("random_erasing", "cutmix", "switch_probability"):
             _checks.within(name, getattr(self, name), 1)
 
@@ -159,7 +156,7 @@ class FineTuneRecipe(Recipe):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearProbeRecipe(Recipe):
+class LinearProbeRecipe(ImageRecipe):
     """How to train a linear or an attentive probe; the defaults are the linear probe's published values.
 
     Attributes:

@@ -20,6 +20,7 @@ __all__ = [
     "check_target_and_norm",
     "decay_schedule",
     "implied",
+    "settled_choice",
     "settled_groups",
     "settled_norm",
     "without_contradiction",
@@ -145,6 +146,19 @@ def implied(recipe: Any, changes: dict[str, Any]) -> dict[str, Any]:
     if recipe.source == UNTUNED and size != recipe.batch_size and follows:
         added[rate] = own.untuned_base_rate(recipe.kind, _checks.positive_int("batch_size", size))
     return {**added, **changes}
+
+
+def settled_choice(recipe: Any, monitors: tuple[str, ...]) -> bool:
+    """Return whether a recipe ends with its best epoch; raise ValueError unless it can choose one.
+
+    Args:
+        recipe: Recipe with `best_epoch`, which is `None` where a `patience` decides, `patience` and `monitor`.
+        monitors: Metrics that it may go by.
+    """
+    _checks.optional(_checks.positive_int, "patience", recipe.patience)
+    _checks.one_of("monitor", recipe.monitor, monitors)
+    best = recipe.patience is not None if recipe.best_epoch is None else recipe.best_epoch
+    return _checks.boolean("best_epoch", best)
 
 
 def averaging(ema_momentum: float | None) -> dict[str, Any]:

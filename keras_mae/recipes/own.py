@@ -24,6 +24,8 @@ __all__ = [
     "PRETRAIN_BY_IMAGES",
     "PROBE",
     "PROBE_BY_IMAGES",
+    "SEGMENT",
+    "SEGMENT_BY_HEAD",
     "by_images",
     "our_own",
     "untuned_base_rate",
@@ -90,6 +92,18 @@ PROBE_BY_IMAGES: dict[int, dict[str, Any]] = {
     600: {**_PLACES, "batch_size": 150},
     6_000: _PLACES,
     60_000: {**_PLACES, "epochs": 10, "warmup_epochs": 1},  # thirty did no better
+}
+
+SEGMENT: dict[str, Any] = {  # not tuned: an actual rate of 1e-3 for the head, at a few hundred images
+    "epochs": 60,
+    "warmup_epochs": 3,
+    "batch_size": 16,
+    "base_learning_rate": 1.6e-2,
+    "layer_decay": 0.75,
+}
+SEGMENT_BY_HEAD: dict[str, dict[str, Any]] = {
+    "upernet": {},
+    "linear": {"weight_decay": 0.01, "trainable_blocks": 0},
 }
 
 _MOST_EPOCHS = 2

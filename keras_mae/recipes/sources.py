@@ -11,9 +11,11 @@ from keras_mae import _checks
 __all__ = [
     "COMMAND_LINE",
     "DATA",
+    "DINOV2",
     "EFFICIENT_PROBING",
     "FINE_TUNE",
     "FOLLOWS",
+    "MMSEGMENTATION",
     "OPTIONS",
     "OWN",
     "PUBLISHED",
@@ -27,17 +29,20 @@ __all__ = [
 
 OWN = "keras_mae"
 EFFICIENT_PROBING = "efficient_probing"
+MMSEGMENTATION, DINOV2 = "mmsegmentation", "dinov2"
 UNTUNED = "untuned"
 SOURCES = {
     "repository": "the authors' repository",
     "paper": "the paper, appendix A.1",
     EFFICIENT_PROBING: "efficient probing, arXiv 2506.10178",
+    MMSEGMENTATION: "mmsegmentation, its configurations for MAE",
+    DINOV2: "DINOv2, arXiv 2304.07193",
     OWN: "keras_mae, tuned on validation images",
     UNTUNED: "keras_mae, for short runs on one machine, not tuned",
 }
 """Names of sources, and what is printed for them."""
 
-PUBLISHED = ("repository", "paper", EFFICIENT_PROBING)
+PUBLISHED = ("repository", "paper", EFFICIENT_PROBING, MMSEGMENTATION, DINOV2)
 """Names of the sources that were published."""
 
 SIZES = ("base", "large", "huge")
@@ -95,8 +100,9 @@ def published(size: str, source: str | None, images: int | None, others: tuple[s
 def table(recipe: Any) -> list[tuple[str, str, str]]:
     """Return a recipe's fields as rows of (name, value, note).
 
-    The note says whose a value is and, where it is not the paper's, what the paper's is. A published recipe does not
-    know its size: the size counts whose recipe is most like it. A recipe of our own is compared with "base".
+    The note says whose a value is and, where it is not the paper's, what the paper's is; where the paper has no such
+    recipe, who published one stands in its place. A published recipe does not know its size: the size counts whose
+    recipe is most like it. A recipe of our own is compared with "base".
     """
     rows = {field.name: getattr(recipe, field.name) for field in fields(recipe)}
     for name in ("source", "changed", "origins"):
@@ -106,12 +112,12 @@ def table(recipe: Any) -> list[tuple[str, str, str]]:
 
 
 def _notes(recipe: Any, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    origin, size = recipe, SIZES[0]
+    origin, size = recipe, recipe._published_sizes[0]
     if recipe.source in PUBLISHED:
-        origins = {size: recipe.for_size(size, recipe.source) for size in SIZES}
-        size = min(SIZES, key=lambda size: sum(getattr(origins[size], name) != values[name] for name in values))
+        origins = {size: recipe._published(size, recipe.source) for size in recipe._published_sizes}
+        size = min(origins, key=lambda size: sum(getattr(origins[size], name) != values[name] for name in values))
         origin = origins[size]
-    paper = recipe.for_size(size, "paper")
+    paper, called = recipe._compared_with(size)
     for name, value in values.items():
         theirs = getattr(paper, name)
         changed = name in recipe.changed or getattr(origin, name) != value
@@ -120,7 +126,7 @@ def _notes(recipe: Any, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
         if name == "seed":
             yield name, whose if changed or name in recipe.origins else "default"
         elif value == theirs:
-            yield name, whose if changed or name in recipe.origins else "the paper"
+            yield name, whose if changed or name in recipe.origins else called
         else:
             after = f" ({OPTIONS[name]})" if name in OPTIONS else ""
-            yield name, f"{whose}{after}; the paper: {theirs}"
+            yield name, f"{whose}{after}; {called}: {theirs}"

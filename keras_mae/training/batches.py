@@ -6,11 +6,27 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from keras_mae import _checks, distribution
-from keras_mae.data import Augmentation, CenterCrop, RandomCrop, RandomResizedCrop, Stream, make_dataset
+from keras_mae.data import (
+    Augmentation,
+    CenterCrop,
+    RandomCrop,
+    RandomResizedCrop,
+    SegmentationCrop,
+    Stream,
+    WholeImage,
+    make_dataset,
+)
 from keras_mae.data.levels import EIGHT_BITS
 from keras_mae.data.sources import Source, check_source
-from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, Recipe, check_recipe
-from keras_mae.recipes.base import changed
+from keras_mae.recipes import (
+    FineTuneRecipe,
+    LinearProbeRecipe,
+    PretrainRecipe,
+    Recipe,
+    SegmentationRecipe,
+    check_recipe,
+)
+from keras_mae.recipes.base import ImageRecipe, changed
 from keras_mae.recipes.sources import DATA
 
 __all__ = ["evaluation_batches", "fit_recipe", "training_batches", "validation_batches", "without_crops"]
@@ -21,10 +37,10 @@ _Recipe = TypeVar("_Recipe", bound=Recipe)
 
 
 def fit_recipe(recipe: _Recipe, images: int, **changes: Any) -> _Recipe:
-    """Return a recipe for a classifier with its batch no larger than the data and its warm-up within its epochs.
+    """Return a recipe for training on labels, its batch no larger than the data and its warm-up within its epochs.
 
     Args:
-        recipe: Recipe for fine-tuning or for a linear probe.
+        recipe: Recipe for fine-tuning, a linear probe or segmentation.
         images: Number of images to train on.
         changes: Fields with values of their own; `None` stands for the recipe's. A warm-up that is not among them
             keeps its share of the run where it would take more than half of other epochs.
@@ -67,7 +83,7 @@ def training_batches(
     """Return batches to train on: shuffled, cropped and augmented as the recipe says, and all of one size.
 
     Args:
-        source: Images, with labels to train a classifier.
+        source: Images, with labels to train a classifier, or with masks to train a segmenter.
         recipe: Recipe of the run. A batch holds its `step_batch_size` images, or all there are if those are fewer.
         num_classes: Number of classes; for fine-tuning and linear probes, whose augmentation needs it.
         crops_per_image: Crops of each image once it is decoded, where images come in sizes of their own.
@@ -87,12 +103,15 @@ def training_batches(
     if classifies != (num_classes is not None):
         rule = "given for" if classifies else "left out for"
         raise _checks.argument_error("num_classes", f"{rule} a {type(recipe).__name__}", num_classes)
+    _check_masks(source, recipe)
     augmentation = dict(recipe.augmentation) if isinstance(recipe, FineTuneRecipe | LinearProbeRecipe) else {}
     augmentation["pixel_range"] = getattr(source, "levels", EIGHT_BITS).pixel_range
     crop: Any = None
     if isinstance(recipe, PretrainRecipe) and recipe.shift:
         crop = RandomCrop(recipe.shift, recipe.flip)
-    elif not source.sized:
+    elif isinstance(recipe, SegmentationRecipe):
+        crop = SegmentationCrop(**recipe.crop)
+    elif isinstance(recipe, ImageRecipe) and not source.sized:
         crop = CenterCrop() if recipe.crop is None else RandomResizedCrop(**recipe.crop)
         if classifies and recipe.crop is not None:  # mirrored by the crop: ten times faster than afterwards
             crop = replace(crop, flip=augmentation.pop("flip"))
@@ -114,7 +133,8 @@ def evaluation_batches(
 ) -> Any:
     """Return batches of all images in their order, as they are, for scores or features.
 
-    Inside a `keras_mae.distribution.scope` every process gets all of them.
+    Inside a `keras_mae.distribution.scope` every process gets all of them. Images with masks are whole: as large as
+    fits into the size of the source's images, and filled up, in batches of the recipe's size.
 
     Args:
         source: Images and labels.
@@ -127,7 +147,7 @@ def evaluation_batches(
         A dataset with a length.
     """
     check_source(source)
-    size = min(EVALUATION_BATCH, len(source))
+    size = min(_most_at_once(recipe), len(source))
     how: dict[str, Any] = {"crop": _evaluation_crop(source, recipe), "loader": loader, "workers": workers}
     return make_dataset(source, size, shuffle=False, shard=(0, 1), **how)
 
@@ -153,14 +173,35 @@ def validation_batches(
         ValueError: If there are fewer images than devices.
     """
     check_source(source)
-    size = distribution.current().whole_batch_size(len(source), EVALUATION_BATCH)
+    size = distribution.current().whole_batch_size(len(source), _most_at_once(recipe))
     how: dict[str, Any] = {"crop": _evaluation_crop(source, recipe), "loader": loader, "workers": workers}
     return make_dataset(source, size, shuffle=False, drop_remainder=True, **how)
 
 
-def _evaluation_crop(source: Source, recipe: Recipe | None) -> CenterCrop | None:
+def _evaluation_crop(source: Source, recipe: Recipe | None) -> CenterCrop | WholeImage | None:
     if recipe is not None:
         check_recipe(recipe, Recipe)
-    if source.sized or recipe is None:
+        _check_masks(source, recipe)
+    if source.sized:
+        return None
+    if getattr(source, "masks", None) is not None:
+        return WholeImage()
+    if not isinstance(recipe, ImageRecipe):
         return None
     return CenterCrop(**recipe.evaluation_crop(min(source.image_shape[:2])))
+
+
+def _most_at_once(recipe: Recipe | None) -> int:
+    """Return how many images are evaluated at once: of segmentation there are logits for each pixel of each."""
+    return recipe.step_batch_size if isinstance(recipe, SegmentationRecipe) else EVALUATION_BATCH
+
+
+def _check_masks(source: Source | Stream, recipe: Recipe) -> None:
+    """Raise ValueError if the images have masks and the recipe is none for them, or the other way round."""
+    has_masks = getattr(source, "masks", None) is not None
+    if isinstance(recipe, SegmentationRecipe) and not has_masks:
+        raise ValueError("A SegmentationRecipe takes images with masks. Received: a source without")
+    if has_masks and not isinstance(recipe, SegmentationRecipe):
+        raise ValueError(
+            f"Images with masks take a SegmentationRecipe. Received: a {type(recipe).__name__} for such images"
+        )

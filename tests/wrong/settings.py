@@ -84,6 +84,7 @@ def of_optimizers(folder: Path) -> list[Group]:
         "layer_decay": (0, -1, 1.5, "x", NAN, None),
         "minimum_learning_rate": (*NOT_NEGATIVE, 10.0),
         "beta_2": FRACTION,
+        "power": OPTIONAL_POSITIVE,
     }
     return [
         sweep("AdamW", optimizers.AdamW, {}, {**rate, **decay, **betas, **of_adam, **keras_own}),
@@ -120,6 +121,12 @@ def of_optimizers(folder: Path) -> list[Group]:
             {"peak": 1.0, "total_steps": 10, "warmup_steps": 1, "decay_steps": 2},
             {**schedule, "decay_steps": (*COUNT, 20)},
         ),
+        sweep(
+            "warmup_polynomial",
+            optimizers.warmup_polynomial,
+            {"peak": 1.0, "total_steps": 10},
+            {**schedule, "power": POSITIVE},
+        ),
         sweep("averaged_weights", _entered, {"model": trained()}, {"model": MODELS[:3]}),
     ]
 
@@ -137,12 +144,14 @@ def of_recipes(folder: Path) -> list[Group]:
         "gradient_accumulation_steps": (*COUNT, 3),
         "base_learning_rate": POSITIVE,
         "weight_decay": NOT_NEGATIVE,
-        "crop_area": (3, "x", (0, 1), (0.5, 0.2), (0.5, 2), (True, True), (NAN, 1), ("a", "b")),
         "flip": BOOLEAN,
-        "evaluation_fraction": SHARE,
         "seed": SEED,
         "source": (*CHOICE, None),
         "changed": ("x", 3, ["nothing"], [3], None),
+    }
+    whole: dict[str, Any] = {
+        "crop_area": (3, "x", (0, 1), (0.5, 0.2), (0.5, 2), (True, True), (NAN, 1), ("a", "b")),
+        "evaluation_fraction": SHARE,
     }
     pretrain: dict[str, Any] = {
         "beta_1": FRACTION,
@@ -183,14 +192,32 @@ def of_recipes(folder: Path) -> list[Group]:
         "patience": OPTIONAL_COUNT,
         "monitor": (*CHOICE, None),
     }
+    segment: dict[str, Any] = {
+        "head": (*CHOICE, None),
+        "blocks": ("x", 0.5, (0.5,), (True, 1), ()),
+        "trainable_blocks": (-1, 0.3, "x", NAN, True, [1]),
+        "layer_decay": (0, -1, 1.5, "x", NAN, None),
+        "drop_path_rate": FRACTION,
+        "beta_1": FRACTION,
+        "beta_2": FRACTION,
+        "power": POSITIVE,
+        "minimum_learning_rate": NOT_NEGATIVE,
+        "scale": (3, "x", None, (0, 1), (2, 1), (NAN, 1)),
+        "max_class_share": SHARE,
+        "distortion": BOOLEAN,
+        "best_epoch": OPTIONAL_BOOLEAN,
+        "patience": OPTIONAL_COUNT,
+        "monitor": (*CHOICE, None),
+    }
     probe: dict[str, Any] = {"momentum": FRACTION, "clamp_crops": BOOLEAN, "pooling": (*CHOICE, None)}
     size: dict[str, Any] = {"size": (*CHOICE, None), "source": CHOICE, "images": OPTIONAL_COUNT, "nothing": (3,)}
     kinds: dict[str, Any] = {
-        "PretrainRecipe": (recipes.PretrainRecipe, pretrain),
-        "FineTuneRecipe": (recipes.FineTuneRecipe, fine),
-        "LinearProbeRecipe": (recipes.LinearProbeRecipe, probe),
+        "PretrainRecipe": (recipes.PretrainRecipe, {**whole, **pretrain}),
+        "FineTuneRecipe": (recipes.FineTuneRecipe, {**whole, **fine}),
+        "LinearProbeRecipe": (recipes.LinearProbeRecipe, {**whole, **probe}),
+        "SegmentationRecipe": (recipes.SegmentationRecipe, segment),
     }
-    small = {"epochs": 2, "warmup_epochs": 0, "crop_area": None, "batch_size": 16}
+    small = {"epochs": 2, "warmup_epochs": 0, "batch_size": 16}
     found = []
     for name, (kind, own) in kinds.items():
         found.append(sweep(name, kind, small, {**common, **own}))
@@ -206,6 +233,12 @@ def of_recipes(folder: Path) -> list[Group]:
             {**steps, "model": MODELS[:3]},
         ),
         sweep("LinearProbeRecipe.optimizer", recipe("linear_probe").optimizer, {"steps_per_epoch": 3}, steps),
+        sweep(
+            "SegmentationRecipe.optimizer",
+            recipes.SegmentationRecipe().optimizer,
+            {"steps_per_epoch": 3, "model": classifier()},
+            {**steps, "model": MODELS[:3]},
+        ),
         sweep(
             "Recipe.from_dict",
             recipes.Recipe.from_dict,
