@@ -28,7 +28,8 @@ from keras_mae.visualize.masks import maskings
 from keras_mae.visualize.page import map_page
 from keras_mae.visualize.queries import query_attention, query_maps
 from keras_mae.visualize.retrieval import neighbors
-from keras_mae.visualize.scores import confusion
+from keras_mae.visualize.scores import confusion, pixel_confusion
+from keras_mae.visualize.segmentations import segmentations
 
 __all__ = [
     "attention",
@@ -46,6 +47,7 @@ __all__ = [
     "neighbors",
     "overlays",
     "patch_maps",
+    "pixel_confusion",
     "position_maps",
     "position_similarity",
     "query_attention",
@@ -54,5 +56,6 @@ __all__ = [
     "reconstruct_at",
     "reconstructions",
     "saliency",
+    "segmentations",
     "smooth_grad",
 ]

@@ -16,13 +16,15 @@ __all__ = ["curves", "read_history"]
 
 _PANELS = {
     "accuracy": "accuracy",
+    "mean_iou": "mean IoU",
+    "pixel_accuracy": "accuracy\nof pixels",
     "knn_accuracy": "accuracy of the\nnearest neighbors",
     "probe_accuracy": "accuracy of\nthe probe",
     "rankme": "RankMe",
     "learning_rate": "learning rate",
 }
 """Columns that have a panel below the loss, where they are there, and what is written beside it."""
-_DRAWN = ("epoch", "loss", "val_loss", "val_accuracy", *_PANELS)
+_DRAWN = ("epoch", "loss", "val_loss", "val_accuracy", "val_mean_iou", "val_pixel_accuracy", *_PANELS)
 
 Columns = Mapping[str, Any]  # of numbers
 History = Columns | str | os.PathLike[str]
@@ -62,9 +64,9 @@ def curves(history: History | Mapping[str, History]) -> Any:
 
     Args:
         history: Columns of a run by name, as in `History.history`, or the path of its `history.csv`; or a dict of
-            either, by the names of the runs. Columns are "loss" and, if they are there, "accuracy", both with
-            "val_" before them, "knn_accuracy", "probe_accuracy", "rankme", "learning_rate", and "epoch", which counts
-            from 1 otherwise.
+            either, by the names of the runs. Columns are "loss" and, if they are there, "accuracy", "mean_iou" and
+            "pixel_accuracy", all with "val_" before them, "knn_accuracy", "probe_accuracy", "rankme",
+            "learning_rate", and "epoch", which counts from 1 otherwise.
 
     Returns:
         A matplotlib `Figure`.
@@ -74,7 +76,7 @@ def curves(history: History | Mapping[str, History]) -> Any:
         ValueError: If a file cannot be read, or there is no loss.
     """
     runs = {name: _columns(name, run) for name, run in _by_name(history).items()}
-    classifies = ["accuracy" in run for run in runs.values()]
+    classifies = ["accuracy" in run or "mean_iou" in run for run in runs.values()]
     loss = "mean squared error\non removed patches"
     panels = {"loss": "cross-entropy" if all(classifies) else "loss" if any(classifies) else loss}
     panels |= {name: label for name, label in _PANELS.items() if any(name in run for run in runs.values())}

@@ -41,6 +41,34 @@ def confusion(labels: Any, predicted: Any, class_names: Sequence[str]) -> Any:
         )
     counts = np.zeros((len(class_names), len(class_names)))
     np.add.at(counts, (true, taken_for), 1)
+    return _drawn(counts, class_names, "% of each class; accuracy")
+
+
+def pixel_confusion(counts: Any, class_names: Sequence[str]) -> Any:
+    """Draw which class the pixels of each class are taken for, in percent of them.
+
+    Args:
+        counts: Numbers of pixels, integers (classes, classes): rows are labels, columns predictions, as
+            `dense.confusion` returns them.
+        class_names: Names of the classes, in the order of the labels.
+
+    Returns:
+        A matplotlib `Figure`.
+
+    Raises:
+        ImportError: If matplotlib is missing.
+        ValueError: If the counts are not those of these classes.
+    """
+    names = _class_names.checked(class_names) or ()
+    rule = f"integers ({len(names)}, {len(names)}) of at least 0: one row and one column for each of `class_names`"
+    known = _checks.array("counts", counts, rule)
+    if known.shape != (len(names), len(names)) or known.dtype.kind not in "iu" or not names or known.min() < 0:
+        raise _checks.argument_error("counts", rule, counts)
+    return _drawn(known, names, "% of each class's pixels; pixel accuracy")
+
+
+def _drawn(counts: np.ndarray, class_names: Sequence[str], title: str) -> Any:
+    """Draw numbers of images or pixels (classes, classes), rows true, columns predicted, in percent of each row."""
     shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = min(2.5 + 0.5 * len(class_names), 20)
     figure = new_figure(side, side)
@@ -58,7 +86,7 @@ def confusion(labels: Any, predicted: Any, class_names: Sequence[str]) -> Any:
     axes.set(
         xlabel="predicted",
         ylabel="true",
-        title=f"% of each class; accuracy {np.diag(counts).sum() / max(counts.sum(), 1):.2%}",
+        title=f"{title} {np.diag(counts).sum() / max(counts.sum(), 1):.2%}",
     )
     return figure
 
