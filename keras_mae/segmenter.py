@@ -26,6 +26,7 @@ from keras_mae.dense.scores import (
 )
 from keras_mae.dense.windows import slide
 from keras_mae.encoder import ViTEncoder
+from keras_mae.file_segmentations import SegmentsFiles
 from keras_mae.fine_tuned import FineTuned
 from keras_mae.from_preset import PresetFiles
 from keras_mae.pixels import check_images
@@ -42,7 +43,7 @@ _NUMBERS_AT_ONCE = 2**26
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
-class ViTSegmenter(PresetFiles, FineTuned, TrainStep):
+class ViTSegmenter(PresetFiles, SegmentsFiles, FineTuned, TrainStep):
     """Tells the class of every pixel with a pre-trained encoder.
 
     `compile(optimizer)` is enough: the loss is cross-entropy over the pixels that have a class, and the metrics are

@@ -63,7 +63,7 @@ def test_import_costs_less_than_03_seconds(fresh_imports):
 
 # === Who may import whom ===
 LEAVES = {"_backend", "_checks", "_files", "_optional", "_types", "distribution", "from_preset", "ops", "random"}
-LEAVES |= {"_class_names", "_interrupt", "_saving", "_terminal", "first_batch", "fit_arguments", "pixels"}
+LEAVES |= {"_class_names", "_colors", "_interrupt", "_saving", "_terminal", "first_batch", "fit_arguments", "pixels"}
 FIRST = {"patches", "pooling", "positions", "transformer", "masking", "presets", "window_attention"}
 SECOND = {"cross_attention", "encoder", "decoder", "loss"}
 MODEL = {"copying", "fusion", "mask_inputs", "masked_autoencoder", "partial_prediction", "reconstruction", "targets"}
@@ -93,11 +93,12 @@ ALLOWED = {
     "file_predictions": LEAVES | {"data", "labels"},
     "fine_tuned": LEAVES | {"encoder"},
     "classifier": LEAVES | FIRST | {"encoder", "loss"} | HEADED,
-    "segmenter": LEAVES | {"dense", "encoder", "fine_tuned", "train_step"},
+    "file_segmentations": LEAVES | {"data", "dense"},
+    "segmenter": LEAVES | {"file_segmentations", "dense", "encoder", "fine_tuned", "train_step"},
     "optimizers": LEAVES,
     "recipes": LEAVES | {"masking", "optimizers", "pooling"},
     "data": LEAVES,
-    "transfer": LEAVES | FIRST | LEARNING | {"encoder", "file_predictions", "frozen_features", "labels", "loss"},
+    "transfer": LEAVES | FIRST | LEARNING | HEADED - {"train_step"} | {"encoder", "file_segmentations", "loss"},
     "visualize": LEAVES | FIRST | SECOND | MODEL | {"classifier"},
     "convert": LEAVES | FIRST | SECOND | MODEL | {"classifier", "segmenter"},
 }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -69,6 +70,12 @@ class PairSource:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def in_own_sizes(self) -> Self:
+        """Return the same images and masks in their own sizes, as `image_size=None` leaves them: to be scored."""
+        twin = copy.copy(self)
+        twin.image_shape, twin.sized = (None, None, self.image_shape[2]), False
+        return twin
 
     def mask(self, index: int) -> tuple[np.ndarray, str]:
         """Return what the mask of an image holds, as `read_mask` does, and its name in errors."""

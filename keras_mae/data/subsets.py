@@ -50,6 +50,14 @@ class Subset:
         """Return the other source, and the indices that images have there."""
         return self._source, [int(self._indices[index]) for index in indices]
 
+    def labels_of(self, index: int) -> np.ndarray:
+        """Return the mask of an image, of a source that has masks: labels (height, width), as large as the image."""
+        return np.asarray(self._source.labels_of(int(self._indices[index])))  # type: ignore[attr-defined]
+
+    def in_own_sizes(self) -> Subset:
+        """Return the same images of a source that has masks, in their own sizes."""
+        return Subset(self._source.in_own_sizes(), self._indices)  # type: ignore[attr-defined]
+
     def read_labels(self) -> np.ndarray | None:
         """Return the labels of all images, `None` if the other source has none by index."""
         labels = labels_of(self._source)

@@ -15,10 +15,12 @@ from keras_mae.training.feeding import (
     open_unlabeled,
 )
 from keras_mae.training.online import open_probe, open_rankme
+from keras_mae.training.pairs import PairedImages, SegmentationFeed, open_pairs, open_test_pairs
 from keras_mae.training.protocols import run_fine_tuning, run_linear_probe, run_pretraining
 from keras_mae.training.runner import RunOptions, run
 from keras_mae.training.saving import Saving
 from keras_mae.training.scoring import run_evaluation, run_knn
+from keras_mae.training.segmenting import run_segmentation, run_segmentation_scores
 from keras_mae.training.watching import OnlineProbe, RankMe, Watch
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "Interrupted",
     "LabeledImages",
     "OnlineProbe",
+    "PairedImages",
     "Position",
     "Preempted",
     "PretrainRecipe",
@@ -37,15 +40,18 @@ __all__ = [
     "RunFile",
     "RunOptions",
     "Saving",
+    "SegmentationFeed",
     "StopOnNonFinite",
     "UnlabeledImages",
     "Watch",
     "evaluation_batches",
     "fit_recipe",
     "open_labeled",
+    "open_pairs",
     "open_probe",
     "open_rankme",
     "open_test",
+    "open_test_pairs",
     "open_unlabeled",
     "run",
     "run_evaluation",
@@ -53,6 +59,8 @@ __all__ = [
     "run_knn",
     "run_linear_probe",
     "run_pretraining",
+    "run_segmentation",
+    "run_segmentation_scores",
     "training_batches",
     "validation_batches",
 ]

@@ -10,10 +10,11 @@ import keras
 
 from keras_mae import distribution
 from keras_mae.training.checkpoints import Checkpoints
+from keras_mae.training.directory import RunDirectory
 from keras_mae.training.metadata import TIES
 from keras_mae.transfer.best_epoch import EpochChoice
 
-__all__ = ["ChooseEpoch", "as_begun"]
+__all__ = ["ChooseEpoch", "as_begun", "chosen_epoch"]
 
 
 class ChooseEpoch(keras.callbacks.Callback):
@@ -64,3 +65,11 @@ class ChooseEpoch(keras.callbacks.Callback):
 def as_begun(choice: EpochChoice, metadata: Mapping[str, Any]) -> EpochChoice:
     """Return a choice as it is made in a run with these metadata."""
     return replace(choice, ties=metadata.get(TIES))
+
+
+def chosen_epoch(choice: EpochChoice | None, directory: RunDirectory) -> dict[str, int]:
+    """Return the epoch whose weights a run ends with, counted from 1, by its name in the scores; nothing if it is the
+    last."""
+    if choice is None or not choice.best_epoch:
+        return {}
+    return {"epoch": (as_begun(choice, directory.metadata).best(directory.history) or 0) + 1}

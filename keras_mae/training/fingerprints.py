@@ -15,7 +15,7 @@ from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
 from keras_mae.targets.patch_targets import PatchTargets
 
-__all__ = ["of_batches", "of_classifier", "of_pretraining", "of_weights"]
+__all__ = ["of_batches", "of_classifier", "of_pretraining", "of_segmenter", "of_weights"]
 
 _OF_EVERY_LAYER = ("name", "trainable", "dtype")
 """Entries of every layer's config, by which layers do not differ here; the policy is recorded beside them."""
@@ -44,6 +44,16 @@ def of_classifier(encoder: ViTEncoder, dataset: Any, test: Any) -> dict[str, Any
     if not distribution.current().collective_reads:
         known["encoder_weights"] = of_weights(encoder)
     return _entry(known)
+
+
+def of_segmenter(encoder: ViTEncoder, dataset: Any, test: Any) -> dict[str, Any]:
+    """Return the same of an encoder and its images with masks; those to test on may be a source of them."""
+    known = of_classifier(encoder, dataset, None)
+    found = getattr(test, "fingerprint", None)
+    if known and callable(found):
+        tested = dict(found())
+        known["fingerprint"]["test"] = tested.get("data", tested)
+    return known
 
 
 def of_batches(dataset: Any) -> dict[str, Any]:

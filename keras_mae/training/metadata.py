@@ -9,6 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import keras
+
 from keras_mae import _checks, _class_names
 from keras_mae.data.fingerprints import differences, were_copied
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, Recipe
@@ -27,6 +29,7 @@ __all__ = [
     "from_flat",
     "json_values",
     "merged",
+    "of_training",
 ]
 
 RECIPE = "recipe"
@@ -47,6 +50,21 @@ _RECORDED_LATER = ("cache_features", "class_names", "recipe_size", FINGERPRINT)
 """Names of values that runs did not record at first: a run without one is taken to have had the same."""
 MAY_CHANGE = (FINGERPRINT, "data", "test", "images", "num_labels", "balanced", "model", "teacher", "teacher_weights")
 """Names of values with others of which a run may go on if it is asked to: what it is given, not how it trains."""
+
+
+def of_training(model: Any, recipe: Recipe, steps: int) -> dict[str, Any]:
+    """Return the metadata that every training has, of a model and its recipe."""
+    return {
+        "recipe": recipe.to_dict(),
+        "learning_rate": recipe.learning_rate,
+        "step_batch_size": recipe.step_batch_size,
+        "steps_per_epoch": steps,
+        "image_shape": model.encoder.image_shape,
+        "patch_size": model.encoder.patch_size,
+        "dtype": model.encoder.dtype_policy.name,
+        "backend": keras.backend.backend(),
+        "parameters": model.count_params(),
+    }
 
 
 def json_values(metadata: Any) -> dict[str, Any]:

@@ -21,9 +21,9 @@ from keras_mae.pixels import check_images
 from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, Recipe, check_recipe
 from keras_mae.training import fingerprints
 from keras_mae.training.begun import begun_metadata
-from keras_mae.training.choosing import as_begun
+from keras_mae.training.choosing import chosen_epoch
 from keras_mae.training.directory import RunDirectory, RunFile
-from keras_mae.training.metadata import merged
+from keras_mae.training.metadata import merged, of_training
 from keras_mae.training.pictures import draw
 from keras_mae.training.runner import RunOptions, run
 from keras_mae.training.saving import Saving
@@ -86,7 +86,7 @@ def run_pretraining(
     examples = check_images(examples, model.encoder.image_shape, model.encoder.pixel_range)
     checked_bands(bands, examples.shape[-1])
     steps = length(dataset)
-    known = _known(model, recipe, steps) | {"masking": describe(model.masking)}
+    known = of_training(model, recipe, steps) | {"masking": describe(model.masking)}
     if model.target_name not in _BY_NORM_PIX_LOSS:
         known |= identified(model)
     known |= fingerprints.of_pretraining(model, dataset)
@@ -180,7 +180,7 @@ def run_fine_tuning(
         image_shape=image_shape,
         class_weights=class_weights_of(recipe, dataset, len(names)),
     )
-    known = _known(classifier, recipe, steps) | {
+    known = of_training(classifier, recipe, steps) | {
         "class_names": names,
         "protocol": "fine-tuning",
         "trainable_blocks": trainable_blocks,
@@ -224,7 +224,7 @@ def run_linear_probe(
     steps, names = length(dataset), trained_names(class_names, dataset)
     probe = compiled_probe(encoder, len(names), recipe, steps, class_names=names)
     cached = _caches(probe, dataset, _checks.path("run_directory", run_directory), cache_features, options)
-    known = _known(probe, recipe, steps) | {"class_names": names, "protocol": "linear probe"}
+    known = of_training(probe, recipe, steps) | {"class_names": names, "protocol": "linear probe"}
     known["cache_features"] = cached
     known |= fingerprints.of_classifier(encoder, dataset, test)
     return _run_classifier(
@@ -287,21 +287,6 @@ def _check_agreement(model: MaskedAutoencoder, recipe: PretrainRecipe) -> None:
             raise ValueError(f"Model and recipe must agree. Received: {name}={found[name]} and {value}")
 
 
-def _known(model: Any, recipe: Recipe, steps: int) -> dict[str, Any]:
-    """Return the metadata that every training has."""
-    return {
-        "recipe": recipe.to_dict(),
-        "learning_rate": recipe.learning_rate,
-        "step_batch_size": recipe.step_batch_size,
-        "steps_per_epoch": steps,
-        "image_shape": model.encoder.image_shape,
-        "patch_size": model.encoder.patch_size,
-        "dtype": model.encoder.dtype_policy.name,
-        "backend": keras.backend.backend(),
-        "parameters": model.count_params(),
-    }
-
-
 def _run_classifier(
     classifier: ViTClassifier,
     dataset: Any,
@@ -333,9 +318,7 @@ def _run_classifier(
 
     def scores(directory: RunDirectory, trained: ViTClassifier) -> None:
         if distribution.current().processes == 1:
-            of_epoch = {}
-            if choice is not None and choice.best_epoch:
-                of_epoch = {"epoch": (as_begun(choice, directory.metadata).best(directory.history) or 0) + 1}
+            of_epoch = chosen_epoch(choice, directory)
             leave_scores(directory, predictions(trained, test, places), names, **of_epoch)
 
     def complete(directory: RunDirectory) -> None:

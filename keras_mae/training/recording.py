@@ -15,7 +15,7 @@ from keras_mae.training.directory import RunDirectory, RunFile
 
 __all__ = ["Record", "recipe_file"]
 
-_COMMANDS = {"pretrain": "pretrain", "fine_tune": "finetune", "linear_probe": "probe"}
+_COMMANDS = {"pretrain": "pretrain", "fine_tune": "finetune", "linear_probe": "probe", "segment": "segment"}
 
 
 def recipe_file(recipe: Recipe, settings: Settings | None) -> str:

@@ -1,6 +1,7 @@
 """What pre-training is for: the paper's four protocols, from one encoder, and what its features find."""
 
 from keras_mae.file_predictions import Predictions, join_predictions
+from keras_mae.file_segmentations import Segmentations
 from keras_mae.transfer.class_weights import balanced_class_weights
 from keras_mae.transfer.embedding import embed, join_embeddings
 from keras_mae.transfer.embeddings import Embeddings, read_embeddings
@@ -9,12 +10,14 @@ from keras_mae.transfer.fine_tuning import fine_tune, partial_fine_tune
 from keras_mae.transfer.knn import knn_accuracy, knn_predict
 from keras_mae.transfer.probing import linear_probe
 from keras_mae.transfer.rank import rankme
+from keras_mae.transfer.segmenting import segment
 from keras_mae.transfer.similar import map_coordinates, nearest
 
 __all__ = [
     "Embeddings",
     "Features",
     "Predictions",
+    "Segmentations",
     "balanced_class_weights",
     "embed",
     "extract_features",
@@ -29,4 +32,5 @@ __all__ = [
     "partial_fine_tune",
     "rankme",
     "read_embeddings",
+    "segment",
 ]

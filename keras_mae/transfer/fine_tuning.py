@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 
@@ -18,6 +18,8 @@ from keras_mae.transfer.best_epoch import EpochChoice, KeepBest, checked_choice
 from keras_mae.transfer.class_weights import class_weights_of
 
 __all__ = ["compiled_classifier", "fine_tune", "fit_classifier", "partial_fine_tune"]
+
+_Model = TypeVar("_Model", bound=keras.Model)
 
 
 def fine_tune(
@@ -153,15 +155,15 @@ def compiled_classifier(
 
 
 def fit_classifier(
-    classifier: ViTClassifier,
+    classifier: _Model,
     dataset: Any,
     epochs: int,
     *,
     validation_data: Any = None,
     choice: EpochChoice | None = None,
     **fit_options: Any,
-) -> ViTClassifier:
-    """Train a compiled classifier on a dataset that shuffles itself, and return it."""
+) -> _Model:
+    """Train a compiled classifier, or a segmenter, on a dataset that shuffles itself, and return it."""
     callbacks = keras.tree.flatten(fit_options.pop("callbacks", None) or [])
     if getattr(classifier.optimizer, "inner_optimizer", classifier.optimizer).use_ema:
         callbacks.insert(0, ValidateAverages())
