@@ -287,7 +287,7 @@ def test_a_folder_that_is_taken_is_said_before_anything_is_looked_at(keras_mae_c
             ["finetune", "MODEL", "--gradient-accumulation-steps", "3"],
             "`gradient_accumulation_steps` must divide `batch_size`",
         ),
-        (["evaluate", "MODEL"], "`classifier` must be a ViTClassifier. Received: a MaskedAutoencoder"),
+        (["evaluate", "MODEL"], "`model` must be a ViTClassifier or a ViTSegmenter. Received: a MaskedAutoencoder"),
         (["evaluate", "nothing.keras"], "There is no model file 'nothing.keras'"),
         (["finetune", "MODEL", "--image-size", "12"], "images of (8, 8, 1). Received: a model for (12, 12, 1)"),
         (["finetune", "MODEL", "--test", "others"], "digits has a test set of its own"),

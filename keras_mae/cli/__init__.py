@@ -21,6 +21,7 @@ from keras_mae.cli import (
     pretraining,
     saved,
     scoring,
+    segmenting,
     transfer,
 )
 from keras_mae.cli.output import complain
@@ -28,7 +29,8 @@ from keras_mae.cli.output import complain
 __all__ = ["app", "main"]
 
 app = typer.Typer(
-    help="Masked autoencoders in Keras: pre-train on images, look at what a model has learned, and classify with it.",
+    help="Masked autoencoders in Keras: pre-train on images, look at what a model has learned, and classify and "
+    "segment with it.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -38,6 +40,7 @@ for command in (
     pretraining.pretrain,
     transfer.finetune,
     transfer.probe,
+    segmenting.segment,
     scoring.knn,
     scoring.evaluate,
     asking.predict,
@@ -80,7 +83,7 @@ def main() -> None:
     sys.exit(status or 0)
 
 
-_OF_FOLDERS = ("finetune", "probe", "knn", "evaluate", "anomaly")
+_OF_FOLDERS = ("finetune", "probe", "segment", "knn", "evaluate", "anomaly")
 """Commands that read folders, and have no option to leave out damaged images."""
 
 

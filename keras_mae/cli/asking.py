@@ -11,6 +11,7 @@ import typer
 
 from keras_mae.cli.options import AllowDamaged, Bands, MaxPixels, Part, RecipeSize, WhiteLevel, shown_bands
 from keras_mae.cli.output import add_row, complain, echo, existing, table
+from keras_mae.cli.scoring import check_classifier
 
 if TYPE_CHECKING:
     from keras_mae.transfer import Embeddings
@@ -33,7 +34,12 @@ class Method(StrEnum):
 
 
 def predict(
-    classifier: Annotated[Path, typer.Argument(help="Saved ViTClassifier, such as a run's classifier.keras.")],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="Saved ViTClassifier or ViTSegmenter, such as a run's classifier.keras or segmenter.keras."
+        ),
+    ],
     files: Annotated[
         list[Path],
         typer.Argument(
@@ -42,53 +48,81 @@ def predict(
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Table to write, a new .csv or .json file; by default none is written.")
+        Path | None,
+        typer.Option(
+            help="Table to write, a new .csv or .json file; by default none is written. For a segmenter, folder of "
+            "the masks."
+        ),
     ] = None,
     size: Annotated[
         RecipeSize,
-        typer.Option(help="Recipe that the classifier was trained by: it says how much of each image to look at."),
+        typer.Option(help="Recipe that a classifier was trained by: it says how much of each image to look at."),
     ] = RecipeSize.small_images,
     part: Part = None,
-    batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 256,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images at a time, 256 by default; of a segmenter, windows.")
+    ] = None,
     allow_damaged: AllowDamaged = 0.0,
     white_level: WhiteLevel = None,
     max_pixels: MaxPixels = None,
 ) -> None:
-    """Classify images of any size.
+    """Classify or segment images of any size.
 
-    Each of FILES gets the class that CLASSIFIER sees in it, and its probability. Images are read as evaluate
-    reads them. A file that does not exist is reported on stderr, and the others are classified: the exit status is
-    then 1. The tables of all parts are joined by join.
+    Each of FILES gets the class that a classifier sees in it, and its probability; or a mask of palette indices as
+    large as the image, which a segmenter writes to --out under the image's name. Images are read as evaluate reads
+    them. A file that does not exist is reported on stderr, and the others are looked at: the exit status is then 1.
+    The tables of all parts are joined by join.
     """
     import keras_mae
     from keras_mae import convert, data
     from keras_mae.data.parts import checked_part
     from keras_mae.file_predictions import checked_predictions_file
 
+    chosen = checked_part(part)
+    loaded = convert.load_model(model)
+    reading: dict[str, Any] = {"part": chosen, "allow_damaged": allow_damaged, "white_level": white_level}
+    reading |= {"max_pixels": max_pixels, "progress": True}
+    if isinstance(loaded, keras_mae.ViTSegmenter):
+        return _predict_masks(loaded, model, files, out, batch_size, reading)
+    check_classifier(loaded, model)
     if out is not None:
         checked_predictions_file(out)
-    chosen = checked_part(part)
-    loaded = convert.load_model(classifier)
-    if not isinstance(loaded, keras_mae.ViTClassifier):
-        raise ValueError(
-            f"`classifier` must be a ViTClassifier. Received: a {type(loaded).__name__} in {str(classifier)!r}"
-        )
     recipe = keras_mae.recipes.FineTuneRecipe.for_size(size.value)
     there = existing(files)
     found = loaded.predict_files(
         there,
         crop=data.CenterCrop(**recipe.evaluation_crop(min(loaded.encoder.image_shape[:2]))),
-        part=chosen,
-        batch_size=batch_size,
-        allow_damaged=allow_damaged,
-        white_level=white_level,
-        max_pixels=max_pixels,
-        progress=True,
+        batch_size=256 if batch_size is None else batch_size,
+        **reading,
     )
-    _print_predictions(found, classifier)
+    _print_predictions(found, model)
     if out is not None:
         found.save(out)
         echo(f"{out}: {_counted(len(found), 'image')}")
+    if len(there) < len(files):
+        raise typer.Exit(1)
+
+
+def _predict_masks(
+    segmenter: Any, model: Path, files: list[Path], out: Path | None, batch_size: int | None, reading: dict[str, Any]
+) -> None:
+    """Write a mask for each image, and print what there is in all of them."""
+    from rich.console import Console
+
+    if out is None:
+        raise ValueError("`out` must be a folder for the masks of a segmenter: --out masks/. Received: no --out")
+    there = existing(files)
+    found = segmenter.predict_files(there, out, batch_size=batch_size, **reading)
+    rows = table(model)
+    for title in ("class", "pixels", "images"):
+        rows.add_column(title)
+    shares = found.pixels.sum(axis=0) / found.pixels.sum()
+    for index in (-shares).argsort(kind="stable")[:_SHOWN]:
+        images = int((found.pixels[:, index] > 0).sum())
+        if images:
+            add_row(rows, found.class_names[index], f"{shares[index]:.1%}", f"{images:,}")
+    Console().print(rows)
+    echo(f"{out}: {_counted(len(found), 'mask')}")
     if len(there) < len(files):
         raise typer.Exit(1)
 

@@ -34,13 +34,20 @@ def default_size(data: str, otherwise: str) -> str:
     return SMALL_IMAGES if data in BUILTIN else otherwise
 
 
-def sized_recipe(kind: type[_Kind], size: str, images: int | None) -> _Kind:
-    """Return the recipe of a size: those of our own go by how many images there are, if that is given."""
+def sized_recipe(kind: type[_Kind], size: str, images: int | None, **options: Any) -> _Kind:
+    """Return the recipe of a size: those of our own go by how many images there are, if that is given.
+
+    Args:
+        kind: Kind of recipe.
+        size: Size of the ViT, or what else its `for_size` knows.
+        images: Number of images to train on.
+        options: Other arguments of `for_size`.
+    """
     from keras_mae.recipes.base import changed
     from keras_mae.recipes.sources import DATA, PUBLISHED
 
     make: Any = kind
-    recipe: _Kind = make.for_size(size, images=images if size == SMALL_IMAGES else None)
+    recipe: _Kind = make.for_size(size, images=images if size == SMALL_IMAGES else None, **options)
     if recipe.source in PUBLISHED or images is None or images >= recipe.batch_size:
         return recipe
     # Its learning rate goes with the batches that there will be.

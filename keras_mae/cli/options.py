@@ -27,6 +27,7 @@ __all__ = [
     "LabeledData",
     "Loader",
     "LoaderName",
+    "Masks",
     "MaxPixels",
     "NumLabels",
     "Out",
@@ -43,6 +44,7 @@ __all__ = [
     "Seed",
     "SetValues",
     "Size",
+    "Split",
     "TestFolder",
     "WarmupEpochs",
     "WeightDecay",
@@ -220,6 +222,16 @@ NumLabels = Annotated[
     int | None,
     typer.Option(
         help="Number of labeled images to train on, equally many of each class if possible; all by default."
+    ),
+]
+Masks = Annotated[
+    Path | None, typer.Option(help="Folder of the masks, if they lie in no folder of the data.", metavar="FOLDER")
+]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        help="Part of a folder of images and masks, such as val; of ADE20K and Pascal VOC train by default.",
+        metavar="NAME",
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Random seed for weights, augmentation, and the choice and order of images.")]

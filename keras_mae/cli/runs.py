@@ -14,10 +14,16 @@ if TYPE_CHECKING:
 __all__ = [
     "begun_recipe",
     "draws_balanced",
+    "encoder_of",
+    "held_out_share",
+    "identified",
+    "resolved",
     "run_directory",
     "run_name",
     "say",
     "say_files",
+    "say_held_out",
+    "say_pixel_scores",
     "say_plan",
     "say_scores",
     "with_metadata",
@@ -76,11 +82,52 @@ def with_metadata(feed: Any, **metadata: Any) -> dict[str, Any]:
     return {**feed, "metadata": {**metadata, **feed["metadata"]}}
 
 
+def held_out_share(share: float | None, given: dict[str, Any], filed: dict[str, Any]) -> float | None:
+    """Return the share of the images to hold out: as given, or a tenth where an epoch is to be chosen by them.
+
+    Args:
+        share: Option --validation.
+        given: Options that are fields of the recipe.
+        filed: Fields of the recipe that a file says.
+    """
+    said = {name: given[name] if given[name] is not None else filed.get(name) for name in ("best_epoch", "patience")}
+    return 0.1 if share is None and any(value not in (None, False) for value in said.values()) else share
+
+
+def resolved(held_out: float | None) -> dict[str, Any]:
+    """Return the share that is held out as a setting of the run, where one is."""
+    return {} if held_out is None else {"validation": held_out}
+
+
+def encoder_of(path: Path) -> Any:
+    """Return a saved encoder, also one that is part of a larger model."""
+    from keras_mae import convert
+
+    loaded = convert.load_model(path)
+    return getattr(loaded, "encoder", loaded)
+
+
+def identified(feed: Any, model: Path, size: str) -> dict[str, Any]:
+    """Return a feed whose metadata tell its model's file from another one, too, and name its recipe."""
+    from keras_mae import _files
+
+    return with_metadata(feed, model=_files.sha256(model)[:16], recipe_size=size)
+
+
 # === What is said of a run ===
 def say(devices: Devices, text: Any) -> None:
     """Print a text once, however many processes there are."""
     if devices.is_main:
         echo(text)
+
+
+def say_held_out(devices: Devices, images: Any) -> None:
+    """Print how many images were held out: to evaluate on, if nobody said which, and to validate on."""
+    if images.held_out:
+        say(devices, f"{images.held_out} of {images.total} images are kept to evaluate on")
+    if images.validation is not None:
+        count = len(images.validation)
+        say(devices, f"{count:,} of {count + len(images.train):,} images to train on are held out to validate on")
 
 
 def say_plan(devices: Devices, recipe: Recipe) -> None:
@@ -109,3 +156,14 @@ def say_scores(directory: Path, of: str) -> None:
     echo(
         f"accuracy {scores['accuracy']:.2%} on {scores['images']:,} {of}{share}; {directory}: {', '.join(run.files)}"
     )
+
+
+def say_pixel_scores(directory: Path, of: str) -> None:
+    """Print what a segmenter scored, on which images, and what was left."""
+    from keras_mae.training import RunDirectory
+
+    run = RunDirectory(directory)
+    scores = run.metrics
+    shown = [("mean IoU", scores["mean_iou"]), ("accuracy of pixels", scores["pixel_accuracy"])]
+    values = ", ".join(f"{name} {'unknown' if value is None else f'{value:.2%}'}" for name, value in shown)
+    echo(f"{values} on {scores['images']:,} {of}; {directory}: {', '.join(run.files)}")

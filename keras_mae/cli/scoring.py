@@ -9,6 +9,7 @@ import typer
 
 from keras_mae.cli.options import (
     LabeledData,
+    Masks,
     MaxPixels,
     NumLabels,
     Out,
@@ -16,17 +17,18 @@ from keras_mae.cli.options import (
     Pretrained,
     RecipeSize,
     Seed,
+    Split,
     TestFolder,
     WhiteLevel,
 )
 from keras_mae.cli.output import echo
-from keras_mae.cli.runs import run_directory, run_name, say, say_scores
+from keras_mae.cli.runs import run_directory, run_name, say_held_out, say_pixel_scores, say_scores
 
 if TYPE_CHECKING:
     from keras_mae.distribution import Devices
     from keras_mae.training import LabeledImages
 
-__all__ = ["SCORED", "evaluate", "knn", "open_images"]
+__all__ = ["SCORED", "check_classifier", "evaluate", "knn", "open_images"]
 
 SCORED = "evaluation images"
 
@@ -86,37 +88,47 @@ def knn(
 
 
 def evaluate(
-    classifier: Annotated[Path, typer.Argument(help="Saved ViTClassifier, such as a run's classifier.keras.")],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="Saved ViTClassifier or ViTSegmenter, such as a run's classifier.keras or segmenter.keras."
+        ),
+    ],
     data: Annotated[
         str,
         typer.Argument(
             help="digits or fashion_mnist, of which the test images are used, or a folder with one folder of images "
             "per class, or one prepared from such a folder as array_record; or arrays in a file: "
-            "FILE::IMAGES::LABELS."
+            "FILE::IMAGES::LABELS. For a segmenter, a folder of images and masks, as for segment."
         ),
     ] = "digits",
     size: Annotated[
         RecipeSize,
-        typer.Option(help="Recipe the classifier was trained by: it says how much of each image to look at."),
+        typer.Option(help="Recipe a classifier was trained by: it says how much of each image to look at."),
     ] = RecipeSize.small_images,
+    masks: Masks = None,
+    split: Split = None,
     white_level: WhiteLevel = None,
     max_pixels: MaxPixels = None,
     out: Out = None,
 ) -> None:
-    """Score a trained CLASSIFIER on labeled images.
+    """Score a trained MODEL on labeled images, a segmenter on images with masks.
 
-    Classes go by their names, not by their order: a folder may lack some of the classifier's, but hold no others. It
-    leaves a run directory with the scores.
+    A classifier's classes go by their names, not by their order: a folder may lack some of the classifier's, but hold
+    no others. It leaves a run directory with the scores.
     """
     import keras_mae
     from keras_mae import _class_names, convert, training
 
     directory = run_directory(f"evaluate-{run_name(data)}", out, False, keras_mae.distribution.current())
-    loaded = convert.load_model(classifier)
-    if not isinstance(loaded, keras_mae.ViTClassifier):
-        raise ValueError(
-            f"`classifier` must be a ViTClassifier. Received: a {type(loaded).__name__} in {str(classifier)!r}"
-        )
+    loaded = convert.load_model(model)
+    if isinstance(loaded, keras_mae.ViTSegmenter):
+        return _evaluate_segmenter(loaded, data, masks, split, white_level, max_pixels, directory)
+    check_classifier(loaded, model)
+    if masks is not None or split is not None:
+        given = {"masks": masks, "split": split}
+        name = next(name for name, value in given.items() if value is not None)
+        raise ValueError(f"`{name}` is for segmenters. Received: --{name} {given[name]} for a ViTClassifier")
     images = training.open_test(
         data,
         loaded.encoder.image_shape,
@@ -132,6 +144,34 @@ def evaluate(
     say_scores(directory, "images")
 
 
+def _evaluate_segmenter(
+    segmenter: Any,
+    data: str,
+    masks: Path | None,
+    split: str | None,
+    white_level: int | None,
+    max_pixels: int | None,
+    directory: Path,
+) -> None:
+    from keras_mae import training
+
+    images = training.open_test_pairs(
+        data, segmenter, masks=masks, split=split, white_level=white_level, max_pixels=max_pixels
+    )
+    training.run_segmentation_scores(segmenter, images, directory)
+    say_pixel_scores(directory, "images")
+
+
+def check_classifier(loaded: Any, file: Path) -> None:
+    """Raise ValueError unless a model that was loaded is a classifier."""
+    import keras_mae
+
+    if not isinstance(loaded, keras_mae.ViTClassifier):
+        raise ValueError(
+            f"`model` must be a ViTClassifier or a ViTSegmenter. Received: a {type(loaded).__name__} in {str(file)!r}"
+        )
+
+
 def _is_attentive(loaded: Any, pooling: PoolingName) -> bool:
     """Return whether attentive pooling is asked for, and is what this model was trained with."""
     return pooling is PoolingName.attentive and getattr(loaded, "pooling", None) == pooling.value
@@ -145,9 +185,5 @@ def open_images(
 
     shape = encoder.image_shape if image_shape is None else image_shape
     images = training.open_labeled(data, shape, pixel_range=encoder.pixel_range, **options)
-    if images.held_out:
-        say(devices, f"{images.held_out} of {images.total} images are kept to evaluate on")
-    if images.validation is not None:
-        count = len(images.validation)
-        say(devices, f"{count:,} of {count + len(images.train):,} images to train on are held out to validate on")
+    say_held_out(devices, images)
     return images

@@ -19,7 +19,11 @@ TABLES: dict[str, tuple[str, ...]] = {
     "": ("size",),
     "data": (
         "data",
+        "masks",
+        "split",
         "test",
+        "test_split",
+        "num_classes",
         "num_labels",
         "crops_per_image",
         "validation",
@@ -58,7 +62,7 @@ TABLES: dict[str, tuple[str, ...]] = {
 """Options that a recipe file holds, by table; fields of the recipe are in the table "training"."""
 UNWRITTEN = ("list_presets", "recipe_file", "set_", "out", "resume", "allow_changed")
 """Options that say where and whether to run, not what."""
-_COMMANDS = {"pretrain": "pretrain", "finetune": "fine_tune", "probe": "linear_probe"}
+_COMMANDS = {"pretrain": "pretrain", "finetune": "fine_tune", "probe": "linear_probe", "segment": "segment"}
 
 
 @dataclass
@@ -130,10 +134,11 @@ class Told:
             resolved: Final values of other options, by name.
         """
         own, known = of_model or {}, self.context.params
+        beside = known.keys() - _fields_of(self.context)
         values = {**known, **own, **resolved}
         origins = dict.fromkeys(own, "the model's") | dict.fromkeys(resolved, default)
         return {
-            table: {name: (values[name], self._origin(name, origins)) for name in names if name in known}
+            table: {name: (values[name], self._origin(name, origins)) for name in names if name in beside}
             for table, names in TABLES.items()
         }
 
@@ -213,9 +218,9 @@ def _fields_of(context: typer.Context) -> set[str]:
 
 
 def _kind(context: typer.Context) -> type[Recipe]:
-    from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe
+    from keras_mae.recipes import FineTuneRecipe, LinearProbeRecipe, PretrainRecipe, SegmentationRecipe
 
-    kinds: tuple[type[Recipe], ...] = (PretrainRecipe, FineTuneRecipe, LinearProbeRecipe)
+    kinds: tuple[type[Recipe], ...] = (PretrainRecipe, FineTuneRecipe, LinearProbeRecipe, SegmentationRecipe)
     return next(kind for kind in kinds if kind.kind == _COMMANDS[str(context.command.name)])
 
 

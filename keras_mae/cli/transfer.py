@@ -68,12 +68,15 @@ from keras_mae.cli.options import (
 from keras_mae.cli.runs import (
     begun_recipe,
     draws_balanced,
+    encoder_of,
+    held_out_share,
+    identified,
+    resolved,
     run_directory,
     run_name,
     say,
     say_plan,
     say_scores,
-    with_metadata,
 )
 from keras_mae.cli.scoring import SCORED, open_images
 from keras_mae.cli.shapes import shown, side_lengths
@@ -155,7 +158,7 @@ def finetune(
     saving = keras_mae.training.Saving(resume, checkpoint_steps, checkpoint_minutes, allow_changed)
     with keras_mae.distribution.scope(distribution.value) as devices:
         directory = run_directory(f"finetune-{run_name(data)}", out, resume, devices)
-        encoder = _encoder(model)
+        encoder = encoder_of(model)
         sides = side_lengths("image_size", image_size) or encoder.image_shape[:2]
         shape = (*sides, encoder.image_shape[2])
         options = {
@@ -184,7 +187,7 @@ def finetune(
             "seed": seed,
         }
         given = told.given(options)
-        held_out = _held_out(validation, given, told.fields)
+        held_out = held_out_share(validation, given, told.fields)
         images = open_images(
             data,
             encoder,
@@ -216,13 +219,13 @@ def finetune(
         keras.utils.set_random_seed(feed["recipe"].seed)
         keras_mae.training.run_fine_tuning(
             encoder,
-            **_identified(feed, model, chosen),
+            **identified(feed, model, chosen),
             run_directory=directory,
             trainable_blocks=trainable_blocks,
             image_shape=shape,
             saving=saving,
             settings=told.settings(
-                default_for(data), {"image_size": shown(sides)}, size=chosen, **_resolved(held_out)
+                default_for(data), {"image_size": shown(sides)}, size=chosen, **resolved(held_out)
             ),
         )
         _say_end(devices, directory)
@@ -269,7 +272,7 @@ def probe(
     with keras_mae.distribution.scope(distribution.value) as devices:
         directory = run_directory(f"probe-{run_name(data)}", out, resume, devices)
         begun = begun_recipe(directory, resume)
-        encoder = _encoder(model)
+        encoder = encoder_of(model)
         images = open_images(
             data,
             encoder,
@@ -303,7 +306,7 @@ def probe(
         keras.utils.set_random_seed(feed["recipe"].seed)
         keras_mae.training.run_linear_probe(
             encoder,
-            **_identified(feed, model, chosen),
+            **identified(feed, model, chosen),
             run_directory=directory,
             cache_features=cache_features,
             saving=saving,
@@ -315,31 +318,6 @@ def probe(
 def _crop(smallest: float | None) -> dict[str, Any]:
     """Return the field of the recipe that --crop-area says."""
     return {} if smallest is None else {"crop_area": None if smallest == 1 else (smallest, 1.0)}
-
-
-def _held_out(share: float | None, given: dict[str, Any], filed: dict[str, Any]) -> float | None:
-    """Return the share of the images to hold out: as given, or a tenth where an epoch is to be chosen by them."""
-    said = {name: given[name] if given[name] is not None else filed.get(name) for name in ("best_epoch", "patience")}
-    return 0.1 if share is None and any(value not in (None, False) for value in said.values()) else share
-
-
-def _resolved(held_out: float | None) -> dict[str, Any]:
-    return {} if held_out is None else {"validation": held_out}
-
-
-def _encoder(path: Path) -> Any:
-    """Return a saved encoder, also one that is part of a larger model."""
-    from keras_mae import convert
-
-    loaded = convert.load_model(path)
-    return getattr(loaded, "encoder", loaded)
-
-
-def _identified(feed: Any, model: Path, size: str) -> dict[str, Any]:
-    """Return a feed whose metadata tell its model's file from another one, too, and name its recipe."""
-    from keras_mae import _files
-
-    return with_metadata(feed, model=_files.sha256(model)[:16], recipe_size=size)
 
 
 def _say_end(devices: Devices, directory: Path) -> None:
