@@ -95,7 +95,9 @@ def transfer_page(monkeypatch):
 
 def dense_page(monkeypatch):
     encoder = keras_mae.ViTEncoder((8, 8, 1), 2, embed_dim=12, depth=4, num_heads=3, mlp_ratio=2)
-    return {"images": docs_helpers.images(8), "encoder": encoder}
+    docs_helpers.write_pairs(Path.cwd() / "rooms", ".")
+    images = docs_helpers.images(8)
+    return {"images": images, "masks": images[..., 0] % 3, "encoder": encoder, "keras_mae": keras_mae}
 
 
 def visualize_page(monkeypatch):
@@ -273,6 +275,9 @@ PARSED = {
     "keras-mae join parts/01.npz parts/02.npz parts/03.npz --out photos.npz": "test_cli_asking.py does it",
     "keras-mae anomaly runs/photos-1/model.keras": "test_anomaly_runs.py does it",
     "keras-mae plan photos/": "test_planning.py does it",
+    "keras-mae segment runs/photos-1/encoder.keras": "test_cli_segmenting.py does it",
+    "keras-mae evaluate runs/segment-rooms-1/segmenter.keras more_rooms/": "test_cli_segmenting.py does it",
+    "keras-mae predict runs/segment-rooms-1/segmenter.keras photos/": "test_cli_segmenting.py does it",
     "keras-mae pretrain photos/ --validation 0.1 --rankme-every 5": "test_recipe_runs.py does it",
     "keras-mae pretrain digits --validation 0.1 --rankme-every 5": "test_recipe_runs.py does it",
     "keras-mae prepare photos/ shards/ --short-side 256 --part 3/16": "there are three photographs",

@@ -33,6 +33,7 @@ OF_NO_BACKEND = {
     "folders": ["torch", "tensorflow"],
     "pictures": ["torch"],
     "recipes": ["torch"],
+    "segmentation": ["torch"],
 }
 OF_NO_BACKEND |= {"pairs": ["torch"], "models": ["torch", "jax"], "training": ["torch", "jax"]}
 

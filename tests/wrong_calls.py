@@ -12,6 +12,7 @@ from wrong.models import of_layers, of_maskings_and_targets, of_models
 from wrong.pairs import of_pairs
 from wrong.pictures import of_pictures
 from wrong.protocols import of_training, of_transfer
+from wrong.segmenting import of_segmentation
 from wrong.settings import of_optimizers, of_recipes
 from wrong_arguments import Group
 
@@ -42,6 +43,7 @@ SECTIONS = {
     "folders": of_folders,
     "datasets": of_datasets,
     "pairs": of_pairs,
+    "segmentation": of_segmentation,
     "training": of_training,
     "transfer": of_transfer,
     "anomalies": of_anomalies,

@@ -13,6 +13,7 @@ from unittest import mock
 import keras
 import wrong_calls
 from wrong import inputs
+from wrong.segmenting import make_rooms
 from wrong_arguments import Group, Wrong
 
 import keras_mae
@@ -95,7 +96,22 @@ PRETRAIN: dict[str, tuple[str, ...]] = {
     "--validation": ("0", "1", "-0.1", "x", "nan"),
 }
 PART = ("0/2", "3/2", "1", "x", "", "1/99", "1/2/3", "-1/2")
+_OF_SEGMENTING = (
+    "--drop-path-rate",
+    "--gradient-accumulation-steps",
+    "--image-size",
+    "--layer-decay",
+    "--max-pixels",
+    "--monitor",
+    "--patience",
+    "--validation",
+    "--warmup-epochs",
+    "--weight-decay",
+    "--white-level",
+)
 NAMED = {
+    "--masks": ("masks", "nowhere"),
+    "--test-split": ("split",),
     "--test": ("test", "directory"),
     "--recipe": ("recipe file",),
     "--set": ("set", "epochs", "seed"),
@@ -210,6 +226,7 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
     keras_mae.ViTClassifier(inputs.encoder(), 2, class_names=("a", "b")).save(folder / "classifier.keras")
     mae, classifier = str(folder / "mae.keras"), str(folder / "classifier.keras")
     image = str(folder / "photos" / "a" / "0.png")
+    rooms = str(make_rooms(folder))
     fine: dict[str, tuple[str, ...]] = {
         **RUN,
         **LABELED,
@@ -232,6 +249,18 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
         "--validation": ("0", "1", "-0.1", "x", "nan"),
         "--patience": COUNT,
         "--monitor": CHOICE,
+    }
+    segmented: dict[str, tuple[str, ...]] = {
+        **RUN,
+        **{option: fine[option] for option in fine.keys() & {*_OF_SEGMENTING}},
+        "--masks": NO_FILE,
+        "--split": NO_FILE,
+        "--test": ("nowhere", "", "taken"),
+        "--test-split": NO_FILE,
+        "--num-labels": ("0", "-1", "2.5", "x", "99999"),
+        "--num-classes": COUNT,
+        "--head": CHOICE,
+        "--trainable-blocks": ("-1", "3", "0.3", "x", "nan"),
     }
     probe = {**RUN, **LABELED}
     neighbors: dict[str, tuple[str, ...]] = {
@@ -308,11 +337,19 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
         options("plan", ["plan", photos], planned),
         options("finetune", ["finetune", encoder, photos], fine),
         options("probe", ["probe", encoder, photos], probe),
+        options("segment", ["segment", encoder, rooms, "--num-classes", "3"], segmented),
         options("knn", ["knn", encoder, photos, "--k", "1"], neighbors),
         options(
             "evaluate",
             ["evaluate", classifier, photos],
-            {"--size": CHOICE, "--white-level": COUNT, "--max-pixels": COUNT, "--out": RUN["--out"]},
+            {
+                "--size": CHOICE,
+                "--split": ("x",),
+                "--masks": ("nowhere",),
+                "--white-level": COUNT,
+                "--max-pixels": COUNT,
+                "--out": RUN["--out"],
+            },
         ),
         options(
             "reconstruct",
@@ -369,7 +406,8 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
                 "data|directory|nowhere|folder": [["plan", ""], ["plan", "nowhere"], ["plan", encoder], ["plan"]],
                 "data|directory": [["probe", encoder, ""], ["knn", encoder, "nowhere"], ["evaluate", classifier, ""]],
                 "model": [["probe", ""], ["knn", "nowhere"], ["finetune", photos], ["info", ""], ["info", image]],
-                "classifier|nowhere": [["evaluate", ""], ["evaluate", encoder], ["evaluate", "nowhere"]],
+                "model|nowhere": [["evaluate", ""], ["evaluate", encoder], ["evaluate", "nowhere"]],
+                "directory|nowhere": [["segment", encoder, ""], ["segment", encoder, "nowhere"]],
                 "`model`": [["reconstruct", "", image], ["reconstruct", encoder, image]],
                 "normal|directory": [["anomaly", mae, "nowhere", photos], ["anomaly", mae, "", photos]],
                 "directory|TEST": [["anomaly", mae, photos, "nowhere"], ["anomaly", mae, f"{photos}/a", image]],

@@ -112,10 +112,10 @@ def evaluate(
     max_pixels: MaxPixels = None,
     out: Out = None,
 ) -> None:
-    """Score a trained MODEL on labeled images, a segmenter on images with masks.
+    """Score a trained MODEL on labeled images.
 
-    A classifier's classes go by their names, not by their order: a folder may lack some of the classifier's, but hold
-    no others. It leaves a run directory with the scores.
+    A segmenter is scored on images with masks. A classifier's classes go by their names, not by their order: a folder
+    may lack some of the classifier's, but hold no others. It leaves a run directory with the scores.
     """
     import keras_mae
     from keras_mae import _class_names, convert, training

@@ -159,11 +159,12 @@ def segment(
     checkpoint_minutes: CheckpointMinutes = 10.0,
     checkpoint_steps: CheckpointSteps = None,
 ) -> None:
-    """Train a segmenter on MODEL's encoder, on images with masks.
+    """Train a segmenter on images with masks.
 
-    It leaves a run directory with the segmenter, its scores, curves, and some segmentations. Scores are counted at
-    the masks' own sizes; windows of the crop's size slide over larger images. The run can be spread over devices, and
-    resumed if it was killed: see the help of pretrain. A run of several processes leaves no scores; evaluate does.
+    MODEL's encoder is fine-tuned, or frozen with --head linear. The run leaves a directory with the segmenter, its
+    scores, curves, and some segmentations. Scores are counted at the masks' own sizes; windows of the crop's size
+    slide over larger images. The run can be spread over devices, and resumed if it was killed: see the help of
+    pretrain. A run of several processes leaves no scores; evaluate does.
     """
     import keras
 
