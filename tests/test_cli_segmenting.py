@@ -47,6 +47,12 @@ def test_segment_evaluate_and_predict(keras_mae_command, encoder):
     assert "There is no image file 'nothing'" in err
     assert out.splitlines()[-1] == "new: 9 masks"
     assert sum(path.is_file() for path in Path("new").rglob("*.png")) == 9
+    for asked in (
+        ("evaluate", run / "segmenter.keras", "rooms"),
+        ("predict", run / "segmenter.keras", "rooms/images"),
+    ):
+        status, _, err = keras_mae_command(*asked, "--size", "base", "--out", "other")
+        assert (status, "`size` is for classifiers" in err, Path("other").exists()) == (2, True, False)
 
 
 @pytest.mark.backends("torch")

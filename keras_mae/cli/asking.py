@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from keras_mae.cli.choosing import SMALL_IMAGES
 from keras_mae.cli.options import AllowDamaged, Bands, MaxPixels, Part, RecipeSize, WhiteLevel, shown_bands
 from keras_mae.cli.output import add_row, complain, echo, existing, table
-from keras_mae.cli.scoring import check_classifier
+from keras_mae.cli.scoring import check_classifier, refuse_size
 
 if TYPE_CHECKING:
     from keras_mae.transfer import Embeddings
@@ -55,9 +56,12 @@ def predict(
         ),
     ] = None,
     size: Annotated[
-        RecipeSize,
-        typer.Option(help="Recipe that a classifier was trained by: it says how much of each image to look at."),
-    ] = RecipeSize.small_images,
+        RecipeSize | None,
+        typer.Option(
+            help="Recipe that a classifier was trained by, small_images by default: it says how much of each image "
+            "to look at."
+        ),
+    ] = None,
     part: Part = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Images at a time, 256 by default; of a segmenter, windows.")
@@ -83,11 +87,12 @@ def predict(
     reading: dict[str, Any] = {"part": chosen, "allow_damaged": allow_damaged, "white_level": white_level}
     reading |= {"max_pixels": max_pixels, "progress": True}
     if isinstance(loaded, keras_mae.ViTSegmenter):
+        refuse_size(size)
         return _predict_masks(loaded, model, files, out, batch_size, reading)
     check_classifier(loaded, model)
     if out is not None:
         checked_predictions_file(out)
-    recipe = keras_mae.recipes.FineTuneRecipe.for_size(size.value)
+    recipe = keras_mae.recipes.FineTuneRecipe.for_size(str(size or SMALL_IMAGES))
     there = existing(files)
     found = loaded.predict_files(
         there,

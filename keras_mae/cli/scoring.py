@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from keras_mae.cli.choosing import SMALL_IMAGES
 from keras_mae.cli.options import (
     LabeledData,
     Masks,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from keras_mae.distribution import Devices
     from keras_mae.training import LabeledImages
 
-__all__ = ["SCORED", "check_classifier", "evaluate", "knn", "open_images"]
+__all__ = ["SCORED", "check_classifier", "evaluate", "knn", "open_images", "refuse_size"]
 
 SCORED = "evaluation images"
 
@@ -103,9 +104,12 @@ def evaluate(
         ),
     ] = "digits",
     size: Annotated[
-        RecipeSize,
-        typer.Option(help="Recipe a classifier was trained by: it says how much of each image to look at."),
-    ] = RecipeSize.small_images,
+        RecipeSize | None,
+        typer.Option(
+            help="Recipe that a classifier was trained by, small_images by default: it says how much of each image "
+            "to look at."
+        ),
+    ] = None,
     masks: Masks = None,
     split: Split = None,
     white_level: WhiteLevel = None,
@@ -123,6 +127,7 @@ def evaluate(
     directory = run_directory(f"evaluate-{run_name(data)}", out, False, keras_mae.distribution.current())
     loaded = convert.load_model(model)
     if isinstance(loaded, keras_mae.ViTSegmenter):
+        refuse_size(size)
         return _evaluate_segmenter(loaded, data, masks, split, white_level, max_pixels, directory)
     check_classifier(loaded, model)
     if masks is not None or split is not None:
@@ -139,7 +144,7 @@ def evaluate(
     if loaded.class_names is None:
         echo(_class_names.by_place(images.class_names or (), loaded.num_classes))
         loaded.class_names = images.class_names
-    recipe = keras_mae.recipes.FineTuneRecipe.for_size(size.value)
+    recipe = keras_mae.recipes.FineTuneRecipe.for_size(str(size or SMALL_IMAGES))
     training.run_evaluation(loaded, training.evaluation_batches(images, recipe), directory)
     say_scores(directory, "images")
 
@@ -170,6 +175,12 @@ def check_classifier(loaded: Any, file: Path) -> None:
         raise ValueError(
             f"`model` must be a ViTClassifier or a ViTSegmenter. Received: a {type(loaded).__name__} in {str(file)!r}"
         )
+
+
+def refuse_size(size: str | None) -> None:
+    """Raise ValueError if a classifier's recipe was named for a segmenter, which looks at whole images."""
+    if size is not None:
+        raise ValueError(f"`size` is for classifiers. Received: --size {size} for a ViTSegmenter")
 
 
 def _is_attentive(loaded: Any, pooling: PoolingName) -> bool:
