@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -359,3 +360,22 @@ def test_forests_set_the_bar_for_scenes(run_here, packages, tmp_path):
     counted = module.confusion(np.array([0, 0, 255, 1]), np.array([0, 1, 1, 1]))
     assert counted[:2, :2].tolist() == [[1, 1], [0, 1]]
     assert module.scores(counted) == {"mIoU": 0.5, "pixel accuracy": 2 / 3, "class accuracy": 0.75}
+
+
+@on_one_backend
+def test_the_segmentation_study_trains_each_way_and_scores_it(run_here, packages, tmp_path, monkeypatch):
+    out, module = tmp_path / "study", import_module("segmentation_study")
+    monkeypatch.setattr(module, "ENCODER", {"embed_dim": 16, "depth": 1, "num_heads": 2})
+    monkeypatch.setattr(module, "QUICK", (16, 4, {16: 2}))
+    names = ["pretrain-0", "scratch-16-0", "frozen-16-0", "upernet-16-0"]
+    places = dict(zip(("stamps", "backgrounds", "data"), packages[1::2], strict=True))
+    options = argparse.Namespace(quick=True, seeds=[0], out=out, **places)
+    assert {name for stage in module.stages(options) for name in stage} == {*names, "tuned-16-0"}
+    out.mkdir()
+    for name in names:
+        result = module.compute(name, options)
+        assert all(np.isfinite(value) for value in result.values())
+        (out / f"{name}.json").write_text(json.dumps({"result": result}))
+    table = run_here("segmentation_study.py", "--quick", "--seeds", 0, "--out", out, "--only", "")
+    assert len(re.findall(r"upernet +[0-9.]+", table)) == 3
+    assert len(re.findall(r"tuned +-", table)) == 3
