@@ -141,12 +141,13 @@ figure
 ## Fine-tuning reads the same tokens
 
 The recipe for small images gives the head all patch tokens too (`pooling="flatten"`). Beside it, the published mean.
+Its learning rate is for 60 epochs; in 25, for time, a higher one goes further.
 """
 
 for pooling in ("mean", "flatten"):
     keras.utils.set_random_seed(0)
-    epochs = 2 if quick else 25  # of the recipe's 60, for time
-    recipe = recipes.FineTuneRecipe.for_size("small_images", images=len(few[0]), pooling=pooling, epochs=epochs)
+    changes = {"pooling": pooling, "epochs": 2 if quick else 25, "base_learning_rate": 8e-3}
+    recipe = recipes.FineTuneRecipe.for_size("small_images", images=len(few[0]), **changes)
     batches = training.training_batches(data.ArraySource(*few), recipe, num_classes=10)
     began = time.process_time()
     classifier = transfer.fine_tune(encoders["winner"], batches, 10, recipe, verbose=0)
