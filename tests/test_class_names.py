@@ -171,7 +171,7 @@ def test_labels_of_another_loss_need_not_be_classes():
     )
     answers = batches(("no", "yes"), LABELS % 2)
     assert answers.class_names == ("no", "yes")
-    classifier._check_places(answers)
+    classifier.names_fit(answers)
     assert classifier.class_names is None
 
 
@@ -289,7 +289,7 @@ def test_an_accent_is_the_same_however_it_is_written(tmp_path):
     opened = data.from_directory(tmp_path, 8, labeled=True, class_names=("ant", "b\u00e9te", "owl"), shuffle=False)
     assert set(labels_of(opened)) == {0, 1, 2}
     classifier = keras_mae.ViTClassifier(make_encoder(), 3, class_names=("ant", "b\u00e9te", "owl"))
-    classifier._check_places(data.from_directory(tmp_path, 8, labeled=True))
+    classifier.names_fit(data.from_directory(tmp_path, 8, labeled=True))
 
 
 # === Runs ===
