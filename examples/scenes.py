@@ -8,6 +8,7 @@ they are asked for, and are a pure function of (seed, part, index): `Scenes("tra
 every run. Three to seven objects of ten classes lie over one another and over a photograph, which is class 0: turned,
 mirrored, partly outside, in other light, and at sizes that do not depend on their class. Their alpha channel says
 which pixels they cover: those that are neither clearly inside nor clearly outside are 255 in the mask.
+`Scenes("train").objects(17)` has the boxes of what can be seen of each object, for detectors.
 
 Cut-outs, photographs and clothes of the test part are in no scene of the training part, and cut-outs of like names
 (`gnu-baby`, `gnu-stand`) are in one part. Photographs that show something of a class are left out.
@@ -80,19 +81,36 @@ class Scenes:
 
     def scene(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return image `index`, uint8 (size, size, 3), and its mask, uint8 (size, size): labels or 255."""
+        return self._composed(index)[:2]
+
+    def objects(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return image `index` and what can be seen of its objects, from the lowest to the highest.
+
+        Returns:
+            The image; boxes, float32 (objects, 4): left, top, right and bottom edge in pixels, around the pixels of
+            which an object covers more than half; and the objects' labels, int32 (objects,).
+        """
+        image, _, owners, labels = self._composed(index)
+        seen = [number for number in range(1, len(labels) + 1) if (owners == number).any()]
+        boxes = np.array([box_of(owners == number) for number in seen], "float32").reshape(-1, 4)
+        return image, boxes, np.array([labels[number - 1] for number in seen], "int32")
+
+    def _composed(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[int]]:
+        """Return an image, its mask, whose object is seen at each pixel, from 1, or 0, and the objects' labels."""
         rng = np.random.default_rng((self.seed, self._part, index))
-        image = self._background(rng)
+        image, labels = self._background(rng), []
         mask, owners = np.zeros(image.shape[:2], "uint8"), np.zeros(image.shape[:2], int)
-        for number in range(1, rng.integers(OBJECTS[0], OBJECTS[1] + 1) + 1):
+        for _ in range(rng.integers(OBJECTS[0], OBJECTS[1] + 1)):
             label = int(rng.integers(1, len(NAMES)))
             cut_out = turned(self._cut_out(label, rng), self.size, rng)
             for here, inside in room_for(cut_out, owners, rng):
+                labels.append(label)
                 pixels, alpha = cut_out[inside][..., :3], cut_out[inside][..., 3]
                 image[here] += alpha[..., None] * (pixels - image[here])
                 mask[here] = np.where(alpha >= 2 / 3, label, np.where(alpha > 1 / 3, IGNORED, mask[here]))
-                owners[here] = np.where(alpha > 0.5, number, owners[here])
+                owners[here] = np.where(alpha > 0.5, len(labels), owners[here])
         noisy = image + rng.normal(0, rng.uniform(0, 4), image.shape)
-        return np.clip(np.rint(noisy), 0, 255).astype("uint8"), mask
+        return np.clip(np.rint(noisy), 0, 255).astype("uint8"), mask, owners, labels
 
     def arrays(self, count: int, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Return `count` images, uint8 (count, size, size, 3), and masks, uint8 (count, size, size)."""
@@ -189,6 +207,12 @@ def room_for(cut_out: np.ndarray, owners: np.ndarray, rng: np.random.Generator) 
         if (covered <= HIDDEN * before).all():
             return [(here, inside)]
     return []
+
+
+def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Return the left, top, right and bottom edge, in pixels, of what is true in a mask, bool (height, width)."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 # === Files ===

@@ -379,3 +379,23 @@ def test_the_segmentation_study_trains_each_way_and_scores_it(run_here, packages
     table = run_here("segmentation_study.py", "--quick", "--seeds", 0, "--out", out, "--only", "")
     assert len(re.findall(r"upernet +[0-9.]+", table)) == 3
     assert len(re.findall(r"tuned +-", table)) == 3
+
+
+@on_one_backend
+def test_boxes_are_around_what_is_seen_of_each_object(packages):
+    scenes = import_module("scenes")
+    train = scenes.Scenes("train", **dict(zip(scenes.PLACES, packages[1::2], strict=True)))
+    for index in range(12):
+        image, boxes, labels = train.objects(index)
+        there, mask = train.scene(index)
+        np.testing.assert_array_equal(image, there)
+        covered = np.zeros(mask.shape, bool)
+        for left, top, right, bottom in boxes.astype(int):
+            assert 0 <= left < right <= 96
+            assert 0 <= top < bottom <= 96
+            covered[top:bottom, left:right] = True
+        assert not ((mask != 0) & (mask != scenes.IGNORED) & ~covered).any()
+        assert {*np.unique(mask)} - {0, scenes.IGNORED} <= {*labels}
+    mask = np.zeros((5, 7), bool)
+    mask[1:3, 4] = mask[2, 2] = True
+    assert scenes.box_of(mask) == (2, 1, 5, 3)
