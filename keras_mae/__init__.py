@@ -32,6 +32,7 @@ from keras_mae import (
 from keras_mae.classifier import ViTClassifier
 from keras_mae.cross_attention import CrossAttentionDecoder
 from keras_mae.decoder import MAEDecoder
+from keras_mae.detection import DetectionBackbone
 from keras_mae.encoder import ViTEncoder
 from keras_mae.masked_autoencoder import MaskedAutoencoder
 from keras_mae.masking import BlockMasking, GridMasking, NoiseMasking, RandomMasking
@@ -48,6 +49,7 @@ __all__ = [
     "AttentivePooling",
     "BlockMasking",
     "CrossAttentionDecoder",
+    "DetectionBackbone",
     "DropPath",
     "GridMasking",
     "MAEDecoder",

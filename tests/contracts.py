@@ -154,6 +154,16 @@ def classifier(**kwargs: Any) -> keras_mae.ViTClassifier:
     )
 
 
+def detection_backbone(dtype: Any = None, **kwargs: Any) -> keras_mae.DetectionBackbone:
+    encoder = keras_mae.ViTEncoder((16, 24, 3), 4, embed_dim=12, depth=2, num_heads=3, dtype=dtype)
+    return keras_mae.DetectionBackbone(encoder, (16, 32, 3), min_level=1, width=6, **kwargs)
+
+
+def pyramid_of(backbone: Any) -> Any:
+    maps = backbone(np.random.default_rng(4).integers(0, 256, (2, 16, 32, 3)).astype("float32"))
+    return ops.concatenate([ops.reshape(one, (-1,)) for one in maps.values()])
+
+
 def segmenter(**kwargs: Any) -> keras_mae.ViTSegmenter:
     return keras_mae.ViTSegmenter(
         encoder(**kwargs),
@@ -281,6 +291,7 @@ EXAMPLES: dict[str, Example] = {
     "CrossAttentionDecoder": Example(cross_decoder, predict_from_blocks, lambda model: model),
     "MaskedAutoencoder": Example(mae, lambda model: model(IMAGES)["reconstruction"], lambda model: model),
     "ViTClassifier": Example(classifier, lambda model: model(IMAGES[:, :12]), lambda model: model),
+    "DetectionBackbone": Example(detection_backbone, pyramid_of, lambda model: model),
     "ViTSegmenter": Example(segmenter, lambda model: model(IMAGES[:, :12]), lambda model: model),
     "optimizers.AdamW": optimizer(keras_mae.optimizers.AdamW),
     "optimizers.LARS": Example(lars),

@@ -108,9 +108,11 @@ def test_keras_file_round_trip(name, dtype, tmp_path):
     assert np.isfinite(expected).all()
 
 
-# A classifier's head is float32 whatever the encoder's precision; `test_classifier.py` holds it to that.
+# A classifier's head is float32 whatever the encoder's precision; `test_classifier.py` holds it to that. So are the
+# pixels that a backbone takes.
+OTHER_POLICIES = {"ViTClassifier", "DetectionBackbone"}
 WITHOUT_OTHER_POLICIES = [
-    name for name in SAVED if issubclass(SERIALISABLE[name], keras.layers.Layer) and name != "ViTClassifier"
+    name for name in SAVED if issubclass(SERIALISABLE[name], keras.layers.Layer) and name not in OTHER_POLICIES
 ]
 
 

@@ -93,6 +93,7 @@ ALLOWED = {
     "file_predictions": LEAVES | {"data", "labels"},
     "fine_tuned": LEAVES | {"encoder"},
     "classifier": LEAVES | FIRST | {"encoder", "loss"} | HEADED,
+    "detection": LEAVES | {"dense", "encoder"},
     "file_segmentations": LEAVES | {"data", "dense"},
     "segmenter": LEAVES | {"file_segmentations", "dense", "encoder", "fine_tuned", "train_step"},
     "optimizers": LEAVES,

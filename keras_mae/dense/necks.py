@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -14,6 +15,9 @@ from keras_mae.dense.maps import TakesMaps, halved, widths
 from keras_mae.ops import gelu
 
 __all__ = ["MultiLevelNeck", "SimplePyramid"]
+
+SCALES: tuple[float, ...] = (4, 2, 1, 0.5)
+"""The sizes of a simple pyramid's levels, over that of the map it is made of."""
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
@@ -73,23 +77,25 @@ class MultiLevelNeck(TakesMaps):
 class SimplePyramid(TakesMaps):
     """A pyramid for detectors, from the last map of a plain vision transformer alone.
 
-    Four branches make it 4 times (transposed convolution of 2 x 2 to dim / 2, LayerNorm, GELU, transposed convolution
-    to dim / 4), 2 times (transposed convolution to dim / 2), 1 time and half as large (max-pooling of 2 x 2, which
-    leaves out an odd last row or column). On each come a convolution of 1 x 1 and one of 3 x 3, both without a bias
-    and with a LayerNorm over the channels.
+    Up to four branches make it 4 times (transposed convolution of 2 x 2 to dim / 2, LayerNorm, GELU, transposed
+    convolution to dim / 4), 2 times (transposed convolution to dim / 2), 1 time and half as large (max-pooling of 2 x
+    2, which leaves out an odd last row or column). On each come a convolution of 1 x 1 and one of 3 x 3, both without
+    a bias and with a LayerNorm over the channels.
 
     Args:
         width: Number of channels of every level.
-        p6: Whether a fifth level takes every second row and column of the fourth. Detectors that make their own
+        p6: Whether one more level takes every second row and column of the last. Detectors that make their own
             coarse levels, such as KerasHub's RetinaNet, do without.
+        scales: The levels' sizes, over the map's, from fine to coarse: some of 4, 2, 1 and 0.5. The finest one costs
+            16 times as much as the map's own, which a detector that does not use it saves.
 
     Call arguments:
         maps: One map (batch, rows, columns, dim), its dim a multiple of 4, by itself or as `ViTEncoder.features`
             returns it.
 
     Returns:
-        A list of five maps, or of four, from fine to coarse. With patches of 16 pixels their strides are 4, 8, 16, 32
-        and 64: the levels P2 to P6.
+        A list of maps, one for each of `scales` and P6, from fine to coarse. With patches of 16 pixels the strides of
+        all five are 4, 8, 16, 32 and 64: the levels P2 to P6.
 
     Raises:
         ValueError: If there is more than one map, or it is too small to be halved.
@@ -106,26 +112,38 @@ class SimplePyramid(TakesMaps):
 
     number = 1
 
-    def __init__(self, width: int = 256, *, p6: bool = True, **kwargs: Any):
+    def __init__(self, width: int = 256, *, p6: bool = True, scales: Sequence[float] = SCALES, **kwargs: Any):
         super().__init__(**kwargs)
         self.width = _checks.positive_int("width", width)
         self.p6 = _checks.boolean("p6", p6)
+        known = tuple(scales) if isinstance(scales, Sequence) else ()
+        if not known or known != tuple(scale for scale in SCALES if scale in known):
+            raise _checks.argument_error("scales", "some of (4, 2, 1, 0.5), in this order", scales)
+        self.scales = known
 
     def check_sizes(self, shapes: list[tuple[Any, ...]]) -> None:
-        halved(shapes[0])
+        if 0.5 in self.scales:
+            halved(shapes[0])
         if shapes[0][-1] % 4:
             raise ValueError(f"`maps` must have a dim that is a multiple of 4. Received: a map of shape {shapes[0]}")
 
     def build(self, input_shape: Any) -> None:
         (dim,) = widths(input_shape)
-        self.up_2 = TransposedConvolution(dim // 2, name="up_2", dtype=self.dtype_policy)
-        self.norm = self._layer_norm("norm")
-        self.up_4 = TransposedConvolution(dim // 4, name="up_4", dtype=self.dtype_policy)
-        self.up = TransposedConvolution(dim // 2, name="up", dtype=self.dtype_policy)
-        for layer, width in ((self.up_2, dim), (self.norm, dim // 2), (self.up_4, dim // 2), (self.up, dim)):
-            layer.build((None, None, None, width))
+        policy = self.dtype_policy
+        if 4 in self.scales:
+            self.up_2 = TransposedConvolution(dim // 2, name="up_2", dtype=policy)
+            self.norm = self._layer_norm("norm")
+            self.up_4 = TransposedConvolution(dim // 4, name="up_4", dtype=policy)
+            for layer, width in ((self.up_2, dim), (self.norm, dim // 2), (self.up_4, dim // 2)):
+                layer.build((None, None, None, width))
+        if 2 in self.scales:
+            self.up = TransposedConvolution(dim // 2, name="up", dtype=policy)
+            self.up.build((None, None, None, dim))
         self.levels = []
-        for level, width in enumerate((dim // 4, dim // 2, dim, dim)):
+        for level, scale in enumerate(SCALES):
+            if scale not in self.scales:
+                continue
+            width = {4.0: dim // 4, 2.0: dim // 2}.get(scale, dim)
             layers = [
                 self._convolution(1, f"level_{level}_narrow"),
                 self._layer_norm(f"level_{level}_norm_1"),
@@ -152,16 +170,24 @@ class SimplePyramid(TakesMaps):
 
     def call(self, maps: list[Tensor]) -> list[Tensor]:
         (x,) = maps
-        branches = [self.up_4(gelu(self.norm(self.up_2(x)))), self.up(x), x, _max_pool(x)]
         levels = []
-        for level, layers in zip(branches, self.levels, strict=True):
+        for scale, layers in zip(self.scales, self.levels, strict=True):
+            level = self._scaled(x, scale)
             for layer in layers:
                 level = layer(level)
             levels.append(level)
         return [*levels, levels[-1][:, ::2, ::2]] if self.p6 else levels
 
+    def _scaled(self, x: Tensor, scale: float) -> Tensor:
+        """Return the map at one of `scales`, before its convolutions."""
+        if scale == 4:
+            return self.up_4(gelu(self.norm(self.up_2(x))))
+        if scale == 2:
+            return self.up(x)
+        return x if scale == 1 else _max_pool(x)
+
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "width": self.width, "p6": self.p6}
+        return {**super().get_config(), "width": self.width, "p6": self.p6, "scales": self.scales}
 
 
 def _max_pool(x: Tensor) -> Tensor:

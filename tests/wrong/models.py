@@ -210,6 +210,18 @@ def of_models(folder: Path) -> list[Group]:
             },
         ),
         sweep(
+            "DetectionBackbone",
+            lambda **k: keras_mae.DetectionBackbone(**k),
+            {"encoder": keras_mae.ViTEncoder((8, 16, 3), 4, 12, 1, 3)},
+            {
+                "encoder": (*MODELS, encoder()),
+                "image_shape": (8, (8, 8), (8, 8, 0), (8, 12, 3), (8, 8, 1), "abc", ()),
+                "min_level": (-1, 4, 1.5, "x", NAN, True),
+                "width": COUNT,
+                "copy": BOOLEAN,
+            },
+        ),
+        sweep(
             "ViTSegmenter.predict",
             lambda images, **k: keras_mae.ViTSegmenter(encoder(), 3).predict(images, **k),
             {"images": [BATCH[0]]},
@@ -250,7 +262,7 @@ def _of_dense() -> list[Group]:
             "dense.SimplePyramid",
             keras_mae.dense.SimplePyramid,
             {"width": 8},
-            {"width": COUNT, "p6": BOOLEAN},
+            {"width": COUNT, "p6": BOOLEAN, "scales": (2, None, "x", (), (3,), (1, 2), (1, 1))},
         ),
         sweep(
             "dense.UPerHead",
