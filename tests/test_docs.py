@@ -34,7 +34,8 @@ TAKES = {
     "from_dataset": ["tensorflow"],
     "weights=": ["torch"],
     ".pth": ["torch"],
-    '"keras_hub"': ["keras_hub"],
+    "keras_hub": ["keras_hub"],
+    "detector": ["keras_hub"],
     '"onnx"': ["tensorflow", "tf2onnx", "onnxruntime"],
 }
 

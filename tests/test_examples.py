@@ -399,3 +399,25 @@ def test_boxes_are_around_what_is_seen_of_each_object(packages):
     mask = np.zeros((5, 7), bool)
     mask[1:3, 4] = mask[2, 2] = True
     assert scenes.box_of(mask) == (2, 1, 5, 3)
+
+
+def small_encoder(folder):
+    """The file of an encoder, which need not be pre-trained in a test."""
+    keras_mae.ViTEncoder((32, 32, 3), 8, embed_dim=16, depth=1, num_heads=2).save(folder / "encoder.keras")
+    return folder / "encoder.keras"
+
+
+@on_one_backend
+def test_detection_trains_scores_and_draws(run_here, packages, tmp_path):
+    pytest.importorskip("keras_hub")
+    pytest.importorskip("pycocotools")
+    module = import_module("detection")
+    options = ("--quick", "--size", 32, "--out", tmp_path / "run", *packages)
+    out = run_here("detection.py", *options, "--encoder", small_encoder(tmp_path))
+    table = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert set(table) == {"RetinaNet", "chance"}
+    assert f"chance      mAP@50 {100 * table['chance']['mAP@50']:5.1f} %" in out
+    assert Image.open(tmp_path / "run" / "detections.png").size == (4 * 3 * 32, 6 * 3 * 32)
+    truth = [{"boxes": np.array([[1.0, 1, 9, 9], [20, 2, 30, 30]]), "labels": np.array([0, 3])}]
+    right = {"boxes": truth[0]["boxes"] + 0.5, "labels": np.array([0, 4]), "confidence": np.array([0.4, 0.9])}
+    assert module.average_precision(truth, [right])["mAP@50"] == pytest.approx(0.5)  # of the classes that are there
