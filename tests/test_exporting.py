@@ -185,7 +185,12 @@ def test_bad_arguments(models, tmp_path, monkeypatch):
         (encoder, "x.pb", "saved_model", "`path` must be a folder, without an ending, for the format 'saved_model'"),
         (encoder, "there.onnx", "onnx", "there.onnx' must not exist, so that nothing is lost"),
         (encoder, "mine.xml", "openvino", "mine.bin' must not exist, so that nothing is lost"),
-        (keras.Sequential(), "x.onnx", "onnx", "`model` must be a ViTEncoder, ViTClassifier, ViTSegmenter or MaskedAutoencoder"),
+        (
+            keras.Sequential(),
+            "x.onnx",
+            "onnx",
+            "`model` must be a ViTEncoder, ViTClassifier, ViTSegmenter or MaskedAutoencoder",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             convert.export(model, tmp_path / path, format)
