@@ -214,7 +214,7 @@ def of_models(folder: Path) -> list[Group]:
             lambda **k: keras_mae.DetectionBackbone(**k),
             {"encoder": keras_mae.ViTEncoder((8, 16, 3), 4, 12, 1, 3)},
             {
-                "encoder": (*MODELS, encoder()),
+                "encoder": (*MODELS, keras_mae.ViTEncoder((12, 12, 3), 6, 12, 1, 3)),
                 "image_shape": (8, (8, 8), (8, 8, 0), (8, 12, 3), (8, 8, 1), "abc", ()),
                 "min_level": (-1, 4, 1.5, "x", NAN, True),
                 "width": COUNT,
