@@ -8,6 +8,9 @@ from augment_helpers import ALL, CLASSES, HEIGHT, WIDTH, each_loader, run, slope
 from keras_mae import data
 from keras_mae.data import Augmentation
 
+# Statistics of draws that Keras' layers make alike on every backend; JAX compiles each of them for every shape.
+# There they train a model below, and `test_augment_draws.py` has what the seed does.
+pytestmark = pytest.mark.backends("torch", "tensorflow")
 COUNT = 997  # so many that a chance can be told from its half: three standard deviations are below 0.05
 PAIRS = {"mixup": {"mixup": 0.8}, "cutmix": {"cutmix": 1.0}, "either": {"mixup": 0.8, "cutmix": 1.0}}
 each_mix = pytest.mark.parametrize("mix", PAIRS.values(), ids=PAIRS)
@@ -244,6 +247,7 @@ def test_in_half_precision_pixels_are_moved_and_not_rounded(loader):
 
 
 # === In training ===
+@pytest.mark.backends("torch", "jax", "tensorflow")
 @each_loader
 def test_fit_takes_what_is_augmented(loader):
     images, labels = plain(25)
