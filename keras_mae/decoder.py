@@ -255,8 +255,8 @@ class MAEDecoder(Decoder):
         tokens: (batch, class_tokens + kept, encoder width), the encoder's output.
         ids_keep: int32 (batch, kept), the visible patches in the order of `tokens`.
         ids_removed: int32 (batch, removed), the patches to predict.
-        removed_only: Whether to predict the removed patches only: what the loss needs, and the last norm and
-            projection then run on those tokens alone.
+        removed_only: Whether to predict the removed patches only: what the loss needs. The last block, but for its
+            keys and values, and all that follows then run on those tokens alone.
 
     Returns:
         Predicted pixels, or other vectors of `output_dim`, in the order [visible, removed]:
@@ -298,6 +298,11 @@ class MAEDecoder(Decoder):
             ],
             axis=1,
         )
-        for block in self.blocks:
+        *blocks, last = self.blocks
+        for block in blocks:
             x = block(x)
-        return self.prediction(self.norm(x[:, count + ids_keep.shape[1] :] if removed_only else x[:, count:]))
+        if removed_only:  # nobody reads the others any more: the last block attends to them, and that is all
+            x = last(x, wanted=slice(count + ids_keep.shape[1], None))
+        else:
+            x = last(x)[:, count:]
+        return self.prediction(self.norm(x))
