@@ -26,6 +26,7 @@ __all__ = [
     "gelu",
     "gradient",
     "linear",
+    "parted",
     "require",
 ]
 
@@ -228,6 +229,19 @@ def require(condition: Tensor, message: str, *values: Tensor) -> None:
         import jax
 
         jax.debug.callback(check, condition, *values)
+
+
+def parted(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Return the first `size` entries of the last axis, and the others.
+
+    Two slices would each cost a gradient of the whole; and for PyTorch, Keras makes a tensor of the size and reads it
+    back, for which a GPU is waited for.
+    """
+    if keras.backend.backend() == "torch":
+        first, others = ops.convert_to_tensor(x).split([size, x.shape[-1] - size], dim=-1)
+    else:
+        first, others = ops.split(ops.convert_to_tensor(x), [size], axis=-1)
+    return first, others
 
 
 def gradient(function: Callable[..., Any], variables: Sequence[Any] = ()) -> Callable[..., Any]:

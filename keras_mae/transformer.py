@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_mae import _checks
 from keras_mae._types import Tensor
-from keras_mae.ops import Linear, gelu, linear
+from keras_mae.ops import Linear, gelu, linear, parted
 from keras_mae.random import to_uniform
 
 __all__ = ["MLP", "Attention", "DropPath", "TransformerBlock"]
@@ -62,10 +62,7 @@ class Attention(keras.layers.Layer):
     def _some_query_key_value(self, x: Tensor, wanted: slice) -> list[Tensor]:
         """Return what `_query_key_value` does, with the query of the wanted tokens only."""
         asking, dim = x[:, wanted], x.shape[-1]
-        # One split: slices would cost a gradient of the whole matrix each.
-        (kernel, kernels), (bias, biases) = (
-            ops.split(ops.convert_to_tensor(of_all), [dim], axis=-1) for of_all in (self.qkv.kernel, self.qkv.bias)
-        )
+        (kernel, kernels), (bias, biases) = parted(self.qkv.kernel, dim), parted(self.qkv.bias, dim)
         width = dim // self.num_heads
         query = ops.reshape(linear(asking, kernel, bias), (-1, asking.shape[1], self.num_heads, width))
         both = ops.reshape(linear(x, kernels, biases), (-1, x.shape[1], 2, self.num_heads, width))

@@ -299,6 +299,7 @@ EXAMPLES: dict[str, Example] = {
     "targets.LowPass": Example(lambda: keras_mae.targets.LowPass(0.2)),
     "targets.Teacher": Example(teacher, lambda layer: layer(IMAGES), of_images, last_layer),
     "optimizers.Muon": Example(muon),
+    "schedules.WarmupCosine": Example(lambda: keras_mae.optimizers.warmup_cosine(0.01, 100, 10, minimum=0.001)),
     "schedules.WarmupStableDecay": Example(
         lambda: keras_mae.optimizers.warmup_stable_decay(0.01, 100, 10, 20, minimum=0.001)
     ),
