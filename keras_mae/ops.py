@@ -27,6 +27,7 @@ __all__ = [
     "gradient",
     "linear",
     "parted",
+    "recomputing",
     "require",
 ]
 
@@ -242,6 +243,26 @@ def parted(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
     else:
         first, others = ops.split(ops.convert_to_tensor(x), [size], axis=-1)
     return first, others
+
+
+def recomputing(layer: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return a layer that keeps only what it is given for the backward pass, which then computes the rest again.
+
+    Args:
+        layer: Layer that draws nothing at random and changes no state. Tensors to differentiate by are positional
+            arguments, or its weights; what the others hold stays in memory.
+
+    Returns:
+        A function of the layer's arguments with the same results and the same gradients, bit for bit but under XLA,
+        which makes other kernels of another program, so that sums may round otherwise.
+    """
+    # PyTorch would keep the states of generators, too, which nothing here draws from.
+    settings = {"preserve_rng_state": False} if keras.backend.backend() == "torch" else {}
+
+    def call(*tensors: Tensor, **options: Any) -> Tensor:
+        return keras.remat(lambda *given: layer(*given, **options))(*tensors, **settings)
+
+    return call
 
 
 def gradient(function: Callable[..., Any], variables: Sequence[Any] = ()) -> Callable[..., Any]:
