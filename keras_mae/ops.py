@@ -191,7 +191,7 @@ def concrete(tensor: Tensor) -> Any:
             return None
         if isinstance(tensor, jax.Array) and not tensor.is_fully_addressable:
             return np.concatenate([np.asarray(shard.data) for shard in tensor.addressable_shards])
-    elif getattr(tensor, "is_meta", False):
+    elif getattr(tensor, "is_meta", False) or hasattr(tensor, "fake_mode"):
         return None
     return ops.convert_to_numpy(tensor)
 

@@ -33,7 +33,7 @@ def fine_tuning():
 
 @pytest.mark.parametrize("make", [pre_training, fine_tuning])
 def test_a_training_step_needs_no_value(make):
-    """Tensors that have a shape and no values are enough for it."""
+    """Tensors that have a shape and no values are enough for it. Labels, which are checked, come from the host."""
     import torch
     from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
