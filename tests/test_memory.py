@@ -60,7 +60,7 @@ def test_it_grows_with_the_batch_and_shrinks_with_remat():
     kept, again = (
         [memory(model, batch).activations for batch in (8, 32)] for model in (compiled(), compiled(remat=True))
     )
-    assert 3 < kept[1] / kept[0] < 4.2
+    assert 3 < kept[1] / kept[0] < 5
     assert again[1] < 0.8 * kept[1]
 
 
