@@ -2,6 +2,7 @@
 
     python examples/plan_accelerators.py                                      # ViT-L, the published schedule, TPU v3
     python examples/plan_accelerators.py --preset mae_vit_huge_patch14_224 --peak 312     # A100
+    KERAS_BACKEND=torch python examples/plan_accelerators.py --memory 8 16 24 40 80   # largest batches in so many GB
 
 Nothing is measured here but what is given: peak and utilisation of an accelerator are assumptions.
 """
@@ -48,6 +49,31 @@ def plan(preset: Any, mask_ratio: float, batch: int, epochs: int) -> dict[str, f
     }
 
 
+def largest_batch(model: Any, size: float) -> int:
+    """Return how many images of a step fit into `size` bytes on one accelerator; 0 if none do."""
+    from keras_mae.training import memory
+
+    few, many = (memory(model, batch).peak for batch in (32, 64))
+    batch = int(32 + (size - few) / ((many - few) / 32))
+    while batch > 0 and memory(model, batch).peak > size:  # not quite a straight line
+        batch -= 1
+    return max(batch, 0)
+
+
+def print_memory(preset: str, budgets: list[float], left: float) -> None:
+    """Print the largest batches that fit into `budgets` GB, of which the share `left` stays free."""
+    import keras_mae
+
+    print(f"{preset}: images of a step, {left:.0%} of the memory left free")
+    print(f"{'GB':36}" + "".join(f"{budget:>12g}" for budget in budgets))
+    for dtype in ("float32", "mixed_bfloat16"):
+        for remat in (False, True):
+            model = keras_mae.MaskedAutoencoder.from_preset(preset, norm_pix_loss=True, dtype=dtype, remat=remat)
+            model.compile(keras_mae.optimizers.AdamW())
+            batches = [largest_batch(model, budget * 1e9 * (1 - left)) for budget in budgets]
+            print(f"{dtype + (', remat' if remat else ''):36}" + "".join(f"{batch:>12,}" for batch in batches))
+
+
 def main() -> None:
     """Print the table."""
     from keras_mae import presets
@@ -60,7 +86,12 @@ def main() -> None:
     parser.add_argument("--link", type=float, default=70, help="between neighbours, GB/s in each direction")
     parser.add_argument("--batch", type=int, default=4096, help="global")
     parser.add_argument("--epochs", type=int, default=800, help="passes over ImageNet-1K")
+    parser.add_argument("--memory", type=float, nargs="+", metavar="GB", help="print the largest batches instead")
+    parser.add_argument("--left", type=float, default=0.1, help="share of the memory for what is not a tensor")
     options = parser.parse_args()
+    if options.memory:
+        print_memory(options.preset, options.memory, options.left)
+        return
     needs = plan(presets.get(options.preset), 0.75, options.batch, options.epochs)
     print(
         f"{options.preset}: {needs['parameters'] / 1e6:.0f} M parameters, {needs['flops'] / 1e9:.0f} GFLOP an image "

@@ -12,9 +12,19 @@ from keras_mae.positions import resize_positions
 
 __all__ = ["copied_encoder", "copied_parts"]
 
-_OF_ENCODER = ("image_shape", "drop_path_rate", "pixel_range", "window", "global_blocks", "seed", "name", "dtype")
+_OF_ENCODER = (
+    "image_shape",
+    "drop_path_rate",
+    "pixel_range",
+    "window",
+    "global_blocks",
+    "remat",
+    "seed",
+    "name",
+    "dtype",
+)
 _OWN = ("masking", "masks_per_image", "predict_ratio", "seed", "name")
-_OF_PARTS = ("image_shape", "dtype")
+_OF_PARTS = ("image_shape", "remat", "dtype")
 
 
 def copied_encoder(encoder: Any, changes: dict[str, Any]) -> Any:
@@ -77,8 +87,8 @@ def copied_parts(mae: Any, changes: dict[str, Any]) -> dict[str, Any]:
     shape = _checks.image_shape(changes.get("image_shape", old))
     if len(of_encoder) + len(own) < len(changes) or shape[2] != old[2]:
         raise ValueError(
-            "A copy may differ in `masking`, `masks_per_image`, `predict_ratio`, `seed`, `drop_path_rate`, `name`, "
-            "`dtype` and the height and width of `image_shape`, not in what its weights depend on. For other "
+            "A copy may differ in `masking`, `masks_per_image`, `predict_ratio`, `seed`, `drop_path_rate`, `remat`, "
+            "`name`, `dtype` and the height and width of `image_shape`, not in what its weights depend on. For other "
             f"channels, give `encoder.copy(image_shape=...)` a new decoder. Received: {changes}, where "
             f"image_shape={old}"
         )

@@ -127,13 +127,14 @@ class CrossAttentionDecoder(Decoder):
         embed_dim: Width of the tokens, a multiple of 4 and of `num_heads`.
         depth: Number of blocks; the paper has 12.
         num_heads: Attention heads.
-        kwargs: `mlp_ratio`, `layer_norm_eps`, and what `MaskedAutoencoder` fills in, as of `MAEDecoder`.
+        kwargs: `mlp_ratio`, `layer_norm_eps`, `remat`, and what `MaskedAutoencoder` fills in, as of `MAEDecoder`.
 
     Call arguments:
         tokens: (encoder blocks, batch, class tokens + kept, encoder width), the outputs of all the encoder's blocks.
         ids_keep: int32 (batch, kept), the visible patches.
         ids_removed: int32 (batch, removed), the patches to predict.
         removed_only: Whether to predict the removed patches only.
+        training: Whether this is a training step, which `remat` is for.
 
     Returns:
         Predicted pixels, in the order [visible, removed]: (batch, kept + removed, pixels), or
@@ -184,14 +185,21 @@ class CrossAttentionDecoder(Decoder):
         for block in self.blocks:
             block.build(tokens, input_shape[1:])
 
-    def call(self, tokens: Tensor, ids_keep: Tensor, ids_removed: Tensor, removed_only: bool = False) -> Tensor:
+    def call(
+        self,
+        tokens: Tensor,
+        ids_keep: Tensor,
+        ids_removed: Tensor,
+        removed_only: bool = False,
+        training: bool | None = None,
+    ) -> Tensor:
         ids = ids_removed if removed_only else ops.concatenate([ids_keep, ids_removed], axis=1)
         positions = ops.convert_to_tensor(self.position_embedding)
         x = ops.cast(self.mask_token + ops.take(positions[1:], ids, axis=0), self.compute_dtype)
         mixes = ops.stack([mix.value for mix in self.mixes])
         # All at once: one pass over the encoder's tokens, and one over their gradients.
         contexts = ops.einsum("dn,nbtw->dbtw", ops.cast(mixes, self.compute_dtype), tokens)
-        for block, context in zip(self.blocks, ops.unstack(contexts, self.depth, axis=0), strict=True):
+        for block, context in zip(self.running(training), ops.unstack(contexts, self.depth, axis=0), strict=True):
             x = block(x, context)
         return self.prediction(self.norm(x))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import keras
@@ -9,7 +10,7 @@ from keras import ops
 
 from keras_mae import _checks
 from keras_mae._types import Tensor
-from keras_mae.ops import Linear, add_shared
+from keras_mae.ops import Linear, add_shared, recomputing
 from keras_mae.positions import resize_positions, sincos_positions
 from keras_mae.transformer import TransformerBlock, check_heads
 
@@ -19,7 +20,8 @@ __all__ = ["Decoder", "MAEDecoder"]
 class Decoder(keras.Model):
     """What all decoders share: mask token, positions, last norm and projection, and how they join an encoder.
 
-    A subclass makes its layers in `make_layers`, builds them in `build_input` and `build_blocks`, and defines `call`.
+    A subclass makes its layers in `make_layers`, builds them in `build_input` and `build_blocks`, and defines `call`,
+    which calls what `running` returns.
 
     Args:
         embed_dim: Width of the tokens, a multiple of 4 and of `num_heads`.
@@ -31,6 +33,7 @@ class Decoder(keras.Model):
         patch_size: Side of a patch in pixels, or (height, width). Filled in likewise.
         class_tokens: Number of class tokens that the encoder has. Filled in likewise.
         output_dim: Length of the vector to predict for each patch; its pixels by default. Filled in likewise.
+        remat: Whether training computes each block again for the backward pass, as in `ViTEncoder`.
 
     Raises:
         ValueError: If the arguments do not fit one another.
@@ -53,6 +56,7 @@ class Decoder(keras.Model):
         patch_size: int | tuple[int, int] | None = None,
         class_tokens: int | None = None,
         output_dim: int | None = None,
+        remat: bool = False,
         **kwargs: Any,
     ):
         kwargs.setdefault("name", "decoder")
@@ -71,6 +75,7 @@ class Decoder(keras.Model):
         self.patch_size = None if patch_size is None else _checks.pair("patch_size", patch_size)
         self.class_tokens = None if class_tokens is None else _checks.int_within("class_tokens", class_tokens, 0, 8)
         self.output_dim = None if output_dim is None else _checks.positive_int("output_dim", output_dim)
+        self.remat = _checks.boolean("remat", remat)
 
         # === Layers ===
         self.make_layers()
@@ -91,6 +96,10 @@ class Decoder(keras.Model):
     def input_shape_of(self, width: int, depth: int) -> tuple[Any, ...]:
         """Return the shape of what is read of an encoder of `width` and `depth`."""
         return None, None, width
+
+    def running(self, training: bool | None) -> list[Callable[..., Tensor]]:
+        """Return the blocks as `call` is to call them, in order."""
+        return [recomputing(block) for block in self.blocks] if training and self.remat else list(self.blocks)
 
     # === What it gets ===
     def join(
@@ -191,8 +200,8 @@ class Decoder(keras.Model):
         """Return an independent decoder with the same weights.
 
         Args:
-            changes: `image_shape`, with the same channels: the positions are resized in two dimensions. `name`,
-                `dtype`.
+            changes: `image_shape`, with the same channels: the positions are resized in two dimensions. `remat`,
+                `name`, `dtype`.
 
         Raises:
             ValueError: If this decoder is not built, or something else is given that its weights depend on.
@@ -200,10 +209,10 @@ class Decoder(keras.Model):
         if not self.built or self.image_shape is None or self.patch_size is None:
             raise ValueError("A decoder can be copied once it is built, as a MaskedAutoencoder does")
         shape = _checks.image_shape(changes.get("image_shape", self.image_shape))
-        if set(changes) - {"image_shape", "name", "dtype"} or shape[2] != self.image_shape[2]:
+        if set(changes) - {"image_shape", "remat", "name", "dtype"} or shape[2] != self.image_shape[2]:
             raise ValueError(
-                "A copy of a decoder may differ in the height and width of `image_shape`, `name` and `dtype`, not in "
-                f"what its weights depend on. Received: {changes}, for image_shape={self.image_shape}"
+                "A copy of a decoder may differ in the height and width of `image_shape`, `remat`, `name` and "
+                f"`dtype`, not in what its weights depend on. Received: {changes}, for image_shape={self.image_shape}"
             )
         copied: Self = type(self).from_config({**self.get_config(), **changes})
         copied.build(self._built_for)
@@ -228,6 +237,7 @@ class Decoder(keras.Model):
             "patch_size": self.patch_size,
             "class_tokens": self.class_tokens,
             "output_dim": self.output_dim,
+            "remat": self.remat,
         }
 
 
@@ -250,13 +260,15 @@ class MAEDecoder(Decoder):
             Filled in likewise; 1 for a decoder that is built on its own.
         output_dim: Length of the vector to predict for each patch; the number of its pixel values by default. Filled
             in likewise, where the target is not made of pixels.
+        remat: Whether training computes each block again for the backward pass, as in `ViTEncoder`.
 
     Call arguments:
         tokens: (batch, class_tokens + kept, encoder width), the encoder's output.
         ids_keep: int32 (batch, kept), the visible patches in the order of `tokens`.
         ids_removed: int32 (batch, removed), the patches to predict.
-        removed_only: Whether to predict the removed patches only: what the loss needs, and the last norm and
-            projection then run on those tokens alone.
+        removed_only: Whether to predict the removed patches only: what the loss needs. The last block, but for its
+            keys and values, and all that follows then run on those tokens alone.
+        training: Whether this is a training step, which `remat` is for.
 
     Returns:
         Predicted pixels, or other vectors of `output_dim`, in the order [visible, removed]:
@@ -285,7 +297,14 @@ class MAEDecoder(Decoder):
         for block in self.blocks:
             block.build(tokens)
 
-    def call(self, tokens: Tensor, ids_keep: Tensor, ids_removed: Tensor, removed_only: bool = False) -> Tensor:
+    def call(
+        self,
+        tokens: Tensor,
+        ids_keep: Tensor,
+        ids_removed: Tensor,
+        removed_only: bool = False,
+        training: bool | None = None,
+    ) -> Tensor:
         visible, count = self.embedding(tokens), self.class_tokens
         # Float32 until every token has its own, so that gradients are added up over all of them in float32.
         positions = ops.convert_to_tensor(self.position_embedding)
@@ -298,6 +317,9 @@ class MAEDecoder(Decoder):
             ],
             axis=1,
         )
-        for block in self.blocks:
+        *blocks, last = self.running(training)
+        for block in blocks:
             x = block(x)
-        return self.prediction(self.norm(x[:, count + ids_keep.shape[1] :] if removed_only else x[:, count:]))
+        # Where nobody reads the others any more, the last block attends to them, and that is all.
+        removed = slice(count + ids_keep.shape[1], None)
+        return self.prediction(self.norm(last(x, wanted=removed) if removed_only else last(x)[:, count:]))

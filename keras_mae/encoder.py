@@ -15,7 +15,7 @@ from keras_mae.copying import copied_encoder
 from keras_mae.feature_maps import FeatureMaps
 from keras_mae.first_batch import ChecksImages
 from keras_mae.from_preset import PresetFiles
-from keras_mae.ops import add_shared
+from keras_mae.ops import add_shared, recomputing
 from keras_mae.patches import PatchEmbedding, check_ids_keep
 from keras_mae.pixels import BYTES, PixelRange
 from keras_mae.positions import resized_on_the_fly, sincos_positions
@@ -62,6 +62,8 @@ class ViTEncoder(FeatureMaps, PresetFiles, ChecksImages, keras.Model):
             one window covers the image, attention is full.
         global_blocks: Indices of the blocks that have full attention all the same, negative ones from the end; by
             default the last of each quarter, as ViTDet has it: 2, 5, 8 and 11 of twelve.
+        remat: Whether training keeps of each block its input only, and the backward pass computes the rest again:
+            much less memory, more time, and the same gradients.
 
     Call arguments:
         images: (batch, height, width, channels), integers or floats in `pixel_range`.
@@ -105,6 +107,7 @@ class ViTEncoder(FeatureMaps, PresetFiles, ChecksImages, keras.Model):
         class_tokens: int = 1,
         window: int | None = None,
         global_blocks: int | Sequence[int] | None = None,
+        remat: bool = False,
         **kwargs: Any,
     ):
         kwargs.setdefault("name", "encoder")
@@ -130,6 +133,7 @@ class ViTEncoder(FeatureMaps, PresetFiles, ChecksImages, keras.Model):
         self.class_tokens = _checks.int_within("class_tokens", class_tokens, 0, 8)
         self.window = _checks.optional(_checks.positive_int, "window", window)
         self.global_blocks = checked_global_blocks(self.window, global_blocks, depth)
+        self.remat = _checks.boolean("remat", remat)
 
         # === Layers ===
         policy = self.dtype_policy
@@ -299,7 +303,8 @@ class ViTEncoder(FeatureMaps, PresetFiles, ChecksImages, keras.Model):
             x, before = rearranged(x, before, windows), windows
             # A frozen block is a fixed function: it drops nothing.
             noise = None if drop_path is None or not block.trainable else drop_path[:, index]
-            x = block(x, drop_path_noise=noise, windows=windows)
+            run = recomputing(block) if training and self.remat else block
+            x = run(x, drop_path_noise=noise, windows=windows)
             if index in wanted:
                 outputs[index] = rearranged(x, windows, None)
         return [outputs[index] for index in wanted]
@@ -328,8 +333,8 @@ class ViTEncoder(FeatureMaps, PresetFiles, ChecksImages, keras.Model):
 
         Args:
             changes: Arguments of `ViTEncoder` that differ: `image_shape`, `drop_path_rate`, `final_norm=False`,
-                `pixel_range`, `window`, `global_blocks`, `seed`, `name`, `dtype`. For images of another size the
-                positions are resized bicubically in two dimensions. For another number of channels, with
+                `pixel_range`, `window`, `global_blocks`, `remat`, `seed`, `name`, `dtype`. For images of another size
+                the positions are resized bicubically in two dimensions. For another number of channels, with
                 `pixel_mean` and `pixel_std` of their own if need be, the patch kernel is redistributed over them, so
                 that an image with identical channels gives the same tokens. With another `pixel_range` mean and
                 deviation follow it, so that images rescaled to it give the same tokens.
@@ -379,4 +384,5 @@ class ViTEncoder(FeatureMaps, PresetFiles, ChecksImages, keras.Model):
             "class_tokens": self.class_tokens,
             "window": self.window,
             "global_blocks": self.global_blocks,
+            "remat": self.remat,
         }

@@ -204,9 +204,9 @@ def _probabilities(labels: Tensor, logits: Tensor) -> Tensor:
     classes = logits.shape[-1]
     if _are_probabilities(labels, classes):
         return ops.cast(labels, "float32")
-    # What is no class has no probability: PyTorch would stop at it.
+    # What is no class has no probability. PyTorch's own one-hot would look for such labels on the host.
     indices = ops.where(are_classes(labels, classes), ops.reshape(ops.cast(labels, "int32"), (-1,)), -1)
-    return ops.one_hot(indices, classes, dtype="float32")
+    return ops.cast(ops.expand_dims(indices, 1) == ops.arange(classes, dtype="int32"), "float32")
 
 
 def are_classes(labels: Tensor, num_classes: int) -> Tensor:

@@ -199,7 +199,7 @@ class MaskedAutoencoder(PresetFiles, Unlabeled):
             place = self.encoder.step.place(ops.shape(mask.ids_keep)[0])
             mask, predicted = drawn(mask, self.predict_ratio, self.seed, *place)
         tokens = encoded(self.encoder, self.decoder, images, mask.ids_keep, training, self.fusion, self._fused)
-        prediction = self.decoder(tokens, mask.ids_keep, predicted, removed_only=removed_only)
+        prediction = self.decoder(tokens, mask.ids_keep, predicted, removed_only=removed_only, training=training)
         return images, mask, predicted, ops.cast(prediction, "float32")
 
     def _mask(self, inputs: dict[str, Any], training: bool | None) -> Mask:
@@ -365,7 +365,7 @@ class MaskedAutoencoder(PresetFiles, Unlabeled):
         Args:
             changes: `image_shape`, with the same channels: the positions of encoder and decoder are resized in two
                 dimensions. `masking`, `masks_per_image`, `predict_ratio`, `seed` (of the masks), `drop_path_rate`,
-                `name`, `dtype`.
+                `remat` (of both parts), `name`, `dtype`.
 
         Returns:
             A model of the same class, its step counter at 0.

@@ -26,6 +26,8 @@ __all__ = [
     "gelu",
     "gradient",
     "linear",
+    "parted",
+    "recomputing",
     "require",
 ]
 
@@ -189,7 +191,7 @@ def concrete(tensor: Tensor) -> Any:
             return None
         if isinstance(tensor, jax.Array) and not tensor.is_fully_addressable:
             return np.concatenate([np.asarray(shard.data) for shard in tensor.addressable_shards])
-    elif getattr(tensor, "is_meta", False):
+    elif getattr(tensor, "is_meta", False) or hasattr(tensor, "fake_mode"):
         return None
     return ops.convert_to_numpy(tensor)
 
@@ -228,6 +230,39 @@ def require(condition: Tensor, message: str, *values: Tensor) -> None:
         import jax
 
         jax.debug.callback(check, condition, *values)
+
+
+def parted(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Return the first `size` entries of the last axis, and the others.
+
+    Two slices would each cost a gradient of the whole; and for PyTorch, Keras makes a tensor of the size and reads it
+    back, for which a GPU is waited for.
+    """
+    if keras.backend.backend() == "torch":
+        first, others = ops.convert_to_tensor(x).split([size, x.shape[-1] - size], dim=-1)
+    else:
+        first, others = ops.split(ops.convert_to_tensor(x), [size], axis=-1)
+    return first, others
+
+
+def recomputing(layer: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return a layer that keeps only what it is given for the backward pass, which then computes the rest again.
+
+    Args:
+        layer: Layer that draws nothing at random and changes no state. Tensors to differentiate by are positional
+            arguments, or its weights; what the others hold stays in memory.
+
+    Returns:
+        A function of the layer's arguments with the same results and the same gradients, bit for bit but under XLA,
+        which makes other kernels of another program, so that sums may round otherwise.
+    """
+    # PyTorch would keep the states of generators, too, which nothing here draws from.
+    settings = {"preserve_rng_state": False} if keras.backend.backend() == "torch" else {}
+
+    def call(*tensors: Tensor, **options: Any) -> Tensor:
+        return keras.remat(lambda *given: layer(*given, **options))(*tensors, **settings)
+
+    return call
 
 
 def gradient(function: Callable[..., Any], variables: Sequence[Any] = ()) -> Callable[..., Any]:

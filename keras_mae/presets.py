@@ -28,6 +28,7 @@ ENCODER_ARGUMENTS = (
     "class_tokens",
     "window",
     "global_blocks",
+    "remat",
 )
 
 

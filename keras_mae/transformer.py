@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_mae import _checks
 from keras_mae._types import Tensor
-from keras_mae.ops import Linear, gelu
+from keras_mae.ops import Linear, gelu, linear, parted
 from keras_mae.random import to_uniform
 
 __all__ = ["MLP", "Attention", "DropPath", "TransformerBlock"]
@@ -30,9 +30,10 @@ class Attention(keras.layers.Layer):
         x: (batch, tokens, dim).
         windows: `window_attention.Windows`, in whose order the tokens come, or any object with its `attention`. By
             default every token attends to all.
+        wanted: Tokens that ask, a slice of them; all tokens are asked. Not with `windows`.
 
     Returns:
-        (batch, tokens, dim).
+        (batch, tokens, dim), of the wanted ones only.
 
     Raises:
         ValueError: If the heads do not divide the width.
@@ -58,10 +59,19 @@ class Attention(keras.layers.Layer):
         qkv = ops.reshape(self.qkv(x), (-1, tokens, 3, self.num_heads, dim // self.num_heads))
         return list(ops.unstack(qkv, 3, axis=2))  # three slices would cost three gradients
 
-    def call(self, x: Tensor, windows: Any = None) -> Tensor:
+    def _some_query_key_value(self, x: Tensor, wanted: slice) -> list[Tensor]:
+        """Return what `_query_key_value` does, with the query of the wanted tokens only."""
+        asking, dim = x[:, wanted], x.shape[-1]
+        (kernel, kernels), (bias, biases) = parted(self.qkv.kernel, dim), parted(self.qkv.bias, dim)
+        width = dim // self.num_heads
+        query = ops.reshape(linear(asking, kernel, bias), (-1, asking.shape[1], self.num_heads, width))
+        both = ops.reshape(linear(x, kernels, biases), (-1, x.shape[1], 2, self.num_heads, width))
+        return [query, *ops.unstack(both, 2, axis=2)]
+
+    def call(self, x: Tensor, windows: Any = None, wanted: slice | None = None) -> Tensor:
         attention = ops.dot_product_attention if windows is None else windows.attention
-        mixed = attention(*self._query_key_value(x))
-        return self.projection(ops.reshape(mixed, (-1, *x.shape[1:])))
+        parts = self._query_key_value(x) if wanted is None else self._some_query_key_value(x, wanted)
+        return self.projection(ops.reshape(attention(*parts), (-1, parts[0].shape[1], x.shape[-1])))
 
     def probabilities(self, x: Tensor, allowed: Any = None) -> Tensor:
         """Return how much of each token every token takes, float32 (batch, heads, tokens, tokens); rows sum to 1.
@@ -165,9 +175,10 @@ class TransformerBlock(keras.layers.Layer):
         x: (batch, tokens, dim).
         drop_path_noise: int32 (batch, 2), the draws for the two branches. No branch is dropped without it.
         windows: Windows in which tokens attend, as for `Attention`.
+        wanted: Tokens whose output is wanted, a slice of them; all by default. The others are only attended to.
 
     Returns:
-        (batch, tokens, dim).
+        (batch, tokens, dim), of the wanted ones only.
 
     Raises:
         ValueError: If the heads do not divide the width.
@@ -203,12 +214,15 @@ class TransformerBlock(keras.layers.Layer):
         for layer in (self.norm1, self.attention, self.norm2, self.mlp):
             layer.build(input_shape)
 
-    def call(self, x: Tensor, drop_path_noise: Tensor | None = None, windows: Any = None) -> Tensor:
+    def call(
+        self, x: Tensor, drop_path_noise: Tensor | None = None, windows: Any = None, wanted: slice | None = None
+    ) -> Tensor:
         def residual(branch: Tensor, which: int) -> Tensor:
             return branch if drop_path_noise is None else self.drop_path(branch, drop_path_noise[:, which])
 
         # `call`, not `__call__`: each costs eager PyTorch 0.1 ms of bookkeeping, which the block did already.
-        x = x + residual(self.attention.call(self.norm1.call(x), windows), 0)
+        attended = self.attention.call(self.norm1.call(x), windows, wanted)
+        x = (x if wanted is None else x[:, wanted]) + residual(attended, 0)
         return x + residual(self.mlp.call(self.norm2.call(x)), 1)
 
     def get_config(self) -> dict[str, Any]:

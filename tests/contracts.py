@@ -93,6 +93,7 @@ def encoder(**kwargs: Any) -> keras_mae.ViTEncoder:
         pixel_std=(40, 50, 60),
         seed=17,
         class_tokens=2,
+        remat=True,
         **kwargs,
     )
 
@@ -111,6 +112,7 @@ def decoder(**kwargs: Any) -> keras_mae.MAEDecoder:
         image_shape=(15, 14, 3),
         patch_size=(3, 2),
         class_tokens=2,
+        remat=True,
         **kwargs,
     )
     model.build((None, None, 12))
@@ -119,7 +121,7 @@ def decoder(**kwargs: Any) -> keras_mae.MAEDecoder:
 
 def cross_decoder(**kwargs: Any) -> keras_mae.CrossAttentionDecoder:
     model = keras_mae.CrossAttentionDecoder(
-        8, 1, 2, mlp_ratio=4.05, layer_norm_eps=1e-5, image_shape=(15, 14, 3), patch_size=(3, 2), **kwargs
+        8, 1, 2, mlp_ratio=4.05, layer_norm_eps=1e-5, image_shape=(15, 14, 3), patch_size=(3, 2), remat=True, **kwargs
     )
     model.build((2, None, None, 12))
     return model
@@ -299,6 +301,7 @@ EXAMPLES: dict[str, Example] = {
     "targets.LowPass": Example(lambda: keras_mae.targets.LowPass(0.2)),
     "targets.Teacher": Example(teacher, lambda layer: layer(IMAGES), of_images, last_layer),
     "optimizers.Muon": Example(muon),
+    "schedules.WarmupCosine": Example(lambda: keras_mae.optimizers.warmup_cosine(0.01, 100, 10, minimum=0.001)),
     "schedules.WarmupStableDecay": Example(
         lambda: keras_mae.optimizers.warmup_stable_decay(0.01, 100, 10, 20, minimum=0.001)
     ),

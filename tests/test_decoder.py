@@ -7,6 +7,7 @@ import pytest
 from keras import ops
 
 import keras_mae
+from keras_mae.transformer import MLP
 
 
 def to_numpy(x):
@@ -44,6 +45,14 @@ def test_removed_only_predicts_the_removed_patches(mae, tokens, ids, expected):
     prediction = to_numpy(mae.decoder(tokens, *ids, removed_only=True))
     assert prediction.shape == (3, 27, 18)
     np.testing.assert_allclose(prediction, np.take_along_axis(expected, ids[1][..., None], axis=1), atol=1e-5)
+
+
+def test_removed_only_leaves_the_others_out_of_the_last_block(mae, tokens, ids, monkeypatch):
+    widths, call = [], MLP.call
+    monkeypatch.setattr(MLP, "call", lambda layer, x: widths.append(x.shape[1]) or call(layer, x))
+    for removed_only in (True, False):
+        mae.decoder(tokens, *ids, removed_only=removed_only)
+    assert widths == [27, 36]  # the class token, 8 visible patches and 27 removed ones
 
 
 def test_order_of_the_visible_tokens_does_not_matter(mae, tokens, ids):

@@ -62,6 +62,20 @@ def test_block_does_not_see_the_order_of_tokens(block, tokens):
     np.testing.assert_allclose(to_numpy(block(tokens[:, order])), to_numpy(block(tokens))[:, order], atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_wanted_tokens_come_out_as_those_of_all(dtype, block, tokens):
+    """Also where the weights are cast first."""
+    own = keras_mae.TransformerBlock(3, drop_path_rate=0.2, dtype=dtype)
+    own.build((None, None, 12))
+    for ours, source in zip(own.weights, block.weights, strict=True):
+        ours.assign(source)
+    noise = np.array([[DROPPED, KEPT], [KEPT, DROPPED], [KEPT, KEPT]], "int32")
+    some, every = own(tokens, noise, wanted=slice(2, 7)), own(tokens, noise)
+    assert some.dtype == every.dtype
+    some, every = (to_numpy(ops.cast(x, "float32")) for x in (some, every))
+    np.testing.assert_allclose(some, every[:, 2:7], atol=1e-6 if dtype == "float32" else 0.02)
+
+
 def test_gelu_is_exact():
     """Identity projections leave the activation alone; the tanh form is off by up to 5e-4."""
     layer = MLP(1.0)

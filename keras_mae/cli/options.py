@@ -39,6 +39,7 @@ __all__ = [
     "Pretrained",
     "RecipeFile",
     "RecipeSize",
+    "Remat",
     "Resume",
     "SavedModel",
     "Seed",
@@ -133,6 +134,12 @@ Workers = Annotated[
         help="Number of parallel calls (tf.data; by default one for each core) or processes (grain; by default none) "
         "that load images.",
         metavar="N",
+    ),
+]
+Remat = Annotated[
+    bool,
+    typer.Option(
+        "--remat", help="Compute blocks again in the backward pass: the same result with less memory, in more time."
     ),
 ]
 

@@ -26,6 +26,7 @@ from keras_mae.cli.options import (
     Out,
     PixelRange,
     RecipeFile,
+    Remat,
     Resume,
     SetValues,
     WarmupEpochs,
@@ -131,6 +132,7 @@ def pretrain(
     loader: Loader = None,
     workers: Workers = None,
     precision: DtypePolicy = Precision.float32,
+    remat: Remat = False,
     seed: PretrainSeed = 0,
     list_presets: ListPresets = False,
     out: Out = None,
@@ -233,6 +235,7 @@ def pretrain(
             decoder=recipe.decoder,
             new_decoder=new_decoder,
             dtype=precision.value,
+            remat=remat,
             say=partial(say, devices),
             **fixed,
         )

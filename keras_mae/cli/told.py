@@ -52,6 +52,7 @@ TABLES: dict[str, tuple[str, ...]] = {
         "probe_every",
         "probe_data",
         "rankme_every",
+        "remat",
         "loader",
         "workers",
         "distribution",

@@ -55,6 +55,7 @@ from keras_mae.cli.options import (
     Pooling,
     Pretrained,
     RecipeFile,
+    Remat,
     Resume,
     Seed,
     SetValues,
@@ -127,6 +128,7 @@ def finetune(
     monitor: Monitor = None,
     loader: Loader = None,
     workers: Workers = None,
+    remat: Remat = False,
     image_size: Annotated[
         str | None,
         typer.Option(
@@ -159,6 +161,7 @@ def finetune(
     with keras_mae.distribution.scope(distribution.value) as devices:
         directory = run_directory(f"finetune-{run_name(data)}", out, resume, devices)
         encoder = encoder_of(model)
+        encoder.remat = remat
         sides = side_lengths("image_size", image_size) or encoder.image_shape[:2]
         shape = (*sides, encoder.image_shape[2])
         options = {

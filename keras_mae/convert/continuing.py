@@ -25,6 +25,7 @@ def continued(
     new_decoder: bool = False,
     pixel_range: tuple[float, float] | None = None,
     dtype: Any = None,
+    remat: bool = False,
     say: Callable[[str], None] | None = None,
     **arguments: Any,
 ) -> MaskedAutoencoder:
@@ -43,6 +44,7 @@ def continued(
         new_decoder: Whether the decoder is a new one in any case.
         pixel_range: (low, high), the smallest and the largest pixel; the model's by default.
         dtype: Dtype policy; the model's by default.
+        remat: Whether training computes each block again for the backward pass, to save memory.
         say: Function called with a line on what was taken of the model, and what was changed, such as `print`.
         arguments: Other arguments of `MaskedAutoencoder`, such as those of `PretrainRecipe.model_arguments`.
 
@@ -63,10 +65,11 @@ def continued(
     old = getattr(loaded, "encoder", loaded)
     shape = old.image_shape if image_shape is None else _checks.image_shape(image_shape)
     as_well: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
+    parts = {**as_well, "remat": _checks.boolean("remat", remat)}
     changes: dict[str, Any] = {} if pixel_range is None else {"pixel_range": pixel_range}
-    encoder = old.copy(image_shape=shape, drop_path_rate=0.0, window=None, **changes, **as_well)
+    encoder = old.copy(image_shape=shape, drop_path_rate=0.0, window=None, **changes, **parts)
     whole = not new_decoder and _keeps_decoder(loaded, decoder, shape, arguments)
-    made = loaded.decoder.copy(image_shape=shape, **as_well) if whole else kind(**_decoder_sizes(old), **as_well)
+    made = loaded.decoder.copy(image_shape=shape, **parts) if whole else kind(**_decoder_sizes(old), **parts)
     if say is not None:
         say(", ".join(_taken(old, encoder, whole)))
     return MaskedAutoencoder(encoder, made, **arguments, **as_well)

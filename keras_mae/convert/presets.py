@@ -154,8 +154,9 @@ def _autoencoder_from_sizes(cls: type[Any], sizes: Preset, overrides: dict[str, 
     decoder = DECODERS[_checks.one_of("decoder", overrides.pop("decoder", MAEDecoder.kind), DECODERS)]
     _refuse_unknown(overrides, (*presets.ENCODER_ARGUMENTS, *_OF_AUTOENCODER, "decoder"))
     dtype = {"dtype": own["dtype"]} if "dtype" in own else {}
+    remat = {"remat": overrides["remat"]} if "remat" in overrides else {}
     encoder = ViTEncoder(**{**sizes.encoder, **overrides, **dtype})
-    return cls(encoder, decoder(**sizes.decoder, **dtype), **own)
+    return cls(encoder, decoder(**sizes.decoder, **remat, **dtype), **own)
 
 
 def _autoencoder_from_model(cls: type[Any], model: Any, overrides: dict[str, Any]) -> Any:
@@ -168,7 +169,7 @@ def _autoencoder_from_model(cls: type[Any], model: Any, overrides: dict[str, Any
         )
     if not overrides:
         return model
-    _refuse_unknown(overrides, (*_OF_COPIES, "image_shape", "drop_path_rate", "dtype"))
+    _refuse_unknown(overrides, (*_OF_COPIES, "image_shape", "drop_path_rate", "remat", "dtype"))
     return model.copy(**overrides)
 
 

@@ -81,7 +81,7 @@ class AdamW(CountsUpdates, keras.optimizers.AdamW):
         )
         self.learning_rate_scales = _each("learning_rate_scales", learning_rate_scales, _checks.non_negative)
         self.decayed = _each("decayed", decayed, _checks.boolean)
-        self._fused = keras.backend.backend() == "torch"
+        self._fused, self._taken = keras.backend.backend() == "torch", None
 
     def build(self, variables: Any) -> None:
         for name in ("learning_rate_scales", "decayed"):
@@ -142,13 +142,29 @@ class AdamW(CountsUpdates, keras.optimizers.AdamW):
                 [self._momentums[place] for place in places],
                 [self._velocities[place] for place in places],
                 [self._velocity_hats[place] for place in places] if self.amsgrad else [],
-                step=int(self.iterations) + 1,
-                learning_rate=float(learning_rate) * scale,
+                iterations=self.iterations,
+                learning_rate=learning_rate if scale == 1 else learning_rate * scale,
                 weight_decay=self.weight_decay if decays else 0.0,
                 beta_1=self.beta_1,
                 beta_2=self.beta_2,
                 epsilon=self.epsilon,
+                taken=self._taken,
             )
+
+    @property
+    def applies_if(self) -> bool:
+        """Whether `apply_if` is there for this optimizer, as it is set."""
+        return self._fused and not (self.use_ema or self.gradient_accumulation_steps)
+
+    def apply_if(self, taken: Any, gradients: Any, variables: Any) -> None:
+        """Update as `apply` does if `taken`, a boolean scalar of the device, is true; nobody waits. PyTorch only."""
+        before = ops.copy(self._iterations.value)
+        self._taken = taken
+        try:
+            self.apply(gradients, variables)
+        finally:
+            self._taken = None
+        self._iterations.assign(ops.where(taken, self._iterations.value, before))
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -268,21 +284,23 @@ def fused_adamw(
     velocities: Any,
     largest: Any,
     *,
-    step: int,
-    learning_rate: float,
+    iterations: Any,
+    learning_rate: Any,
     weight_decay: float,
     beta_1: float,
     beta_2: float,
     epsilon: float,
+    taken: Any = None,
 ) -> None:
     """Update Keras variables by one step of AdamW in place, in one pass over memory. PyTorch only.
 
-    `largest` are AMSGrad's largest second moments so far; without any it is plain AdamW.
+    `largest` are AMSGrad's largest second moments so far; without any it is plain AdamW. Where `taken`, a boolean
+    scalar, is false, nothing changes. It, the number of updates so far and the learning rate stay on the device.
     """
     import torch
 
     values = [variable.value for variable in variables]
-    steps = torch.tensor(float(step), device=values[0].device)  # one for all: each would be a wait for a GPU
+    steps = ops.cast(ops.convert_to_tensor(iterations) + 1, "float32")
     torch.compiler.disable(torch._fused_adamw_)(  # torch.compile fails on it
         values,
         list(gradients),
@@ -290,11 +308,12 @@ def fused_adamw(
         [velocity.value for velocity in velocities],
         [velocity.value for velocity in largest],
         [steps] * len(values),
-        lr=learning_rate,
+        lr=ops.convert_to_tensor(learning_rate, "float32"),
         beta1=beta_1,
         beta2=beta_2,
         weight_decay=weight_decay,
         eps=epsilon,
         amsgrad=bool(largest),
         maximize=False,
+        found_inf=None if taken is None else ops.cast(ops.logical_not(taken), "float32"),
     )

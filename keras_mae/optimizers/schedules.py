@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -40,9 +41,20 @@ def warmup_cosine(
     _check_run(peak, total_steps, warmup_steps, minimum)
     if not warmup_steps:
         return keras.optimizers.schedules.CosineDecay(peak, total_steps, alpha=minimum / peak)
-    return keras.optimizers.schedules.CosineDecay(
+    return WarmupCosine(
         0.0, total_steps - warmup_steps, alpha=minimum / peak, warmup_target=peak, warmup_steps=warmup_steps
     )
+
+
+@keras.saving.register_keras_serializable(package="keras_mae")
+class WarmupCosine(keras.optimizers.schedules.CosineDecay):
+    """What `warmup_cosine` returns: Keras' schedule, which chooses its course on the host, chosen on the device."""
+
+    def __call__(self, step: Any) -> Any:
+        step = ops.minimum(ops.cast(step, "float32"), self.decay_steps + self.warmup_steps)
+        gone = (step - self.warmup_steps) / self.decay_steps
+        falling = (1 - self.alpha) * (0.5 * (1.0 + ops.cos(math.pi * gone))) + self.alpha
+        return self.warmup_target * ops.where(step < self.warmup_steps, step / self.warmup_steps, falling)
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")

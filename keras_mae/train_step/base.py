@@ -152,10 +152,12 @@ class BaseTrainStep(ChecksImages, keras.Model):
         metrics = self._compile_metrics
         if metrics is not None and not metrics.built:  # a skipped batch would not build them
             metrics.build(y, outputs)
-        taken = True if finite is None else concrete(finite)
+        on_device = keras.backend.backend() == "torch"  # which would have to be waited for
+        taken = True if finite is None else None if on_device else concrete(finite)
         if taken is not None:
             return dict(self.compute_metrics(x, y, outputs, sample_weight) if taken else self.get_metrics_result())
-        # Compiled code cannot leave them out: it puts back what they were. Weights of 0 would keep a NaN.
+        # Neither compiled code nor the host can leave them out: what they were is put back. Weights of 0 would keep a
+        # NaN.
         before = [ops.copy(variable.value) for variable in self.metrics_variables]
         logs = self.compute_metrics(x, y, outputs, sample_weight)
         for variable, value in zip(self.metrics_variables, before, strict=True):

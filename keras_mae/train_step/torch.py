@@ -23,11 +23,11 @@ class TrainStep(BaseTrainStep):
     """`train_step` and `test_step` with autograd, and what several processes need around them."""
 
     def train_step(self, data: Any) -> dict[str, Any]:
+        self.zero_grad()  # first: the gradients of the step before would take up memory beside what this one keeps
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(self.check_batch(data))
         statistics = [statistic.value.clone() for statistic in self.moving_statistics]
         outputs = self.outputs_for_loss(x, training=True)
         loss = self.compute_loss(x, y, outputs, sample_weight, training=True)
-        self.zero_grad()
         self.optimizer.scale_loss(loss).backward()
         weights = self.trainable_weights
         # A weight without a part in the loss has no gradient, which is zero on JAX.
@@ -41,11 +41,12 @@ class TrainStep(BaseTrainStep):
             finite = torch.isfinite(torch.nn.utils.get_total_norm(gradients)) & torch.isfinite(global_loss)
             if self._scales_loss:
                 self.optimizer.apply(poisoned(gradients, finite), weights)
+            elif getattr(self.optimizer, "applies_if", False):  # the device goes on without us
+                self.optimizer.apply_if(finite, gradients, weights)
             elif finite:
                 self.optimizer.apply(gradients, weights)
-            if not finite:
-                for statistic, before in zip(self.moving_statistics, statistics, strict=True):
-                    statistic.assign(before)
+            for statistic, before in zip(self.moving_statistics, statistics, strict=True):
+                statistic.assign(torch.where(finite, statistic.value, before))
             return self._logs((x, y, sample_weight), outputs, loss, finite)
 
     def test_step(self, data: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from keras_mae.training.feeding import (
     open_test,
     open_unlabeled,
 )
+from keras_mae.training.memory import StepMemory, memory
 from keras_mae.training.online import open_probe, open_rankme
 from keras_mae.training.pairs import PairedImages, SegmentationFeed, open_pairs, open_test_pairs
 from keras_mae.training.protocols import run_fine_tuning, run_linear_probe, run_pretraining
@@ -41,11 +42,13 @@ __all__ = [
     "RunOptions",
     "Saving",
     "SegmentationFeed",
+    "StepMemory",
     "StopOnNonFinite",
     "UnlabeledImages",
     "Watch",
     "evaluation_batches",
     "fit_recipe",
+    "memory",
     "open_labeled",
     "open_pairs",
     "open_probe",

@@ -17,8 +17,8 @@ from keras_mae.targets.patch_targets import PatchTargets
 
 __all__ = ["of_batches", "of_classifier", "of_pretraining", "of_segmenter", "of_weights"]
 
-_OF_EVERY_LAYER = ("name", "trainable", "dtype")
-"""Entries of every layer's config, by which layers do not differ here; the policy is recorded beside them."""
+_NO_DIFFERENCE = ("name", "trainable", "dtype", "remat")
+"""Entries of configs by which layers do not differ here; the policy is recorded beside them."""
 
 
 def of_pretraining(model: MaskedAutoencoder, dataset: Any) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def _entry(known: dict[str, Any]) -> dict[str, Any]:
 
 
 def _settings(layer: keras.layers.Layer) -> dict[str, Any]:
-    config = {name: value for name, value in layer.get_config().items() if name not in _OF_EVERY_LAYER}
+    config = {name: value for name, value in layer.get_config().items() if name not in _NO_DIFFERENCE}
     return {"class": type(layer).__name__, **plain(config)}
 
 

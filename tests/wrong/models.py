@@ -73,6 +73,7 @@ def of_models(folder: Path) -> list[Group]:
     }
     everywhere: dict[str, Any] = {
         "drop_path_rate": FRACTION,
+        "remat": BOOLEAN,
         "final_norm": BOOLEAN,
         "pixel_mean": ("x", (1, 2), NAN, (NAN, 1, 1), [None] * 3, {}),
         "pixel_std": ("x", (1, 2), NAN, 0, -1, (1, 1, 0)),
@@ -134,6 +135,7 @@ def of_models(folder: Path) -> list[Group]:
             {
                 "image_shape": SHAPE,
                 "drop_path_rate": FRACTION,
+                "remat": BOOLEAN,
                 "final_norm": ("no", None),
                 "pixel_range": PIXEL_RANGE,
                 "seed": SEED,
@@ -350,6 +352,7 @@ def of_layers(folder: Path) -> list[Group]:
         "patch_size": (0, -1, 1.5, "x", (8,)),
         "class_tokens": (-1, 9, 1.5, "x", True),
         "output_dim": OPTIONAL_COUNT,
+        "remat": BOOLEAN,
     }
     small = {"embed_dim": 8, "depth": 1, "num_heads": 2}
     split: dict[str, Any] = {"images": (None, "x", BATCH[0]), "patch_size": (*PAIR, 3)}

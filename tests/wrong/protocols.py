@@ -189,6 +189,13 @@ def of_training(folder: Path) -> list[Group]:
             test=("test", "directory"),
             data=("data", "directory"),
         ),
+        sweep(
+            "memory",
+            training.memory,
+            {"model": trained(), "batch": 2},
+            {"model": (None, "x", 3, encoder(), mae()), "batch": COUNT},
+            check_right=False,  # on TensorFlow there is none
+        ),
         sweep("open_test", training.open_test, photos, opening, data=("data", "directory")),
         sweep(
             "UnlabeledImages.feed", images.feed, {"recipe": recipe()}, {"recipe": others, "crops_per_image": COUNT}
