@@ -318,6 +318,15 @@ def test_a_saved_model_is_compiled_as_this_backend_does_it():
     assert other.jit_compile == model.jit_compile
 
 
+def test_keras_own_optimizers_are_found_under_the_names_that_pytorch_saves():
+    model = compiled(keras.optimizers.SGD(0.25))
+    config = model.get_compile_config()
+    optimizer = {**config["optimizer"], "module": "keras.src.backend.torch.optimizers.torch_sgd"}
+    model.compile_from_config(config | {"optimizer": {**optimizer, "registered_name": "SGD"}})
+    assert isinstance(model.optimizer, keras.optimizers.SGD)
+    assert float(model.optimizer.learning_rate) == 0.25
+
+
 @pytest.mark.skipif(BACKEND != "torch", reason="the other backends can")
 def test_steps_per_execution_are_refused_by_pytorch():
     with pytest.raises(ValueError, match="`steps_per_execution` must be 1 with the PyTorch backend"):

@@ -239,7 +239,7 @@ class BaseTrainStep(ChecksImages, keras.Model):
         config = dict(config)
         if trained := config.pop("trained", None):  # older files do not say
             set_trained_parts(self, trained)
-        self.compile(**keras.saving.deserialize_keras_object(config) | {"jit_compile": "auto"})
+        self.compile(**keras.saving.deserialize_keras_object(_portable(config)) | {"jit_compile": "auto"})
 
     @property
     def _trains_in_float16(self) -> bool:
@@ -299,3 +299,18 @@ def poisoned(gradients: Sequence[Tensor], finite: Tensor) -> list[Tensor]:
     """
     first, *others = gradients
     return [ops.where(finite, first, float("nan")), *others]
+
+
+def _portable(config: Any) -> Any:
+    """Return a serialized value with Keras' optimizers under names that every backend knows.
+
+    On PyTorch Keras writes the names of modules that only its PyTorch backend can import.
+    """
+    if isinstance(config, list | tuple):
+        return type(config)(map(_portable, config))
+    if not isinstance(config, dict):
+        return config
+    made = {name: _portable(value) for name, value in config.items()}
+    if str(made.get("module")).startswith("keras.src.backend.torch.optimizers."):
+        made["module"] = "keras.optimizers"
+    return made
