@@ -150,6 +150,7 @@ def test_labels_and_logits_must_be_of_one_size():
         (np.zeros((3, 4, 6, 1), "uint8"), r"masks\[..., 0\] takes the last axis off. Received: masks.shape=\(3, 4"),
         (np.zeros((3, 4, 6, 9), "uint8"), r"masks.argmax\(-1\) makes labels of them"),
         (np.zeros((3, 4, 6), "float32"), "Received: masks.dtype=float32"),
+        (np.zeros((3, 4, 6), "uint64"), r'masks.astype\("int32"\) makes such of them. Received: masks.dtype=uint64'),
         (np.full((3, 4, 6), 9), r"labels in \[0, 9\), or 255 for no class. Received: 9$"),
         (np.arange(-12, 60).reshape(3, 4, 6), "Received: -12, -11, -10, -9, -8 and 58 others"),
     ],
@@ -160,7 +161,7 @@ def test_masks_that_do_not_fit_are_refused(masks, message):
 
 
 def test_masks_that_fit_are_taken():
-    for dtype in ("uint8", "int32", "uint16", "int64"):
+    for dtype in ("uint8", "int32", "uint16", "int64", "uint32"):
         masks = np.array([[[0, 8, 255]]], dtype)
         check_masks(masks, (1, 3), 9, 255)
         check_masks(ops.convert_to_tensor(masks), (1, 3), 9, 255)

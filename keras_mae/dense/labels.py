@@ -38,8 +38,8 @@ def check_masks(masks: Any, size: tuple[int, int], num_classes: int, ignore_labe
         hint = " masks.argmax(-1) makes labels of them." if len(shape) == 4 and shape[3] == num_classes > 1 else hint
         raise ValueError(f"{rule}{hint} Received: masks.shape={shape}")
     dtype = str(masks.dtype) if isinstance(masks, np.ndarray) else keras.backend.standardize_dtype(masks.dtype)
-    if not dtype.startswith(("int", "uint")):
-        raise ValueError(f'{rule} masks.astype("int32") makes integers of them. Received: masks.dtype={dtype}')
+    if not dtype.startswith(("int", "uint")) or dtype == "uint64":  # which PyTorch does not have
+        raise ValueError(f'{rule} masks.astype("int32") makes such of them. Received: masks.dtype={dtype}')
     known = masks if isinstance(masks, np.ndarray) else concrete(masks)
     if known is None:
         labels = ops.cast(masks, "int32")
