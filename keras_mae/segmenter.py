@@ -54,7 +54,8 @@ class ViTSegmenter(PresetFiles, SegmentsFiles, FineTuned, TrainStep):
     and a linear layer: DINOv2's protocol, which says what features are worth with `trainable_blocks=0`. The norm
     belongs to the encoder, as in every probe: tokens differ in length, which a BatchNorm of channels leaves as it is.
     "upernet" is the published recipe: four blocks, without the final norm, become a pyramid (`MultiLevelNeck`) for a
-    `UPerHead`. While training, an `FCNHead` of 256 channels on the pyramid's third level adds its loss, times 0.4.
+    `UPerHead`. While training, an `FCNHead` of 256 channels on the pyramid's third level adds its loss, times
+    `auxiliary_weight`.
     Logits are resized to the image bilinearly, in float32. If the whole encoder is trained, so are its positions,
     which are fixed in pre-training.
 
@@ -69,6 +70,8 @@ class ViTSegmenter(PresetFiles, SegmentsFiles, FineTuned, TrainStep):
             positions are resized bicubically in two dimensions.
         drop_path_rate: Drop-path probability of the last block; it grows linearly from 0 at the first. By default the
             encoder's.
+        auxiliary_weight: Weight of the auxiliary head's loss beside "upernet"; with 0 there is no such head. "linear"
+            has none.
         trainable_blocks: How many of the encoder's last blocks to train, as for `ViTClassifier`.
         class_names: Names of the classes, in the order of their labels: `num_classes` different strings. They are
             saved with the segmenter. Without them it takes those of the first dataset it is trained on.
@@ -104,6 +107,7 @@ class ViTSegmenter(PresetFiles, SegmentsFiles, FineTuned, TrainStep):
         blocks: int | Sequence[int] | None = None,
         image_shape: tuple[int, int, int] | None = None,
         drop_path_rate: float | None = None,
+        auxiliary_weight: float = AUXILIARY_WEIGHT,
         trainable_blocks: float | None = None,
         class_names: Sequence[str] | None = None,
         ignore_label: int = IGNORED,
@@ -119,6 +123,7 @@ class ViTSegmenter(PresetFiles, SegmentsFiles, FineTuned, TrainStep):
         self.blocks = _chosen_blocks(encoder, head, blocks)
         self.class_names = class_names
         self.ignore_label = checked_ignore_label(ignore_label, num_classes)
+        self.auxiliary_weight = _checks.non_negative("auxiliary_weight", auxiliary_weight)
         self.uses_final_norm = head == "linear" and encoder.final_norm
 
         # === Layers ===
@@ -129,7 +134,7 @@ class ViTSegmenter(PresetFiles, SegmentsFiles, FineTuned, TrainStep):
         if head == "upernet":
             self.neck = MultiLevelNeck(name="neck", dtype=policy)
             self.head: Any = UPerHead(num_classes, name="head", dtype=policy)
-            self.auxiliary = FCNHead(num_classes, name="auxiliary", dtype=policy)
+            self.auxiliary = FCNHead(num_classes, name="auxiliary", dtype=policy) if auxiliary_weight else None
         else:
             self.head = LinearHead(num_classes, name="head", dtype=policy)
         self._build_parts()
@@ -224,13 +229,13 @@ class ViTSegmenter(PresetFiles, SegmentsFiles, FineTuned, TrainStep):
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Tensor:
-        """Return the loss of the logits, with the auxiliary head's times 0.4 while training."""
+        """Return the loss of the logits, with the auxiliary head's by its weight while training."""
         if y is None:
             raise ValueError("A segmenter is trained on (images, masks). Received: no masks")
         if not isinstance(y_pred, dict):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         loss = super().compute_loss(x, y, y_pred[HEAD], sample_weight, training)
-        return loss + AUXILIARY_WEIGHT * self.compiled_loss(y, y_pred[AUXILIARY_HEAD], sample_weight)
+        return loss + self.auxiliary_weight * self.compiled_loss(y, y_pred[AUXILIARY_HEAD], sample_weight)
 
     def update_metrics(
         self, data: tuple[Any, Any, Any], outputs: Any, loss: Tensor, finite: Tensor | None = None
@@ -360,8 +365,13 @@ class ViTSegmenter(PresetFiles, SegmentsFiles, FineTuned, TrainStep):
         return logits
 
     def get_config(self) -> dict[str, Any]:
-        config = {"head": self.head_kind, "blocks": self.blocks, "ignore_label": self.ignore_label}
-        return {**super().get_config(), **config}
+        return {
+            **super().get_config(),
+            "head": self.head_kind,
+            "blocks": self.blocks,
+            "auxiliary_weight": self.auxiliary_weight,
+            "ignore_label": self.ignore_label,
+        }
 
 
 def _chosen_blocks(encoder: ViTEncoder, head: str, blocks: Any) -> tuple[int, ...]:

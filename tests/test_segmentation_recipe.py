@@ -35,6 +35,8 @@ def test_upernet(size, rate, layer_decay, drop_path_rate):
         beta_2=0.999,
         power=1.0,
         minimum_learning_rate=0.0,
+        auxiliary_weight=0.4,
+        ema_momentum=None,
     )
     assert recipe.learning_rate == pytest.approx(rate, rel=1e-12)
     assert recipe.crop == {"scale": (0.5, 2.0), "max_class_share": 0.75, "flip": True}
@@ -100,9 +102,11 @@ def test_the_optimizer_has_the_recipes_numbers():
         power=2.0,
         minimum_learning_rate=0.1,
         gradient_accumulation_steps=2,
+        ema_momentum=0.9,
     )
     optimizer = recipe.optimizer(Model(), steps_per_epoch=4)
     assert_has(optimizer, weight_decay=0.3, beta_1=0.8, beta_2=0.7, learning_rate_scales=[0.25, 1.0])
+    assert_has(optimizer, use_ema=True, ema_momentum=0.9)
     # 13 epochs of 4 batches, two to an update: 26 updates, 6 of warm-up.
     rates = rates_of(optimizer, 0, 3, 6, 16, 26)
     np.testing.assert_allclose(rates, [0, 0.25, 0.5, 0.2, 0.1], rtol=1e-6, atol=1e-9)
@@ -120,6 +124,8 @@ def test_files_give_it_back():
     assert Recipe.from_dict(recipe.to_dict()) == recipe
     assert (recipe.blocks, recipe.scale) == ((1, 2, 3, 5), (1, 1.5))
     assert recipe.crop["distortion"] is None
+    earlier = {name: value for name, value in make().to_dict().items() if name not in SegmentationRecipe._added}
+    assert Recipe.from_dict(earlier) == make()
 
 
 def notes_of(recipe):

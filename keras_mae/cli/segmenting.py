@@ -18,6 +18,7 @@ from keras_mae.cli.options import (
     CheckpointMinutes,
     CheckpointSteps,
     Distribution,
+    EmaMomentum,
     Engine,
     Epochs,
     Loader,
@@ -136,6 +137,7 @@ def segment(
     layer_decay: LayerDecay = None,
     drop_path_rate: DropPathRate = None,
     flip: Flip = None,
+    ema_momentum: EmaMomentum = None,
     best_epoch: BestEpoch = None,
     patience: Patience = None,
     monitor: Annotated[
@@ -188,6 +190,7 @@ def segment(
             "layer_decay": layer_decay,
             "drop_path_rate": drop_path_rate,
             "flip": flip,
+            "ema_momentum": ema_momentum,
             "best_epoch": best_epoch,
             "patience": patience,
             "monitor": monitor,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,7 +10,7 @@ from keras_mae import _checks
 from keras_mae.optimizers import AdamW, fine_tuning_adamw
 from keras_mae.recipes import own
 from keras_mae.recipes.base import Recipe, changed
-from keras_mae.recipes.options import settled_choice
+from keras_mae.recipes.options import averaging, settled_choice
 from keras_mae.recipes.sources import DATA, DINOV2, MMSEGMENTATION, UNTUNED
 
 __all__ = ["HEADS", "MONITORS", "SegmentationRecipe"]
@@ -41,8 +42,7 @@ class SegmentationRecipe(Recipe):
 
     They were published in updates, here they are epochs: 160,000 updates of 16 images are 127 epochs of ADE20K's
     20,210, or 160,401 updates; 1,500 of warm-up are one epoch, or 1,263; and the frozen encoder's 40,000 are 32
-    epochs. Published rates are those of the head at 16 images: 1e-4 is a `base_learning_rate` of 1.6e-3. The
-    auxiliary head's loss counts 0.4 times, as published; see `ViTSegmenter`.
+    epochs. Published rates are those of the head at 16 images: 1e-4 is a `base_learning_rate` of 1.6e-3.
 
     Attributes:
         head: "upernet" or "linear"; see `ViTSegmenter`.
@@ -52,6 +52,7 @@ class SegmentationRecipe(Recipe):
             `None`, or "all", for the whole encoder.
         layer_decay: Factor by which the learning rate falls from each layer to the one below.
         drop_path_rate: Drop-path probability of the last block.
+        auxiliary_weight: Weight of the auxiliary head's loss, which "upernet" alone has; 0 leaves that head out.
         weight_decay: AdamW weight decay, not applied to biases, norms, positions and class tokens.
         beta_1: AdamW's decay of the mean of the gradients.
         beta_2: AdamW's decay of the mean of their squares.
@@ -60,6 +61,8 @@ class SegmentationRecipe(Recipe):
         scale: Smallest and largest factor of the size that an image is resized to before a crop is taken.
         max_class_share: Largest share of a crop that one class may have, in (0, 1].
         distortion: Whether light and colors of images are distorted; see `data.PhotometricDistortion`.
+        ema_momentum: Momentum of an average of the weights that the run ends with, as for `FineTuneRecipe`; `None`
+            is none.
         best_epoch: Whether the training ends with the weights of its best epoch, and not of its last; as for
             `FineTuneRecipe`.
         patience: Number of epochs in a row without a new best one after which the training stops; `None` for all
@@ -80,6 +83,7 @@ class SegmentationRecipe(Recipe):
     trainable_blocks: float | None = None
     layer_decay: float = 0.65
     drop_path_rate: float = 0.1
+    auxiliary_weight: float = 0.4
     beta_1: float = 0.9
     beta_2: float = 0.999
     power: float = 1.0
@@ -87,10 +91,12 @@ class SegmentationRecipe(Recipe):
     scale: tuple[float, float] = (0.5, 2.0)
     max_class_share: float = 0.75
     distortion: bool = True
+    ema_momentum: float | None = None
     best_epoch: bool = None  # type: ignore[assignment]  # settled at once: whether there is a `patience`
     patience: int | None = None
     monitor: str = "val_mean_iou"
     source: str = MMSEGMENTATION
+    _added: ClassVar[Mapping[str, Any]] = {"auxiliary_weight": 0.4, "ema_momentum": None}
     _published_sizes: ClassVar[tuple[str, ...]] = ("base", "large")
 
     def __post_init__(self) -> None:
@@ -104,7 +110,9 @@ class SegmentationRecipe(Recipe):
         for name in ("drop_path_rate", "beta_1", "beta_2"):
             _checks.fraction(name, getattr(self, name))
         _checks.positive("power", self.power)
-        _checks.non_negative("minimum_learning_rate", self.minimum_learning_rate)
+        for name in ("minimum_learning_rate", "auxiliary_weight"):
+            _checks.non_negative(name, getattr(self, name))
+        averaging(self.ema_momentum)
         object.__setattr__(self, "scale", _checks.rising("scale", self.scale))
         _checks.share("max_class_share", self.max_class_share)
         _checks.boolean("distortion", self.distortion)
@@ -176,6 +184,7 @@ class SegmentationRecipe(Recipe):
             beta_1=self.beta_1,
             beta_2=self.beta_2,
             **self._schedule(steps_per_epoch),
+            **averaging(self.ema_momentum),
         )
 
     @property

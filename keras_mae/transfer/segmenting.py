@@ -96,6 +96,7 @@ def compiled_segmenter(
         blocks=recipe.blocks,
         image_shape=image_shape,
         drop_path_rate=recipe.drop_path_rate,
+        auxiliary_weight=recipe.auxiliary_weight,
         trainable_blocks=recipe.trainable_blocks,
         class_names=class_names,
         ignore_label=ignore_label,

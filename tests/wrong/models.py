@@ -202,6 +202,7 @@ def of_models(folder: Path) -> list[Group]:
                 "encoder": MODELS,
                 "num_classes": (*COUNT, 1),
                 "head": (*CHOICE, None),
+                "auxiliary_weight": (-1, "x", NAN, None),
                 "blocks": (-3, 2, 1.5, "x", (), (1, 0), (1, 1)),
                 "drop_path_rate": (-0.1, 1, "x", NAN),
                 "image_shape": (8, (8, 8), (8, 8, 0), "abc", (8, 8, 3, 1), ()),

@@ -202,6 +202,8 @@ def of_recipes(folder: Path) -> list[Group]:
         "beta_2": FRACTION,
         "power": POSITIVE,
         "minimum_learning_rate": NOT_NEGATIVE,
+        "auxiliary_weight": NOT_NEGATIVE,
+        "ema_momentum": (-0.1, 1, "x", NAN),
         "scale": (3, "x", None, (0, 1), (2, 1), (NAN, 1)),
         "max_class_share": SHARE,
         "distortion": BOOLEAN,
