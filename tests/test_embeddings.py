@@ -61,6 +61,8 @@ def test_pooling_and_block_are_the_encoders(photos, pooling, block):
     expected = keras.ops.convert_to_numpy(keras_mae.pooling.pool_tokens(encoder, tokens, pooling))
     np.testing.assert_allclose(made.features, expected, atol=2e-5)
     assert (made.about["pooling"], made.about["block"]) == (pooling, block)
+    direct = transfer.extract_features(encoder, images, pooling=pooling, block=block, progress=False)
+    np.testing.assert_allclose(direct.features, made.features, atol=2e-5)
 
 
 @TORCH

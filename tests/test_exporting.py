@@ -25,6 +25,7 @@ BACKEND = keras.backend.backend()
 NAMES = tuple(f"kind {letter}" for letter in "abcdefghijk")
 CASES = [*((format, "mae") for format in convert.EXPORT_FORMATS)]
 CASES += [(format, name) for name in ("classifier", "segmenter") for format in ("onnx", "torch")]
+CASES += [(format, "linear segmenter") for format in ("litert", "openvino")]
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,7 @@ def models(mae, randomise):
         "encoder": mae.encoder,
         "classifier": randomise(keras_mae.ViTClassifier(mae.encoder, 11, class_names=NAMES)),
         "segmenter": keras_mae.ViTSegmenter(mae.encoder, 5, "upernet"),
+        "linear segmenter": randomise(keras_mae.ViTSegmenter(mae.encoder, 5)),
     }
 
 

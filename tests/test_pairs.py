@@ -173,8 +173,9 @@ def test_zero_may_stand_for_no_class(tmp_path):
 def test_indices_of_few_bits_are_not_stretched(tmp_path, bits):
     mask = (np.arange(28, dtype="uint8") % 2**bits).reshape(4, 7)
     write_mask(tmp_path / "palette.png", mask, palette=True, bits=bits)
+    write_mask(tmp_path / "clear.png", mask, palette=True, bits=bits, transparency=1)
     (tmp_path / "gray.png").write_bytes(gray_png(mask, bits))
-    for name in ("palette.png", "gray.png"):
+    for name in ("palette.png", "clear.png", "gray.png"):
         np.testing.assert_array_equal(read_mask(tmp_path / name, name, False), mask)
 
 
@@ -269,15 +270,25 @@ def test_an_unknown_label_is_named_when_its_mask_is_read(broken):
         source.batch([0])
 
 
+def test_a_mask_that_is_cut_off_is_named_when_it_is_read(broken):
+    content = (broken / "masks" / "0.png").read_bytes()
+    (broken / "masks" / "0.png").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"masks.0.png': OSError"):
+        data.FolderPairs(broken)  # which reads all masks, to count the classes
+    with pytest.raises(ValueError, match=r"masks.0.png': OSError"):
+        data.FolderPairs(broken, 16, num_classes=3).batch([0])
+
+
 @pytest.mark.parametrize(
     ("write", "reason"),
     [
         (lambda path: Image.fromarray(labels_of(0)).save(path, "JPEG"), "it is JPEG, which does not keep labels"),
         (lambda path: Image.fromarray(labels_of(0) / np.float32(2)).save(path, "TIFF"), r"floats \(mode F\)"),
         (lambda path: path.write_bytes(b""), "it is empty"),
+        (lambda path: Image.fromarray(labels_of(0)).convert("LA").save(path), r"mode LA\), and masks are palette"),
         (lambda path: Image.fromarray(labels_of(0) > 0).save(path, "PPM"), "0 is white in it"),
     ],
-    ids=["jpeg", "floats", "empty", "inverted"],
+    ids=["jpeg", "floats", "empty", "alpha", "inverted"],
 )
 def test_files_that_hold_no_labels_are_named_before_training(broken, write, reason):
     write(broken / "masks" / "0.png")

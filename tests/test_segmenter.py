@@ -133,6 +133,7 @@ def test_chosen_blocks_and_a_crop_of_another_size():
         ({"blocks": 2}, "`blocks` must be indices of blocks, from -2 to 1"),
         ({"head": "mask2former"}, "`head` must be one of 'linear', 'upernet'"),
         ({"image_shape": (4, 12, 1)}, "must have 2 rows and 2 columns or more"),
+        ({"auxiliary_weight": -0.4}, "`auxiliary_weight` must be"),
         ({"ignore_label": 3}, "`ignore_label` must be none of the labels of the 7 classes, such as 255"),
         ({"copy": False, "drop_path_rate": 0.5}, "With `copy=False` the encoder stays as it is"),
         ({"trainable_blocks": 3}, "`trainable_blocks` must be 0, 0.5"),
@@ -220,6 +221,23 @@ def test_a_step_is_pytorchs(referee):
     arrays = {f"before_{index}": value for index, value in enumerate(before)}
     arrays |= {f"after_{index}": value for index, value in enumerate(after)}
     referee.write("segmenter_step.npz", loss=np.float64(loss), **arrays)
+
+
+@pytest.mark.backends("torch")
+def test_the_auxiliary_heads_loss_counts_by_its_weight():
+    logits = {stream: np.float32(2) * IMAGES[:BATCH] * np.arange(CLASSES) / 255 for stream in (HEAD, AUXILIARY_HEAD)}
+    logits[AUXILIARY_HEAD] = logits[AUXILIARY_HEAD][..., ::-1].copy()
+    losses = {}
+    for weight in (0.4, 1.5):
+        segmenter = compiled(make(auxiliary_weight=weight))
+        assert segmenter.get_config()["auxiliary_weight"] == weight
+        losses[weight] = float(segmenter.compute_loss(y=MASKS[:BATCH], y_pred=logits))
+        main = float(segmenter.compute_loss(y=MASKS[:BATCH], y_pred=logits[HEAD]))
+    auxiliary = float(segmenter.compute_loss(y=MASKS[:BATCH], y_pred=logits[AUXILIARY_HEAD]))
+    assert losses == pytest.approx({weight: main + weight * auxiliary for weight in losses})
+    without = make(auxiliary_weight=0)
+    assert without.auxiliary is None
+    assert without.outputs_for_loss(IMAGES[:1], training=True).shape == (1, *SIZE, CLASSES)
 
 
 # (image, channel) of what the first two steps drop of three images and twelve channels: the head, the auxiliary one.
@@ -426,6 +444,21 @@ def test_it_comes_back_from_a_file_and_goes_on(tmp_path):
         name: float(value) for name, value in logs[1].items()
     }
     assert_same(values(loaded.weights), values(segmenter.weights))
+
+
+@pytest.mark.parametrize("head", ["linear", "upernet"])
+def test_a_file_of_pytorch_computes_the_same_here(head, referee, request, quick):
+    if not referee.live:
+        loaded, left = keras.saving.load_model(referee.path(f"{head}.keras")), referee.read(f"{head}.npz")
+        found = to_numpy(quick(loaded)(ops.convert_to_tensor(IMAGES[:BATCH])))
+        np.testing.assert_allclose(found, left["logits"], atol=1e-5)
+        return
+    segmenter = request.getfixturevalue(head)
+    referee.write(f"{head}.npz", logits=to_numpy(segmenter(IMAGES[:BATCH])))
+    if referee.directory is not None:
+        segmenter.save(referee.directory / f"{head}.keras")
+    loaded = keras_mae.ViTSegmenter.from_config(segmenter.get_config())
+    assert (loaded.head_kind, loaded.blocks) == (head, segmenter.blocks)
 
 
 @pytest.mark.backends("torch")
