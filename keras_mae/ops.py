@@ -91,9 +91,16 @@ class BatchNormalization(keras.layers.BatchNormalization):
         super().__init__(*args, synchronized=keras.backend.backend() == "tensorflow", **kwargs)
 
     def _moments(self, inputs: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        if keras.backend.backend() != "torch" or batch_parts() == 1:
+        alone = batch_parts() == 1
+        if keras.backend.backend() != "torch" or (alone and mask is not None):
             moments: tuple[Tensor, Tensor] = super()._moments(inputs, mask)
             return moments
+        if alone:
+            import torch
+
+            # Keras subtracts two squares here: of equal numbers above 10 that may leave less than minus epsilon.
+            variance, mean = torch.var_mean(inputs, self._reduction_axes, correction=0)
+            return mean, variance
         if mask is not None:
             raise ValueError("In several PyTorch processes a BatchNorm takes no mask. Received: a mask")
         axes = self._reduction_axes

@@ -388,6 +388,14 @@ def test_the_parameters_of_upernet_on_a_vit_b():
     assert trained(auxiliary) == 9 * 768 * 256 + 2 * 256 + 256 * 150 + 150 == 1_808_534
 
 
+def test_batch_norm_of_equal_numbers_is_finite():
+    """What rounding leaves of their variance may be negative, and larger than epsilon."""
+    x = np.broadcast_to(np.linspace(11.1, 997.3, 64, dtype="float32"), (1, 3, 3, 64))
+    norm = keras_mae.ops.BatchNormalization(epsilon=1e-5)
+    assert np.isfinite(ops.convert_to_numpy(norm(x, training=True))).all()
+    assert (ops.convert_to_numpy(norm.moving_variance) >= 0).all()
+
+
 # === Refused ===
 LEVEL = np.zeros((2, 4, 4, 8), "float32")
 
