@@ -109,6 +109,17 @@ def test_the_model_by_hand_has_the_weights_of_ours_and_learns():
 
 
 @on_one_backend
+def test_benchmark_segmentation_measures_each_case(run_here):
+    out = run_here("benchmark_segmentation.py", "--size", "tiny", "--side", 32, "--cases", "step", "full", "windows")
+    rows = {
+        line.split()[1]: [float(word) for word in line.split()[2:] if word != "M"] for line in out.splitlines()[2:]
+    }
+    assert list(rows) == ["step", "full", "windows"]
+    assert rows["step"][0] > rows["full"][0] == rows["windows"][0]  # parameters
+    assert all(seconds > 0 and memory > 0 for _, seconds, _, memory in rows.values())
+
+
+@on_one_backend
 def test_benchmark_scaling_compares_one_process_and_two(run_here):
     out = run_here("benchmark_scaling.py", "--size", "tiny", "--batch", 1, "--rounds", 1)
     lines = [line.split() for line in out.splitlines()[2:]]
