@@ -56,12 +56,16 @@ def test_weights_gradients_and_slots_are_counted():
 
 
 @says
-def test_it_grows_with_the_batch_and_shrinks_with_remat():
-    kept, again = (
-        [memory(model, batch).activations for batch in (8, 32)] for model in (compiled(), compiled(remat=True))
-    )
-    assert 3 < kept[1] / kept[0] < 5
-    assert again[1] < 0.8 * kept[1]
+def test_it_grows_with_the_batch():
+    few, many = (memory(compiled(), batch).activations for batch in (8, 32))
+    assert 3 < many / few < 5
+
+
+@pytest.mark.backends("torch")
+@pytest.mark.skipif(BACKEND != "torch", reason="on a CPU, XLA keeps what it could compute again")
+def test_it_shrinks_with_remat():
+    kept, again = (memory(compiled(remat=remat), 32).activations for remat in (False, True))
+    assert again < 0.8 * kept
 
 
 @pytest.mark.backends("torch")
