@@ -225,7 +225,7 @@ def encoder_of(name: str, seed: int, options: argparse.Namespace, part: int = 1)
 
     directory = options.out / f"pretrain-{name}-{seed}"
     if name == "transformers":
-        return convert.load(directory / f"model-{part}").encoder
+        return convert.load(directory / f"model-{part}").model.encoder
     return keras.saving.load_model(directory / f"encoder-{part}.keras")
 
 

@@ -216,7 +216,7 @@ def test_the_options_study_trains_for_its_budget_and_reads_out(run_here, squares
     known = {"cost": 1.0, "pretrain": {"core_seconds": 8.0, "epochs": 4.0}, "features": scores, "curve": [0.1] * 4}
     known |= {"pixels": {"600": {"SVM": 0.456}}, "finetune": 0.789}
     for name in (name for stage in module.stages(given) for name in stage):
-        if name not in ("pretrain-best-0", "features-best-0"):
+        if name not in ("pretrain-best-0", "features-best-0", "pretrain-transformers-0", "curve-transformers-0"):
             cell = {"result": known[name.split("-")[0]], "minutes": 0.0}
             (tmp_path / f"{name}.json").write_text(json.dumps(cell))
     table = run_here("options_study.py", *options)
@@ -228,6 +228,8 @@ def test_the_options_study_trains_for_its_budget_and_reads_out(run_here, squares
     assert all((tmp_path / "pretrain-best-0" / f"encoder-{part}.keras").exists() for part in module.PARTS)
     read = json.loads((tmp_path / "features-best-0.json").read_text())["result"]["600"]
     assert all(0 <= score <= 1 for score in read.values())
+    curve = json.loads((tmp_path / "curve-transformers-0.json").read_text())["result"]
+    assert len(curve) == len(module.PARTS)
     assert (tmp_path / "options.png").exists()
 
 
