@@ -109,7 +109,7 @@ ALLOWED["planning"] = set(ALLOWED) - {"anomaly"}
 ALLOWED["keras_mae"] = set(ALLOWED)  # the package's own namespace
 ALLOWED["cli"] = set(ALLOWED)
 MAY_NAME_A_BACKEND = ("train_step/", "data/", "distribution.py", "first_batch.py", "ops.py", "convert/")
-MAY_NAME_A_BACKEND += ("optimizers/adamw.py", "optimizers/averages.py", "optimizers/muon.py")
+MAY_NAME_A_BACKEND += ("optimizers/adamw.py", "optimizers/averages.py", "optimizers/muon.py", "training/memory.py")
 MAY_LOAD_A_BACKEND_AT_ONCE = ("train_step/", "data/")  # the others import one inside functions only
 IMPORTING = ("import_module", "require", "__import__")  # functions that import what they are given the name of
 
