@@ -10,9 +10,8 @@ clothes and photographs were in no training scene, by pycocotools: mAP at an ove
 50 to 95 %. Beside it stands chance: as many boxes an image, drawn from the training scenes. The script ends with an
 error where mAP at 50 % is below --bar. `detections.png` has test scenes, each above its detections.
 
-Seen on one thread of an Intel Xeon Processor with --unlabeled 1500 --pretrain-epochs 5 --labeled 1000 --epochs 1
---tests 200, in 180 CPU seconds: mAP@50 1.8 %, where chance has 0.1 %. The defaults, which train longer, were not run.
-The default --bar was set after that run had been seen: it finds a chain that is broken, and is no claim of quality.
+Seen with the defaults on one thread of an Intel Xeon Processor, one seed, in 910 CPU seconds: mAP@50 13.3 %, and from
+50 to 95 % 5.2 %, where chance has 0.1 and 0.0 %. The bar of 5 % was set before that run.
 """
 
 from __future__ import annotations
@@ -206,7 +205,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3, help="passes over them and their mirror images")
     parser.add_argument("--rate", type=float, default=1e-3, help="highest learning rate of the detector's training")
     parser.add_argument("--tests", type=int, default=300, help="scenes to score on")
-    parser.add_argument("--bar", type=float, default=0.01, help="least mAP@50 that is no error")
+    parser.add_argument("--bar", type=float, default=0.05, help="least mAP@50 that is no error")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK}")
     parser.add_argument("--out", type=Path, default=Path("runs/detection"))
     options, parts = scenes.parts_of(parser)

@@ -5,9 +5,10 @@
 
 Everything comes from these packages of Debian, and nothing of it is part of this repository. Scenes are made when
 they are asked for, and are a pure function of (seed, part, index): `Scenes("train").scene(17)` is the same scene on
-every run. Three to seven objects of ten classes lie over one another and over a photograph, which is class 0: turned,
-mirrored, partly outside, in other light, and at sizes that do not depend on their class. Their alpha channel says
-which pixels they cover: those that are neither clearly inside nor clearly outside are 255 in the mask.
+every run. Three to seven objects of ten classes lie over one another and over a photograph, which is class 0:
+turned, mirrored, partly outside, in other light, and at sizes that do not depend on their class. Five classes are
+cut-outs, 29 to 109 of each in the training part, and five are clothes, of which there are thousands. Their alpha
+channel says which pixels they cover: those that are neither clearly inside nor clearly outside are 255 in the mask.
 `Scenes("train").objects(17)` has the boxes of what can be seen of each object, for detectors.
 
 Cut-outs, photographs and clothes of the test part are in no scene of the training part, and cut-outs of like names
@@ -36,17 +37,17 @@ PACKAGES = "tuxpaint-stamps-default mate-backgrounds lomiri-wallpapers-16.04 dat
 PLACES = {"stamps": Path("/usr/share/tuxpaint/stamps"), "backgrounds": Path("/usr/share/backgrounds")}
 PLACES |= {"clothes": DEBIAN_FASHION_MNIST}
 FOLDERS = {  # of the cut-outs of each class
-    "bird": ("animals/birds",),
-    "mammal": ("animals/mammals", "animals/marsupials"),
-    "small animal": ("animals/amphibians", "animals/fish", "animals/insects", "animals/lizards", "animals/shellfish"),
-    "food": ("food",),
-    "plant": ("plants",),
+    "animal": tuple(
+        f"animals/{kind}"
+        for kind in ("amphibians", "birds", "fish", "insects", "lizards", "mammals", "marsupials", "shellfish")
+    ),
+    "plant": ("food", "plants"),
     "vehicle": ("vehicles", "military/vehicles"),
     "building": ("town/cartoon", "town/houses", "town/monuments"),
-    "sign": ("town/flags", "town/roadsigns"),
-    "thing": ("hobbies", "household", "medical", "sports"),
+    "thing": ("hobbies", "household", "medical", "sports", "town/flags", "town/roadsigns"),
 }
-NAMES, IGNORED = ("background", *FOLDERS, "clothes"), 255
+CLOTHES = {"top": (0, 2, 4, 6), "trousers": (1,), "dress": (3,), "shoe": (5, 7, 9), "bag": (8,)}  # Fashion-MNIST's
+NAMES, IGNORED = ("background", *FOLDERS, *CLOTHES), 255
 PHOTOGRAPHS = {
     "train": (
         "Bridge_by_Sander_Klootwijk", "Dragonfly_by_Bolly", "Picture_1A_by_freespace", "Wine_by_Jakkub_Mede",
@@ -77,7 +78,8 @@ class Scenes:
             missing.append(f"cut-out of each class in {stamps}")
         if missing:
             raise FileNotFoundError(f"There is no {missing[0]}. On Debian and Ubuntu: apt-get install {PACKAGES}")
-        self._clothes = keras_mae.data.fashion_mnist(part, clothes)[0][..., 0]
+        items, kinds = keras_mae.data.fashion_mnist(part, clothes)
+        self._clothes = [items[np.isin(kinds, chosen), :, :, 0] for chosen in CLOTHES.values()]
 
     def scene(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return image `index`, uint8 (size, size, 3), and its mask, uint8 (size, size): labels or 255."""
@@ -126,7 +128,8 @@ class Scenes:
 
     def _cut_out(self, label: int, rng: np.random.Generator) -> Image.Image:
         if label > len(FOLDERS):
-            return dyed(self._clothes[rng.integers(len(self._clothes))], rng)
+            items = self._clothes[label - 1 - len(FOLDERS)]
+            return dyed(items[rng.integers(len(items))], rng)
         paths = self._stamps[label - 1]
         return stamp(paths[rng.integers(len(paths))])
 
