@@ -5,7 +5,7 @@
 
 Everything comes from these packages of Debian, and nothing of it is part of this repository. Scenes are made when
 they are asked for, and are a pure function of (seed, part, index): `Scenes("train").scene(17)` is the same scene on
-every run. Three to seven objects of ten classes lie over one another and over a photograph, which is class 0:
+every run. Two to five objects of ten classes lie over one another and over a photograph, which is class 0:
 turned, mirrored, partly outside, in other light, and at sizes that do not depend on their class. Five classes are
 cut-outs, 29 to 109 of each in the training part, and five are clothes, of which there are thousands. Their alpha
 channel says which pixels they cover: those that are neither clearly inside nor clearly outside are 255 in the mask.
@@ -60,8 +60,8 @@ PHOTOGRAPHS = {
     ),
 }  # fmt: skip
 PARTS = tuple(PHOTOGRAPHS)
-OBJECTS = 3, 7
-SIDES = 0.14, 0.42  # square root of an object's area, over the side of the scene
+OBJECTS = 2, 5
+SIDES = 0.25, 0.6  # square root of an object's area, over the side of the scene
 LARGEST, HIDDEN = 128, 0.6  # pixels of a cut-out in memory; share of an object that a later one may hide
 
 
@@ -163,16 +163,13 @@ def stamp(path: Path) -> Image.Image:
 
 # === How it is varied ===
 def dyed(item: np.ndarray, rng: np.random.Generator) -> Image.Image:
-    """Return a gray item of clothing, uint8 (28, 28) on black, as a cut-out in a color, or striped in two."""
+    """Return a gray item of clothing, uint8 (28, 28) on black, as a cut-out in a color."""
     inside = Image.fromarray(np.pad(255 * (item > 20).astype("uint8"), 1)).copy()
     ImageDraw.floodfill(inside, (0, 0), 100)  # what is black and enclosed belongs to the item
     layers = np.where(np.asarray(inside) == 100, 0, 255).astype("uint8"), np.pad(item, 1)
     larger = [Image.fromarray(layer).resize((120, 120), Image.Resampling.BICUBIC) for layer in layers]
     alpha, shade = (np.asarray(layer, "float32") for layer in larger)
-    colors = rng.uniform(40, 255, (2, 3))
-    angle, period, across = rng.uniform(0, math.pi), rng.uniform(1, 5), np.arange(120)
-    stripes = np.sin((across * math.cos(angle) + across[:, None] * math.sin(angle)) / period)[..., None] > 0
-    dye = np.where(stripes, *colors) if rng.random() < 0.5 else colors[0]
+    dye = rng.uniform(40, 255, 3)
     alpha = np.clip(3 * (alpha - 128) + 128, 0, 255)
     picture = Image.fromarray(np.dstack([dye * (0.3 + 0.7 * shade[..., None] / 255), alpha]).astype("uint8"))
     return picture.crop(picture.getchannel("A").getbbox())
