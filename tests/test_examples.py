@@ -138,6 +138,32 @@ def test_the_plan_agrees_with_the_published_hours():
         assert float(row.split()[-1]) == pytest.approx(hours, rel=0.05)
 
 
+def simulated_loss(interval, write, restart, between, intervals, seed=0):
+    """Share of the time lost by a run that fails at random."""
+    rng, clock = np.random.default_rng(seed), 0.0
+    for _ in range(intervals):
+        while (failure := rng.exponential(between)) < interval + write:
+            clock += failure
+            while (failure := rng.exponential(between)) < restart:
+                clock += failure
+            clock += restart
+        clock += interval + write
+    return 1 - interval * intervals / clock
+
+
+@on_one_backend
+def test_the_plan_for_failures_agrees_with_a_simulation_and_with_published_intervals():
+    """Daly's figures 3 to 5 give the intervals, in minutes, for checkpoints of five."""
+    plan = import_module("plan_accelerators")
+    for between, published in ((24 * 60, 117), (6 * 60, 57), (15, 9.1)):
+        assert plan.best_interval(5, between) == pytest.approx(published, rel=0.01)
+    for arguments in ((57, 5, 10, 6 * 60), (20, 5, 10, 60)):
+        assert plan.share_lost(*arguments) == pytest.approx(simulated_loss(*arguments, 20_000), rel=0.03)
+    best = plan.best_interval(5, 360)
+    assert plan.share_lost(best, 5, 10, 360) < min(plan.share_lost(best * by, 5, 10, 360) for by in (0.9, 1.1))
+    assert plan.share_lost(10_000, 5, 10, 1) == pytest.approx(1)  # nothing is ever finished
+
+
 @on_one_backend
 def test_benchmark_input_times_and_compares(run_here, tmp_path):
     """What needs PyTorch or TensorFlow is not in every environment; Grain is."""
