@@ -113,6 +113,18 @@ def test_operations_are_counted_as_the_weights_have_them(name):
     assert contestants.flops("torch", size) == 3 * forward
 
 
+@on_one_backend
+def test_benchmark_epoch_times_a_run_of_each(run_here, squares):
+    options = ("--contestants", "torch", "by-hand", "--rounds", 1, "--batch", 64)
+    out = run_here("benchmark_epoch.py", *options, "--images", 256, "--data", squares)
+    _, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if "|" in line]
+    assert [row[0] for row in rows] == ["keras_mae, PyTorch", "by hand, PyTorch"]
+    assert rows[1][-1] == "1.00×"
+    for _, first, epoch, pause, memory, _ in rows:
+        assert 0 <= float(pause) < float(epoch)
+        assert min(float(first), float(memory)) > 0.05
+
+
 @pytest.mark.skipif(os.environ.get("KERAS_BACKEND") != "torch", reason="a model in PyTorch")
 @pytest.mark.parametrize(("channels", "cross_share"), [(3, None), (1, 0.5)])
 def test_the_model_by_hand_has_the_weights_of_ours_and_learns(channels, cross_share):
