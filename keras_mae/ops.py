@@ -21,6 +21,7 @@ __all__ = [
     "BatchNormalization",
     "Linear",
     "add_shared",
+    "attention",
     "concrete",
     "gather_tokens",
     "gelu",
@@ -67,6 +68,30 @@ def linear(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
         rows = torch.addmm(ops.convert_to_tensor(bias), x.reshape(-1, x.shape[-1]), ops.convert_to_tensor(kernel))
         return rows.view(*x.shape[:-1], rows.shape[-1])
     return add_shared(ops.matmul(x, kernel), bias)
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return scaled dot-product attention, as `keras.ops.dot_product_attention` does.
+
+    In training on a CPU, PyTorch computes bfloat16 and float16 in float32: its fused backward pass takes up to ten
+    times as long in them, longest with the few tokens that pre-training encodes.
+
+    Args:
+        query: (batch, tokens, heads, dim).
+        key, value: (batch, context tokens, heads, dim).
+        mask: Bool, broadcasts to (batch, heads, tokens, context tokens): what may be attended to. All, by default.
+
+    Returns:
+        (batch, tokens, heads, dim), in the dtype of `query`.
+
+    Reference: "Attention Is All You Need", section 3.2.1.
+    """
+    dtype, parts = keras.backend.standardize_dtype(query.dtype), [query, key, value]
+    differentiated = any(getattr(part, "requires_grad", False) for part in parts)  # which only PyTorch's tensors have
+    if not differentiated or dtype not in ("bfloat16", "float16") or query.device.type != "cpu":
+        return ops.dot_product_attention(*parts, mask=mask)
+    parts = [ops.cast(part, "float32") for part in parts]
+    return ops.cast(ops.dot_product_attention(*parts, mask=mask), dtype)
 
 
 class Linear(keras.layers.Dense):

@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_mae import _checks
 from keras_mae._types import Tensor
-from keras_mae.ops import Linear, gelu, linear, parted
+from keras_mae.ops import Linear, attention, gelu, linear, parted
 from keras_mae.random import to_uniform
 
 __all__ = ["MLP", "Attention", "DropPath", "TransformerBlock"]
@@ -69,9 +69,9 @@ class Attention(keras.layers.Layer):
         return [query, *ops.unstack(both, 2, axis=2)]
 
     def call(self, x: Tensor, windows: Any = None, wanted: slice | None = None) -> Tensor:
-        attention = ops.dot_product_attention if windows is None else windows.attention
+        attend = attention if windows is None else windows.attention
         parts = self._query_key_value(x) if wanted is None else self._some_query_key_value(x, wanted)
-        return self.projection(ops.reshape(attention(*parts), (-1, parts[0].shape[1], x.shape[-1])))
+        return self.projection(ops.reshape(attend(*parts), (-1, parts[0].shape[1], x.shape[-1])))
 
     def probabilities(self, x: Tensor, allowed: Any = None) -> Tensor:
         """Return how much of each token every token takes, float32 (batch, heads, tokens, tokens); rows sum to 1.

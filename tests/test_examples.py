@@ -74,29 +74,75 @@ def test_pretrain_fashion_mnist_trains_and_compares(squares, tmp_path):
 def test_benchmark_step_times_and_compares(run_here):
     pytest.importorskip("transformers")
     options = ("--contestants", "torch", "by-hand", "transformers", "mask-tokens", "--dtypes", "float32")
-    out = run_here("benchmark_step.py", *options, "--sizes", "tiny", "--rounds", 1, "--batch", 1)
-    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.endswith("×")}
-    assert rows["transformers"][-1] == "1.00×"
-    assert 0 < float(rows["by-hand"][3].rstrip("%")) < 100
-    assert "without mask tokens in the encoder a step is" in out
+    out = run_here("benchmark_step.py", *options, "--sizes", "tiny", "--rounds", 1)
+    head, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if "|" in line]
+    table = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+    assert table["`transformers`"]["against `transformers`"] == "1.00×"
+    assert table["by hand, PyTorch"]["against by hand"] == "1.00×"
+    assert table["keras_mae, PyTorch, mask tokens in the encoder"]["of the peak"] == ""
+    for row in ("by hand, PyTorch", "keras_mae, PyTorch", "`transformers`"):
+        assert 0 < float(table[row]["of the peak"].rstrip("%")) < 100
+        assert float(table[row]["GiB"]) > 0.1
+    assert "Without mask tokens in the encoder a step is" in out
+    assert f"one core: {import_module('study').processor()} (" in out
+
+
+@on_one_backend
+@pytest.mark.parametrize("name", ["tiny", "micro"])
+def test_operations_are_counted_as_the_weights_have_them(name):
+    """Twice a matrix' size for each token that it multiplies; attention, and a decoder's mixes, have none."""
+    contestants = import_module("contestants")
+    size = contestants.SIZES[name]
+    patches = (size.side // size.patch) ** 2
+    visible, (width, depth, _), (narrow, layers, _) = patches // 4, size.encoder, size.decoder
+    kind, share = contestants.decoder_of("torch", size)
+    predicted = round(share * (patches - visible))
+    model = contestants.keras_model("torch", size, "float32")
+    model.build((None, *size.shape))
+    decoded, asking, mixed = (
+        (predicted, predicted * (1 + visible), 2 * layers * depth * (1 + visible) * width)
+        if kind == "cross"
+        else (1 + patches, (1 + patches) ** 2, 0)
+    )
+    rows = {"patch_embedding": visible, "embedding": 1 + visible, "key_value": 1 + visible, "prediction": predicted}
+    forward = 4 * depth * (1 + visible) ** 2 * width + 4 * layers * asking * narrow + mixed
+    for weight in (weight for weight in model.trainable_weights if weight.name == "kernel"):
+        parts = weight.path.split("/")
+        tokens = 1 + visible if "encoder" in parts else decoded
+        forward += 2 * int(np.prod(weight.shape)) * next((rows[part] for part in parts if part in rows), tokens)
+    assert contestants.flops("torch", size) == 3 * forward
+
+
+@on_one_backend
+def test_benchmark_epoch_times_a_run_of_each(run_here, squares):
+    options = ("--contestants", "torch", "by-hand", "--rounds", 1, "--batch", 64)
+    out = run_here("benchmark_epoch.py", *options, "--images", 256, "--data", squares)
+    _, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if "|" in line]
+    assert [row[0] for row in rows] == ["keras_mae, PyTorch", "by hand, PyTorch"]
+    assert rows[1][-1] == "1.00×"
+    for _, first, epoch, pause, memory, _ in rows:
+        assert 0 <= float(pause) < float(epoch)
+        assert min(float(first), float(memory)) > 0.05
 
 
 @pytest.mark.skipif(os.environ.get("KERAS_BACKEND") != "torch", reason="a model in PyTorch")
-def test_the_model_by_hand_has_the_weights_of_ours_and_learns():
+@pytest.mark.parametrize(("channels", "cross_share"), [(3, None), (1, 0.5)])
+def test_the_model_by_hand_has_the_weights_of_ours_and_learns(channels, cross_share):
     import torch
 
     by_hand, sizes = import_module("by_hand"), ((24, 2, 2), (16, 1, 2))
     torch.manual_seed(0)
-    model = by_hand.Autoencoder(*sizes, side=32, patch=8)
+    model = by_hand.Autoencoder(*sizes, 32, 8, channels, cross_share)
     keys = ("embed_dim", "depth", "num_heads")
     encoder, decoder = (dict(zip(keys, size, strict=True)) for size in sizes)
+    decoder_class = keras_mae.MAEDecoder if cross_share is None else keras_mae.CrossAttentionDecoder
     ours = keras_mae.MaskedAutoencoder(
-        keras_mae.ViTEncoder((32, 32, 3), 8, **encoder), keras_mae.MAEDecoder(**decoder)
+        keras_mae.ViTEncoder((32, 32, channels), 8, **encoder), decoder_class(**decoder)
     )
-    ours.build((None, 32, 32, 3))
+    ours.build((None, 32, 32, channels))
     count = sum(int(np.prod(weight.shape)) for weight in ours.trainable_weights)
     assert sum(weight.numel() for weight in model.parameters()) == count
-    images = torch.randint(0, 256, (16, 32, 32, 3), dtype=torch.uint8)
+    images = torch.randint(0, 256, (16, 32, 32, channels), dtype=torch.uint8)
     images[:, ::2] = images[:, 1::2]  # what can be learned
     optimizer = by_hand.optimizer(model, 3e-3, 0.05, (0.9, 0.95), fused=None)
     losses = []
@@ -136,6 +182,32 @@ def test_the_plan_agrees_with_the_published_hours():
         assert f"{parameters} M parameters" in out
         [row] = [line for line in out.splitlines() if line.startswith("hours, sums while computing")]
         assert float(row.split()[-1]) == pytest.approx(hours, rel=0.05)
+
+
+def simulated_loss(interval, write, restart, between, intervals, seed=0):
+    """Share of the time lost by a run that fails at random."""
+    rng, clock = np.random.default_rng(seed), 0.0
+    for _ in range(intervals):
+        while (failure := rng.exponential(between)) < interval + write:
+            clock += failure
+            while (failure := rng.exponential(between)) < restart:
+                clock += failure
+            clock += restart
+        clock += interval + write
+    return 1 - interval * intervals / clock
+
+
+@on_one_backend
+def test_the_plan_for_failures_agrees_with_a_simulation_and_with_published_intervals():
+    """Daly's figures 3 to 5 give the intervals, in minutes, for checkpoints of five."""
+    plan = import_module("plan_accelerators")
+    for between, published in ((24 * 60, 117), (6 * 60, 57), (15, 9.1)):
+        assert plan.best_interval(5, between) == pytest.approx(published, rel=0.01)
+    for arguments in ((57, 5, 10, 6 * 60), (20, 5, 10, 60)):
+        assert plan.share_lost(*arguments) == pytest.approx(simulated_loss(*arguments, 20_000), rel=0.03)
+    best = plan.best_interval(5, 360)
+    assert plan.share_lost(best, 5, 10, 360) < min(plan.share_lost(best * by, 5, 10, 360) for by in (0.9, 1.1))
+    assert plan.share_lost(10_000, 5, 10, 1) == pytest.approx(1)  # nothing is ever finished
 
 
 @on_one_backend
