@@ -97,6 +97,7 @@ PRETRAIN: dict[str, tuple[str, ...]] = {
 }
 PART = ("0/2", "3/2", "1", "x", "", "1/99", "1/2/3", "-1/2")
 _OF_SEGMENTING = (
+    "--class-weights",
     "--drop-path-rate",
     "--ema-momentum",
     "--gradient-accumulation-steps",

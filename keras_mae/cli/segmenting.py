@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from keras_mae.cli.choosing import SMALL_IMAGES, chosen_recipe, default_for, sized_recipe
-from keras_mae.cli.finetune_options import BestEpoch, DropPathRate, Flip, LayerDecay, Patience, Validation
+from keras_mae.cli.finetune_options import (
+    BestEpoch,
+    ClassWeights,
+    DropPathRate,
+    Flip,
+    LayerDecay,
+    Patience,
+    Validation,
+)
 from keras_mae.cli.options import (
     AccumulationSteps,
     AllowChanged,
@@ -138,6 +146,7 @@ def segment(
     drop_path_rate: DropPathRate = None,
     flip: Flip = None,
     ema_momentum: EmaMomentum = None,
+    class_weights: ClassWeights = None,
     best_epoch: BestEpoch = None,
     patience: Patience = None,
     monitor: Annotated[
@@ -191,6 +200,7 @@ def segment(
             "drop_path_rate": drop_path_rate,
             "flip": flip,
             "ema_momentum": ema_momentum,
+            "class_weights": class_weights,
             "best_epoch": best_epoch,
             "patience": patience,
             "monitor": monitor,
