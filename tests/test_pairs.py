@@ -19,7 +19,7 @@ from pair_helpers import (
 )
 from PIL import Image
 
-from keras_mae import data
+from keras_mae import data, training
 from keras_mae.data.masks import MaskLabels, read_mask
 
 pytestmark = pytest.mark.backends("torch")
@@ -268,6 +268,31 @@ def test_an_unknown_label_is_named_when_its_mask_is_read(broken):
     source = data.FolderPairs(broken, 16, num_classes=3)
     with pytest.raises(ValueError, match=r"0.png' holds unknown labels: 7, in 5 pixels; labels are 0 to 2, or 255"):
         source.batch([0])
+
+
+def test_damaged_pairs_are_left_out_if_they_are_few(broken):
+    """An image that is cut off, and a mask that is none."""
+    for path, bytes_left in ((broken / "images" / "2.png", 60), (broken / "masks" / "below" / "1.png", 3)):
+        path.write_bytes(path.read_bytes()[:bytes_left])
+    with pytest.raises(
+        ValueError, match=r"At most 30.00% of the images may be damaged .*: 2 of 5 in .*2\.png.*1\.png"
+    ):
+        data.FolderPairs(broken, 8, allow_damaged=0.3)
+    with pytest.warns(UserWarning, match=r"2 of 5 images are damaged and left out:\n.*2\.png.*\n.*1\.png"):
+        images = training.open_pairs(broken, (8, 8, 3), allow_damaged=0.4)
+    assert (images.total, len(images.train), images.num_classes) == (3, 2, 3)
+    with pytest.warns(UserWarning, match="left out"):
+        source = data.FolderPairs(broken, None, allow_damaged=1)
+    assert [path.name for path, _ in source.skipped] == ["2.png", "1.png"]
+    assert source.names(range(3)) == ["0.png", "4.png", "below/3.png"]
+    for index, number in enumerate((0, 4, 3)):
+        image, labels = whole(source, index)
+        assert np.array_equal(labels, labels_of(number))
+        assert agrees(image, labels)
+    for path in (broken / "masks").rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.warns(UserWarning, match="5 of 5"), pytest.raises(ValueError, match="all 5 pairs in .* are damaged"):
+        data.FolderPairs(broken, 8, allow_damaged=1)
 
 
 def test_a_mask_that_is_cut_off_is_named_when_it_is_read(broken):

@@ -257,6 +257,7 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
         **{option: fine[option] for option in fine.keys() & {*_OF_SEGMENTING}},
         "--masks": NO_FILE,
         "--split": NO_FILE,
+        "--allow-damaged": UP_TO_ONE,
         "--test": ("nowhere", "", "taken"),
         "--test-split": NO_FILE,
         "--num-labels": ("0", "-1", "2.5", "x", "99999"),

@@ -21,6 +21,7 @@ from keras_mae.cli.finetune_options import (
 from keras_mae.cli.options import (
     AccumulationSteps,
     AllowChanged,
+    AllowDamaged,
     BaseLearningRate,
     BatchSize,
     CheckpointMinutes,
@@ -115,6 +116,7 @@ def segment(
     num_classes: Annotated[
         int | None, typer.Option(help="Number of classes; by default that of their names, or all masks are read.")
     ] = None,
+    allow_damaged: AllowDamaged = 0.0,
     white_level: WhiteLevel = None,
     max_pixels: MaxPixels = None,
     head: Annotated[
@@ -218,6 +220,7 @@ def segment(
             validation=held_out,
             num_labels=num_labels,
             num_classes=num_classes,
+            allow_damaged=allow_damaged,
             seed=seed,
             pixel_range=encoder.pixel_range,
             white_level=white_level,
