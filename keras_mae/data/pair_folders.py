@@ -299,7 +299,7 @@ def _of_ade20k(directory: Path, split: str) -> _Found:
     says: dict[str, Any] = {"num_classes": _ADE20K_CLASSES, "reduce_zero_label": True}
     listed = directory / _ADE20K_NAMES
     if listed.is_file():  # a table whose last column is the name
-        lines = listed.read_text(encoding="utf-8").splitlines()[1:]
+        lines = _text_in(listed).splitlines()[1:]
         says["class_names"] = [line.split("\t")[-1].strip() for line in lines if line.strip()]
     return _side_by_side(*_parts(sides, _ADE20K_SPLITS.get(split, split)), says)
 
@@ -309,7 +309,7 @@ def _of_voc(directory: Path, split: str) -> _Found:
     listed = lists / f"{split}.txt"
     if not listed.is_file():
         raise _no_split(split, listed, [path.stem for path in lists.glob("*.txt")])
-    names = listed.read_text(encoding="utf-8").split()
+    names = _text_in(listed).split()
     sides = directory / "JPEGImages", directory / "SegmentationClass"
     images, masks = (
         [side / f"{name}{ending}" for name in names] for side, ending in zip(sides, (".jpg", ".png"), strict=True)
@@ -333,12 +333,19 @@ def _folders_in(directory: Path) -> list[str]:
     return sorted(entry.name for entry in directory.iterdir() if entry.is_dir() and not is_system(entry.name))
 
 
+def _text_in(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{str(file)!r} must be text in UTF-8. Received: {error}") from error
+
+
 def _names_in(directory: Path) -> dict[str, Any]:
     """Return what `classes.txt` says of a folder, if it is there."""
     file = directory / CLASSES_FILE
     if not file.is_file():
         return {}
-    names = [line.strip() for line in file.read_text(encoding="utf-8-sig").rstrip().splitlines()]
+    names = [line.strip() for line in _text_in(file).rstrip().splitlines()]
     if not names or not all(names) or len(set(names)) < len(names):
         raise ValueError(
             f"{str(file)!r} must hold different names, one a line. Received: {len(names)} lines, "
