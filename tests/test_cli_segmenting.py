@@ -59,6 +59,7 @@ def test_segment_evaluate_and_predict(keras_mae_command, encoder):
 def test_segment_again_by_its_recipe_file(keras_mae_command, encoder):
     """With the best epoch of images held out, a crop of another size, and all blocks trained."""
     options = ("--head", "linear", "--trainable-blocks", "all", "--patience", 1, "--image-size", "8x12", "--seed", 3)
+    options += ("--class-weights", "balanced")
     status, out, _ = keras_mae_command("segment", encoder, "rooms", *SHORT, *options)
     assert status == 0
     assert "1 of 8 images to train on are held out to validate on" in out
@@ -66,7 +67,14 @@ def test_segment_again_by_its_recipe_file(keras_mae_command, encoder):
     loaded = keras.saving.load_model(run / "segmenter.keras")
     assert (loaded.encoder.image_shape, loaded.trainable_blocks) == ((8, 12, 3), None)
     text = (run / "recipe.toml").read_text()
-    for said in ('kind = "segment"', 'head = "linear"', "# command line", 'image_size = "8x12"', "validation = 0.1"):
+    for said in (
+        'kind = "segment"',
+        'head = "linear"',
+        'class_weights = "balanced"',
+        "# command line",
+        'image_size = "8x12"',
+        "validation = 0.1",
+    ):
         assert said in text
     status, _, err = keras_mae_command("segment", encoder, "--recipe", run / "recipe.toml")
     assert (status, err) == (0, "")
