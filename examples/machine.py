@@ -63,7 +63,13 @@ def matrix_product(size: int, dtype: str) -> Callable[[int], float]:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     left, right = (torch.randn(size, size, device=device, dtype=getattr(torch, dtype)) for _ in range(2))
-    return lambda count: float([left @ right for _ in range(count)][-1][0, 0])
+
+    def run(count: int) -> float:
+        for _ in range(count):
+            product = left @ right
+        return float(product[0, 0])
+
+    return run
 
 
 def name() -> str:
