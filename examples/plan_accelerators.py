@@ -168,7 +168,7 @@ def main() -> None:
             "hours, sums while computing": f"{hours:.1f}",
             "hours, sums after computing": f"{needs['steps'] * (compute + sums) / 3600:.1f}",
             "hours between failures": f"{between / 3600:,.0f}",
-            f"% lost, checkpoints in {options.interval:g} min": f"{100 * lost:.2f}",
+            f"% lost, checkpoints every {options.interval:g} min": f"{100 * lost:.2f}",
             "best minutes between checkpoints": f"{best / 60:,.0f}",
             "% lost with these": f"{100 * least:.2f}",
             "hours, with these and failures": f"{hours / (1 - least):.1f}",
