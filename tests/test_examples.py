@@ -220,13 +220,15 @@ def test_benchmark_input_times_and_compares(run_here, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (45, 60, 3), "uint8")
     Image.fromarray(noise).resize((600, 450)).save(tmp_path / "photos" / "photo.jpg")
     options = ("--photos", tmp_path / "photos", "--folder", tmp_path / "crops", "--files", 64, "--rounds", 1)
-    contestants = ("--contestants", "grain", "decoder", "resizer")
+    contestants = ("--contestants", "grain", "decoder", "resizer", "fine-tuning-grain", "augmentation")
     out = run_here("benchmark_input.py", *options, *contestants, "--images", 64)
     rates = {line[:40].strip(): float(line.split()[-2]) for line in out.splitlines()[1:]}
     assert list(rates) == [
         "keras_mae, Grain, threads",
         "Pillow decodes, nothing else",
         "Pillow resizes decoded images, nothing e",
+        "keras_mae, Grain, and the fine-tuning au",
+        "the fine-tuning augmentation, nothing el",
     ]
     assert all(rate > 1 for rate in rates.values())
     assert len(list((tmp_path / "crops").glob("*.jpg"))) == 64
