@@ -214,6 +214,8 @@ def open_test_pairs(
     *,
     masks: str | Path | None = None,
     split: str | None = None,
+    reduce_zero_label: bool | None = None,
+    colors: Mapping[tuple[int, int, int], int] | None = None,
     white_level: int | None = None,
     max_pixels: int | None = None,
 ) -> FolderPairs:
@@ -224,6 +226,8 @@ def open_test_pairs(
         segmenter: Segmenter to score: it says how many classes there are, which label is ignored, what pixels are.
         masks: Folder of the masks, if it is not in `data`.
         split: Part of `data`, as for `FolderPairs`: "train" of ADE20K and Pascal VOC by default.
+        reduce_zero_label: Whether 0 stands for no class, as for `FolderPairs`.
+        colors: Label of each (red, green, blue), for masks that are drawn in colors.
         white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
         max_pixels: Pixels of the largest image or mask to read, as for `read_image`.
 
@@ -242,6 +246,8 @@ def open_test_pairs(
         split=split,
         num_classes=segmenter.num_classes,
         ignore_label=segmenter.ignore_label,
+        reduce_zero_label=reduce_zero_label,
+        colors=colors,
         pixel_range=segmenter.encoder.pixel_range,
         white_level=white_level,
         max_pixels=max_pixels,
