@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -39,8 +38,8 @@ from collections.abc import Callable
 from typing import Any
 
 import benchmark_step
+import machine
 import numpy as np
-import study
 
 SIZES = {"tiny": (48, 12, 3), "base": (768, 12, 12)}  # embed_dim, depth, num_heads; the first, whether it runs
 CLASSES, PATCH, WINDOW = 150, 16, 14
@@ -84,9 +83,7 @@ def work(case: str, size: str, side: int, batch: int, rounds: int) -> None:
         if not np.isfinite(float(turn())):
             raise RuntimeError(f"{case} gives no number")
         seconds.append(time.process_time() - began)
-    unit = 2**30 if sys.platform == "darwin" else 2**20
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    print(f"measured {statistics.median(seconds[1:])} {seconds[0]} {memory}", flush=True)
+    print(f"measured {statistics.median(seconds[1:])} {seconds[0]} {machine.memory() / 2**30}", flush=True)
 
 
 # === In the process that asks ===
@@ -117,7 +114,7 @@ def main() -> None:
     parser.add_argument("--python", action="append", default=[], metavar="BACKEND=INTERPRETER")
     options = parser.parse_args()
     batch = f"{options.batch} image{'s' * (options.batch > 1)}"
-    print(f"ViT-{options.size}/{PATCH}, {batch} of {options.side} px, float32, one thread; {study.processor()}")
+    print(f"ViT-{options.size}/{PATCH}, {batch} of {options.side} px, float32, one thread; {machine.name()}")
     print(f"{'':24}parameters     CPU s  the first  peak GiB", flush=True)
     for backend in options.backends or [os.environ.get("KERAS_BACKEND", "torch")]:
         for case in options.cases:

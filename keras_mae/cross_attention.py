@@ -10,7 +10,7 @@ from keras import ops
 from keras_mae import _checks
 from keras_mae._types import Tensor
 from keras_mae.decoder import Decoder, MAEDecoder
-from keras_mae.ops import Linear
+from keras_mae.ops import Linear, attention
 from keras_mae.transformer import MLP, check_heads
 
 __all__ = ["DECODERS", "CrossAttention", "CrossAttentionBlock", "CrossAttentionDecoder"]
@@ -53,10 +53,10 @@ class CrossAttention(keras.layers.Layer):
     def call(self, x: Tensor, context: Tensor) -> Tensor:
         tokens, dim = x.shape[1:]
         width = dim // self.num_heads
-        query = ops.reshape(self.query(x), (-1, tokens, self.num_heads, width))
-        both = ops.reshape(self.key_value(context), (-1, context.shape[1], 2, self.num_heads, width))
-        mixed = ops.dot_product_attention(query, *ops.unstack(both, 2, axis=2))
-        return self.projection(ops.reshape(mixed, (-1, tokens, dim)))
+        query = ops.reshape(self.query.call(x), (-1, tokens, self.num_heads, width))
+        both = ops.reshape(self.key_value.call(context), (-1, context.shape[1], 2, self.num_heads, width))
+        mixed = attention(query, *ops.unstack(both, 2, axis=2))
+        return self.projection.call(ops.reshape(mixed, (-1, tokens, dim)))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "num_heads": self.num_heads}

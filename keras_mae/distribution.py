@@ -98,8 +98,8 @@ def scope(engine: str = "auto", model_devices: int | None = None) -> Iterator[De
 
     Batch sizes stay those of the whole batch: `keras_mae.data` loads this process's part of it, and losses,
     gradients and metrics are those of the whole batch on every process. Masks follow the sample's place in the
-    whole batch. The result is therefore the same as on one device, up to rounding. Augmentation is the exception with
-    several processes: each draws it for its own part.
+    whole batch. The result is therefore the same as on one device, up to rounding. MixUp and CutMix are the exception
+    with several processes: each mixes its own part.
 
     Args:
         engine: On TensorFlow "mirrored" (the GPUs of this machine), "tpu", or "multi_worker" (the machines in the

@@ -18,12 +18,14 @@ __all__ = [
     "Accuracy",
     "CrossEntropy",
     "are_classes",
+    "checked_class_weights",
     "patch_statistics",
     "per_pixel",
     "psnr",
     "reconstruction_loss",
     "reconstruction_target",
     "visible_statistics",
+    "weights_for",
 ]
 
 NORM_EPS = 1e-6
@@ -224,6 +226,26 @@ def are_classes(labels: Tensor, num_classes: int) -> Tensor:
     return (labels >= 0) & (labels < num_classes) & (labels == ops.floor(labels))
 
 
+def checked_class_weights(class_weights: Any) -> tuple[float, ...] | None:
+    """Return weights of classes as numbers, none of them below 0, or `None` if there are none."""
+    if class_weights is None:
+        return None
+    rule = "numbers of at least 0, one for each class"
+    weights = _checks.finite_numbers("class_weights", class_weights, rule)
+    if min(weights) < 0:
+        raise _checks.argument_error("class_weights", rule, class_weights)
+    return weights
+
+
+def weights_for(class_weights: tuple[float, ...], logits: Tensor) -> Tensor:
+    """Return weights of classes as float32 (classes,), if there is one for each of the logits (..., classes)."""
+    if len(class_weights) != logits.shape[-1]:
+        raise ValueError(
+            f"`class_weights` must be one for each of {logits.shape[-1]} classes. Received: {len(class_weights)}"
+        )
+    return ops.convert_to_tensor(np.asarray(class_weights, "float32"))
+
+
 @keras.saving.register_keras_serializable(package="keras_mae")
 class CrossEntropy(keras.losses.Loss):
     """Cross-entropy of logits with class indices (batch,) or probabilities (batch, classes), in float32.
@@ -247,23 +269,13 @@ class CrossEntropy(keras.losses.Loss):
 
     def __init__(self, name: str = "cross_entropy", *, class_weights: Sequence[float] | None = None, **kwargs: Any):
         super().__init__(name=name, **kwargs)
-        self.class_weights: tuple[float, ...] | None = None
-        if class_weights is not None:
-            rule = "numbers of at least 0, one for each class"
-            self.class_weights = _checks.finite_numbers("class_weights", class_weights, rule)
-            if min(self.class_weights) < 0:
-                raise _checks.argument_error("class_weights", rule, class_weights)
+        self.class_weights = checked_class_weights(class_weights)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         logits = ops.cast(y_pred, "float32")
         probabilities = _probabilities(y_true, logits)
         if self.class_weights is not None:
-            if len(self.class_weights) != logits.shape[-1]:
-                raise ValueError(
-                    f"`class_weights` must be one for each of {logits.shape[-1]} classes. "
-                    f"Received: {len(self.class_weights)}"
-                )
-            probabilities = probabilities * ops.convert_to_tensor(np.asarray(self.class_weights, "float32"))
+            probabilities = probabilities * weights_for(self.class_weights, logits)
         loss = -ops.sum(probabilities * ops.log_softmax(logits, axis=-1), axis=-1)
         return ops.where(are_classes(y_true, logits.shape[-1]), loss, float("nan"))
 

@@ -21,6 +21,7 @@ __all__ = [
     "BatchNormalization",
     "Linear",
     "add_shared",
+    "attention",
     "concrete",
     "gather_tokens",
     "gelu",
@@ -67,6 +68,37 @@ def linear(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
         rows = torch.addmm(ops.convert_to_tensor(bias), x.reshape(-1, x.shape[-1]), ops.convert_to_tensor(kernel))
         return rows.view(*x.shape[:-1], rows.shape[-1])
     return add_shared(ops.matmul(x, kernel), bias)
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return scaled dot-product attention, as `keras.ops.dot_product_attention` does.
+
+    In training on a CPU, PyTorch computes bfloat16 and float16 in float32: its fused backward pass takes up to ten
+    times as long in them, longest with the few tokens that pre-training encodes.
+
+    Args:
+        query: (batch, tokens, heads, dim).
+        key, value: (batch, context tokens, heads, dim).
+        mask: Bool, broadcasts to (batch, heads, tokens, context tokens): what may be attended to. All, by default.
+
+    Returns:
+        (batch, tokens, heads, dim), in the dtype of `query`.
+
+    Reference: "Attention Is All You Need", section 3.2.1.
+    """
+    parts = [query, key, value]
+    if keras.backend.backend() != "torch":
+        return ops.dot_product_attention(*parts, mask=mask)
+    dtype = query.dtype
+    if dtype.itemsize == 2 and query.device.type == "cpu" and any(part.requires_grad for part in parts):
+        parts = [part.float() for part in parts]
+    if mask is not None:
+        return ops.dot_product_attention(*parts, mask=mask).to(dtype)
+    # Keras copies query, key and value to where they lie in a row, which no kernel asks for: 4 to 10 % of a block.
+    import torch
+
+    mixed = torch.nn.functional.scaled_dot_product_attention(*(part.transpose(1, 2) for part in parts))
+    return mixed.transpose(1, 2).to(dtype)
 
 
 class Linear(keras.layers.Dense):

@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_mae import _checks
 from keras_mae._types import Tensor
-from keras_mae.ops import Linear, gelu, linear, parted
+from keras_mae.ops import Linear, attention, gelu, linear, parted
 from keras_mae.random import to_uniform
 
 __all__ = ["MLP", "Attention", "DropPath", "TransformerBlock"]
@@ -53,14 +53,14 @@ class Attention(keras.layers.Layer):
         self.qkv.build(input_shape)
         self.projection.build(input_shape)
 
-    def _query_key_value(self, x: Tensor) -> list[Tensor]:
-        """Return three tensors (batch, tokens, heads, dim / heads)."""
-        tokens, dim = x.shape[1:]
-        qkv = ops.reshape(self.qkv(x), (-1, tokens, 3, self.num_heads, dim // self.num_heads))
-        return list(ops.unstack(qkv, 3, axis=2))  # three slices would cost three gradients
+    def _by_head(self, qkv: Tensor) -> list[Tensor]:
+        """Return query, key and value, each (batch, tokens, heads, dim / heads), of a projection of all three."""
+        tokens, width = qkv.shape[1], qkv.shape[2] // (3 * self.num_heads)
+        # Three slices would cost three gradients.
+        return list(ops.unstack(ops.reshape(qkv, (-1, tokens, 3, self.num_heads, width)), 3, axis=2))
 
-    def _some_query_key_value(self, x: Tensor, wanted: slice) -> list[Tensor]:
-        """Return what `_query_key_value` does, with the query of the wanted tokens only."""
+    def _of_wanted(self, x: Tensor, wanted: slice) -> list[Tensor]:
+        """Return what `_by_head` does of a projection, with the query of the wanted tokens only."""
         asking, dim = x[:, wanted], x.shape[-1]
         (kernel, kernels), (bias, biases) = parted(self.qkv.kernel, dim), parted(self.qkv.bias, dim)
         width = dim // self.num_heads
@@ -69,9 +69,9 @@ class Attention(keras.layers.Layer):
         return [query, *ops.unstack(both, 2, axis=2)]
 
     def call(self, x: Tensor, windows: Any = None, wanted: slice | None = None) -> Tensor:
-        attention = ops.dot_product_attention if windows is None else windows.attention
-        parts = self._query_key_value(x) if wanted is None else self._some_query_key_value(x, wanted)
-        return self.projection(ops.reshape(attention(*parts), (-1, parts[0].shape[1], x.shape[-1])))
+        attend = attention if windows is None else windows.attention
+        parts = self._by_head(self.qkv.call(x)) if wanted is None else self._of_wanted(x, wanted)
+        return self.projection.call(ops.reshape(attend(*parts), (-1, parts[0].shape[1], x.shape[-1])))
 
     def probabilities(self, x: Tensor, allowed: Any = None) -> Tensor:
         """Return how much of each token every token takes, float32 (batch, heads, tokens, tokens); rows sum to 1.
@@ -82,7 +82,7 @@ class Attention(keras.layers.Layer):
             x: (batch, tokens, dim), in reading order.
             allowed: Which tokens each token attends to, bool (tokens, tokens); all by default.
         """
-        query, key, _ = (ops.cast(part, "float32") for part in self._query_key_value(x))
+        query, key, _ = (ops.cast(part, "float32") for part in self._by_head(self.qkv(x)))
         logits = ops.einsum("bqhd,bkhd->bhqk", query, key) / math.sqrt(query.shape[-1])
         if allowed is not None:
             logits = ops.where(ops.convert_to_tensor(allowed), logits, -1e9)
@@ -121,7 +121,7 @@ class MLP(keras.layers.Layer):
         self.fc2.build((*input_shape[:-1], hidden))
 
     def call(self, x: Tensor) -> Tensor:
-        return self.fc2(gelu(self.fc1(x)))
+        return self.fc2.call(gelu(self.fc1.call(x)))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "mlp_ratio": self.mlp_ratio}

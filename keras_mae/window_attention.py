@@ -12,6 +12,7 @@ from keras import ops
 
 from keras_mae import _checks
 from keras_mae._types import Tensor
+from keras_mae.ops import attention
 
 __all__ = ["Windows", "check_full_attention", "checked_global_blocks", "rearranged"]
 
@@ -179,13 +180,13 @@ class Windows:
             shared = ops.broadcast_to(x[:, None, :first], (ops.shape(x)[0], windows, first, heads, dim))
             return ops.concatenate([ops.reshape(shared, (-1, first, heads, dim)), by_window(x)], axis=1)
 
-        mixed = ops.dot_product_attention(
+        mixed = attention(
             by_window(query), with_class_tokens(key), with_class_tokens(value), mask=self._mask_of_windows(query)
         )
         mixed = ops.reshape(mixed, (-1, windows * patches, heads, dim))
         if not first:
             return mixed
-        taken = ops.dot_product_attention(query[:, :first], key, value, mask=self._mask_of_class_tokens())
+        taken = attention(query[:, :first], key, value, mask=self._mask_of_class_tokens())
         return ops.concatenate([taken, mixed], axis=1)
 
     def _mask_of_windows(self, query: Tensor) -> Tensor | None:

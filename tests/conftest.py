@@ -24,6 +24,8 @@ import keras_mae
 import keras_mae.cli
 from keras_mae.convert import exporting
 
+pytest_plugins = ["example_helpers"]  # fixtures of two modules
+
 # 5 x 7 patches of 3 x 2 pixels: no two sizes are equal, so a swapped axis shows.
 IMAGE_SHAPE, PATCH_SIZE, GRID, PATCHES, PIXELS = (15, 14, 3), (3, 2), (5, 7), 35, 18
 

@@ -318,7 +318,9 @@ EXAMPLES: dict[str, Example] = {
     "dense.ClassAccuracy": Example(partial(keras_mae.dense.ClassAccuracy, 5, 9, name="mine", dtype="float16")),
     "dense.MeanIoU": Example(partial(keras_mae.dense.MeanIoU, 5, 9, name="mine", dtype="float16")),
     "dense.PixelAccuracy": Example(partial(keras_mae.dense.PixelAccuracy, 5, 9, name="mine", dtype="float16")),
-    "dense.PixelCrossEntropy": Example(partial(keras_mae.dense.PixelCrossEntropy, 9, name="mine", dtype="float16")),
+    "dense.PixelCrossEntropy": Example(
+        partial(keras_mae.dense.PixelCrossEntropy, 9, name="mine", dtype="float16", class_weights=(0.5, 3.0))
+    ),
     "cross_attention.CrossAttention": Example(
         lambda **kwargs: keras_mae.cross_attention.CrossAttention(3, **kwargs),
         lambda layer: layer(TOKENS, TOKENS[::-1]),

@@ -59,6 +59,7 @@ def test_segment_evaluate_and_predict(keras_mae_command, encoder):
 def test_segment_again_by_its_recipe_file(keras_mae_command, encoder):
     """With the best epoch of images held out, a crop of another size, and all blocks trained."""
     options = ("--head", "linear", "--trainable-blocks", "all", "--patience", 1, "--image-size", "8x12", "--seed", 3)
+    options += ("--class-weights", "balanced")
     status, out, _ = keras_mae_command("segment", encoder, "rooms", *SHORT, *options)
     assert status == 0
     assert "1 of 8 images to train on are held out to validate on" in out
@@ -66,13 +67,42 @@ def test_segment_again_by_its_recipe_file(keras_mae_command, encoder):
     loaded = keras.saving.load_model(run / "segmenter.keras")
     assert (loaded.encoder.image_shape, loaded.trainable_blocks) == ((8, 12, 3), None)
     text = (run / "recipe.toml").read_text()
-    for said in ('kind = "segment"', 'head = "linear"', "# command line", 'image_size = "8x12"', "validation = 0.1"):
+    for said in (
+        'kind = "segment"',
+        'head = "linear"',
+        'class_weights = "balanced"',
+        "# command line",
+        'image_size = "8x12"',
+        "validation = 0.1",
+    ):
         assert said in text
     status, _, err = keras_mae_command("segment", encoder, "--recipe", run / "recipe.toml")
     assert (status, err) == (0, "")
     again = Path("runs/segment-rooms-2")
     assert (again / "history.csv").read_text() == (run / "history.csv").read_text()
     assert read(again / "metrics.json") == read(run / "metrics.json")
+
+
+@pytest.mark.backends("torch")
+def test_zero_stands_for_no_class(keras_mae_command, encoder):
+    """What a segmenter was trained with has to be said when it is evaluated: the folder does not know."""
+    (Path("rooms") / "classes.txt").unlink()
+    zero = ("--reduce-zero-label", "--ignore-label", 254)
+    status, _, err = keras_mae_command("segment", encoder, "rooms", "--head", "linear", *SHORT, *zero)
+    assert (status, [line for line in err.splitlines() if not line.startswith("Warning")]) == (0, [])
+    run = Path("runs/segment-rooms-1")
+    loaded = keras.saving.load_model(run / "segmenter.keras")
+    assert (loaded.num_classes, loaded.ignore_label) == (2, 254)
+    text = (run / "recipe.toml").read_text()
+    assert "reduce_zero_label = true" in text
+    assert "ignore_label = 254" in text
+    status, _, err = keras_mae_command("evaluate", run / "segmenter.keras", "rooms")
+    assert (status, "holds unknown labels: 2" in err) == (2, True)
+    status, _, err = keras_mae_command("evaluate", run / "segmenter.keras", "rooms", "--reduce-zero-label")
+    assert (status, err) == (0, "")
+    status, _, err = keras_mae_command("segment", encoder, "--recipe", run / "recipe.toml")
+    assert status == 0
+    assert read(Path("runs/segment-rooms-2/metrics.json")) == read(run / "metrics.json")
 
 
 @pytest.mark.backends("torch")
@@ -90,7 +120,9 @@ def test_segment_again_by_its_recipe_file(keras_mae_command, encoder):
         (("predict", "s.keras", "rooms/images"), "`out` must be a folder for the masks of a segmenter"),
         (("predict", "e.keras", "rooms/images"), "`model` must be a ViTClassifier or a ViTSegmenter"),
         (("evaluate", "s.keras", "rooms", "--split", "val"), "`split` must be one that is there"),
-        (("evaluate", "c.keras", "rooms", "--split", "val"), "`split` is for segmenters. Received: --split val"),
+        (("evaluate", "c.keras", "rooms", "--split", "val"), "`split` is for segmenters. Received: split=val"),
+        (("evaluate", "c.keras", "rooms", "--keep-zero-label"), "`reduce_zero_label` is for segmenters. Received: "),
+        (("segment", "e.keras", "rooms", "--ignore-label", "2"), "`ignore_label` must"),
     ],
 )
 def test_mistakes_are_one_line(keras_mae_command, encoder, arguments, message):

@@ -35,6 +35,8 @@ TAKES = {
     "weights=": ["torch"],
     ".pth": ["torch"],
     "keras_hub": ["keras_hub"],
+    "keras_cv": ["tensorflow", "keras_cv"],
+    "cutout": ["tensorflow", "keras_cv"],
     "detector": ["keras_hub"],
     '"onnx"': ["tensorflow", "tf2onnx", "onnxruntime"],
 }

@@ -3,61 +3,14 @@
 import argparse
 import json
 import os
-import re
-import sys
 from importlib import import_module
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
-import processes
 import pytest
+from example_helpers import on_one_backend, run
 from PIL import Image
 
 import keras_mae
-
-EXAMPLES = Path(__file__).parent.parent / "examples"
-sys.path.insert(0, str(EXAMPLES))
-
-
-def run(script, *arguments):
-    result = processes.run([sys.executable, EXAMPLES / script, *arguments])
-    assert result.returncode == 0, result.stderr
-    return result.stdout
-
-
-@pytest.fixture
-def run_here(monkeypatch, capsys):
-    """Runs a script that starts processes: itself here, so that these are forked instead."""
-
-    def run(script, *arguments):
-        monkeypatch.setattr(sys, "argv", [str(EXAMPLES / script), *map(str, arguments)])
-        forked = SimpleNamespace(run=processes.run, Popen=processes.Popen, PIPE=None, DEVNULL=None)
-        module = import_module(script.removesuffix(".py"))
-        for starts_some in (module, import_module("study")):
-            monkeypatch.setattr(starts_some, "subprocess", forked, raising=False)
-        module.main()
-        return capsys.readouterr().out
-
-    return run
-
-
-@pytest.fixture
-def squares(tmp_path):
-    """A folder like Fashion-MNIST's, of pictures of one bright square each, made here."""
-    rng = np.random.default_rng(0)
-    for prefix, count in (("train", 256), ("t10k", 200)):
-        images = np.zeros((count, 28, 28), "uint8")
-        for image, (row, column) in zip(images, rng.integers(0, 12, (count, 2)), strict=True):
-            image[row : row + 16, column : column + 16] = 200
-        for kind, array in (("images-idx3", images), ("labels-idx1", np.arange(count, dtype="uint8") % 10)):
-            header = b"\x00\x00\x08" + bytes([array.ndim]) + np.array(array.shape, ">u4").tobytes()
-            (tmp_path / f"{prefix}-{kind}-ubyte").write_bytes(header + array.tobytes())
-    return tmp_path
-
-
-# What the examples are made of is tested on each backend; that the scripts work, on one.
-on_one_backend = pytest.mark.skipif(os.environ.get("KERAS_BACKEND") != "torch", reason="on PyTorch only, for time")
 
 
 @on_one_backend
@@ -74,29 +27,75 @@ def test_pretrain_fashion_mnist_trains_and_compares(squares, tmp_path):
 def test_benchmark_step_times_and_compares(run_here):
     pytest.importorskip("transformers")
     options = ("--contestants", "torch", "by-hand", "transformers", "mask-tokens", "--dtypes", "float32")
-    out = run_here("benchmark_step.py", *options, "--sizes", "tiny", "--rounds", 1, "--batch", 1)
-    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.endswith("×")}
-    assert rows["transformers"][-1] == "1.00×"
-    assert 0 < float(rows["by-hand"][3].rstrip("%")) < 100
-    assert "without mask tokens in the encoder a step is" in out
+    out = run_here("benchmark_step.py", *options, "--sizes", "tiny", "--rounds", 1)
+    head, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if "|" in line]
+    table = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+    assert table["`transformers`"]["against `transformers`"] == "1.00×"
+    assert table["by hand, PyTorch"]["against by hand"] == "1.00×"
+    assert table["keras_mae, PyTorch, mask tokens in the encoder"]["of the peak"] == ""
+    for row in ("by hand, PyTorch", "keras_mae, PyTorch", "`transformers`"):
+        assert 0 < float(table[row]["of the peak"].rstrip("%")) < 100
+        assert float(table[row]["GiB"]) > 0.1
+    assert "Without mask tokens in the encoder a step is" in out
+    assert f"one core: {import_module('study').processor()} (" in out
+
+
+@on_one_backend
+@pytest.mark.parametrize("name", ["tiny", "micro"])
+def test_operations_are_counted_as_the_weights_have_them(name):
+    """Twice a matrix' size for each token that it multiplies; attention, and a decoder's mixes, have none."""
+    contestants = import_module("contestants")
+    size = contestants.SIZES[name]
+    patches = (size.side // size.patch) ** 2
+    visible, (width, depth, _), (narrow, layers, _) = patches // 4, size.encoder, size.decoder
+    kind, share = contestants.decoder_of("torch", size)
+    predicted = round(share * (patches - visible))
+    model = contestants.keras_model("torch", size, "float32")
+    model.build((None, *size.shape))
+    decoded, asking, mixed = (
+        (predicted, predicted * (1 + visible), 2 * layers * depth * (1 + visible) * width)
+        if kind == "cross"
+        else (1 + patches, (1 + patches) ** 2, 0)
+    )
+    rows = {"patch_embedding": visible, "embedding": 1 + visible, "key_value": 1 + visible, "prediction": predicted}
+    forward = 4 * depth * (1 + visible) ** 2 * width + 4 * layers * asking * narrow + mixed
+    for weight in (weight for weight in model.trainable_weights if weight.name == "kernel"):
+        parts = weight.path.split("/")
+        tokens = 1 + visible if "encoder" in parts else decoded
+        forward += 2 * int(np.prod(weight.shape)) * next((rows[part] for part in parts if part in rows), tokens)
+    assert contestants.flops("torch", size) == 3 * forward
+
+
+@on_one_backend
+def test_benchmark_epoch_times_a_run_of_each(run_here, squares):
+    options = ("--contestants", "torch", "by-hand", "--rounds", 1, "--batch", 64)
+    out = run_here("benchmark_epoch.py", *options, "--images", 256, "--data", squares)
+    _, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if "|" in line]
+    assert [row[0] for row in rows] == ["keras_mae, PyTorch", "by hand, PyTorch"]
+    assert rows[1][-1] == "1.00×"
+    for _, first, epoch, pause, memory, _ in rows:
+        assert 0 <= float(pause) < float(epoch)
+        assert min(float(first), float(memory)) > 0.05
 
 
 @pytest.mark.skipif(os.environ.get("KERAS_BACKEND") != "torch", reason="a model in PyTorch")
-def test_the_model_by_hand_has_the_weights_of_ours_and_learns():
+@pytest.mark.parametrize(("channels", "cross_share"), [(3, None), (1, 0.5)])
+def test_the_model_by_hand_has_the_weights_of_ours_and_learns(channels, cross_share):
     import torch
 
     by_hand, sizes = import_module("by_hand"), ((24, 2, 2), (16, 1, 2))
     torch.manual_seed(0)
-    model = by_hand.Autoencoder(*sizes, side=32, patch=8)
+    model = by_hand.Autoencoder(*sizes, 32, 8, channels, cross_share)
     keys = ("embed_dim", "depth", "num_heads")
     encoder, decoder = (dict(zip(keys, size, strict=True)) for size in sizes)
+    decoder_class = keras_mae.MAEDecoder if cross_share is None else keras_mae.CrossAttentionDecoder
     ours = keras_mae.MaskedAutoencoder(
-        keras_mae.ViTEncoder((32, 32, 3), 8, **encoder), keras_mae.MAEDecoder(**decoder)
+        keras_mae.ViTEncoder((32, 32, channels), 8, **encoder), decoder_class(**decoder)
     )
-    ours.build((None, 32, 32, 3))
+    ours.build((None, 32, 32, channels))
     count = sum(int(np.prod(weight.shape)) for weight in ours.trainable_weights)
     assert sum(weight.numel() for weight in model.parameters()) == count
-    images = torch.randint(0, 256, (16, 32, 32, 3), dtype=torch.uint8)
+    images = torch.randint(0, 256, (16, 32, 32, channels), dtype=torch.uint8)
     images[:, ::2] = images[:, 1::2]  # what can be learned
     optimizer = by_hand.optimizer(model, 3e-3, 0.05, (0.9, 0.95), fused=None)
     losses = []
@@ -138,6 +137,32 @@ def test_the_plan_agrees_with_the_published_hours():
         assert float(row.split()[-1]) == pytest.approx(hours, rel=0.05)
 
 
+def simulated_loss(interval, write, restart, between, intervals, seed=0):
+    """Share of the time lost by a run that fails at random."""
+    rng, clock = np.random.default_rng(seed), 0.0
+    for _ in range(intervals):
+        while (failure := rng.exponential(between)) < interval + write:
+            clock += failure
+            while (failure := rng.exponential(between)) < restart:
+                clock += failure
+            clock += restart
+        clock += interval + write
+    return 1 - interval * intervals / clock
+
+
+@on_one_backend
+def test_the_plan_for_failures_agrees_with_a_simulation_and_with_published_intervals():
+    """Daly's figures 3 to 5 give the intervals, in minutes, for checkpoints of five."""
+    plan = import_module("plan_accelerators")
+    for between, published in ((24 * 60, 117), (6 * 60, 57), (15, 9.1)):
+        assert plan.best_interval(5, between) == pytest.approx(published, rel=0.01)
+    for arguments in ((57, 5, 10, 6 * 60), (20, 5, 10, 60)):
+        assert plan.share_lost(*arguments) == pytest.approx(simulated_loss(*arguments, 20_000), rel=0.03)
+    best = plan.best_interval(5, 360)
+    assert plan.share_lost(best, 5, 10, 360) < min(plan.share_lost(best * by, 5, 10, 360) for by in (0.9, 1.1))
+    assert plan.share_lost(10_000, 5, 10, 1) == pytest.approx(1)  # nothing is ever finished
+
+
 @on_one_backend
 def test_benchmark_input_times_and_compares(run_here, tmp_path):
     """What needs PyTorch or TensorFlow is not in every environment; Grain is."""
@@ -148,13 +173,15 @@ def test_benchmark_input_times_and_compares(run_here, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (45, 60, 3), "uint8")
     Image.fromarray(noise).resize((600, 450)).save(tmp_path / "photos" / "photo.jpg")
     options = ("--photos", tmp_path / "photos", "--folder", tmp_path / "crops", "--files", 64, "--rounds", 1)
-    contestants = ("--contestants", "grain", "decoder", "resizer")
+    contestants = ("--contestants", "grain", "decoder", "resizer", "fine-tuning-grain", "augmentation")
     out = run_here("benchmark_input.py", *options, *contestants, "--images", 64)
     rates = {line[:40].strip(): float(line.split()[-2]) for line in out.splitlines()[1:]}
     assert list(rates) == [
         "keras_mae, Grain, threads",
         "Pillow decodes, nothing else",
         "Pillow resizes decoded images, nothing e",
+        "keras_mae, Grain, and the fine-tuning au",
+        "the fine-tuning augmentation, nothing el",
     ]
     assert all(rate > 1 for rate in rates.values())
     assert len(list((tmp_path / "crops").glob("*.jpg"))) == 64
@@ -298,139 +325,3 @@ def test_what_pictures_say_is_drawn_of_each_stage_and_target(run_here, tmp_path)
             assert f"norm_pix_loss={target}, {updates} updates" in text
     width, height = Image.open(tmp_path / "what_pictures_say.png").size
     assert width > 2 * height  # nine columns, two rows
-
-
-# === Scenes ===
-@pytest.fixture
-def packages(squares, tmp_path):
-    """Options that name white cut-outs and black photographs, laid out as the packages of Debian are, and squares."""
-    scenes = import_module("scenes")
-    stamps, backgrounds = tmp_path / "stamps", tmp_path / "backgrounds"
-    oval = np.hypot(*np.mgrid[-1:1:40j, -1:1:60j])
-    pixels = np.where(oval < 0.8, 255, 0).astype("uint8")[..., None].repeat(4, axis=-1)
-    for folder, word in ((folders[0], word) for folders in scenes.FOLDERS.values() for word in "abcdefgh"):
-        (stamps / folder).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(stamps / folder / f"{word}_1.png")
-        Image.fromarray(pixels).save(stamps / folder / f"{word}_mirror.png")
-    for name in (name for names in scenes.PHOTOGRAPHS.values() for name in names):
-        (backgrounds / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (450, 401)).save(backgrounds / f"{name}.jpg")
-    return ["--stamps", stamps, "--backgrounds", backgrounds, "--clothes", squares]
-
-
-@on_one_backend
-def test_scenes_are_pairs_whose_masks_say_what_is_where(run_here, packages, tmp_path):
-    scenes, out = import_module("scenes"), tmp_path / "scenes"
-    options = ("--count", 12, "--size", 96, "--sheet", tmp_path / "sheet.png")
-    run_here("scenes.py", "--out", out, *options, *packages)
-    dataset = keras_mae.data.pairs_from_directory(out, 96, 12, split="train", shuffle=False)
-    assert dataset.class_names == scenes.NAMES
-    [(images, masks)] = [tuple(map(np.asarray, batch)) for batch in dataset]
-    assert len(list((out / "masks" / "test").iterdir())) == 3
-    clear = (masks != scenes.IGNORED) & (masks <= len(scenes.FOLDERS))
-    assert ((images.mean(axis=-1) > 92) == (masks > 0))[clear].mean() > 0.995  # white cut-outs, in dimmed light
-    assert set(np.unique(masks)) == {*range(len(scenes.NAMES)), scenes.IGNORED}
-    assert 0.4 < (masks == 0).mean() < 0.9
-    places = dict(zip(scenes.PLACES, packages[1::2], strict=True))
-    image, mask = scenes.Scenes("train", **places).scene(7)
-    np.testing.assert_array_equal(image, images[7])
-    np.testing.assert_array_equal(mask, masks[7])
-    assert (scenes.Scenes("test", **places).scene(7)[1] != mask).any()
-    assert Image.open(tmp_path / "sheet.png").size == (10 * 96, 6 * 96)
-
-
-@on_one_backend
-def test_no_cut_out_is_in_both_parts_of_the_scenes(packages):
-    scenes = import_module("scenes")
-    train, test = (scenes.stamps_of(packages[1], scenes.FOLDERS["animal"], part) for part in scenes.PARTS)
-    assert [path.stem for path in train] == ["a_1", "b_1", "c_1", "e_1", "f_1", "g_1"]
-    assert [path.stem for path in test] == ["d_1", "h_1"]
-    assert not set(scenes.PHOTOGRAPHS["train"]) & set(scenes.PHOTOGRAPHS["test"])
-
-
-@on_one_backend
-def test_scenes_say_which_packages_are_missing(run_here, packages, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        run_here("scenes.py", "--out", tmp_path / "scenes", *packages[:3], tmp_path / "nowhere", *packages[4:])
-    error = capsys.readouterr().err
-    assert "There is no " in error
-    assert "apt-get install tuxpaint-stamps-default mate-backgrounds lomiri-wallpapers-16.04 dataset-fash" in error
-    assert not (tmp_path / "scenes").exists()
-
-
-@on_one_backend
-def test_forests_set_the_bar_for_scenes(run_here, packages, tmp_path):
-    pytest.importorskip("skimage")
-    module, out = import_module("scenes_baselines"), tmp_path / "scores.json"
-    options = ("--scenes", 8, "--pixels", 50, "--tests", 3, "--trees", 5, "--out", out)
-    text = run_here("scenes_baselines.py", *options, *packages)
-    table = json.loads(out.read_text())
-    forests = [f"forest on colors{more}{end}" for more in ("", " and textures") for end in ("", ", weighted")]
-    assert list(table) == ["most frequent class", *forests]
-    assert 0 < table["most frequent class"]["mIoU"] < table["most frequent class"]["pixel accuracy"]
-    assert table["forest on colors"]["pixel accuracy"] > table["most frequent class"]["pixel accuracy"]
-    assert f"{100 * table['forest on colors']['mIoU']:5.1f} %" in text
-    counted = module.confusion(np.array([0, 0, 255, 1]), np.array([0, 1, 1, 1]))
-    assert counted[:2, :2].tolist() == [[1, 1], [0, 1]]
-    assert module.scores(counted) == {"mIoU": 0.5, "pixel accuracy": 2 / 3, "class accuracy": 0.75}
-
-
-@on_one_backend
-def test_the_segmentation_study_trains_each_way_and_scores_it(run_here, packages, tmp_path, monkeypatch):
-    out, module = tmp_path / "study", import_module("segmentation_study")
-    monkeypatch.setattr(module, "ENCODER", {"embed_dim": 16, "depth": 1, "num_heads": 2})
-    monkeypatch.setattr(module, "QUICK", (16, 4, {16: 2}))
-    names = ["pretrain-0", "scratch-16-0", "frozen-16-0", "upernet-16-0"]
-    places = dict(zip(("stamps", "backgrounds", "data"), packages[1::2], strict=True))
-    options = argparse.Namespace(quick=True, seeds=[0], out=out, **places)
-    assert {name for stage in module.stages(options) for name in stage} == {*names, "tuned-16-0"}
-    out.mkdir()
-    for name in names:
-        result = module.compute(name, options)
-        assert all(np.isfinite(value) for value in result.values())
-        (out / f"{name}.json").write_text(json.dumps({"result": result}))
-    table = run_here("segmentation_study.py", "--quick", "--seeds", 0, "--out", out, "--only", "")
-    assert len(re.findall(r"upernet +[0-9.]+", table)) == 3
-    assert len(re.findall(r"tuned +-", table)) == 3
-
-
-@on_one_backend
-def test_boxes_are_around_what_is_seen_of_each_object(packages):
-    scenes = import_module("scenes")
-    train = scenes.Scenes("train", **dict(zip(scenes.PLACES, packages[1::2], strict=True)))
-    for index in range(12):
-        image, boxes, labels = train.objects(index)
-        there, mask = train.scene(index)
-        np.testing.assert_array_equal(image, there)
-        covered = np.zeros(mask.shape, bool)
-        for left, top, right, bottom in boxes.astype(int):
-            assert 0 <= left < right <= 96
-            assert 0 <= top < bottom <= 96
-            covered[top:bottom, left:right] = True
-        assert not ((mask != 0) & (mask != scenes.IGNORED) & ~covered).any()
-        assert {*np.unique(mask)} - {0, scenes.IGNORED} <= {*labels}
-    mask = np.zeros((5, 7), bool)
-    mask[1:3, 4] = mask[2, 2] = True
-    assert scenes.box_of(mask) == (2, 1, 5, 3)
-
-
-def small_encoder(folder):
-    """The file of an encoder, which need not be pre-trained in a test."""
-    keras_mae.ViTEncoder((32, 32, 3), 8, embed_dim=16, depth=1, num_heads=2).save(folder / "encoder.keras")
-    return folder / "encoder.keras"
-
-
-@on_one_backend
-def test_detection_trains_scores_and_draws(run_here, packages, tmp_path):
-    pytest.importorskip("keras_hub")
-    pytest.importorskip("pycocotools")
-    module = import_module("detection")
-    options = ("--quick", "--size", 32, "--out", tmp_path / "run", *packages)
-    out = run_here("detection.py", *options, "--encoder", small_encoder(tmp_path))
-    table = json.loads((tmp_path / "run" / "scores.json").read_text())
-    assert set(table) == {"RetinaNet", "chance"}
-    assert f"chance      mAP@50 {100 * table['chance']['mAP@50']:5.1f} %" in out
-    assert Image.open(tmp_path / "run" / "detections.png").size == (4 * 3 * 32, 6 * 3 * 32)
-    truth = [{"boxes": np.array([[1.0, 1, 9, 9], [20, 2, 30, 30]]), "labels": np.array([0, 3])}]
-    right = {"boxes": truth[0]["boxes"] + 0.5, "labels": np.array([0, 4]), "confidence": np.array([0.4, 0.9])}
-    assert module.average_precision(truth, [right])["mAP@50"] == pytest.approx(0.5)  # of the classes that are there

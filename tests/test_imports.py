@@ -87,7 +87,7 @@ ALLOWED = {
     "unlabeled": LEAVES | {"mask_inputs", "train_step"},
     "partial_prediction": LEAVES | FIRST,
     "masked_autoencoder": LEAVES | FIRST | SECOND | MODEL - {"masked_autoencoder"},
-    "dense": LEAVES,
+    "dense": LEAVES | {"loss"},
     "labels": LEAVES | {"loss"},
     "frozen_features": LEAVES | {"encoder"},
     "file_predictions": LEAVES | {"data", "labels"},
@@ -99,7 +99,11 @@ ALLOWED = {
     "optimizers": LEAVES,
     "recipes": LEAVES | {"masking", "optimizers", "pooling"},
     "data": LEAVES,
-    "transfer": LEAVES | FIRST | LEARNING | HEADED - {"train_step"} | {"encoder", "file_segmentations", "loss"},
+    "transfer": LEAVES
+    | FIRST
+    | LEARNING
+    | HEADED - {"train_step"}
+    | {"dense", "encoder", "file_segmentations", "loss"},
     "visualize": LEAVES | FIRST | SECOND | MODEL | {"classifier"},
     "convert": LEAVES | FIRST | SECOND | MODEL | {"classifier", "segmenter"},
 }

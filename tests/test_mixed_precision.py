@@ -15,7 +15,7 @@ from keras import ops
 from training_helpers import BACKEND, quick_compile
 
 import keras_mae
-from keras_mae.ops import add_shared, gradient, linear
+from keras_mae.ops import add_shared, attention, gradient, linear
 from keras_mae.pooling import pool_tokens
 
 BATCH, IMAGE_SHAPE, CLASSES = 128, (32, 32, 3), 7  # 64 patches, 16 of them visible
@@ -161,3 +161,27 @@ def test_a_shared_weight_gets_the_sum_of_its_rows_gradients(what, dtype, compile
 def test_the_mean_of_the_patch_tokens_is_added_up_in_float32(dtype):
     encoder, tokens = SimpleNamespace(class_tokens=1), ops.ones((2, 1 + 5000, 3), dtype)
     np.testing.assert_array_equal(ops.convert_to_numpy(ops.cast(pool_tokens(encoder, tokens, "mean"), "float32")), 1)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16"] + ["float16"] * (BACKEND != "jax"))  # JAX has none on CPUs
+def test_attention_has_the_gradients_of_float32_but_for_rounding(dtype):
+    rng = np.random.default_rng(0)
+    *parts, upstream = (ops.cast(rng.standard_normal((2, 9, 3, 8)), dtype) for _ in range(4))
+
+    def gradients(dtype):
+        query, key, value = (ops.cast(part, dtype) for part in parts)
+
+        def total(query, key, value):
+            return ops.sum(ops.cast(attention(query, key, value), "float32") * ops.cast(upstream, "float32"))
+
+        found = {
+            "query": gradient(total)(query, key, value),
+            "key": gradient(lambda key, query, value: total(query, key, value))(key, query, value),
+            "value": gradient(lambda value, query, key: total(query, key, value))(value, query, key),
+        }
+        return {name: ops.convert_to_numpy(ops.cast(part, "float32")) for name, part in found.items()}
+
+    narrow, unit = gradients(dtype), {"bfloat16": 2**-8, "float16": 2**-11}[dtype]
+    for name, expected in gradients("float32").items():  # PyTorch computes in float32, the others do not
+        near = {"rtol": unit} if BACKEND == "torch" else {"rtol": 0, "atol": 16 * unit * np.abs(expected).max()}
+        np.testing.assert_allclose(narrow[name], expected, err_msg=name, **near)

@@ -1,5 +1,6 @@
 """Images with segmentation masks: arrays and folders of them, what their numbers mean, and what is refused."""
 
+import ast
 import pickle
 import re
 
@@ -19,7 +20,7 @@ from pair_helpers import (
 )
 from PIL import Image
 
-from keras_mae import data
+from keras_mae import data, training
 from keras_mae.data.masks import MaskLabels, read_mask
 
 pytestmark = pytest.mark.backends("torch")
@@ -270,6 +271,31 @@ def test_an_unknown_label_is_named_when_its_mask_is_read(broken):
         source.batch([0])
 
 
+def test_damaged_pairs_are_left_out_if_they_are_few(broken):
+    """An image that is cut off, and a mask that is none."""
+    for path, bytes_left in ((broken / "images" / "2.png", 60), (broken / "masks" / "below" / "1.png", 3)):
+        path.write_bytes(path.read_bytes()[:bytes_left])
+    with pytest.raises(
+        ValueError, match=r"At most 30.00% of the images may be damaged .*: 2 of 5 in .*2\.png.*1\.png"
+    ):
+        data.FolderPairs(broken, 8, allow_damaged=0.3)
+    with pytest.warns(UserWarning, match=r"2 of 5 images are damaged and left out:\n.*2\.png.*\n.*1\.png"):
+        images = training.open_pairs(broken, (8, 8, 3), allow_damaged=0.4)
+    assert (images.total, len(images.train), images.num_classes) == (3, 2, 3)
+    with pytest.warns(UserWarning, match="left out"):
+        source = data.FolderPairs(broken, None, allow_damaged=1)
+    assert [path.name for path, _ in source.skipped] == ["2.png", "1.png"]
+    assert source.names(range(3)) == ["0.png", "4.png", "below/3.png"]
+    for index, number in enumerate((0, 4, 3)):
+        image, labels = whole(source, index)
+        assert np.array_equal(labels, labels_of(number))
+        assert agrees(image, labels)
+    for path in (broken / "masks").rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.warns(UserWarning, match="5 of 5"), pytest.raises(ValueError, match="all 5 pairs in .* are damaged"):
+        data.FolderPairs(broken, 8, allow_damaged=1)
+
+
 def test_a_mask_that_is_cut_off_is_named_when_it_is_read(broken):
     content = (broken / "masks" / "0.png").read_bytes()
     (broken / "masks" / "0.png").write_bytes(content[: len(content) // 2])
@@ -306,11 +332,44 @@ def test_a_folder_of_no_known_layout_is_refused(tmp_path):
         data.FolderPairs(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("count", [None, 2])
+def test_classes_that_are_ignored_are_told(tmp_path, count):
+    """255 for the second class is what many programs write, and nothing would be learned of it."""
+    for number in range(3):
+        write_image(tmp_path / "images" / f"{number}.png", labels_of(number))
+        write_mask(tmp_path / "masks" / f"{number}.png", np.uint8(255) * (labels_of(number) > 0))
+    told = r"the labels 0 and 255 alone, of which 255 is ignored. .* colors=(\{.*\}) with a folder"
+    if count is None:
+        with pytest.raises(ValueError, match=rf"two classes or more, .* Received: 3 masks with {told}") as caught:
+            data.FolderPairs(tmp_path, 8)
+        text = str(caught.value)
+    else:
+        with pytest.warns(UserWarning, match=rf"The masks that were looked at hold {told}") as warned:
+            data.FolderPairs(tmp_path, 8, num_classes=count)
+        text = str(warned[0].message)
+    source = data.FolderPairs(tmp_path, 8, colors=ast.literal_eval(re.search(told, text)[1]))
+    np.testing.assert_array_equal(source.labels_of(1), labels_of(1) > 0)
+
+
+def test_masks_of_one_class_tell_no_classes():
+    images, masks = np.zeros((2, 4, 4, 3), "uint8"), np.zeros((2, 4, 4), "uint8")
+    with pytest.raises(ValueError, match="two classes or more, .* Received: 2 masks with the label 0 alone"):
+        data.ArrayPairs(images, masks)
+    assert data.ArrayPairs(images, masks, num_classes=2).num_classes == 2
+
+
+def test_names_in_another_encoding_are_refused(broken):
+    (broken / "classes.txt").write_text("floor\nwall\ndoor\n", encoding="utf-16")
+    with pytest.raises(ValueError, match=r"classes.txt' must be text in UTF-8. Received: .*byte 0xff"):
+        data.FolderPairs(broken)
+
+
 def test_masks_that_are_all_ignored_tell_no_classes():
     images, masks = np.full((2, 4, 4, 3), 9, "uint8"), np.full((2, 4, 4), 255)
     with pytest.raises(ValueError, match="Masks must hold at least one label"):
         data.ArrayPairs(images, masks)
-    assert data.ArrayPairs(images, masks, num_classes=2).num_classes == 2
+    with pytest.warns(UserWarning, match="hold 255 alone, which is ignored"):
+        assert data.ArrayPairs(images, masks, num_classes=2).num_classes == 2
 
 
 def test_arrays_that_do_not_belong_together_are_refused():

@@ -85,6 +85,23 @@ def test_a_run_leaves_its_files_and_nothing_else(run):
     assert int(loaded.optimizer.iterations) == 4
 
 
+@pytest.mark.backends("torch")
+def test_a_run_weighs_classes_by_their_pixels(rooms, tmp_path):
+    """Of the images that it trains on; what it leaves knows how."""
+    recipe = dataclasses.replace(RECIPE, epochs=1, class_weights="balanced")
+    fed, quiet = feed(rooms, recipe), Console(file=io.StringIO())
+    directory = training.run_segmentation(make_encoder(), **fed, run_directory=tmp_path / "run", console=quiet)
+    source = fed["dataset"].batches.source
+    labels = np.concatenate([source.labels_of(index).ravel() for index in range(8)])
+    expected = transfer.balanced_class_weights(labels, 3)
+    loaded = keras.saving.load_model(directory / "segmenter.keras")
+    assert loaded.loss.class_weights == pytest.approx(expected)
+    assert expected.min() < 0.9 < 1.1 < expected.max()
+    assert read(directory / "run.json")["recipe"]["class_weights"] == "balanced"
+    with pytest.raises(ValueError, match='`class_weights="balanced"` counts the masks of a dataset'):
+        transfer.segment(make_encoder(), data.from_arrays(np.zeros((4, *SHAPE), "uint8"), batch_size=4), 3, recipe)
+
+
 def test_scores_are_counted_at_the_masks_own_sizes(run, rooms):
     """By another way: images resized by hand, windows put together, logits resized as a whole."""
     segmenter, metrics = keras.saving.load_model(run / "segmenter.keras"), read(run / "metrics.json")

@@ -135,6 +135,37 @@ def test_the_loss_is_the_mean_over_pixels_that_have_a_class():
     assert np.isnan(float(loss(np.where(masks == 2, CLASSES, masks), logits)))
 
 
+def test_weights_of_classes_are_pytorchs():
+    """Errors and their number, both by the weight of each pixel's class."""
+    (masks, logits), *_ = batches()
+    logs = np.float64(logits) - np.log(np.exp(np.float64(logits)).sum(-1, keepdims=True))
+    counted, weights = masks != 255, np.linspace(0, 3, CLASSES)
+    of_pixels = weights[masks[counted]]
+    errors = -np.take_along_axis(logs[counted], masks[counted][:, None].astype(int), -1)[:, 0]
+    loss = dense.PixelCrossEntropy(class_weights=weights)
+    assert float(loss(masks, logits)) == pytest.approx((of_pixels * errors).sum() / of_pixels.sum(), rel=1e-6)
+    small = dense.PixelCrossEntropy(class_weights=weights * 1e-4)  # which sum up to less than 1
+    assert float(small(masks, logits)) == pytest.approx(float(loss(masks, logits)), rel=1e-5)
+    assert float(loss(np.zeros_like(masks), logits)) == 0  # whose weight is 0
+    assert np.isnan(float(loss(np.where(masks == 2, CLASSES, masks), logits)))
+    with pytest.raises(ValueError, match=f"one for each of {CLASSES} classes. Received: 2"):
+        dense.PixelCrossEntropy(class_weights=(1, 2))(masks, logits)
+    with pytest.raises(ValueError, match="`class_weights` must be numbers of at least 0"):
+        dense.PixelCrossEntropy(class_weights=(1, -2))
+
+
+@pytest.mark.backends("torch")
+def test_the_loss_is_pytorchs():
+    torch = pytest.importorskip("torch")
+    (masks, logits), *_ = batches()
+    for weights in (None, np.linspace(0.5, 3, CLASSES)):
+        referee = torch.nn.CrossEntropyLoss(
+            None if weights is None else torch.tensor(weights, dtype=torch.float32), ignore_index=255
+        )
+        expected = referee(torch.tensor(logits).permute(0, 3, 1, 2), torch.tensor(masks.astype("int64")))
+        assert float(dense.PixelCrossEntropy(class_weights=weights)(masks, logits)) == pytest.approx(float(expected))
+
+
 def test_labels_and_logits_must_be_of_one_size():
     with pytest.raises(ValueError, match=r"Received: labels of shape \(2, 5, 8\), logits of shape \(2, 5, 9, 7\)"):
         dense.PixelCrossEntropy()(np.zeros((2, 5, 8), "uint8"), np.zeros((2, 5, 9, 7), "float32"))

@@ -97,6 +97,7 @@ PRETRAIN: dict[str, tuple[str, ...]] = {
 }
 PART = ("0/2", "3/2", "1", "x", "", "1/99", "1/2/3", "-1/2")
 _OF_SEGMENTING = (
+    "--class-weights",
     "--drop-path-rate",
     "--ema-momentum",
     "--gradient-accumulation-steps",
@@ -256,6 +257,7 @@ def groups(folder: Path, *, cheap: bool = False) -> list[Group]:
         **{option: fine[option] for option in fine.keys() & {*_OF_SEGMENTING}},
         "--masks": NO_FILE,
         "--split": NO_FILE,
+        "--allow-damaged": UP_TO_ONE,
         "--test": ("nowhere", "", "taken"),
         "--test-split": NO_FILE,
         "--num-labels": ("0", "-1", "2.5", "x", "99999"),

@@ -83,7 +83,7 @@ def main() -> None:
     sys.exit(status or 0)
 
 
-_OF_FOLDERS = ("finetune", "probe", "segment", "knn", "evaluate", "anomaly")
+_OF_FOLDERS = ("finetune", "probe", "knn", "evaluate", "anomaly")
 """Commands that read folders, and have no option to leave out damaged images."""
 
 

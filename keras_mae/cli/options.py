@@ -24,6 +24,7 @@ __all__ = [
     "EmaMomentum",
     "Engine",
     "Epochs",
+    "IgnoreLabel",
     "LabeledData",
     "Loader",
     "LoaderName",
@@ -39,6 +40,7 @@ __all__ = [
     "Pretrained",
     "RecipeFile",
     "RecipeSize",
+    "ReduceZeroLabel",
     "Remat",
     "Resume",
     "SavedModel",
@@ -239,6 +241,18 @@ Split = Annotated[
     typer.Option(
         help="Part of a folder of images and masks, such as val; of ADE20K and Pascal VOC train by default.",
         metavar="NAME",
+    ),
+]
+IgnoreLabel = Annotated[
+    int, typer.Option(help="Label in the masks of the pixels that belong to no class.", metavar="LABEL")
+]
+ReduceZeroLabel = Annotated[
+    bool | None,
+    typer.Option(
+        "--reduce-zero-label/--keep-zero-label",
+        help="Whether 0 in the masks stands for no class, and 1 for the first one; by default as the layout has it: "
+        "of ADE20K it does.",
+        show_default=False,
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Random seed for weights, augmentation, and the choice and order of images.")]

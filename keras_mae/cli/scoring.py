@@ -17,6 +17,7 @@ from keras_mae.cli.options import (
     PoolingName,
     Pretrained,
     RecipeSize,
+    ReduceZeroLabel,
     Seed,
     Split,
     TestFolder,
@@ -112,6 +113,7 @@ def evaluate(
     ] = None,
     masks: Masks = None,
     split: Split = None,
+    reduce_zero_label: ReduceZeroLabel = None,
     white_level: WhiteLevel = None,
     max_pixels: MaxPixels = None,
     out: Out = None,
@@ -128,12 +130,21 @@ def evaluate(
     loaded = convert.load_model(model)
     if isinstance(loaded, keras_mae.ViTSegmenter):
         refuse_size(size)
-        return _evaluate_segmenter(loaded, data, masks, split, white_level, max_pixels, directory)
+        pairs = training.open_test_pairs(
+            data,
+            loaded,
+            masks=masks,
+            split=split,
+            reduce_zero_label=reduce_zero_label,
+            white_level=white_level,
+            max_pixels=max_pixels,
+        )
+        training.run_segmentation_scores(loaded, pairs, directory)
+        return say_pixel_scores(directory, "images")
     check_classifier(loaded, model)
-    if masks is not None or split is not None:
-        given = {"masks": masks, "split": split}
-        name = next(name for name, value in given.items() if value is not None)
-        raise ValueError(f"`{name}` is for segmenters. Received: --{name} {given[name]} for a ViTClassifier")
+    for name, value in {"masks": masks, "split": split, "reduce_zero_label": reduce_zero_label}.items():
+        if value is not None:
+            raise ValueError(f"`{name}` is for segmenters. Received: {name}={value} for a ViTClassifier")
     images = training.open_test(
         data,
         loaded.encoder.image_shape,
@@ -147,24 +158,6 @@ def evaluate(
     recipe = keras_mae.recipes.FineTuneRecipe.for_size(str(size or SMALL_IMAGES))
     training.run_evaluation(loaded, training.evaluation_batches(images, recipe), directory)
     say_scores(directory, "images")
-
-
-def _evaluate_segmenter(
-    segmenter: Any,
-    data: str,
-    masks: Path | None,
-    split: str | None,
-    white_level: int | None,
-    max_pixels: int | None,
-    directory: Path,
-) -> None:
-    from keras_mae import training
-
-    images = training.open_test_pairs(
-        data, segmenter, masks=masks, split=split, white_level=white_level, max_pixels=max_pixels
-    )
-    training.run_segmentation_scores(segmenter, images, directory)
-    say_pixel_scores(directory, "images")
 
 
 def check_classifier(loaded: Any, file: Path) -> None:

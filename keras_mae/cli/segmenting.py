@@ -9,10 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from keras_mae.cli.choosing import SMALL_IMAGES, chosen_recipe, default_for, sized_recipe
-from keras_mae.cli.finetune_options import BestEpoch, DropPathRate, Flip, LayerDecay, Patience, Validation
+from keras_mae.cli.finetune_options import (
+    BestEpoch,
+    ClassWeights,
+    DropPathRate,
+    Flip,
+    LayerDecay,
+    Patience,
+    Validation,
+)
 from keras_mae.cli.options import (
     AccumulationSteps,
     AllowChanged,
+    AllowDamaged,
     BaseLearningRate,
     BatchSize,
     CheckpointMinutes,
@@ -21,12 +30,14 @@ from keras_mae.cli.options import (
     EmaMomentum,
     Engine,
     Epochs,
+    IgnoreLabel,
     Loader,
     Masks,
     MaxPixels,
     Out,
     Pretrained,
     RecipeFile,
+    ReduceZeroLabel,
     Resume,
     Seed,
     SetValues,
@@ -107,6 +118,9 @@ def segment(
     num_classes: Annotated[
         int | None, typer.Option(help="Number of classes; by default that of their names, or all masks are read.")
     ] = None,
+    ignore_label: IgnoreLabel = 255,
+    reduce_zero_label: ReduceZeroLabel = None,
+    allow_damaged: AllowDamaged = 0.0,
     white_level: WhiteLevel = None,
     max_pixels: MaxPixels = None,
     head: Annotated[
@@ -138,6 +152,7 @@ def segment(
     drop_path_rate: DropPathRate = None,
     flip: Flip = None,
     ema_momentum: EmaMomentum = None,
+    class_weights: ClassWeights = None,
     best_epoch: BestEpoch = None,
     patience: Patience = None,
     monitor: Annotated[
@@ -191,6 +206,7 @@ def segment(
             "drop_path_rate": drop_path_rate,
             "flip": flip,
             "ema_momentum": ema_momentum,
+            "class_weights": class_weights,
             "best_epoch": best_epoch,
             "patience": patience,
             "monitor": monitor,
@@ -208,6 +224,9 @@ def segment(
             validation=held_out,
             num_labels=num_labels,
             num_classes=num_classes,
+            ignore_label=ignore_label,
+            reduce_zero_label=reduce_zero_label,
+            allow_damaged=allow_damaged,
             seed=seed,
             pixel_range=encoder.pixel_range,
             white_level=white_level,

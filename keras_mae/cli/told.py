@@ -25,6 +25,8 @@ TABLES: dict[str, tuple[str, ...]] = {
         "test_split",
         "num_classes",
         "num_labels",
+        "ignore_label",
+        "reduce_zero_label",
         "crops_per_image",
         "validation",
         "allow_damaged",

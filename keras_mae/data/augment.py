@@ -2,68 +2,36 @@
 
 from __future__ import annotations
 
-import importlib.util
-import itertools
 from typing import Any
 
-import keras
 import numpy as np
 
 from keras_mae import _checks
-from keras_mae.pixels import BYTES, PixelRange, checked_range
+from keras_mae.data import mixing, rand_augment
+from keras_mae.data.opening import pillow
+from keras_mae.pixels import BYTES, PixelRange, checked_range, default_statistics, rescaled
 
 __all__ = ["Augmentation"]
 
-
-class _Draws(keras.random.SeedGenerator):
-    """Seeds for Keras' layers, a pure function of (seed, number of the batch).
-
-    Keras' own are counted on from batch to batch, so that they depend on which of several parallel calls comes first,
-    and a run resumed in the middle of an epoch would draw what its beginning drew.
-    """
-
-    def __init__(self, seed: int):
-        super().__init__(seed)
-        self._seed, self._number, self._drawn = seed, None, 0
-
-    def begin(self, number: Any) -> None:
-        """Draw for batch `number`, an integer, or a tensor inside tf.data, until the next call."""
-        self._number, self._drawn = number, 0
-
-    def next(self, ordered: bool = True) -> Any:
-        self._drawn += 1
-        if isinstance(self._number, int):
-            words = np.random.SeedSequence((self._seed, self._number, self._drawn)).generate_state(2)
-            return keras.ops.convert_to_tensor(words >> 2, dtype=self.state.dtype)  # PyTorch's generator adds the two
-        import tensorflow as tf
-
-        return tf.random.experimental.stateless_fold_in(tf.constant([self._seed, self._drawn], "int64"), self._number)
-
-    def uniform(self) -> Any:
-        """Draw a number in [0, 1), a tensor if the batch's number is one."""
-        if isinstance(self._number, int):
-            self._drawn += 1
-            return np.random.default_rng((self._seed, self._number, self._drawn)).random()
-        import tensorflow as tf
-
-        return tf.random.stateless_uniform((), self.next())
+_OF_IMAGE, _OF_BATCH = 1, 2  # the last word of a seed: draws of an image, draws of a batch
 
 
 class Augmentation:
     """Moves, distorts, erases and mixes a batch of images, and its labels along with them.
 
-    It is made of Keras' preprocessing layers, which run inside tf.data on every backend and, without TensorFlow, on
-    the backend itself. They differ from the published recipe (timm's transforms) in this:
+    The order is: mirroring, shift, RandAugment, random erasing, and MixUp or CutMix. It is NumPy and Pillow on the
+    processor, whatever the backend, with the operations, probabilities and ranges of the published recipe (timm's
+    `rand-m9-mstd0.5-inc1`, random erasing of mode "pixel" and MixUp of mode "batch", as far as they can be set here):
 
-    - RandAugment is KerasCV's where that is installed (`pip install "keras-mae[keras-cv]"`) and tf.data feeds the
-      images: each image draws its own operations, and the magnitude varies by the recipe's 0.5. Otherwise it is
-      Keras' own, which draws once a batch, does not vary the magnitude, and takes ten times as long. Neither has
-      exactly the recipe's operations.
-    - Random erasing fills the box with normal noise clipped to the range, half of it black, and not with noise
-      around the data's mean.
-    - MixUp and CutMix draw their weights for each image, not once a batch.
+    - RandAugment draws two of fifteen operations for each image, applies each half of the time, and varies the
+      magnitude by a deviation of 0.5.
+    - Random erasing fills a box of 2 to 33 % of the area with normal noise, around the mean that the encoder
+      subtracts by default and with its deviation. Unlike there, the noise is cut off at the ends of the pixel range.
+    - MixUp and CutMix mix a batch with itself in reverse order, by one weight for all of it.
 
-    Crops belong to the source: this comes after it.
+    What happens to an image before it is mixed is a pure function of the seed, the epoch, the image and the number of
+    its crop, in whatever batch it is and whoever loads it; how a batch is mixed, of the seed and the number of the
+    batch. Crops belong to the source: this comes after them.
 
     Args:
         num_classes: Number of classes.
@@ -76,24 +44,35 @@ class Augmentation:
         switch_probability: Probability of CutMix where both are on: every batch has one of the two
             (`mixup_switch_prob` in timm).
         label_smoothing: Probability that is spread over all classes.
-        seed: Seed for all draws, which are a pure function of it and of the batch's number, except KerasCV's.
-        pixel_range: (low, high), the smallest and the largest value that a pixel may have. RandAugment and random
-            erasing work on 0–255: images of another range are stretched to it for them, and back.
+        seed: Seed for all draws.
+        pixel_range: (low, high), the smallest and the largest value that a pixel may have. RandAugment works on 256
+            levels: images that it changes are rounded to that many if they are not uint8.
 
     Call arguments:
-        images: (batch, height, width, channels) in `pixel_range`.
+        images: (batch, height, width, channels) in `pixel_range`; an array, or a tensor inside tf.data.
         labels: Integers (batch,).
-        number: Number of the batch; the same number draws the same. Datasets of `keras_mae.data` count it through all
-            epochs; by default calls are counted, inside tf.data in no fixed order.
+        number: Number of the batch; by default calls are counted, inside tf.data in no fixed order. Datasets of
+            `keras_mae.data` count it through all epochs.
+        places: Integers (batch, 3) that tell each image from all others: the epoch, its index in the source and the
+            number of its crop. By default the number of the batch, the place in it, and 0.
 
     Returns:
         Images, float32 in `pixel_range`, and labels: probabilities, float32 (batch, num_classes), if anything mixes
         or smooths them, else unchanged. NumPy arrays for NumPy arrays.
 
     Raises:
-        ValueError: If an argument is out of range, or RandAugment gets images that are not RGB.
+        ValueError: If an argument is out of range, labels are none of the classes, or RandAugment gets images that
+            are not RGB.
+        ImportError: If Pillow, which RandAugment takes, is missing.
 
-    Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, table 9.
+    Example:
+        >>> augment = keras_mae.data.Augmentation(10, flip=True, mixup=0.8)
+        >>> images, labels = augment(np.zeros((4, 32, 32, 3), "uint8"), np.arange(4))
+        >>> images.shape, labels.shape
+        ((4, 32, 32, 3), (4, 10))
+
+    Reference: "Masked Autoencoders Are Scalable Vision Learners", appendix A.1, table 9; "RandAugment" (arXiv
+    1909.13719), "Random Erasing Data Augmentation" (1708.04896), "mixup" (1710.09412), "CutMix" (1905.04899).
     """
 
     def __init__(
@@ -111,138 +90,155 @@ class Augmentation:
         seed: int = 0,
         pixel_range: PixelRange = BYTES,
     ):
-        self.pixel_range = checked_range(pixel_range)
         self.num_classes = _checks.positive_int("num_classes", num_classes)
-        self.label_smoothing = _checks.fraction("label_smoothing", label_smoothing)
-        self.switch_probability = _checks.within("switch_probability", switch_probability, 1)
+        self.flip = _checks.boolean("flip", flip)
+        self.shift = _checks.fraction("shift", shift)
         self.magnitude = _checks.within("rand_augment", rand_augment, 10)
+        self.random_erasing = _checks.within("random_erasing", random_erasing, 1)
+        self.mixup = _checks.non_negative("mixup", mixup)
+        self.cutmix = _checks.within("cutmix", cutmix, 1)
+        self.switch_probability = _checks.within("switch_probability", switch_probability, 1)
+        self.label_smoothing = _checks.fraction("label_smoothing", label_smoothing)
         self.seed = _checks.seed_int("seed", seed)
-        erasing = _checks.within("random_erasing", random_erasing, 1)
-        _checks.fraction("shift", shift)
-        _checks.boolean("flip", flip)
-        _checks.non_negative("mixup", mixup)
-        _checks.within("cutmix", cutmix, 1)
-        self.settings = {
+        self.pixel_range = checked_range(pixel_range)
+        if self.magnitude:
+            pillow()  # an error here, and not in a loader's thread
+        self._calls = 0
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments as JSON values, by which a run tells its augmentation from others."""
+        return {
             "num_classes": self.num_classes,
-            "flip": bool(flip),
-            "shift": shift,
-            "rand_augment": float(rand_augment),
-            "random_erasing": float(random_erasing),
-            "mixup": float(mixup),
-            "cutmix": float(cutmix),
-            "switch_probability": float(switch_probability),
-            "label_smoothing": float(label_smoothing),
+            "flip": self.flip,
+            "shift": self.shift,
+            "rand_augment": self.magnitude,
+            "random_erasing": self.random_erasing,
+            "mixup": self.mixup,
+            "cutmix": self.cutmix,
+            "switch_probability": self.switch_probability,
+            "label_smoothing": self.label_smoothing,
             "seed": self.seed,
             "pixel_range": list(self.pixel_range),
         }
-        layers = keras.layers
-        self._draws, self._calls = _Draws(seed), itertools.count()
-
-        def drawing(layer: Any) -> Any:
-            layer._get_seed_generator = lambda backend=None: self._draws
-            return layer
-
-        options: dict[str, Any] = {"seed": seed, "dtype": "float32"}  # whatever the model's policy: 200.3 is 200.3
-        self._moving: list[Any] = []
-        if flip:
-            self._moving.append(drawing(layers.RandomFlip("horizontal", **options)))
-        if shift:
-            self._moving.append(drawing(layers.RandomTranslation(shift, shift, fill_mode="nearest", **options)))
-        self._rand_augment: Any = None
-        if self.magnitude:
-            own = layers.RandAugment((0, 255), num_ops=2, factor=self.magnitude / 10, **options)
-            self._rand_augment = drawing(own)
-        self._keras_cv: Any = None
-        self._has_keras_cv = importlib.util.find_spec("keras_cv") is not None  # asked here: a graph cannot trace it
-        # (p, p) and (alpha, alpha): given one number, Keras draws from 0 up to it for every image or batch.
-        self._erasing = drawing(layers.RandomErasing((erasing,) * 2, (0.02, 1 / 3), **options)) if erasing else None
-        self._mixup = drawing(layers.MixUp(mixup, **options)) if mixup else None
-        self._cutmix = drawing(layers.CutMix((cutmix,) * 2, **options)) if cutmix else None
 
     @property
     def changes_images(self) -> bool:
         """Whether images, or labels, may come out otherwise than they went in."""
-        unchanging = ("num_classes", "switch_probability", "seed", "pixel_range")
-        return any(value for name, value in self.settings.items() if name not in unchanging)
+        return self._changes_each or self._changes_labels
 
-    def __call__(self, images: Any, labels: Any, number: Any = None) -> Any:
-        in_tf_data = not isinstance(images, np.ndarray)
-        self._draws.begin(self._numbered(number, in_tf_data))
-        for layer in self._moving:
-            images = layer(images, training=True)
-        stretched = self.pixel_range != BYTES and (self.magnitude or self._erasing is not None)
-        if stretched:
-            images = _stretch(images, self.pixel_range, BYTES, in_tf_data)
-        if self.magnitude:
-            if images.shape[-1] != 3:
-                raise ValueError(f"RandAugment takes RGB images. Received: images.shape={tuple(images.shape)}")
-            images = self._rand_augmented(images, in_tf_data)
-        if self._erasing is not None:
-            images = self._erasing(images, training=True)
-        if stretched:
-            images = _stretch(images, BYTES, self.pixel_range, in_tf_data)
-        if self._mixup or self._cutmix or self.label_smoothing:
-            labels = self._probabilities(labels, in_tf_data)
-        if self._mixup or self._cutmix:
-            images, labels = self._mix(images, labels, in_tf_data)
-        if in_tf_data:
-            import tensorflow as tf
+    @property
+    def _changes_each(self) -> bool:
+        return bool(self.flip or self.shift or self.magnitude or self.random_erasing)
 
-            return tf.cast(images, "float32"), labels
-        images, labels = (keras.ops.convert_to_numpy(value) for value in (images, labels))
-        return images.astype("float32", copy=False), labels
+    @property
+    def _changes_labels(self) -> bool:
+        return bool(self.mixup or self.cutmix or self.label_smoothing)
 
-    def _numbered(self, number: Any, in_tf_data: bool) -> Any:
-        if not in_tf_data:
-            return next(self._calls) if number is None else int(number)
+    def __call__(self, images: Any, labels: Any, number: Any = None, places: Any = None) -> Any:
+        if self.magnitude and images.shape[-1] != 3:
+            raise ValueError(f"RandAugment takes RGB images. Received: images.shape={tuple(images.shape)}")
+        if isinstance(images, np.ndarray):
+            return self._augmented(images, labels, number, places)
+        return self._in_tf_data(images, labels, number, places)
+
+    def _in_tf_data(self, images: Any, labels: Any, number: Any, places: Any) -> Any:
         import tensorflow as tf
 
+        def call(images: np.ndarray, labels: np.ndarray, number: np.ndarray, places: np.ndarray) -> Any:
+            known = None if number < 0 else int(number)
+            return self._augmented(images, labels, known, places if len(places) else None)
+
+        given = [-1 if number is None else number, tf.zeros((0, 3), "int64") if places is None else places]
+        given = [tf.cast(values, "int64") for values in given]
+        dtypes = [tf.float32, tf.float32 if self._changes_labels else labels.dtype]
+        augmented, ours = tf.numpy_function(call, [images, labels, *given], dtypes, stateful=number is None)
+        width = (self.num_classes,) if self._changes_labels else ()
+        return tf.ensure_shape(augmented, images.shape), tf.ensure_shape(ours, (images.shape[0], *width))
+
+    def _augmented(self, images: np.ndarray, labels: np.ndarray, number: Any = None, places: Any = None) -> Any:
         if number is None:
-            number = tf.random.uniform((), maxval=2**62, dtype="int64", seed=self.seed)
-        return tf.cast(number, "int64")
+            number, self._calls = self._calls, self._calls + 1
+        number = _checks.count("number", number)
+        if places is None:
+            places = np.stack(np.broadcast_arrays(number, np.arange(len(images)), 0), axis=-1)
+        places = _checked_places(places, len(images))
+        augmented = np.empty(images.shape, "float32") if self._changes_each else images.astype("float32")
+        if self._changes_each:
+            for pixels, into, place in zip(images, augmented, places.tolist(), strict=True):
+                self._change(pixels, into, np.random.default_rng((self.seed, *place, _OF_IMAGE)))
+        if self._changes_labels:
+            generator = np.random.default_rng((self.seed, number, 0, 0, _OF_BATCH))
+            labels = self._mix(augmented, self._probabilities(labels), generator)
+        return augmented, labels
 
-    def _rand_augmented(self, images: Any, in_tf_data: bool) -> Any:
-        if not (in_tf_data and self._has_keras_cv):
-            return self._rand_augment(images, training=True)
-        if self._keras_cv is None:
-            import keras_cv
+    # === One image ===
+    def _change(self, pixels: np.ndarray, into: np.ndarray, generator: np.random.Generator) -> None:
+        """Write an image, changed by all but mixing, into another array."""
+        if self.flip and generator.random() < 0.5:
+            pixels = pixels[:, ::-1]
+        if self.shift:
+            for axis in range(2):
+                pixels = _moved(pixels, generator.uniform(-self.shift, self.shift), axis)
+        if self.magnitude and (operations := rand_augment.drawn(self.magnitude, generator)):
+            pixels = self._from_bytes(rand_augment.applied(self._to_bytes(pixels), operations))
+        into[...] = pixels
+        if generator.random() < self.random_erasing:
+            statistics = rescaled(*default_statistics(into.shape[-1]), BYTES, self.pixel_range)
+            mixing.erase(into, *statistics, self.pixel_range, generator)
 
-            options = {"magnitude": self.magnitude / 10, "magnitude_stddev": 0.05, "seed": self.seed}
-            self._keras_cv = keras_cv.layers.RandAugment((0, 255), augmentations_per_image=2, **options)
-        return self._keras_cv(images, training=True)
+    def _to_bytes(self, pixels: np.ndarray) -> np.ndarray:
+        if pixels.dtype == np.uint8 and self.pixel_range == BYTES:
+            return pixels
+        low, high = self.pixel_range
+        return ((pixels.astype("float32") - low) * (255 / (high - low))).round().clip(0, 255).astype("uint8")
 
-    def _probabilities(self, labels: Any, in_tf_data: bool) -> Any:
-        if in_tf_data:
-            import tensorflow as tf
+    def _from_bytes(self, pixels: np.ndarray) -> np.ndarray:
+        if self.pixel_range == BYTES:
+            return pixels
+        low, high = self.pixel_range
+        return pixels.astype("float32") * ((high - low) / 255) + low
 
-            hot = tf.one_hot(labels, self.num_classes)
-        else:
-            hot = np.eye(self.num_classes, dtype="float32")[labels]
-        return hot * (1 - self.label_smoothing) + self.label_smoothing / self.num_classes
-
-    def _mix(self, images: Any, labels: Any, in_tf_data: bool) -> tuple[Any, Any]:
-        def by(layer: Any) -> tuple[Any, Any]:
-            mixed = layer({"images": images, "labels": labels}, training=True)
-            return mixed["images"], mixed["labels"]
-
-        if self._mixup is None or self._cutmix is None:
-            return by(self._mixup or self._cutmix)
-        if in_tf_data:
-            import tensorflow as tf
-
-            mixed: tuple[Any, Any] = tf.cond(
-                self._draws.uniform() < self.switch_probability,
-                lambda: by(self._cutmix),
-                lambda: by(self._mixup),
+    # === A batch ===
+    def _probabilities(self, labels: np.ndarray) -> np.ndarray:
+        if len(labels) and not 0 <= labels.min() <= labels.max() < self.num_classes:
+            raise ValueError(
+                f"`labels` must be in [0, {self.num_classes}), the classes of the augmentation. "
+                f"Received: labels from {labels.min()} to {labels.max()}"
             )
-            return mixed
-        return by(self._cutmix if self._draws.uniform() < self.switch_probability else self._mixup)
+        known = np.full((len(labels), self.num_classes), self.label_smoothing / self.num_classes, "float32")
+        known[np.arange(len(labels)), labels] += np.float32(1 - self.label_smoothing)
+        return known
+
+    def _mix(self, images: np.ndarray, labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Mix images in place, and return the labels mixed along with them."""
+        cut = generator.random() < self.switch_probability if self.mixup else True
+        if self.cutmix and cut:
+            weight = mixing.cut_mix(images, self.cutmix, generator)
+        elif self.mixup:
+            weight = mixing.mix_up(images, self.mixup, generator)
+        else:
+            return labels
+        return labels * np.float32(weight) + labels[::-1] * np.float32(1 - weight)
 
 
-def _stretch(images: Any, old: PixelRange, new: PixelRange, in_tf_data: bool) -> Any:
-    """Return images of one range in another, as floats."""
-    if in_tf_data:  # whose arithmetic does not mix integers with floats
-        import tensorflow as tf
+def _checked_places(places: Any, images: int) -> np.ndarray:
+    known: np.ndarray = np.asarray(places)
+    if known.shape != (images, 3) or known.dtype.kind not in "ui" or (known.size and known.min() < 0):
+        raise ValueError(
+            "`places` must be integers of at least 0, an epoch, an index and a crop for each image: "
+            f"({images}, 3). Received: {known.dtype} {known.shape}"
+        )
+    return known
 
-        images = tf.cast(images, "float32")
-    return (images - old[0]) * ((new[1] - new[0]) / (old[1] - old[0])) + new[0]
+
+def _moved(pixels: np.ndarray, share: float, axis: int) -> np.ndarray:
+    """Return an image moved along an axis by a share of its size, with its border repeated, as float32."""
+    size = pixels.shape[axis]
+    places = (np.arange(size) - share * size).clip(0, size - 1)
+    first = places.astype("int64")
+    weight = (places - first).astype("float32")[:, None]
+    weight = weight[:, None] if axis == 0 else weight
+    here = pixels.take(first, axis).astype("float32")
+    moved: np.ndarray = here + weight * (pixels.take(np.minimum(first + 1, size - 1), axis) - here)
+    return moved

@@ -63,8 +63,13 @@ class Plan:
         return place % (self.own_images * self.shard[1]) // self.own_images == self.shard[0]
 
     def draw(self, number: Any) -> Any:
-        """Return the seed offset for augmenting batch `number`, which is distinct for each worker."""
+        """Return the number by which batch `number` is mixed, which is distinct for each worker."""
         return number * self.shard[1] + self.shard[0]
+
+    def places(self, indices: Any, epoch: int) -> np.ndarray:
+        """Return (epoch, index, crop) of each crop of the images at `indices`, by which it is augmented."""
+        each, crops = np.repeat(indices, self.crops_per_image), np.arange(self.crops_per_image)
+        return np.stack(np.broadcast_arrays(epoch, each, np.tile(crops, len(indices))), axis=-1).astype("int64")
 
     @property
     def augmented(self) -> bool:
@@ -199,10 +204,15 @@ class Batches:
     def __len__(self) -> int:
         return self.plan.length(len(self.source))
 
-    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
+    def __getitem__(self, number: int) -> tuple[Any, np.ndarray | None]:
         epoch, place = divmod(number, len(self))
-        start = place * self.plan.own_images
-        return self.load(self.order(epoch)[start : start + self.plan.own_images], epoch)
+        plan, start = self.plan, place * self.plan.own_images
+        indices = self.order(epoch)[start : start + plan.own_images]
+        images, labels = self.load(indices, epoch)
+        if plan.augment is None:
+            return images, labels
+        augmented: tuple[Any, Any] = plan.augment(images, labels, plan.draw(number), plan.places(indices, epoch))
+        return augmented
 
     @property
     def label_dtype(self) -> np.dtype:
@@ -241,7 +251,7 @@ class Batches:
         return known[1]
 
     def load(self, indices: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Load the images at `indices` as they are seen in an epoch, and their labels."""
+        """Load the images at `indices` as they are cut in an epoch, not augmented, and their labels."""
         plan = self.plan
         images, labels = self.source.batch(indices, plan.crop, plan.generators(epoch))
         if labels is None or self._masks is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from keras_mae.data.array_images import ArrayImage
 from keras_mae.data.levels import Levels, numbers_of
 from keras_mae.data.sizes import room
 
-__all__ = ["Examination", "examine", "grays_in_the_dark"]
+__all__ = ["Examination", "check_damage", "examine", "grays_in_the_dark"]
 
 _NEARLY_BLACK = 16
 """Largest pixel, of 255, of an image that is called nearly black: 12 bits of 16 give no brighter one."""
@@ -70,6 +71,25 @@ def examine(
             found.dark += [(path, darkness)] * bool(darkness)
             found.stacks += [path] * is_stack
     return found
+
+
+def check_damage(bad: Sequence[tuple[Path, str]], images: int, allow_damaged: float, directory: Path) -> None:
+    """Warn of the damaged images of a folder, which are left out; raise a ValueError if they are too many.
+
+    Args:
+        bad: Paths of damaged images, and what is wrong with each.
+        images: Number of all images.
+        allow_damaged: Largest share of them that may be damaged.
+        directory: Folder, for the message.
+    """
+    if len(bad) > allow_damaged * images:
+        raise ValueError(
+            f"At most {allow_damaged:.2%} of the images may be damaged (`allow_damaged`). Received: "
+            f"{len(bad)} of {images:,} in {str(directory)!r}: " + "; ".join(message for _, message in bad[:5])
+        )
+    if bad:
+        listed = "\n".join(message for _, message in bad)
+        warnings.warn(f"{len(bad)} of {images:,} images are damaged and left out:\n{listed}", stacklevel=5)
 
 
 def grays_in_the_dark(paths: Sequence[Path], levels: Levels) -> str:

@@ -105,14 +105,14 @@ class GrainDataset(keras.utils.PyDataset):
         """Return the next batch within an epoch, whatever the index, which Keras may shuffle; else batch `index`."""
         number = self._epoch * len(self) + (self._next if self._in_epoch else index)
         if not self._in_epoch:
-            return self._augmented(number, *self._batches[number])
+            return _handed_out(*self._batches[number])
         if self._ahead is None:
             self._ahead = self._read_ahead(number)
         batch = next(self._ahead)
         self._next, self._begun = self._next + 1, True
         if self._next == len(self):
             self._epoch, self._next = self._epoch + 1, 0
-        return self._augmented(number, *batch)
+        return _handed_out(*batch)
 
     def _read_ahead(self, start: int) -> Iterator[Any]:
         processes = self._batches.plan.workers or 0
@@ -129,12 +129,9 @@ class GrainDataset(keras.utils.PyDataset):
             ahead = ahead.mp_prefetch(self._grain.MultiprocessingOptions(num_workers=processes))
         return iter(ahead)
 
-    def _augmented(self, number: int, images: np.ndarray, labels: np.ndarray | None) -> Any:
-        """Augment a batch, in this process: Keras' layers are not for Grain's."""
-        augment = self._batches.plan.augment
-        if labels is None:
-            return images
-        return (images, labels) if augment is None else augment(images, labels, self._batches.plan.draw(number))
+
+def _handed_out(images: Any, labels: np.ndarray | None) -> Any:
+    return images if labels is None else (images, labels)
 
 
 class _InWorker:

@@ -30,6 +30,7 @@ def pairs_from_directory(
     ignore_label: int = IGNORED,
     reduce_zero_label: bool | None = None,
     colors: Mapping[tuple[int, int, int], int] | None = None,
+    allow_damaged: float = 0.0,
     pixel_range: PixelRange = BYTES,
     white_level: int | None = None,
     max_pixels: int | None = None,
@@ -53,6 +54,8 @@ def pairs_from_directory(
         ignore_label: Label of the pixels that belong to no class.
         reduce_zero_label: Whether 0 stands for no class, and 1 for the first one; by default as the layout has it.
         colors: Label of each (red, green, blue), for masks that are drawn in colors.
+        allow_damaged: Largest share of pairs with a damaged file, in [0, 1], to leave out and list in a warning; more
+            is an error. With 0 the first damaged file is one.
         pixel_range: (low, high), the smallest and the largest pixel, as for `read_image`.
         white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
         max_pixels: Pixels of the largest image or mask to read, as for `read_image`.
@@ -79,6 +82,7 @@ def pairs_from_directory(
         ignore_label=ignore_label,
         reduce_zero_label=reduce_zero_label,
         colors=colors,
+        allow_damaged=allow_damaged,
         pixel_range=pixel_range,
         white_level=white_level,
         max_pixels=max_pixels,

@@ -14,6 +14,7 @@ import numpy as np
 from keras_mae import _checks
 from keras_mae.data import fingerprints, listings
 from keras_mae.data.array_images import ArrayImage
+from keras_mae.data.examination import check_damage, examine
 from keras_mae.data.folders import FolderContents, is_system, look_into
 from keras_mae.data.levels import Levels
 from keras_mae.data.listed import ListedSource
@@ -86,6 +87,9 @@ class FolderPairs(PairSource):
         ignore_label: Label of the pixels that belong to no class. Above 255, for as many classes, masks are uint16.
         reduce_zero_label: Whether 0 stands for no class, and 1 for the first one; by default as the layout has it.
         colors: Label of each (red, green, blue), for masks that are drawn in colors; `ignore_label` is one, too.
+        allow_damaged: Largest share, in [0, 1], of images that may be damaged, or have a damaged mask: they are left
+            out with it and listed in `skipped`; more is an error. Above 0 every file is decoded once, here. With 0
+            the first damaged file is an error that names it.
         pixel_range: (low, high), the smallest and the largest pixel, as for `read_image`.
         white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
         max_pixels: Pixels of the largest image or mask to read, as for `read_image`.
@@ -108,6 +112,7 @@ class FolderPairs(PairSource):
         ignore_label: int = IGNORED,
         reduce_zero_label: bool | None = None,
         colors: Mapping[tuple[int, int, int], int] | None = None,
+        allow_damaged: float = 0.0,
         pixel_range: PixelRange = BYTES,
         white_level: int | None = None,
         max_pixels: int | None = None,
@@ -126,6 +131,12 @@ class FolderPairs(PairSource):
             says["reduce_zero_label"] = reduce_zero_label
         labels = MaskLabels(**says, ignore_label=ignore_label, colors=colors)
         self.mask_paths, self._mask_root, self._colored = found.masks, found.mask_root, colors is not None
+        self.skipped: list[tuple[Path, str]] = []
+        if _checks.within("allow_damaged", allow_damaged, 1):
+            levels = Levels(pixel_range, white_level, max_pixels)
+            self._leave_out(
+                found.images, levels, _checks.positive_int("channels", channels), allow_damaged, directory
+            )
         source = ListedSource(
             found.images,
             found.image_root,
@@ -137,6 +148,34 @@ class FolderPairs(PairSource):
         )
         self._check_sizes(source)
         super().__init__(source, labels, image_size is None)
+
+    def _leave_out(
+        self, images: FolderContents, levels: Levels, channels: int, allow_damaged: float, directory: Path
+    ) -> None:
+        """Leave out images that are damaged, or whose masks are, unless they are too many: all files are decoded."""
+
+        def damage_of(mask: Path) -> str:
+            try:
+                read_mask(mask, str(mask), self._colored, levels.max_pixels)
+            except ValueError as error:
+                return str(error)
+            return ""
+
+        pairs = list(zip(images.paths, self.mask_paths, strict=True))
+        damaged = dict(examine(images.paths, levels, channels=channels).damaged)
+        with ThreadPoolExecutor() as pool:
+            for (image, _), damage in zip(pairs, pool.map(damage_of, self.mask_paths), strict=True):
+                if damage:
+                    damaged.setdefault(image, damage)
+        self.skipped = sorted(damaged.items())
+        check_damage(self.skipped, len(pairs), allow_damaged, directory)
+        if len(damaged) == len(pairs):
+            raise ValueError(
+                f"An image and its mask must be readable. Received: all {len(pairs)} pairs in {str(directory)!r} are "
+                "damaged"
+            )
+        images.paths = [image for image, _ in pairs if image not in damaged]
+        self.mask_paths = [mask for image, mask in pairs if image not in damaged]
 
     def _check_sizes(self, source: ListedSource) -> None:
         """Raise a `ValueError` if a mask has another size than its image, by their headers."""
@@ -260,7 +299,7 @@ def _of_ade20k(directory: Path, split: str) -> _Found:
     says: dict[str, Any] = {"num_classes": _ADE20K_CLASSES, "reduce_zero_label": True}
     listed = directory / _ADE20K_NAMES
     if listed.is_file():  # a table whose last column is the name
-        lines = listed.read_text(encoding="utf-8").splitlines()[1:]
+        lines = _text_in(listed).splitlines()[1:]
         says["class_names"] = [line.split("\t")[-1].strip() for line in lines if line.strip()]
     return _side_by_side(*_parts(sides, _ADE20K_SPLITS.get(split, split)), says)
 
@@ -270,7 +309,7 @@ def _of_voc(directory: Path, split: str) -> _Found:
     listed = lists / f"{split}.txt"
     if not listed.is_file():
         raise _no_split(split, listed, [path.stem for path in lists.glob("*.txt")])
-    names = listed.read_text(encoding="utf-8").split()
+    names = _text_in(listed).split()
     sides = directory / "JPEGImages", directory / "SegmentationClass"
     images, masks = (
         [side / f"{name}{ending}" for name in names] for side, ending in zip(sides, (".jpg", ".png"), strict=True)
@@ -294,12 +333,19 @@ def _folders_in(directory: Path) -> list[str]:
     return sorted(entry.name for entry in directory.iterdir() if entry.is_dir() and not is_system(entry.name))
 
 
+def _text_in(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{str(file)!r} must be text in UTF-8. Received: {error}") from error
+
+
 def _names_in(directory: Path) -> dict[str, Any]:
     """Return what `classes.txt` says of a folder, if it is there."""
     file = directory / CLASSES_FILE
     if not file.is_file():
         return {}
-    names = [line.strip() for line in file.read_text(encoding="utf-8-sig").rstrip().splitlines()]
+    names = [line.strip() for line in _text_in(file).rstrip().splitlines()]
     if not names or not all(names) or len(set(names)) < len(names):
         raise ValueError(
             f"{str(file)!r} must hold different names, one a line. Received: {len(names)} lines, "

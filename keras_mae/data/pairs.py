@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Self
 
@@ -20,6 +22,8 @@ from keras_mae.data.sources import ArraySource, Generators, known_of, still
 from keras_mae.pixels import BYTES, PixelRange
 
 __all__ = ["ArrayPairs", "PairSource"]
+
+_LOOKED_AT = 4
 
 
 class PairSource:
@@ -56,6 +60,8 @@ class PairSource:
         self.dtype, self.levels = images.dtype, images.levels
         if masks.num_classes is None:
             self.masks = replace(masks, num_classes=self._surveyed())
+        elif doubt := self._doubt():
+            warnings.warn(f"The masks that were looked at hold {doubt}", stacklevel=4)
         self.class_names = _class_names.named(self.masks)
 
     @property
@@ -166,7 +172,28 @@ class PairSource:
                 f"Masks must hold at least one label. Received: {len(self):,} masks with {self.ignore_label}, which "
                 "is ignored, alone"
             )
+        if largest == 0:
+            raise ValueError(
+                "Masks must hold two classes or more, or `num_classes` must say how many there are. Received: "
+                f"{len(self):,} masks with {self._doubt() or 'the label 0 alone'}"
+            )
         return largest + 1
+
+    def _doubt(self) -> str:
+        """Return what nothing can be learned from in a few masks; "" if there is more in them."""
+        found, ignored = set[int](), self.ignore_label
+        for index in range(0, len(self), max(len(self) // _LOOKED_AT, 1))[:_LOOKED_AT]:
+            with suppress(ValueError):  # which is raised when the mask is needed
+                found.update(np.unique(self.labels_of(index)).tolist())
+        if found == {ignored}:
+            return f"{ignored} alone, which is ignored"
+        if found != {0, ignored} or self.masks.reduce_zero_label or self.masks.colors is not None:
+            return ""
+        table = f"{{(0, 0, 0): 0, {(ignored,) * 3}: 1}}"
+        return (
+            f"the labels 0 and {ignored} alone, of which {ignored} is ignored. If it stands for a class, write 1 in "
+            f"its place, or pass colors={table} with a folder"
+        )
 
     def _largest_label(self, index: int) -> int:
         """Return the largest label in a mask, -1 if all are ignored."""

@@ -14,7 +14,7 @@ from keras_mae import _checks, _class_names, pixels
 from keras_mae.data import fingerprints, listings
 from keras_mae.data import images as image_files
 from keras_mae.data.crops import CenterCrop, Crop, RandomCrop, moved
-from keras_mae.data.examination import examine, grays_in_the_dark
+from keras_mae.data.examination import check_damage, examine, grays_in_the_dark
 from keras_mae.data.folders import FolderContents, look_into
 from keras_mae.data.levels import EIGHT_BITS, Levels
 from keras_mae.pixels import BYTES, PixelRange
@@ -271,18 +271,7 @@ class FolderSource:
         return np.asarray([numbers[parts[0]] for parts in names], "int64")
 
     def _leave_out(self, bad: list[tuple[Path, str]], allow_damaged: float) -> None:
-        if len(bad) > allow_damaged * len(self.paths):
-            raise ValueError(
-                f"At most {allow_damaged:.2%} of the images may be damaged (`allow_damaged`). Received: "
-                f"{len(bad)} of {len(self.paths):,} in {str(self.directory)!r}: "
-                + "; ".join(message for _, message in bad[:5])
-            )
-        if bad:
-            warnings.warn(
-                f"{len(bad)} of {len(self.paths):,} images are damaged and left out:\n"
-                + "\n".join(message for _, message in bad),
-                stacklevel=4,
-            )
+        check_damage(bad, len(self.paths), allow_damaged, self.directory)
         gone = {path for path, _ in bad}
         self.skipped, self.paths = bad, [path for path in self.paths if path not in gone]
 

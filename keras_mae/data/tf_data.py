@@ -41,14 +41,15 @@ def dataset(batches: Batches) -> Any:
         return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(tf.numpy_function(order, [], tf.int64), (None, 2)))
 
     def load(numbers: np.ndarray) -> list[np.ndarray]:
-        images, labels = batches.load(numbers[:, 0], int(numbers[0, 1]) // len(batches))
-        return [images] if labels is None else [images, labels]
+        indices, epoch = numbers[:, 0], int(numbers[0, 1]) // len(batches)
+        images, labels = batches.load(indices, epoch)
+        return [plan.places(indices, epoch), images, *([] if labels is None else [labels])]
 
     def batch_of(numbers: Any) -> Any:
-        types = [source.dtype, batches.label_dtype] if source.labeled else [source.dtype]
-        loaded = tf.numpy_function(load, [numbers], types, stateful=False)
+        types = [tf.int64, source.dtype, *([batches.label_dtype] if source.labeled else [])]
+        places, *loaded = tf.numpy_function(load, [numbers], types, stateful=False)
         shapes = [(plan.static_size, *shape) for shape in (source.image_shape, batches.label_shape)]
-        return numbers[0, 1], _with_shapes(loaded, *shapes)
+        return numbers[0, 1], tf.ensure_shape(places, (plan.static_size, 3)), _with_shapes(loaded, *shapes)
 
     numbered = tf.data.Dataset.from_tensors(0).flat_map(one_epoch)
     numbered = numbered.batch(plan.own_images, drop_remainder=plan.drop_remainder)
@@ -67,15 +68,15 @@ def stream_dataset(stream: Stream, plan: Plan) -> Any:
 
     views = _views(stream, plan)
     if stream.skips:
-        views = views.filter(lambda pixels, labels, good: good)
+        views = views.filter(lambda places, pixels, labels, good: good)
         views = views.concatenate(_at_the_end(stream.end_of_epoch, views.element_spec))
-    views = views.map(lambda pixels, labels, good: (pixels, labels))
+    views = views.map(lambda places, pixels, labels, good: (places, pixels, labels))
     batches = views.unbatch().batch(plan.own_size, drop_remainder=plan.drop_remainder)
-    if not stream.labeled:
-        batches = batches.map(lambda pixels, labels: pixels)
     # A batch of a stream has no number by which it could be asked for again.
     numbers = tf.data.Dataset.random(plan.draw(plan.seed), rerandomize_each_iteration=True)
-    numbered = tf.data.Dataset.zip(numbers, batches)
+    numbered = tf.data.Dataset.zip(numbers, batches).map(
+        lambda number, batch: (number, batch[0], batch[1:] if stream.labeled else batch[1])
+    )
     if stream.count is not None:
         length = plan.length(stream.count)
         numbered = numbered.concatenate(_at_the_end(stream.too_short, numbered.element_spec))
@@ -89,11 +90,11 @@ def stream_dataset(stream: Stream, plan: Plan) -> Any:
 
 
 def _views(stream: Stream, plan: Plan) -> Any:
-    """Return a dataset of (crops, labels, whether the image could be decoded), one element an image."""
+    """Return a dataset of (places, crops, labels, whether the image could be decoded), one element an image."""
     import tensorflow as tf
 
     epochs = itertools.count()
-    types = [stream.dtype, tf.int64, tf.bool]
+    types = [tf.int64, stream.dtype, tf.int64, tf.bool]
 
     def load(index: int, epoch: int, *element: Any) -> list[Any]:
         pixels, label = stream.load(element, int(index), plan.crop, plan.generators(int(epoch)))
@@ -101,13 +102,15 @@ def _views(stream: Stream, plan: Plan) -> Any:
         plan.check_labels(labels)
         good = pixels is not None
         shape = (plan.crops_per_image, *stream.image_shape)
-        return [pixels if good else np.zeros(shape, stream.dtype), labels, good]
+        places = plan.places([index], int(epoch))
+        return [places, pixels if good else np.zeros(shape, stream.dtype), labels, good]
 
     def views_of(item: Any, epoch: Any) -> Any:
         index, element = item
-        pixels, labels, good = tf.numpy_function(load, [index, epoch, *element], types)
-        pixels = tf.ensure_shape(pixels, (plan.crops_per_image, *stream.image_shape))
-        return pixels, tf.ensure_shape(labels, (plan.crops_per_image,)), tf.ensure_shape(good, ())
+        loaded = tf.numpy_function(load, [index, epoch, *element], types)
+        crops = plan.crops_per_image
+        shapes = [(crops, 3), (crops, *stream.image_shape), (crops,), ()]
+        return tuple(tf.ensure_shape(part, shape) for part, shape in zip(loaded, shapes, strict=True))
 
     def next_epoch() -> np.int64:
         stream.start_of_epoch()
@@ -147,15 +150,16 @@ def _with_shapes(loaded: Any, *shapes: tuple[int | None, ...]) -> Any:
 
 
 def _finish(numbered: Any, plan: Plan) -> Any:
-    """Augment, prefetch and set the sharding policy of a dataset of (number, batch)."""
+    """Augment, prefetch and set the sharding policy of a dataset of (number, places, batch)."""
     import tensorflow as tf
 
     augment = plan.augment
     if augment is None:
-        batches = numbered.map(lambda number, batch: batch)
+        batches = numbered.map(lambda number, places, batch: batch)
     else:
         batches = numbered.map(
-            lambda number, batch: augment(batch[0], batch[1], plan.draw(number)), num_parallel_calls=cores()
+            lambda number, places, batch: augment(batch[0], batch[1], plan.draw(number), places),
+            num_parallel_calls=cores(),
         )
     options = tf.data.Options()
     options.autotune.enabled = False  # the settings are known, and tuning them costs a tenth of the time

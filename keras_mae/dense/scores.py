@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -12,6 +12,7 @@ from keras import ops
 from keras_mae import _checks
 from keras_mae._types import Tensor
 from keras_mae.distribution import sums
+from keras_mae.loss import checked_class_weights, weights_for
 
 __all__ = ["ClassAccuracy", "MeanIoU", "PixelAccuracy", "PixelCrossEntropy", "confusion", "scores_of", "shared"]
 
@@ -28,13 +29,15 @@ class PixelCrossEntropy(keras.losses.Loss):
     few of them counts less. Without any it is 0. Of batches whose gradients are accumulated each counts alike,
     however many such pixels it has, and so they do in the loss of an epoch. mmsegmentation's default divides by the
     number of all pixels instead, which makes a batch with many ignored ones count less; AdamW hardly sees the
-    difference. A label that is neither a class nor `ignore_label` gives NaN, for which the training step leaves the
-    weights alone.
+    difference. With `class_weights` both the sum and what it is divided by take each pixel times its class's weight,
+    as PyTorch's `CrossEntropyLoss(weight, ignore_index)` does. A label that is neither a class nor `ignore_label`
+    gives NaN, for which the training step leaves the weights alone.
 
     Args:
         ignore_label: Label of the pixels that belong to no class.
         name: Name of the loss.
         dtype: As for any loss of Keras.
+        class_weights: What a pixel of each class counts, (num_classes,), none below 0; all 1 by default.
 
     Call arguments:
         y_true: Labels, integers (batch, height, width).
@@ -42,7 +45,7 @@ class PixelCrossEntropy(keras.losses.Loss):
         sample_weight: Factors of the images (batch,); the mean is still divided by the number of pixels.
 
     Raises:
-        ValueError: If labels and logits differ in size.
+        ValueError: If labels and logits differ in size, or weights are not numbers of at least 0, one for each class.
 
     Example:
         >>> logits = np.zeros((1, 2, 3, 4), "float32")
@@ -50,25 +53,38 @@ class PixelCrossEntropy(keras.losses.Loss):
         1.3862944
     """
 
-    def __init__(self, ignore_label: int = IGNORED, name: str = "pixel_cross_entropy", dtype: Any = None):
+    def __init__(
+        self,
+        ignore_label: int = IGNORED,
+        name: str = "pixel_cross_entropy",
+        dtype: Any = None,
+        *,
+        class_weights: Sequence[float] | None = None,
+    ):
         super().__init__(name=name, dtype=dtype)
         self.ignore_label = _checks.count("ignore_label", ignore_label)
+        self.class_weights = checked_class_weights(class_weights)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         labels, logits = ops.cast(y_true, "int32"), ops.cast(y_pred, "float32")
         _check_sizes(labels.shape, logits.shape)
         counted = labels != self.ignore_label
         known = (labels >= 0) & (labels < logits.shape[-1])
-        places = ops.expand_dims(ops.where(known, labels, 0), -1)
+        classes = ops.where(known, labels, 0)
+        places = ops.expand_dims(classes, -1)
         error = -ops.squeeze(ops.take_along_axis(ops.log_softmax(logits, axis=-1), places, axis=-1), -1)
-        error = ops.where(counted, ops.where(known, error, float("nan")), 0.0)
+        weights = ops.cast(counted, "float32")
+        if self.class_weights is not None:
+            weights = weights * ops.take(weights_for(self.class_weights, logits), classes)
+        error = ops.where(counted, ops.where(known, error * weights, float("nan")), 0.0)
         # Keras averages this over the images of a part of the batch, and the step over the parts, by their images:
         # which comes to the sum over all of them, divided by all pixels that count.
-        images, pixels = sums([ops.cast(ops.shape(labels)[0], "float32"), ops.sum(ops.cast(counted, "float32"))])
-        return ops.sum(error, axis=(1, 2)) * (images / ops.maximum(pixels, 1.0))
+        images, pixels = sums([ops.cast(ops.shape(labels)[0], "float32"), ops.sum(weights)])
+        return ops.sum(error, axis=(1, 2)) * (images / ops.where(pixels > 0, pixels, 1.0))
 
     def get_config(self) -> dict[str, Any]:
-        return {"ignore_label": self.ignore_label, "name": self.name, "dtype": self.dtype}
+        config = {"ignore_label": self.ignore_label, "name": self.name, "dtype": self.dtype}
+        return {**config, "class_weights": self.class_weights}
 
 
 def _check_sizes(labels: tuple[Any, ...], logits: tuple[Any, ...]) -> None:

@@ -10,7 +10,7 @@ from keras_mae import _checks
 from keras_mae.optimizers import AdamW, fine_tuning_adamw
 from keras_mae.recipes import own
 from keras_mae.recipes.base import Recipe, changed
-from keras_mae.recipes.options import averaging, settled_choice
+from keras_mae.recipes.options import averaging, settled_choice, settled_weights
 from keras_mae.recipes.sources import DATA, DINOV2, MMSEGMENTATION, UNTUNED
 
 __all__ = ["HEADS", "MONITORS", "SegmentationRecipe"]
@@ -63,6 +63,8 @@ class SegmentationRecipe(Recipe):
         distortion: Whether light and colors of images are distorted; see `data.PhotometricDistortion`.
         ema_momentum: Momentum of an average of the weights that the run ends with, as for `FineTuneRecipe`; `None`
             is none.
+        class_weights: Weights of the classes in the loss: "balanced" for `transfer.balanced_class_weights` of the
+            pixels of all masks, so that rare classes count as much as common ones; `None`, or "none", for 1.
         best_epoch: Whether the training ends with the weights of its best epoch, and not of its last; as for
             `FineTuneRecipe`.
         patience: Number of epochs in a row without a new best one after which the training stops; `None` for all
@@ -92,11 +94,12 @@ class SegmentationRecipe(Recipe):
     max_class_share: float = 0.75
     distortion: bool = True
     ema_momentum: float | None = None
+    class_weights: str | None = None
     best_epoch: bool = None  # type: ignore[assignment]  # settled at once: whether there is a `patience`
     patience: int | None = None
     monitor: str = "val_mean_iou"
     source: str = MMSEGMENTATION
-    _added: ClassVar[Mapping[str, Any]] = {"auxiliary_weight": 0.4, "ema_momentum": None}
+    _added: ClassVar[Mapping[str, Any]] = {"auxiliary_weight": 0.4, "ema_momentum": None, "class_weights": None}
     _published_sizes: ClassVar[tuple[str, ...]] = ("base", "large")
 
     def __post_init__(self) -> None:
@@ -113,6 +116,7 @@ class SegmentationRecipe(Recipe):
         for name in ("minimum_learning_rate", "auxiliary_weight"):
             _checks.non_negative(name, getattr(self, name))
         averaging(self.ema_momentum)
+        object.__setattr__(self, "class_weights", settled_weights(self.class_weights))
         object.__setattr__(self, "scale", _checks.rising("scale", self.scale))
         _checks.share("max_class_share", self.max_class_share)
         _checks.boolean("distortion", self.distortion)

@@ -83,8 +83,7 @@ class FineTuneRecipe(ImageRecipe):
         _checks.within("rand_augment", self.rand_augment, 10)
         _checks.fraction("shift", self.shift)
         options.averaging(self.ema_momentum)
-        weights = _checks.one_of("class_weights", self.class_weights, (None, "none", "balanced"))
-        object.__setattr__(self, "class_weights", None if weights == "none" else weights)
+        object.__setattr__(self, "class_weights", options.settled_weights(self.class_weights))
         object.__setattr__(self, "best_epoch", options.settled_choice(self, MONITORS))
         for name in ("random_erasing", "cutmix", "switch_probability"):
             _checks.within(name, getattr(self, name), 1)

@@ -23,6 +23,7 @@ __all__ = [
     "settled_choice",
     "settled_groups",
     "settled_norm",
+    "settled_weights",
     "without_contradiction",
 ]
 
@@ -159,6 +160,12 @@ def settled_choice(recipe: Any, monitors: tuple[str, ...]) -> bool:
     _checks.one_of("monitor", recipe.monitor, monitors)
     best = recipe.patience is not None if recipe.best_epoch is None else recipe.best_epoch
     return _checks.boolean("best_epoch", best)
+
+
+def settled_weights(class_weights: Any) -> str | None:
+    """Return "balanced", or `None`, which "none" stands for, where files and commands have no other word."""
+    weights = _checks.one_of("class_weights", class_weights, (None, "none", "balanced"))
+    return None if weights in (None, "none") else str(weights)
 
 
 def averaging(ema_momentum: float | None) -> dict[str, Any]:

@@ -126,6 +126,7 @@ def open_pairs(
     ignore_label: int = IGNORED,
     reduce_zero_label: bool | None = None,
     colors: Mapping[tuple[int, int, int], int] | None = None,
+    allow_damaged: float = 0.0,
     seed: int = 0,
     pixel_range: PixelRange = BYTES,
     white_level: int | None = None,
@@ -148,6 +149,8 @@ def open_pairs(
         ignore_label: Label of the pixels that belong to no class.
         reduce_zero_label: Whether 0 stands for no class, as for `FolderPairs`.
         colors: Label of each (red, green, blue), for masks that are drawn in colors.
+        allow_damaged: Largest share of pairs with a damaged file that is left out without an error, as for
+            `FolderPairs`.
         seed: Seed for which images are held out and which are trained on.
         pixel_range: (low, high), the smallest and the largest pixel, as for `read_image`: the encoder's.
         white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
@@ -165,6 +168,7 @@ def open_pairs(
         "ignore_label": ignore_label,
         "reduce_zero_label": reduce_zero_label,
         "colors": colors,
+        "allow_damaged": allow_damaged,
         "pixel_range": pixel_range,
         "white_level": white_level,
         "max_pixels": max_pixels,
@@ -210,6 +214,8 @@ def open_test_pairs(
     *,
     masks: str | Path | None = None,
     split: str | None = None,
+    reduce_zero_label: bool | None = None,
+    colors: Mapping[tuple[int, int, int], int] | None = None,
     white_level: int | None = None,
     max_pixels: int | None = None,
 ) -> FolderPairs:
@@ -220,6 +226,8 @@ def open_test_pairs(
         segmenter: Segmenter to score: it says how many classes there are, which label is ignored, what pixels are.
         masks: Folder of the masks, if it is not in `data`.
         split: Part of `data`, as for `FolderPairs`: "train" of ADE20K and Pascal VOC by default.
+        reduce_zero_label: Whether 0 stands for no class, as for `FolderPairs`.
+        colors: Label of each (red, green, blue), for masks that are drawn in colors.
         white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
         max_pixels: Pixels of the largest image or mask to read, as for `read_image`.
 
@@ -238,6 +246,8 @@ def open_test_pairs(
         split=split,
         num_classes=segmenter.num_classes,
         ignore_label=segmenter.ignore_label,
+        reduce_zero_label=reduce_zero_label,
+        colors=colors,
         pixel_range=segmenter.encoder.pixel_range,
         white_level=white_level,
         max_pixels=max_pixels,

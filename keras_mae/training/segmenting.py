@@ -22,6 +22,7 @@ from keras_mae.training.pictures import draw
 from keras_mae.training.pixel_scores import check_scored, leave_pixel_scores, named_classes, segmented
 from keras_mae.training.runner import RunOptions, run
 from keras_mae.transfer.best_epoch import checked_choice
+from keras_mae.transfer.class_weights import pixel_weights_of
 from keras_mae.transfer.segmenting import compiled_segmenter, ignore_label_of
 
 __all__ = ["run_segmentation", "run_segmentation_scores"]
@@ -71,14 +72,16 @@ def run_segmentation(
         _class_names.check_places(dataset, names)
         if len(names or ()) < (count := getattr(dataset, "num_classes", None) or 0):
             _class_names.checked(names, count)  # which names are missing, nobody knows
+    count = _count_of(num_classes, names, dataset)
     segmenter = compiled_segmenter(
         encoder,
-        _count_of(num_classes, names, dataset),
+        count,
         recipe,
         steps,
         class_names=names,
         image_shape=image_shape,
         ignore_label=ignore_label_of(dataset),
+        class_weights=pixel_weights_of(recipe, dataset, count),
     )
     _check_test(test, segmenter)
     choice = checked_choice(recipe, validation_data, test)

@@ -58,7 +58,7 @@ class _AsFeatures:
     def __init__(self, num_classes: int):
         self.num_classes = num_classes
 
-    def __call__(self, features: Any, labels: Any, number: Any = None) -> Any:
+    def __call__(self, features: Any, labels: Any, number: Any = None, places: Any = None) -> Any:
         return {FEATURES: features}, labels
 
 

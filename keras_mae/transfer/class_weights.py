@@ -1,7 +1,8 @@
-"""Weights in the loss for classes with few images and with many."""
+"""Weights in the loss for classes with few images, or pixels, and with many."""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,9 @@ import numpy as np
 from keras_mae import _checks
 from keras_mae.data.drawing import labels_of
 from keras_mae.labels import class_indices
-from keras_mae.recipes import FineTuneRecipe, check_recipe
+from keras_mae.recipes import FineTuneRecipe, SegmentationRecipe, check_recipe
 
-__all__ = ["balanced_class_weights", "class_weights_of"]
+__all__ = ["balanced_class_weights", "class_weights_of", "pixel_weights_of"]
 
 
 def balanced_class_weights(labels: Any, num_classes: int) -> np.ndarray:
@@ -22,7 +23,7 @@ def balanced_class_weights(labels: Any, num_classes: int) -> np.ndarray:
 
     Args:
         labels: Classes of the images, integers (images,), or probabilities (images, num_classes), of which the
-            largest counts.
+            largest counts. Or those of pixels: `masks[masks != 255]`.
         num_classes: Number of classes.
 
     Returns:
@@ -37,9 +38,13 @@ def balanced_class_weights(labels: Any, num_classes: int) -> np.ndarray:
     """
     _checks.positive_int("num_classes", num_classes)
     given = _checks.array("labels", labels, "one class for each image")
-    counts = np.bincount(class_indices(given, num_classes), minlength=num_classes)
+    return _balancing(np.bincount(class_indices(given, num_classes), minlength=num_classes))
+
+
+def _balancing(counts: np.ndarray) -> np.ndarray:
+    """Return the weights for numbers of images, or of pixels, of each class."""
     present = counts > 0
-    weights = np.ones(num_classes)
+    weights = np.ones(len(counts))
     weights[present] = counts.sum() / (present.sum() * counts[present])
     return weights
 
@@ -58,13 +63,46 @@ def class_weights_of(recipe: FineTuneRecipe, dataset: Any, num_classes: int) -> 
     check_recipe(recipe, FineTuneRecipe)
     if recipe.class_weights is None:
         return None
-    source = getattr(getattr(dataset, "batches", None), "source", None)
+    source = _source_of(dataset)
     labels = None if source is None else labels_of(source)
     if labels is None:
-        raise ValueError(
-            '`class_weights="balanced"` counts the labels of a dataset of keras_mae.data that is read by index. For '
-            "another one, compile a ViTClassifier with keras_mae.loss.CrossEntropy(class_weights=...). "
-            f"Received: {type(dataset).__name__}"
-        )
-    weights: list[float] = balanced_class_weights(labels, num_classes).tolist()
-    return weights
+        raise _uncounted("labels", "a ViTClassifier with keras_mae.loss.CrossEntropy", dataset)
+    return list(map(float, balanced_class_weights(labels, num_classes)))
+
+
+def pixel_weights_of(recipe: SegmentationRecipe, dataset: Any, num_classes: int) -> list[float] | None:
+    """Return the weights by the pixels of the classes in all masks, which are read, or `None` if a recipe has none.
+
+    Args:
+        recipe: Recipe for segmentation.
+        dataset: Dataset that is trained on.
+        num_classes: Number of classes.
+
+    Raises:
+        ValueError: If the recipe asks for balanced weights, and the dataset's masks cannot be counted.
+    """
+    check_recipe(recipe, SegmentationRecipe)
+    if recipe.class_weights is None:
+        return None
+    source = _source_of(dataset)
+    if getattr(source, "masks", None) is None:
+        raise _uncounted("masks", "a ViTSegmenter with keras_mae.dense.PixelCrossEntropy", dataset)
+
+    def count(index: int) -> np.ndarray:
+        pixels = np.bincount(source.labels_of(index).ravel(), minlength=num_classes)
+        return pixels[:num_classes]  # what is ignored has a higher label
+
+    with ThreadPoolExecutor() as pool:
+        counts = sum(pool.map(count, range(len(source))))
+    return list(map(float, _balancing(np.asarray(counts))))
+
+
+def _source_of(dataset: Any) -> Any:
+    return getattr(getattr(dataset, "batches", None), "source", None)
+
+
+def _uncounted(what: str, instead: str, dataset: Any) -> ValueError:
+    return ValueError(
+        f'`class_weights="balanced"` counts the {what} of a dataset of keras_mae.data that is read by index. For '
+        f"another one, compile {instead}(class_weights=...). Received: {type(dataset).__name__}"
+    )

@@ -8,10 +8,12 @@ from typing import Any
 from keras_mae import _checks, _class_names
 from keras_mae.data.masks import IGNORED
 from keras_mae.data.reading import length
+from keras_mae.dense import PixelCrossEntropy
 from keras_mae.encoder import ViTEncoder
 from keras_mae.recipes import SegmentationRecipe, check_recipe
 from keras_mae.segmenter import ViTSegmenter
 from keras_mae.transfer.best_epoch import checked_choice
+from keras_mae.transfer.class_weights import pixel_weights_of
 from keras_mae.transfer.fine_tuning import fit_classifier
 
 __all__ = ["compiled_segmenter", "segment"]
@@ -69,6 +71,7 @@ def segment(
         class_names=_class_names.given_or_named(class_names, dataset),
         image_shape=image_shape,
         ignore_label=ignore_label_of(dataset),
+        class_weights=pixel_weights_of(recipe, dataset, num_classes),
         jit_compile=jit_compile,
     )
     fit_options["choice"] = checked_choice(recipe, validation_data)
@@ -84,6 +87,7 @@ def compiled_segmenter(
     class_names: Sequence[str] | None = None,
     image_shape: tuple[int, int, int] | None = None,
     ignore_label: int = IGNORED,
+    class_weights: Sequence[float] | None = None,
     jit_compile: bool | str = "auto",
 ) -> ViTSegmenter:
     """Return the segmenter that `segment` trains."""
@@ -101,7 +105,8 @@ def compiled_segmenter(
         class_names=class_names,
         ignore_label=ignore_label,
     )
-    segmenter.compile(recipe.optimizer(segmenter, steps_per_epoch), jit_compile=jit_compile)
+    loss = PixelCrossEntropy(ignore_label, class_weights=class_weights)
+    segmenter.compile(recipe.optimizer(segmenter, steps_per_epoch), loss, jit_compile=jit_compile)
     return segmenter
 
 

@@ -287,8 +287,11 @@ def _of_dense() -> list[Group]:
         sweep(
             "dense.PixelCrossEntropy",
             keras_mae.dense.PixelCrossEntropy,
-            {},
-            {"ignore_label": NOT_NEGATIVE_COUNT},
+            {"class_weights": (1, 2.5)},
+            {
+                "ignore_label": NOT_NEGATIVE_COUNT,
+                "class_weights": ("x", [], (1, -1), (1, NAN), ((1, 2),), (True, False)),
+            },
         ),
         sweep(
             "dense.confusion",

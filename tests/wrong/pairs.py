@@ -55,6 +55,7 @@ def of_pairs(folder: Path) -> list[Group]:
         "masks": (*(one for one in PATH if one is not None), "nowhere", folder / "photos"),
         "split": (3, "", "nowhere"),
         "reduce_zero_label": OPTIONAL_BOOLEAN,
+        "allow_damaged": UP_TO_ONE,
         **of_files,
         # Too few classes for what the masks hold are told when one is read.
         "num_classes": (*OPTIONAL_COUNT, 300),
@@ -85,7 +86,7 @@ def of_pairs(folder: Path) -> list[Group]:
             "pairs_from_directory",
             data.pairs_from_directory,
             {**right, "batch_size": 2, "loader": "grain"},
-            {**batches, "directory": of_folder["directory"], "nothing": (3,)},
+            {**batches, "directory": of_folder["directory"], "allow_damaged": UP_TO_ONE, "nothing": (3,)},
             crop=("crop", "short_side"),
             **{name: words for name, words in seen.items() if name == "directory"},
         ),

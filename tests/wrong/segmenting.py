@@ -68,6 +68,7 @@ def of_segmentation(folder: Path) -> list[Group]:
                 "test": (3, "", "nowhere"),
                 "test_split": (3, "", "nowhere"),
                 "validation": (0, 1, -0.1, "x", NAN, True),
+                "allow_damaged": UP_TO_ONE,
                 "num_labels": (0, -1, 2.5, "x", 99, True),
                 "num_classes": OPTIONAL_COUNT,
                 "class_names": ("ab", 3, [1, 2], ["a", "a"]),

@@ -204,6 +204,7 @@ def of_recipes(folder: Path) -> list[Group]:
         "minimum_learning_rate": NOT_NEGATIVE,
         "auxiliary_weight": NOT_NEGATIVE,
         "ema_momentum": (-0.1, 1, "x", NAN),
+        "class_weights": CHOICE,
         "scale": (3, "x", None, (0, 1), (2, 1), (NAN, 1)),
         "max_class_share": SHARE,
         "distortion": BOOLEAN,
