@@ -28,6 +28,7 @@ DECODER: dict[str, Any] = {"embed_dim": 64, "depth": 2, "num_heads": 4}
 SCENES, TESTS = 20_000, 500
 LABELS = {20: 300, 200: 600, 2000: 1200}  # masks: updates of the weights
 UNLABELED_EPOCHS = 58
+PRETRAINING = "pretraining"  # name of the run's directory
 WAYS: dict[str, dict[str, Any]] = {  # fields of the recipe
     "scratch": {"head": "linear", "trainable_blocks": None, "layer_decay": 1.0},
     "frozen": {"head": "linear"},
@@ -78,7 +79,7 @@ def autoencoder(seed: int, **arguments: Any) -> Any:
 
 
 def pretrain(images: Any, options: argparse.Namespace, seed: int = 0) -> dict[str, float]:
-    """Pre-train on all training scenes, without masks, by the recipe for small images."""
+    """Pre-train on all training scenes, without masks, by the recipe for small images. What was cut off goes on."""
     from keras_mae import data, recipes, training
 
     epochs = 1 if options.quick else UNLABELED_EPOCHS
@@ -86,10 +87,11 @@ def pretrain(images: Any, options: argparse.Namespace, seed: int = 0) -> dict[st
     recipe = replace(recipe, batch_size=min(128, len(images)), warmup_epochs=epochs // 20, flip=True, shift=0.1)
     dataset = training.training_batches(data.ArraySource(images), recipe)
     mae = autoencoder(**recipe.model_arguments)
-    mae.compile(recipe.optimizer(len(dataset)))
-    history = mae.fit(dataset, epochs=epochs, verbose=0).history
-    mae.encoder.save(options.out / "encoder.keras")
-    return {name: values[-1] for name, values in history.items()}
+    saving = training.Saving(resume=True, every_minutes=5.0)
+    directory = training.run_pretraining(
+        mae, dataset, recipe, options.out / PRETRAINING, examples=images[:8], saving=saving
+    )
+    return {name: float(values[-1]) for name, values in training.RunDirectory(directory).history.items()}
 
 
 def segment(
@@ -103,7 +105,7 @@ def segment(
 
     encoder = autoencoder(seed).encoder
     if way != "scratch":
-        encoder = keras.saving.load_model(options.out / "encoder.keras")
+        encoder = keras.saving.load_model(options.out / PRETRAINING / "encoder.keras")
     chosen = np.random.default_rng(1000 + seed).permutation(len(train[0]))[:labels]
     changes = dict(WAYS[way])
     recipe = recipes.SegmentationRecipe.for_size(

@@ -92,9 +92,9 @@ def test_the_segmentation_study_trains_each_way_and_scores_it(run_here, packages
     out, module = tmp_path / "study", import_module("segmentation_study")
     monkeypatch.setattr(module, "ENCODER", {"embed_dim": 16, "depth": 1, "num_heads": 2})
     monkeypatch.setattr(module, "QUICK", (16, 4, {16: 2}))
-    names = ["pretrain-0", "scratch-16-0", "frozen-16-0", "upernet-16-0"]
+    names = ["pretrain", "scratch-16-0", "frozen-16-0", "upernet-16-0"]
     places = dict(zip(("stamps", "backgrounds", "data"), packages[1::2], strict=True))
-    options = argparse.Namespace(quick=True, seeds=[0], out=out, **places)
+    options = argparse.Namespace(quick=True, seeds=[0], dtype="float32", out=out, **places)
     assert {name for stage in module.stages(options) for name in stage} == {*names, "tuned-16-0"}
     out.mkdir()
     for name in names:
