@@ -28,7 +28,7 @@ class StepMemory:
         activations: Bytes of what the forward pass keeps for the backward pass, the batch included; on JAX of all
             that is temporary, but for the gradients.
         peak: Most bytes at once. It is less than the sum of all, where gradients replace activations. On a CPU
-            PyTorch takes up to the gradients' bytes more: it keeps those of the previous step through the forward pass.
+            PyTorch takes up to the gradients' bytes more: it keeps those of the previous step in the forward pass.
     """
 
     weights: int
