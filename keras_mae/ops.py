@@ -94,7 +94,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = N
         parts = [part.float() for part in parts]
     if mask is not None:
         return ops.dot_product_attention(*parts, mask=mask).to(dtype)
-    # Keras copies query, key and value to where they lie in a row, which no kernel asks for: 4 to 10 % of a block.
+    # Keras copies query, key and value to where they lie in a row, which no kernel asks for.
     import torch
 
     mixed = torch.nn.functional.scaled_dot_product_attention(*(part.transpose(1, 2) for part in parts))

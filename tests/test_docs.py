@@ -271,6 +271,7 @@ RUN = {
 # The beginning of a command that is only parsed, and why.
 PARSED = {
     "keras-mae pretrain fashion_mnist": "takes an hour",
+    "keras-mae finetune runs/fashion_mnist/model.keras fashion_mnist": "takes what that leaves",
     "keras-mae probe runs/fashion_mnist/model.keras fashion_mnist": "takes what that leaves",
     "keras-mae pretrain digits --optimizer muon": "runs/open is trained with it",
     "keras-mae pretrain digits --ema-momentum 0.999": "runs/open is trained with it",

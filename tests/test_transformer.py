@@ -51,7 +51,7 @@ def test_attention_probabilities_are_what_attention_multiplies_with(block, token
 
 @pytest.mark.backends("torch")
 def test_attention_copies_nothing(block, tokens):
-    """Copies of query, key and value, forward and backward, would be 10 % of a small block's time."""
+    """Keras' own copies query, key and value, and then their gradients."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 

@@ -27,8 +27,8 @@ class StepMemory:
         optimizer: Bytes of the optimizer's slots.
         activations: Bytes of what the forward pass keeps for the backward pass, the batch included; on JAX of all
             that is temporary, but for the gradients.
-        peak: Most bytes at once. It is less than the sum of all where gradients replace activations: not on PyTorch's
-            CPUs, where the gradients of the step before are kept until the forward pass is over.
+        peak: Most bytes at once. It is less than the sum of all, where gradients replace activations. On a CPU
+            PyTorch takes up to the gradients' bytes more: it keeps those of the previous step in the forward pass.
     """
 
     weights: int
@@ -131,8 +131,7 @@ def _of_torch(model: Any, shapes: list[tuple[tuple[int, ...], str]]) -> tuple[in
         with Allocations(stand_ins) as allocations:
             model.train_step(tuple(torch.empty(shape, dtype=getattr(torch, dtype)) for shape, dtype in shapes))
     model.zero_grad()  # these have no values
-    before = _bytes(model.trainable_variables) if kept[0].value.device.type == "cpu" else 0
-    return allocations.forward, max(allocations.most, allocations.forward + before) + _bytes(kept)
+    return allocations.forward, allocations.most + _bytes(kept)
 
 
 def _of_jax(model: Any, shapes: list[tuple[tuple[int, ...], str]]) -> tuple[int, int]:
