@@ -6,7 +6,7 @@ Last modified: 2026/11/23
 Description: Train on one backend and go on with another, see that masks are the same bits, and know what differs.
 Accelerator: None
 Backends: torch
-Order: 4
+Order: 5
 """
 
 """

@@ -6,7 +6,7 @@ Last modified: 2026/11/23
 Description: Reconstructions, attention, features, saliency and Grad-CAM of a model, each in one call.
 Accelerator: None
 Extras: data,tf-keras-vis
-Order: 8
+Order: 9
 """
 
 """

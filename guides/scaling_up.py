@@ -5,7 +5,7 @@ Date created: 2026/11/23
 Last modified: 2026/11/23
 Description: The same script on several devices and machines, through crashes, and the published ImageNet recipe.
 Accelerator: None
-Order: 7
+Order: 8
 """
 
 """

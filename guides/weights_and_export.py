@@ -6,7 +6,7 @@ Last modified: 2026/11/23
 Description: Load the authors' checkpoints, exchange files with timm, transformers and KerasHub, write ONNX and .pt2.
 Accelerator: None
 Extras: convert,data,export,keras-hub,viz
-Order: 6
+Order: 7
 """
 
 """

@@ -5,7 +5,7 @@ Date created: 2026/11/23
 Last modified: 2026/11/23
 Description: Folders without labels, gray, multispectral and oblong images; how to choose patch, model and epochs.
 Accelerator: None
-Order: 5
+Order: 6
 """
 
 """

@@ -76,6 +76,9 @@ class ViTSegmenter(PresetFiles, SegmentsFiles, FineTuned, TrainStep):
         class_names: Names of the classes, in the order of their labels: `num_classes` different strings. They are
             saved with the segmenter. Without them it takes those of the first dataset it is trained on.
         ignore_label: Label of the pixels that belong to no class, none of a class's.
+        reduce_zero_label: Whether 0 stands for no class, and 1 for the first one, in files of masks that it is scored
+            on; see `training.open_test_pairs`. `None` for what the first dataset that it is trained on did. `fit` and
+            `evaluate` take labels as they are.
         copy: Whether the segmenter takes a copy of the encoder. If not, it trains the encoder it is given, whose
             `drop_path_rate` and `image_shape` must be these.
 
@@ -111,6 +114,7 @@ class ViTSegmenter(PresetFiles, SegmentsFiles, FineTuned, TrainStep):
         trainable_blocks: float | None = None,
         class_names: Sequence[str] | None = None,
         ignore_label: int = IGNORED,
+        reduce_zero_label: bool | None = None,
         copy: bool = True,
         **kwargs: Any,
     ):
@@ -123,6 +127,7 @@ class ViTSegmenter(PresetFiles, SegmentsFiles, FineTuned, TrainStep):
         self.blocks = _chosen_blocks(encoder, head, blocks)
         self.class_names = class_names
         self.ignore_label = checked_ignore_label(ignore_label, num_classes)
+        self.reduce_zero_label = _checks.optional(_checks.boolean, "reduce_zero_label", reduce_zero_label)
         self.auxiliary_weight = _checks.non_negative("auxiliary_weight", auxiliary_weight)
         self.uses_final_norm = head == "linear" and encoder.final_norm
 
@@ -246,8 +251,8 @@ class ViTSegmenter(PresetFiles, SegmentsFiles, FineTuned, TrainStep):
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Train as `keras.Model.fit` does, on images and masks of the training crop's size.
 
-        Masks given as an array are all checked before it starts. A segmenter without `class_names` takes those of the
-        dataset.
+        Masks given as an array are all checked before it starts. A segmenter without `class_names` or
+        `reduce_zero_label` takes those of the dataset.
 
         Args:
             x: Images (batch, height, width, channels), or a dataset of (images, masks), such as
@@ -264,6 +269,8 @@ class ViTSegmenter(PresetFiles, SegmentsFiles, FineTuned, TrainStep):
         self._check_array(held_out[1] if isinstance(held_out, tuple | list) and len(held_out) > 1 else None)
         if self._check_dataset(x):
             self.class_names = x.class_names
+        if self.reduce_zero_label is None:
+            self.reduce_zero_label = getattr(x, "reduce_zero_label", None)
         self._check_dataset(held_out)
         return super().fit(x, y, *args, **kwargs)
 
@@ -371,6 +378,7 @@ class ViTSegmenter(PresetFiles, SegmentsFiles, FineTuned, TrainStep):
             "blocks": self.blocks,
             "auxiliary_weight": self.auxiliary_weight,
             "ignore_label": self.ignore_label,
+            "reduce_zero_label": self.reduce_zero_label,
         }
 
 

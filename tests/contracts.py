@@ -177,6 +177,7 @@ def segmenter(**kwargs: Any) -> keras_mae.ViTSegmenter:
         trainable_blocks=1.5,
         class_names=list("abcdefg"),
         ignore_label=9,
+        reduce_zero_label=True,
         **kwargs,
     )
 

@@ -24,6 +24,7 @@ BACKENDS = {
     "backends": "torch",  # and starts the others itself
     "looking_inside": "tensorflow",  # its last section is TensorFlow's
     "masked_autoencoders": "jax",
+    "patches_to_pixels": "torch",
     "scaling_up": "torch",  # it starts seven processes, which compile nothing there
     "transfer": "torch",
     "weights_and_export": "torch",  # published files are PyTorch's, exports TensorFlow's

@@ -85,20 +85,20 @@ def test_segment_again_by_its_recipe_file(keras_mae_command, encoder):
 
 @pytest.mark.backends("torch")
 def test_zero_stands_for_no_class(keras_mae_command, encoder):
-    """What a segmenter was trained with has to be said when it is evaluated: the folder does not know."""
+    """What a folder cannot say, a segmenter remembers from its training."""
     (Path("rooms") / "classes.txt").unlink()
     zero = ("--reduce-zero-label", "--ignore-label", 254)
     status, _, err = keras_mae_command("segment", encoder, "rooms", "--head", "linear", *SHORT, *zero)
     assert (status, [line for line in err.splitlines() if not line.startswith("Warning")]) == (0, [])
     run = Path("runs/segment-rooms-1")
     loaded = keras.saving.load_model(run / "segmenter.keras")
-    assert (loaded.num_classes, loaded.ignore_label) == (2, 254)
+    assert (loaded.num_classes, loaded.ignore_label, loaded.reduce_zero_label) == (2, 254, True)
     text = (run / "recipe.toml").read_text()
     assert "reduce_zero_label = true" in text
     assert "ignore_label = 254" in text
-    status, _, err = keras_mae_command("evaluate", run / "segmenter.keras", "rooms")
+    status, _, err = keras_mae_command("evaluate", run / "segmenter.keras", "rooms", "--keep-zero-label")
     assert (status, "holds unknown labels: 2" in err) == (2, True)
-    status, _, err = keras_mae_command("evaluate", run / "segmenter.keras", "rooms", "--reduce-zero-label")
+    status, _, err = keras_mae_command("evaluate", run / "segmenter.keras", "rooms")
     assert (status, err) == (0, "")
     status, _, err = keras_mae_command("segment", encoder, "--recipe", run / "recipe.toml")
     assert status == 0

@@ -250,8 +250,8 @@ ReduceZeroLabel = Annotated[
     bool | None,
     typer.Option(
         "--reduce-zero-label/--keep-zero-label",
-        help="Whether 0 in the masks stands for no class, and 1 for the first one; by default only in the layout of "
-        "ADE20K.",
+        help="Whether 0 in the masks stands for no class, and 1 for the first one; by default in the layout of "
+        "ADE20K, and where a segmenter that is scored was trained so.",
         show_default=False,
     ),
 ]

@@ -41,7 +41,16 @@ _OF_AUTOENCODER = (
 _OF_COPIES = ("masking", "masks_per_image", "predict_ratio", "seed", "name")
 _OF_HEADS: dict[type[Any], tuple[str, ...]] = {
     ViTClassifier: ("num_classes", "pooling", "trainable_blocks", "batch_norm", "class_names", "name"),
-    ViTSegmenter: ("num_classes", "head", "blocks", "trainable_blocks", "class_names", "ignore_label", "name"),
+    ViTSegmenter: (
+        "num_classes",
+        "head",
+        "blocks",
+        "trainable_blocks",
+        "class_names",
+        "ignore_label",
+        "reduce_zero_label",
+        "name",
+    ),
 }
 
 

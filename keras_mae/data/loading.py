@@ -62,7 +62,8 @@ def make_dataset(
         A dataset for `fit`: images, or (images, labels) where the source has labels. It has a length unless it is a
         `Stream` whose number of images is unknown. Its `class_names` are the source's: a tuple, or `None`. Without
         `shuffle`, `image_names()` are the names of the images' files in their order, `None` for those without.
-        Segmentation masks are its labels, (batch, height, width), and it has `num_classes` and `ignore_label`.
+        Segmentation masks are its labels, (batch, height, width), and it has `num_classes`,
+        `ignore_label` and `reduce_zero_label`.
 
     Raises:
         ValueError: If an argument is out of range, or no batch would be left.
@@ -79,6 +80,7 @@ def make_dataset(
     dataset.image_names = None if shuffle else partial(names_of, source)
     if masks := getattr(source, "masks", None):
         dataset.num_classes, dataset.ignore_label = masks.num_classes, masks.ignore_label
+        dataset.reduce_zero_label = masks.reduce_zero_label
     return dataset
 
 

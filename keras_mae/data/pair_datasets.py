@@ -63,7 +63,8 @@ def pairs_from_directory(
 
     Returns:
         A dataset for `fit`, with a length: images (batch, height, width, channels), uint8 or float32, and masks
-        (batch, height, width), uint8 or uint16. It has `num_classes`, `class_names` and `ignore_label`.
+        (batch, height, width), uint8 or uint16. It has `num_classes`, `class_names`, `ignore_label` and
+        `reduce_zero_label`.
 
     Raises:
         ValueError: If there is no such folder, an image has no mask, or one of them cannot be read.

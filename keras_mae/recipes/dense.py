@@ -11,7 +11,7 @@ from keras_mae.optimizers import AdamW, fine_tuning_adamw
 from keras_mae.recipes import own
 from keras_mae.recipes.base import Recipe, changed
 from keras_mae.recipes.options import averaging, settled_choice, settled_weights
-from keras_mae.recipes.sources import DATA, DINOV2, MMSEGMENTATION, UNTUNED
+from keras_mae.recipes.sources import DINOV2, MMSEGMENTATION, UNTUNED
 
 __all__ = ["HEADS", "MONITORS", "SegmentationRecipe"]
 
@@ -135,14 +135,15 @@ class SegmentationRecipe(Recipe):
         """Return the recipe for ADE20K ("base", "large"), or for hundreds of images of about 100 px ("small_images").
 
         Args:
-            size: Size of the ViT, or "small_images", whose numbers are not tuned.
+            size: Size of the ViT, or "small_images", whose numbers were chosen on scenes of 96 pixels.
             source: "mmsegmentation" for UPerNet, which fine-tunes the encoder, "dinov2" for the linear head, which
                 freezes it: each is its head's default, and there is no other. What DINOv2 leaves open, such as the
                 warm-up and the crops, is mmsegmentation's.
             head: "upernet" or "linear". A linear head on a fine-tuned encoder, which nobody published numbers for,
                 takes `trainable_blocks="all"`, and of the sizes "base" and "large" also a `layer_decay`, and a lower
                 `base_learning_rate`.
-            images: Number of images to train on, which "small_images" fits its batch to.
+            images: Number of images to train on, by which "small_images" chooses batch and length; by default those
+                for 200.
             changes: Values of fields that differ. Of other `epochs` the warm-up keeps its share where it would take
                 more than half.
 
@@ -157,10 +158,9 @@ class SegmentationRecipe(Recipe):
         _checks.one_of("size", size, (*cls._published_sizes, "small_images"))
         if size == "small_images":
             _checks.one_of("source", source or UNTUNED, (UNTUNED,))
-            recipe = cls(head=head, source=UNTUNED, **{**own.SEGMENT, **own.SEGMENT_BY_HEAD[head]})
-            if images is not None and _checks.positive_int("images", images) < recipe.batch_size:
-                recipe = changed(recipe, {"batch_size": images}, {"batch_size": DATA})
-            return changed(recipe, changes)
+            count = None if images is None else _checks.positive_int("images", images)
+            numbers = own.SEGMENT if count is None else own.by_images(own.SEGMENT, own.SEGMENT_BY_IMAGES, count)
+            return changed(cls(head=head, source=UNTUNED, **{**numbers, **own.SEGMENT_BY_HEAD[head]}), changes)
         if images is not None:
             raise ValueError(f'`images` goes with the recipe "small_images". Received: images={images} for {size!r}')
         source = _checks.one_of("source", source or _SOURCES[head], (_SOURCES[head],))

@@ -226,7 +226,8 @@ def open_test_pairs(
         segmenter: Segmenter to score: it says how many classes there are, which label is ignored, what pixels are.
         masks: Folder of the masks, if it is not in `data`.
         split: Part of `data`, as for `FolderPairs`: "train" of ADE20K and Pascal VOC by default.
-        reduce_zero_label: Whether 0 stands for no class, as for `FolderPairs`.
+        reduce_zero_label: Whether 0 stands for no class, as for `FolderPairs`; by default as the layout has it, and
+            else as in the masks that the segmenter was trained on.
         colors: Label of each (red, green, blue), for masks that are drawn in colors.
         white_level: Number that becomes 255 in grays of 9 to 16 bits, as for `read_image`.
         max_pixels: Pixels of the largest image or mask to read, as for `read_image`.
@@ -238,6 +239,8 @@ def open_test_pairs(
         ValueError: If there is no such folder or part, or its classes are not the segmenter's.
     """
     _checks.instance("segmenter", segmenter, ViTSegmenter, "a keras_mae.ViTSegmenter")
+    if reduce_zero_label is None and colors is None:
+        reduce_zero_label = segmenter.reduce_zero_label or None
     source = FolderPairs(
         _checks.path("data", data),
         None,

@@ -209,6 +209,7 @@ def of_models(folder: Path) -> list[Group]:
                 "trainable_blocks": (-1, 3, 0.3, "x", True, NAN),
                 "class_names": (*NAMES, ["a", "b"]),
                 "ignore_label": (*NOT_NEGATIVE_COUNT, 2),
+                "reduce_zero_label": OPTIONAL_BOOLEAN,
                 "copy": BOOLEAN,
             },
         ),
