@@ -141,7 +141,7 @@ class SegmentationRecipe(Recipe):
                 warm-up and the crops, is mmsegmentation's.
             head: "upernet" or "linear". A linear head on a fine-tuned encoder, which nobody published numbers for,
                 takes `trainable_blocks="all"`, and of the sizes "base" and "large" also a `layer_decay`, and a lower
-                `base_learning_rate`.
+                `base_learning_rate`, which "small_images" lowers by itself.
             images: Number of images to train on, by which "small_images" chooses batch and length; by default those
                 for 200.
             changes: Values of fields that differ. Of other `epochs` the warm-up keeps its share where it would take
@@ -174,9 +174,14 @@ class SegmentationRecipe(Recipe):
         return self.for_size(size, head=self.head), _CALLED[self.head]
 
     def _with_implied(self, changes: dict[str, Any]) -> dict[str, Any]:
+        """Return changes with what goes with them: a linear head alone takes a higher rate than a whole encoder."""
+        added: dict[str, Any] = {}
         if "patience" in changes and self.best_epoch == (self.patience is not None):
-            return {"best_epoch": None, **changes}
-        return changes
+            added["best_epoch"] = None
+        rate, blocks = "base_learning_rate", "trainable_blocks"
+        if self.source == UNTUNED and self.head == "linear" and blocks in changes and rate not in self.changed:
+            added[rate] = (own.SEGMENT_BY_HEAD["linear"] if changes[blocks] == 0 else own.SEGMENT)[rate]
+        return {**added, **changes}
 
     def optimizer(self, model: Any, steps_per_epoch: int) -> AdamW:
         """Return this `ViTSegmenter`'s optimizer, its schedule fitted to epochs of `steps_per_epoch` batches."""

@@ -110,7 +110,7 @@ SEGMENT_BY_IMAGES: dict[int, dict[str, Any]] = {  # 300, 600 and 1,250 updates
 }
 SEGMENT_BY_HEAD: dict[str, dict[str, Any]] = {
     "upernet": {},
-    "linear": {"weight_decay": 0.01, "trainable_blocks": 0},
+    "linear": {"weight_decay": 0.01, "trainable_blocks": 0, "base_learning_rate": 0.256},  # on a frozen encoder
 }
 
 _MOST_EPOCHS = 2

@@ -62,7 +62,7 @@ COMMAND_LINE, RECIPE_FILE, DATA = "command line", "recipe file", "the data"
 """Origins of values that are not the source's."""
 
 FOLLOWS = {
-    "base_learning_rate": ("batch_size",),
+    "base_learning_rate": ("batch_size", "trainable_blocks"),
     "best_epoch": ("patience",),
     "norm_pix_loss": ("target", "band_groups"),
     "warmup_epochs": ("epochs",),
