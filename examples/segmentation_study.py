@@ -4,11 +4,11 @@
     KERAS_BACKEND=torch python examples/segmentation_study.py --only '*-200-*'         # some cells; '' for the table
 
 One encoder is pre-trained on 20,000 training scenes of `scenes.py`, of which 2,000 have masks. With 20, 200 or all of
-those it is scored four ways: a linear head on two blocks of the frozen encoder, one on the fine-tuned encoder, UPerNet,
-and, to compare with, a linear head on an encoder that starts from random weights. Every seed has other masks. No cut-out, photograph or
-garment of the test scenes is in a training scene. mIoU is the mean over eleven classes of intersection over union,
-counted over all test scenes. `scenes_baselines.py` has what needs no network. `--dtype mixed_bfloat16` is faster on
-processors that have matrix products in it.
+those it is scored four ways: a linear head on two blocks of the frozen encoder, one on the fine-tuned encoder,
+UPerNet, and, to compare with, a linear head on an encoder that starts from random weights. Every seed has other
+masks. No cut-out, photograph or garment of the test scenes is in a training scene. mIoU is the mean over eleven
+classes of intersection over union, counted over all test scenes. `scenes_baselines.py` has what needs no network.
+`--dtype mixed_bfloat16` is faster on processors that have matrix products in it.
 """
 
 from __future__ import annotations
