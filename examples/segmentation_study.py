@@ -1,7 +1,7 @@
 """What pre-training is worth for segmentation: scenes of cut-outs and clothes, with 1, 10 and 100 % of their masks.
 
-    KERAS_BACKEND=torch python examples/segmentation_study.py                          # cells, table and pictures
-    KERAS_BACKEND=torch python examples/segmentation_study.py --only '*-200-*'         # some cells; '' for the table
+    KERAS_BACKEND=torch python examples/segmentation_study.py                  # cells, then the table
+    KERAS_BACKEND=torch python examples/segmentation_study.py --only '*-200-*' # some cells; '' for the table alone
 
 One encoder is pre-trained on 20,000 training scenes of `scenes.py`, of which 2,000 have masks. With 20, 200 or all of
 those it is scored four ways: a linear head on two blocks of the frozen encoder, one on the fine-tuned encoder,
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +53,7 @@ def stages(options: argparse.Namespace) -> list[list[str]]:
 def compute(name: str, options: argparse.Namespace) -> Any:
     """Compute one cell."""
     import keras
+    import numpy as np
 
     keras.mixed_precision.set_global_policy(options.dtype)
     way, *rest = name.split("-")
@@ -62,9 +62,11 @@ def compute(name: str, options: argparse.Namespace) -> Any:
     if way == "pretrain":
         return pretrain(scenes.Scenes("train", SIZE, **places).arrays(count)[0], options)
     labels, seed = map(int, rest)
-    train = scenes.Scenes("train", SIZE, **places).arrays(max(masks))
+    chosen = np.random.default_rng(1000 + seed).permutation(max(masks))[:labels]
+    composer = scenes.Scenes("train", SIZE, **places)
+    train = [np.stack(side) for side in zip(*map(composer.scene, chosen.tolist()), strict=True)]
     test = scenes.Scenes("test", SIZE, **places).arrays(tests)
-    return segment(way, labels, seed, train, test, options)
+    return segment(way, seed, train, test, options)
 
 
 def autoencoder(seed: int, **arguments: Any) -> Any:
@@ -94,29 +96,26 @@ def pretrain(images: Any, options: argparse.Namespace, seed: int = 0) -> dict[st
     return {name: float(values[-1]) for name, values in training.RunDirectory(directory).history.items()}
 
 
-def segment(way: str, labels: int, seed: int, train: Any, test: Any, options: argparse.Namespace) -> dict[str, float]:
-    """Train one way on the masks of some scenes, other ones for every seed, and score it on all test scenes."""
+def segment(way: str, seed: int, train: Any, test: Any, options: argparse.Namespace) -> dict[str, float]:
+    """Train one way on images and masks, and score it on all test scenes."""
     import keras
-    import numpy as np
 
     from keras_mae import data, recipes, transfer
 
     encoder = autoencoder(seed).encoder
     if way != "scratch":
         encoder = keras.saving.load_model(options.out / PRETRAINING / "encoder.keras")
-    chosen = np.random.default_rng(1000 + seed).permutation(len(train[0]))[:labels]
     changes = dict(WAYS[way]) | ({"epochs": 2} if options.quick else {})
-    recipe = recipes.SegmentationRecipe.for_size("small_images", images=labels, seed=seed, **changes)
-    pairs = partial(data.pairs_from_arrays, num_classes=len(scenes.NAMES), class_names=scenes.NAMES)
-    crop = data.SegmentationCrop(**recipe.crop, base_size=SIZE)
-    batches = pairs(
-        train[0][chosen],
-        train[1][chosen],
+    recipe = recipes.SegmentationRecipe.for_size("small_images", images=len(train[0]), seed=seed, **changes)
+    batches = data.pairs_from_arrays(
+        *train,
         recipe.batch_size,
-        crop=crop,
+        crop=data.SegmentationCrop(**recipe.crop, base_size=SIZE),
         drop_remainder=True,
         seed=seed,
         image_size=SIZE,
+        num_classes=len(scenes.NAMES),
+        class_names=scenes.NAMES,
     )
     keras.utils.set_random_seed(seed)
     model = transfer.segment(encoder, batches, len(scenes.NAMES), recipe, verbose=0)

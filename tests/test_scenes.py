@@ -33,12 +33,12 @@ def packages(squares, tmp_path):
 @on_one_backend
 def test_scenes_are_pairs_whose_masks_say_what_is_where(run_here, packages, tmp_path):
     scenes, out = import_module("scenes"), tmp_path / "scenes"
-    options = ("--count", 12, "--size", 96, "--sheet", tmp_path / "sheet.png")
+    options = ("--count", 24, "--size", 96, "--sheet", tmp_path / "sheet.png")
     run_here("scenes.py", "--out", out, *options, *packages)
-    dataset = keras_mae.data.pairs_from_directory(out, 96, 12, split="train", shuffle=False)
+    dataset = keras_mae.data.pairs_from_directory(out, 96, 24, split="train", shuffle=False)
     assert dataset.class_names == scenes.NAMES
     [(images, masks)] = [tuple(map(np.asarray, batch)) for batch in dataset]
-    assert len(list((out / "masks" / "test").iterdir())) == 3
+    assert len(list((out / "masks" / "test").iterdir())) == 6
     clear = (masks != scenes.IGNORED) & (masks <= len(scenes.FOLDERS))
     assert ((images.mean(axis=-1) > 92) == (masks > 0))[clear].mean() > 0.995  # white cut-outs, in dimmed light
     assert set(np.unique(masks)) == {*range(len(scenes.NAMES)), scenes.IGNORED}
@@ -90,8 +90,8 @@ def test_forests_set_the_bar_for_scenes(run_here, packages, tmp_path):
 @on_one_backend
 def test_the_segmentation_study_trains_each_way_and_scores_it(run_here, packages, tmp_path, monkeypatch):
     out, module = tmp_path / "study", import_module("segmentation_study")
-    monkeypatch.setattr(module, "ENCODER", {"embed_dim": 16, "depth": 1, "num_heads": 2})
-    monkeypatch.setattr(module, "QUICK", (16, 4, {16: 2}))
+    monkeypatch.setattr(module, "ENCODER", {"embed_dim": 16, "depth": 6, "num_heads": 2})
+    monkeypatch.setattr(module, "QUICK", (16, 4, (16,)))
     names = ["pretrain", "scratch-16-0", "frozen-16-0", "upernet-16-0"]
     places = dict(zip(("stamps", "backgrounds", "data"), packages[1::2], strict=True))
     options = argparse.Namespace(quick=True, seeds=[0], dtype="float32", out=out, **places)
