@@ -94,7 +94,8 @@ def train(detector: Any, part: scenes.Scenes, options: argparse.Namespace) -> No
     mirrored = np.where(boxes < 0, boxes, options.size - boxes[..., [2, 1, 0, 3]])
     mirrored[..., [1, 3]] = boxes[..., [1, 3]]
     images, boxes = np.concatenate([images, images[:, :, ::-1]]), np.concatenate([boxes, mirrored])
-    targets = {"boxes": boxes, "labels": np.concatenate([labels, labels]).astype("float32")}
+    order = np.random.default_rng(0).permutation(len(images))  # KerasHub takes arrays in their order
+    targets = {"boxes": boxes[order], "labels": np.concatenate([labels, labels])[order].astype("float32")}
     batch = 8
     steps = math.ceil(len(images) / batch) * options.epochs
     rate = keras_mae.optimizers.warmup_cosine(options.rate, steps, steps // 20)
@@ -103,7 +104,7 @@ def train(detector: Any, part: scenes.Scenes, options: argparse.Namespace) -> No
         keras_mae.optimizers.AdamW(rate, weight_decay=0.05, global_clipnorm=10.0),
         loss_weights={"cls_logits": float(CLASSES), "bbox_regression": 4.0},
     )
-    detector.fit(images, targets, batch_size=batch, epochs=options.epochs, verbose=2)
+    detector.fit(images[order], targets, batch_size=batch, epochs=options.epochs, verbose=2)
 
 
 # === Data and scores ===

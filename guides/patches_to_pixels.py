@@ -283,7 +283,8 @@ for head, bias in ((detector.box_head, 0.0), (detector.classification_head, -np.
     last.bias.assign(np.full(last.bias.shape, bias))
 
 """
-It takes boxes and classes of one length for all images, filled up with -1. Mirrored scenes count twice.
+It takes boxes and classes of one length for all images, filled up with -1, and does not shuffle. Each scene is there
+twice, once mirrored.
 """
 
 
@@ -300,8 +301,9 @@ places, kinds = padded(boxes[:boxed], (4,)), padded(seen[:boxed], ()) - 1
 kinds[kinds < 0] = -1
 mirrored = places.copy()
 mirrored[..., [0, 2]] = np.where(places[..., [2, 0]] < 0, -1, SIZE - places[..., [2, 0]])
-found = {"boxes": np.concatenate([places, mirrored]), "labels": np.concatenate([kinds, kinds])}
-both = np.concatenate([images[:boxed], images[:boxed, :, ::-1]])
+order = np.random.default_rng(0).permutation(2 * boxed)
+both = np.concatenate([images[:boxed], images[:boxed, :, ::-1]])[order]
+found = {"boxes": np.concatenate([places, mirrored])[order], "labels": np.concatenate([kinds, kinds])[order]}
 
 epochs, batch = (1 if quick else 4), 16
 steps = epochs * -(-len(both) // batch)
