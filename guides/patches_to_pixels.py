@@ -170,8 +170,8 @@ garments from others, though nobody has told them that there are garments.
 ## A linear segmenter
 
 The least that can be asked: the encoder stays as it is, and one linear layer tells the class of each patch, whose
-logits are resized to pixels. It reads the third block beside the last, which says more about pixels to come than about
-classes. `transfer.segment` trains a `ViTSegmenter` by a recipe. With 200 masks:
+logits are resized to pixels. It reads the third block beside the last one, which is busy with the pixels to come.
+`transfer.segment` trains a `ViTSegmenter` by a recipe. With 200 masks:
 """
 
 pairs = dict(num_classes=len(NAMES), class_names=NAMES)

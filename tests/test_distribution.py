@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -183,6 +184,54 @@ def test_fine_tuning_is_spread_too(tmp_path):
     assert again["images"] == 360
     assert scored is None or scored["accuracy"] == again["accuracy"]
     assert history(run)[4] == pytest.approx(again["accuracy"], abs=1e-6)  # of all 360 after the epoch, too
+
+
+@pytest.mark.backends("torch")
+def test_gradients_are_sent_while_the_backward_pass_goes_on(monkeypatch):
+    """As of two processes with the same part of the batch: what is sent comes back twice."""
+    import torch
+
+    from keras_mae.train_step import reduction
+
+    log = []
+
+    def all_reduce(numbers, async_op=False):
+        numbers *= 2
+        log.append(numbers.numel())
+        return SimpleNamespace(wait=lambda: log.append("waited"))
+
+    monkeypatch.setattr(reduction.distributed, "all_reduce", all_reduce)
+    weights = [torch.full((4, 4), 0.5, requires_grad=True) for _ in range(4)]
+    weights[0].register_hook(lambda gradient: log.append("first layer"))
+    sums = reduction.Reduction(weights, bucket=128)  # two weights at once
+
+    def backward(used):
+        x = torch.arange(8.0).reshape(2, 4)
+        for weight in used:
+            x = x @ weight
+        x.sum().backward()
+        own = [torch.zeros(4, 4) if weight.grad is None else weight.grad.clone() for weight in weights]
+        for weight in weights:
+            weight.grad = None
+        return own
+
+    def reduced(used):
+        log.clear()
+        sums.begin(2)
+        gradients = backward(used)
+        expected = [gradient.clone() for gradient in gradients]
+        assert sums.end(torch.tensor(3.0), gradients) == 3
+        for got, wanted in zip(gradients, expected, strict=True):
+            torch.testing.assert_close(got, wanted)
+        return log
+
+    assert reduced(weights) == [32, "first layer", 32, 2, "waited", "waited"]
+    log.clear()
+    backward(weights)  # of somebody else
+    assert log == ["first layer"]
+    assert reduced(weights[:3]) == ["first layer", 32, 32, 2, "waited", "waited"]  # the last has none, which is 0
+    sums.close()
+    assert reduced(weights) == ["first layer", 32, 32, 2, "waited", "waited"]
 
 
 # === Choosing ===

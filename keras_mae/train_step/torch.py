@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import distributed
 
-from keras_mae._types import Tensor
 from keras_mae.distribution import batch_parts
 from keras_mae.first_batch import ListStep, looking, rows_of
 from keras_mae.ops import BatchNormalization
 from keras_mae.train_step.base import BaseTrainStep, poisoned
+from keras_mae.train_step.reduction import Reduction
 from keras_mae.train_step.trained import batch_norms
 
 __all__ = ["TrainStep"]
@@ -21,6 +21,8 @@ __all__ = ["TrainStep"]
 
 class TrainStep(BaseTrainStep):
     """`train_step` and `test_step` with autograd, and what several processes need around them."""
+
+    _reduction: Reduction | None = None
 
     def train_step(self, data: Any) -> dict[str, Any]:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(self.check_batch(data))
@@ -33,13 +35,17 @@ class TrainStep(BaseTrainStep):
         loss = self.compute_loss(x, y, outputs, sample_weight, training=True)
         if on_cpu:  # freed before, they would go back to the system, and new pages cost 6 % of a step of ViT-B
             self.zero_grad()
+        if self._reduction is not None:
+            self._reduction.begin(len(rows_of(x)))
         self.optimizer.scale_loss(loss).backward()
         # A weight without a part in the loss has no gradient, which is zero on JAX.
         values = [weight.value for weight in weights]
         gradients = [torch.zeros_like(value) if value.grad is None else value.grad for value in values]
         with torch.no_grad():
             # Of the global batch first: what is clipped, and whether it is finite, must not differ between processes.
-            global_loss = _global_means(loss.detach(), gradients, len(rows_of(x)))
+            global_loss = loss.detach()
+            if self._reduction is not None:
+                global_loss = self._reduction.end(global_loss, gradients)
             # One pass over the gradients; a norm that overflows where they do not is no step to take either.
             finite = torch.isfinite(torch.nn.utils.get_total_norm(gradients)) & torch.isfinite(global_loss)
             if self._scales_loss:
@@ -87,6 +93,9 @@ class TrainStep(BaseTrainStep):
         self.train_function = looking(
             ListStep, self, self.train_function, together=True, before=self._trained.check_switches
         )
+        if self._reduction is not None:
+            self._reduction.close()
+            self._reduction = None
         if batch_parts() == 1:
             return
         if apart := [layer.path for layer in batch_norms(self) if not isinstance(layer, BatchNormalization)]:
@@ -96,6 +105,7 @@ class TrainStep(BaseTrainStep):
             )
         for variable in [*self.variables, *self.optimizer.variables]:  # as they are in the first process
             distributed.broadcast(variable.value.data, 0)
+        self._reduction = Reduction([weight.value for weight in self.trainable_weights])
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         if batch_parts() > 1 and isinstance(x, np.ndarray | torch.Tensor):
@@ -105,20 +115,3 @@ class TrainStep(BaseTrainStep):
                 f"Received: {type(x).__name__} in {batch_parts()} processes"
             )
         return super().fit(x, *args, **kwargs)
-
-
-def _global_means(loss: Tensor, gradients: list[Tensor], rows: int) -> Tensor:
-    """Return the loss over the global batch, and change the gradients to the global batch's in place.
-
-    All of it is one sum between processes. `rows` is the number of samples in this process's part.
-    """
-    if batch_parts() == 1:
-        return loss
-    parts = [*gradients, loss, loss.new_ones(())]
-    flat = torch.cat([part.flatten().to(torch.float32) for part in parts]) * rows
-    distributed.all_reduce(flat)
-    flat /= flat[-1].clone()
-    means = flat.split([part.numel() for part in parts])
-    for gradient, mean in zip(gradients, means, strict=False):
-        gradient.copy_(mean.view_as(gradient))
-    return means[-2][0]
