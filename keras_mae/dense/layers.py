@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_mae import _checks
 from keras_mae._types import Tensor
-from keras_mae.ops import BatchNormalization, add_shared
+from keras_mae.ops import BatchNormalization, Convolution, add_shared
 from keras_mae.random import to_uniform
 
 __all__ = ["ChannelDropout", "ConvolutionNorm", "TransposedConvolution", "batch_norm"]
@@ -84,15 +84,7 @@ class ConvolutionNorm(keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         policy = self.dtype_policy
-        self.convolution = keras.layers.Conv2D(
-            self.width,
-            self.kernel_size,
-            padding="same",
-            use_bias=False,
-            data_format="channels_last",
-            name="convolution",
-            dtype=policy,
-        )
+        self.convolution = Convolution(self.width, self.kernel_size, name="convolution", dtype=policy)
         self.norm = batch_norm("norm", policy)
         self.convolution.build(input_shape)
         self.norm.build((*input_shape[:-1], self.width))

@@ -12,7 +12,7 @@ from keras_mae import _checks
 from keras_mae._types import Tensor
 from keras_mae.dense.layers import TransposedConvolution, batch_norm
 from keras_mae.dense.maps import TakesMaps, halved, widths
-from keras_mae.ops import gelu
+from keras_mae.ops import Convolution, gelu
 
 __all__ = ["MultiLevelNeck", "SimplePyramid"]
 
@@ -145,25 +145,14 @@ class SimplePyramid(TakesMaps):
                 continue
             width = {4.0: dim // 4, 2.0: dim // 2}.get(scale, dim)
             layers = [
-                self._convolution(1, f"level_{level}_narrow"),
+                Convolution(self.width, 1, name=f"level_{level}_narrow", dtype=policy),
                 self._layer_norm(f"level_{level}_norm_1"),
-                self._convolution(3, f"level_{level}_smooth"),
+                Convolution(self.width, 3, name=f"level_{level}_smooth", dtype=policy),
                 self._layer_norm(f"level_{level}_norm_2"),
             ]
             for layer, dims in zip(layers, (width, *(self.width,) * 3), strict=True):
                 layer.build((None, None, None, dims))
             self.levels.append(layers)
-
-    def _convolution(self, side: int, name: str) -> keras.layers.Conv2D:
-        return keras.layers.Conv2D(
-            self.width,
-            side,
-            padding="same",
-            use_bias=False,
-            data_format="channels_last",
-            name=name,
-            dtype=self.dtype_policy,
-        )
 
     def _layer_norm(self, name: str) -> keras.layers.LayerNormalization:
         return keras.layers.LayerNormalization(epsilon=1e-6, name=name, dtype=self.dtype_policy)
