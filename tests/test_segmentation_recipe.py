@@ -9,6 +9,7 @@ from test_recipes import Model, rates_of
 
 from keras_mae import data
 from keras_mae.recipes import Recipe, SegmentationRecipe
+from keras_mae.recipes.base import changed
 from keras_mae.recipes.sources import table
 
 pytestmark = pytest.mark.backends("torch")
@@ -58,13 +59,25 @@ def test_epochs_come_as_near_to_the_published_updates_as_they_can(head, updates)
 
 
 def test_small_images_are_marked_untuned():
-    for head, blocks in (("upernet", None), ("linear", 0)):
+    for head, blocks, rate in (("upernet", None, 1e-3), ("linear", 0, 0.016)):
         recipe = make("small_images", head=head)
-        assert_has(recipe, source="untuned", head=head, trainable_blocks=blocks, layer_decay=0.75, epochs=60)
-        assert recipe.learning_rate == pytest.approx(1e-3)
-    assert make("small_images", images=7).batch_size == 7
+        assert_has(recipe, source="untuned", head=head, trainable_blocks=blocks, layer_decay=0.75, epochs=50)
+        assert recipe.learning_rate == pytest.approx(rate)
     tuned = make("small_images", head="linear", trainable_blocks="all")
     assert (tuned.trainable_blocks, tuned.changed) == (None, ("trainable_blocks",))
+    assert tuned.learning_rate == pytest.approx(1e-3)
+    assert tuned.origins == {"base_learning_rate": "follows trainable_blocks"}
+    again = changed(tuned, {"trainable_blocks": 0})
+    assert again.learning_rate == pytest.approx(0.016)
+    assert make("small_images", head="linear", trainable_blocks=1, base_learning_rate=0.5).base_learning_rate == 0.5
+
+
+@pytest.mark.parametrize(
+    ("images", "batch_size", "epochs"), [(7, 7, 300), (20, 10, 150), (200, 16, 50), (2_000, 16, 10), (9_000, 16, 10)]
+)
+def test_small_images_are_trained_on_by_their_number(images, batch_size, epochs):
+    recipe = make("small_images", images=images)
+    assert (recipe.batch_size, recipe.epochs) == (batch_size, epochs)
 
 
 @pytest.mark.parametrize(

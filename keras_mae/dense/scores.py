@@ -13,6 +13,7 @@ from keras_mae import _checks
 from keras_mae._types import Tensor
 from keras_mae.distribution import sums
 from keras_mae.loss import checked_class_weights, weights_for
+from keras_mae.ops import log_softmax
 
 __all__ = ["ClassAccuracy", "MeanIoU", "PixelAccuracy", "PixelCrossEntropy", "confusion", "scores_of", "shared"]
 
@@ -72,7 +73,7 @@ class PixelCrossEntropy(keras.losses.Loss):
         known = (labels >= 0) & (labels < logits.shape[-1])
         classes = ops.where(known, labels, 0)
         places = ops.expand_dims(classes, -1)
-        error = -ops.squeeze(ops.take_along_axis(ops.log_softmax(logits, axis=-1), places, axis=-1), -1)
+        error = -ops.squeeze(ops.take_along_axis(log_softmax(logits), places, axis=-1), -1)
         weights = ops.cast(counted, "float32")
         if self.class_weights is not None:
             weights = weights * ops.take(weights_for(self.class_weights, logits), classes)
