@@ -49,25 +49,6 @@ def test_attention_probabilities_are_what_attention_multiplies_with(block, token
     )
 
 
-@pytest.mark.backends("torch")
-def test_attention_copies_nothing(block, tokens):
-    """Keras' own copies query, key and value, and then their gradients."""
-    import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    copies = []
-
-    class Copies(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            if function is torch.ops.aten.clone.default:
-                copies.append(tuple(args[0].shape))
-            return function(*args, **(kwargs or {}))
-
-    with Copies():
-        block.attention(tokens)
-    assert copies == []
-
-
 def test_mlp_agrees_with_the_oracle(block, weights, tokens):
     np.testing.assert_allclose(to_numpy(block.mlp(tokens)), oracles.mlp(tokens, weights, "encoder.1"), atol=1e-5)
 
