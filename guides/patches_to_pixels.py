@@ -17,9 +17,9 @@ box around every object, and a mask costs minutes of somebody's time where a lab
 learns without either, and what it learns is in its patch tokens, one for each place of the image: that is where dense
 tasks read.
 
-We have 10,000 scenes without masks, and a few hundred with. The guide takes about MINUTES minutes on one CPU core:
-what the blocks of an encoder see, a linear segmenter, UPerNet, how many masks are needed, and a detector at the end.
-If encoders are new to you, read [From pre-training to a classifier](transfer.ipynb) first.
+We have 10,000 scenes without masks, and a few hundred with. The guide takes about half an hour on one CPU core, most
+of it pre-training: what the blocks of an encoder see, a linear segmenter, UPerNet, how many masks are needed, and a
+detector at the end. If encoders are new to you, read [From pre-training to a classifier](transfer.ipynb) first.
 """
 
 import importlib.util
@@ -121,7 +121,7 @@ The recipe for small images, with patches of 8 pixels. `untrained` keeps the wei
 comparison.
 """
 
-recipe = recipes.PretrainRecipe.for_size("small_images", epochs=1 if quick else 20, warmup_epochs=0 if quick else 1)
+recipe = recipes.PretrainRecipe.for_size("small_images", epochs=1 if quick else 60, warmup_epochs=0 if quick else 3)
 recipe = replace(recipe, batch_size=32 if quick else 128, flip=True, shift=0.1)
 keras.utils.set_random_seed(0)
 encoder = keras_mae.ViTEncoder((SIZE, SIZE, 3), patch_size=8, embed_dim=96, depth=6, num_heads=3)
