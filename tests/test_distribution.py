@@ -189,7 +189,7 @@ def test_fine_tuning_is_spread_too(tmp_path):
 @pytest.mark.backends("torch")
 def test_gradients_are_sent_while_the_backward_pass_goes_on(monkeypatch):
     """As of two processes with the same part of the batch: what is sent comes back twice."""
-    import torch
+    torch = pytest.importorskip("torch")
 
     from keras_mae.train_step import reduction
 
