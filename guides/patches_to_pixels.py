@@ -17,8 +17,8 @@ box around every object, and a mask costs minutes of somebody's time where a lab
 learns without either, and what it learns is in its patch tokens, one for each place of the image: that is where dense
 tasks read.
 
-We have 10,000 scenes without masks, and a few hundred with. The guide takes about half an hour on one CPU core, most
-of it pre-training: what the blocks of an encoder see, a linear segmenter, UPerNet, how many masks are needed, and a
+We have 10,000 scenes without masks, and a few hundred with. The guide takes about 40 minutes on one CPU core, half
+of them for pre-training: what the blocks of an encoder see, a linear segmenter, UPerNet, how many masks are needed, and a
 detector at the end. If encoders are new to you, read [From pre-training to a classifier](transfer.ipynb) first.
 """
 
@@ -153,8 +153,9 @@ for found in maps.values():
 show(asked, *rows, titles=("scenes", "block 0", "block 2", "block 5"))
 
 """
-The first block sees colors and edges. Deeper ones set garments apart from what is behind them, and some parts of
-garments from others, though nobody has told them that there are garments.
+The first block sees colors and edges. In deeper ones the largest components say where in the image a patch lies,
+which a decoder that fills in pixels has to know, and garments show through. What tells classes apart is in the
+others, where a trained head finds it.
 
 ## A linear segmenter
 
