@@ -17,9 +17,9 @@ box around every object, and a mask costs minutes of somebody's time where a lab
 learns without either, and what it learns is in its patch tokens, one for each place of the image: that is where dense
 tasks read.
 
-We have 10,000 scenes without masks, and a few hundred with. The guide takes about 40 minutes on one CPU core, half
-of them for pre-training: what the blocks of an encoder see, a linear segmenter, UPerNet, how many masks are needed, and a
-detector at the end. If encoders are new to you, read [From pre-training to a classifier](transfer.ipynb) first.
+We have 10,000 scenes without masks, and a few hundred with. The guide takes about 40 minutes on one CPU core, half of
+them for pre-training: what the blocks of an encoder see, a linear segmenter, UPerNet, how many masks are needed, and
+a detector at the end. If encoders are new to you, read [From pre-training to a classifier](transfer.ipynb) first.
 """
 
 import importlib.util
