@@ -13,8 +13,8 @@ from keras import ops
 import keras_mae
 
 SERIALISABLE = contracts.serialisable()
-# Two base classes, and two helpers that only their owners make, save and restore.
-ABSTRACT = {"Masking", "Target", "StepCounter", "Linear"}
+# Two base classes, and three helpers that only their owners make, save and restore.
+ABSTRACT = {"Masking", "Target", "StepCounter", "Linear", "Convolution"}
 CONCRETE = [name for name, kind in SERIALISABLE.items() if kind.__name__ not in ABSTRACT]
 CALLABLE = [name for name in CONCRETE if name not in contracts.EXAMPLES or contracts.EXAMPLES[name].call]
 SAVED = [name for name in CONCRETE if name not in contracts.EXAMPLES or contracts.EXAMPLES[name].wrap]
