@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import argparse
 import ast
+import base64
+import io
 import os
 import re
 import sys
@@ -197,6 +199,16 @@ def _with_outputs(fresh: Any, written: Any) -> Any:
     return fresh
 
 
+def in_256_colors(picture: str) -> str:
+    """Return a PNG file in base64, with a palette: half of the bytes or less."""
+    from PIL import Image
+
+    smaller = io.BytesIO()
+    with Image.open(io.BytesIO(base64.b64decode(picture))) as found:
+        found.convert("RGB").quantize(256).save(smaller, "PNG", optimize=True)
+    return base64.b64encode(smaller.getvalue()).decode()
+
+
 def execute(guide: Guide) -> float:
     """Run a guide in full, in an empty folder, and keep what it shows; returns the seconds it took."""
     from nbclient import NotebookClient
@@ -222,6 +234,9 @@ def execute(guide: Guide) -> float:
         cell.metadata = nbformat.from_dict({})
         if cell.cell_type == "code":  # what libraries say on stderr is about this machine
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            for output in cell.outputs:
+                if "image/png" in output.get("data", {}):
+                    output["data"]["image/png"] = in_256_colors(output["data"]["image/png"])
     nbformat.write(notebook, guide.notebook)
     return seconds
 
