@@ -16,7 +16,7 @@ counts what importing and compiling took.
 Seen on PyTorch with one thread of an Intel Xeon Processor (model 167), float32, one image, one turn after the first:
 
                                          CPU s   peak GiB
-    step, 512 px, 163.3 M parameters      43.9        6.1
+    step, 512 px, 163.3 M parameters      28.6        5.4
     full, 512 px                           2.1        1.0
     windows, 512 px                        2.8        1.1
     full, 1024 px                         11.0        1.3
