@@ -22,6 +22,8 @@ resident set of the whole process, Python and its libraries included.
 decoder is by cross-attention and predicts a third of the removed patches; that of `transformers` can do neither.
 `ready` is how long the first two turns took, compiling included.
 
+`torch-compiled` and `by-hand-compiled` are the blocks of keras_mae and of the loop by hand through `torch.compile`.
+
 A backend that is not in this environment takes `--python BACKEND=INTERPRETER`. `decoders` is short for self-75,
 self-50, self-25 and cross-75, cross-50, cross-25: a step in which 75, 50 or 25 % of all patches are predicted, by an
 `MAEDecoder` or a `CrossAttentionDecoder` of the same width and depth, on the backend that `--decoder-backend` names.
@@ -54,6 +56,7 @@ import machine
 import numpy as np
 from contestants import DECODERS, SIZES
 
+COMPILED = ("torch-compiled", "by-hand-compiled")
 CONTESTANTS = ("torch", "tensorflow", "jax", "by-hand", "transformers", "transformers-fused", "mask-tokens")
 STEPS_ON_GPU = 20  # a turn; the device is waited for once
 PRODUCT = {"cpu": 2048, "gpu": 8192}  # rows and columns of the matrices whose product is the peak
@@ -84,6 +87,8 @@ def work(contestant: str, size: str, dtype: str, batch: int, on_gpu: bool) -> No
 # === In the process that asks ===
 PYTORCH = {"by-hand": "by hand, PyTorch", "transformers": "`transformers`"}
 PYTORCH |= {"transformers-fused": "`transformers`, its optimizer fused"}
+PYTORCH |= {"torch-compiled": "keras_mae, PyTorch, `jit_compile=True`"}
+PYTORCH |= {"by-hand-compiled": "by hand, PyTorch, blocks by `torch.compile`"}
 BACKENDS = {"torch": "PyTorch", "tensorflow": "TensorFlow", "jax": "JAX"}
 ONE_THREAD = {
     "CUDA_VISIBLE_DEVICES": "",
@@ -258,7 +263,10 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=["small"])
     parser.add_argument("--dtypes", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
     parser.add_argument(
-        "--contestants", nargs="+", choices=[*CONTESTANTS, *DECODERS, "decoders"], default=list(CONTESTANTS)
+        "--contestants",
+        nargs="+",
+        choices=[*CONTESTANTS, *COMPILED, *DECODERS, "decoders"],
+        default=list(CONTESTANTS),
     )
     parser.add_argument("--decoder-backend", choices=list(BACKENDS), default="torch")
     parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu", help="one core, or one GPU")

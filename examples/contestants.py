@@ -41,6 +41,9 @@ SIZES = {
     "small": Size((384, 12, 6), (256, 4, 8), 8),
     "base": Size((768, 12, 12), (512, 8, 16), 4),
     "large": Size((1024, 24, 16), (512, 8, 16), 2),
+    "large-one-block": Size(
+        (1024, 24, 16), (512, 1, 16), 2
+    ),  # a decoder that the paper found deep enough to fine-tune
 }
 DECODERS = {  # kind, share of the removed patches; in the name it is per cent of all patches
     f"{kind}-{share}": (kind, share / 75) for kind in ("self", "cross") for share in (75, 50, 25)
@@ -107,8 +110,8 @@ def keras_model(contestant: str, size: Size, dtype: str) -> Any:
     model = (MaskTokensInEncoder if contestant == "mask-tokens" else keras_mae.MaskedAutoencoder)(
         keras_mae.ViTEncoder(size.shape, size.patch, **encoder), decoder_class(**decoder), predict_ratio=share
     )
-    # TensorFlow compiles with XLA only if asked to, on a CPU; JAX always does; PyTorch is faster without.
-    jit = keras.backend.backend() != "torch"
+    # TensorFlow compiles with XLA only if asked to, on a CPU; JAX always does; PyTorch its blocks, if asked to.
+    jit = keras.backend.backend() != "torch" or contestant == "torch-compiled"
     model.compile(keras_mae.optimizers.AdamW(LEARNING_RATE, WEIGHT_DECAY), jit_compile=jit)
     return model
 
@@ -160,13 +163,17 @@ def torch_step(model: Any, dtype: str, fused: bool) -> Callable[[Any], Any]:
     return step
 
 
-def model_by_hand(size: Size) -> Any:
-    """Return the same model in plain PyTorch."""
+def model_by_hand(size: Size, compiled: bool = False) -> Any:
+    """Return the same model in plain PyTorch, with its blocks compiled or not."""
     import by_hand
 
-    return by_hand.Autoencoder(
+    model = by_hand.Autoencoder(
         size.encoder, size.decoder, size.side, size.patch, size.channels, cross_share=size.cross_share
     )
+    for module in model.modules():
+        if compiled and isinstance(module, by_hand.Block):
+            module.compile(fullgraph=True)
+    return model
 
 
 def transformers_model(size: Size) -> Any:
@@ -199,12 +206,13 @@ def steps(contestant: str, size: Size, dtype: str, batch: int) -> Callable[[int]
     """
     if contestant == "product":
         return machine.matrix_product(batch, dtype)
-    if contestant != "by-hand" and not contestant.startswith("transformers"):
+    if not contestant.startswith(("by-hand", "transformers")):
         return keras_steps(contestant, size, dtype, batch)
     import torch
 
-    if contestant == "by-hand":
-        pixels, step = torch.from_numpy(bytes_of(size, batch)), torch_step(model_by_hand(size), dtype, fused=True)
+    if contestant.startswith("by-hand"):
+        model = model_by_hand(size, contestant.endswith("compiled"))
+        pixels, step = torch.from_numpy(bytes_of(size, batch)), torch_step(model, dtype, fused=True)
     else:
         pixels = torch.randn(batch, size.channels, size.side, size.side)
         step = torch_step(transformers_model(size), dtype, fused=contestant.endswith("fused"))

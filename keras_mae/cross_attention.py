@@ -9,8 +9,10 @@ from keras import ops
 
 from keras_mae import _checks
 from keras_mae._types import Tensor
+from keras_mae.compiled_blocks import as_one_program
 from keras_mae.decoder import Decoder, MAEDecoder
-from keras_mae.ops import Linear, attention
+from keras_mae.fused_attention import attention
+from keras_mae.ops import Linear
 from keras_mae.transformer import MLP, check_heads
 
 __all__ = ["DECODERS", "CrossAttention", "CrossAttentionBlock", "CrossAttentionDecoder"]
@@ -101,6 +103,9 @@ class CrossAttentionBlock(keras.layers.Layer):
             layer.build(x_shape)
 
     def call(self, x: Tensor, context: Tensor) -> Tensor:
+        return as_one_program(self, CrossAttentionBlock._output, x, context)
+
+    def _output(self, x: Tensor, context: Tensor) -> Tensor:
         # `call`, not `__call__`: see `TransformerBlock`.
         x = x + self.attention.call(self.norm1.call(x), self.context_norm.call(context))
         return x + self.mlp.call(self.norm2.call(x))

@@ -12,6 +12,7 @@ from keras import ops
 
 from keras_mae import _checks
 from keras_mae._types import Tensor
+from keras_mae.ops import constant
 
 __all__ = [
     "PROBABILITY_TOLERANCE",
@@ -154,7 +155,7 @@ def visible_statistics(
         Mean and standard deviation, float32 (batch, removed, 1), or (batch, removed, groups), each.
     """
     mean, std = patch_statistics(visible, groups)
-    table = ops.convert_to_tensor(_inverse_square_distances(grid))
+    table = constant(_inverse_square_distances(grid), mean)
     columns, removed, kept = grid[1], ids_removed.shape[1], ids_keep.shape[1]
     seen_row, seen_column = (ops.expand_dims(place, 1) for place in (ids_keep // columns, ids_keep % columns))
 
@@ -185,10 +186,10 @@ def psnr(prediction: Tensor, pixels: Tensor, pixel_std: tuple[float, ...], peak:
     Returns:
         float32 (batch,): 10 log10(peak² / mean squared error).
     """
-    scale = ops.convert_to_tensor(np.tile(np.asarray(pixel_std, "float32"), pixels.shape[2] // len(pixel_std)))
+    scale = constant(np.tile(np.asarray(pixel_std, "float32"), pixels.shape[2] // len(pixel_std)), pixels)
     error = ops.mean(ops.square((ops.cast(prediction, "float32") - pixels) * scale), axis=(1, 2))
     smallest = 1e-6 * (peak / 255) ** 2  # 108 dB
-    return 10 * ops.log10(peak**2 / ops.maximum(error, smallest))
+    return 10 * ops.log10(peak**2 / ops.maximum(error, constant(smallest, error)))
 
 
 # === Classification ===
@@ -207,7 +208,8 @@ def _probabilities(labels: Tensor, logits: Tensor) -> Tensor:
     if _are_probabilities(labels, classes):
         return ops.cast(labels, "float32")
     # What is no class has no probability. PyTorch's own one-hot would look for such labels on the host.
-    indices = ops.where(are_classes(labels, classes), ops.reshape(ops.cast(labels, "int32"), (-1,)), -1)
+    indices = ops.reshape(ops.cast(labels, "int32"), (-1,))
+    indices = ops.where(are_classes(labels, classes), indices, constant(-1, indices))
     return ops.cast(ops.expand_dims(indices, 1) == ops.arange(classes, dtype="int32"), "float32")
 
 
@@ -243,7 +245,7 @@ def weights_for(class_weights: tuple[float, ...], logits: Tensor) -> Tensor:
         raise ValueError(
             f"`class_weights` must be one for each of {logits.shape[-1]} classes. Received: {len(class_weights)}"
         )
-    return ops.convert_to_tensor(np.asarray(class_weights, "float32"))
+    return constant(np.asarray(class_weights, "float32"), logits)
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
@@ -277,7 +279,7 @@ class CrossEntropy(keras.losses.Loss):
         if self.class_weights is not None:
             probabilities = probabilities * weights_for(self.class_weights, logits)
         loss = -ops.sum(probabilities * ops.log_softmax(logits, axis=-1), axis=-1)
-        return ops.where(are_classes(y_true, logits.shape[-1]), loss, float("nan"))
+        return ops.where(are_classes(y_true, logits.shape[-1]), loss, constant(float("nan"), loss))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "class_weights": self.class_weights}

@@ -22,8 +22,8 @@ __all__ = [
     "Convolution",
     "Linear",
     "add_shared",
-    "attention",
     "concrete",
+    "constant",
     "gather_tokens",
     "gelu",
     "gradient",
@@ -72,35 +72,22 @@ def linear(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
     return add_shared(ops.matmul(x, kernel), bias)
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Return scaled dot-product attention, as `keras.ops.dot_product_attention` does.
+def constant(values: Any, like: Tensor) -> Tensor:
+    """Return numbers of the host as a tensor where another one lies.
 
-    In training on a CPU, PyTorch computes bfloat16 and float16 in float32: its fused backward pass takes up to ten
-    times as long in them, longest with the few tokens that pre-training encodes.
+    PyTorch would wait until a GPU has done all that was asked of it before, and has taken the numbers.
 
     Args:
-        query: (batch, tokens, heads, dim).
-        key, value: (batch, context tokens, heads, dim).
-        mask: Bool, broadcasts to (batch, heads, tokens, context tokens): what may be attended to. All, by default.
-
-    Returns:
-        (batch, tokens, heads, dim), in the dtype of `query`.
-
-    Reference: "Attention Is All You Need", section 3.2.1.
+        values: A number, which gets the dtype of `like`, or an array, which keeps its own.
+        like: Any tensor.
     """
-    parts = [query, key, value]
     if keras.backend.backend() != "torch":
-        return ops.dot_product_attention(*parts, mask=mask)
-    dtype = query.dtype
-    if dtype.itemsize == 2 and query.device.type == "cpu" and any(part.requires_grad for part in parts):
-        parts = [part.float() for part in parts]
-    if mask is not None:
-        return ops.dot_product_attention(*parts, mask=mask).to(dtype)
-    # Keras copies query, key and value to where they lie in a row, which no kernel asks for.
+        return ops.convert_to_tensor(values, None if isinstance(values, np.ndarray) else like.dtype)
     import torch
 
-    mixed = torch.nn.functional.scaled_dot_product_attention(*(part.transpose(1, 2) for part in parts))
-    return mixed.transpose(1, 2).to(dtype)
+    if isinstance(values, np.ndarray):
+        return torch.from_numpy(values).to(like.device, non_blocking=True)
+    return torch.full((), values, dtype=like.dtype, device=like.device)
 
 
 class Linear(keras.layers.Dense):

@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_mae import _checks
 from keras_mae._types import Tensor
-from keras_mae.ops import Linear, gather_tokens
+from keras_mae.ops import Linear, constant, gather_tokens
 from keras_mae.pixels import check_shape
 
 __all__ = ["PatchEmbedding", "patchify", "unpatchify"]
@@ -236,7 +236,7 @@ class PatchEmbedding(keras.layers.Layer):
             patches = ops.reshape(gather_tokens(patches, by_image), (-1, ids.shape[1], patches.shape[2]))
         pixels_a_channel = patches.shape[2] // len(self.pixel_mean)
         mean, std = (
-            ops.convert_to_tensor(np.tile(np.asarray(values, "float32"), pixels_a_channel))
+            constant(np.tile(np.asarray(values, "float32"), pixels_a_channel), patches)
             for values in (self.pixel_mean, self.pixel_std)
         )
         return (ops.cast(patches, "float32") - mean) / std

@@ -9,10 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_mae._types import Tensor
 from keras_mae.distribution import batch_parts, first_sample
+from keras_mae.ops import constant
 
 __all__ = [
     "AUXILIARY_HEAD",
@@ -76,7 +78,8 @@ class StepCounter(keras.random.SeedGenerator):
 
     def advance(self) -> None:
         """End the current step."""
-        self.next()
+        increment = constant(np.array([0, 1], self.state.dtype), self.state.value)
+        self.state.assign(self.state.value + increment)
 
     def set(self, step: int) -> None:
         """Continue from `step`."""
@@ -100,12 +103,15 @@ def _int32(value: int) -> int:
 def mix(x: Tensor) -> Tensor:
     """Apply MurmurHash3's 32-bit finalizer: every input bit reaches every output bit."""
 
-    def shift(x: Tensor, bits: int) -> Tensor:  # a logical shift right: int32's own keeps the sign
-        return ops.bitwise_and(ops.right_shift(x, bits), (1 << (32 - bits)) - 1)
+    x = ops.bitwise_xor(x, _upper(x, 16)) * _int32(0x85EBCA6B)
+    x = ops.bitwise_xor(x, _upper(x, 13)) * _int32(0xC2B2AE35)
+    return ops.bitwise_xor(x, _upper(x, 16))
 
-    x = ops.bitwise_xor(x, shift(x, 16)) * _int32(0x85EBCA6B)
-    x = ops.bitwise_xor(x, shift(x, 13)) * _int32(0xC2B2AE35)
-    return ops.bitwise_xor(x, shift(x, 16))
+
+def _upper(x: Tensor, bits: int) -> Tensor:
+    """Return a logical shift right by so many bits: int32's own keeps the sign."""
+    kept = (1 << (32 - bits)) - 1
+    return ops.bitwise_and(ops.right_shift(x, constant(bits, x)), constant(kept, x))
 
 
 def hash_noise(seed: int, step: Tensor | int, index: Tensor, count: int, stream: int = MASKS) -> Tensor:
@@ -133,5 +139,4 @@ def hash_noise(seed: int, step: Tensor | int, index: Tensor, count: int, stream:
 
 def to_uniform(noise: Tensor) -> Tensor:
     """Return int32 noise as float32 in [0, 1): its upper 24 bits, which float32 holds exactly."""
-    upper = ops.bitwise_and(ops.right_shift(noise, 8), 0xFFFFFF)
-    return ops.cast(upper, "float32") * (1.0 / (1 << 24))
+    return ops.cast(_upper(ops.convert_to_tensor(noise), 8), "float32") * (1.0 / (1 << 24))

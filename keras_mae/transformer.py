@@ -10,7 +10,9 @@ from keras import ops
 
 from keras_mae import _checks
 from keras_mae._types import Tensor
-from keras_mae.ops import Linear, attention, gelu, linear, parted
+from keras_mae.compiled_blocks import as_one_program
+from keras_mae.fused_attention import attention
+from keras_mae.ops import Linear, gelu, linear, parted
 from keras_mae.random import to_uniform
 
 __all__ = ["MLP", "Attention", "DropPath", "TransformerBlock"]
@@ -154,8 +156,11 @@ class DropPath(keras.layers.Layer):
         self.built = True  # no weights; a layer that is not built makes Keras trace the model at every `fit`
 
     def call(self, x: Tensor, noise: Tensor) -> Tensor:
-        keep = ops.cast(to_uniform(noise) >= self.drop_path_rate, x.dtype) / (1 - self.drop_path_rate)
-        return x * ops.reshape(keep, (-1,) + (1,) * (len(x.shape) - 1))
+        return x * ops.reshape(self.factors(noise, x.dtype), (-1,) + (1,) * (len(x.shape) - 1))
+
+    def factors(self, noise: Tensor, dtype: Any) -> Tensor:
+        """Return what `call` multiplies each sample by, in the shape of `noise`."""
+        return ops.cast(to_uniform(noise) >= self.drop_path_rate, dtype) / (1 - self.drop_path_rate)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "drop_path_rate": self.drop_path_rate}
@@ -217,8 +222,14 @@ class TransformerBlock(keras.layers.Layer):
     def call(
         self, x: Tensor, drop_path_noise: Tensor | None = None, windows: Any = None, wanted: slice | None = None
     ) -> Tensor:
+        kept = None if drop_path_noise is None else self.drop_path.factors(drop_path_noise, x.dtype)
+        return as_one_program(self, TransformerBlock._output, x, kept, windows=windows, wanted=wanted)
+
+    def _output(self, x: Tensor, kept: Tensor | None, windows: Any, wanted: slice | None) -> Tensor:
+        """Return the block's output; `kept` (batch, 2) multiplies the two branches of each sample."""
+
         def residual(branch: Tensor, which: int) -> Tensor:
-            return branch if drop_path_noise is None else self.drop_path(branch, drop_path_noise[:, which])
+            return branch if kept is None else branch * kept[:, which, None, None]
 
         # `call`, not `__call__`: each costs eager PyTorch 0.1 ms of bookkeeping, which the block did already.
         attended = self.attention.call(self.norm1.call(x), windows, wanted)

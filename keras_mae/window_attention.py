@@ -12,7 +12,7 @@ from keras import ops
 
 from keras_mae import _checks
 from keras_mae._types import Tensor
-from keras_mae.ops import attention
+from keras_mae.fused_attention import attention
 
 __all__ = ["Windows", "check_full_attention", "checked_global_blocks", "rearranged"]
 

@@ -15,7 +15,8 @@ from keras import ops
 from training_helpers import BACKEND, quick_compile
 
 import keras_mae
-from keras_mae.ops import add_shared, attention, gradient, linear
+from keras_mae.fused_attention import attention
+from keras_mae.ops import add_shared, gradient, linear
 from keras_mae.pooling import pool_tokens
 
 BATCH, IMAGE_SHAPE, CLASSES = 128, (32, 32, 3), 7  # 64 patches, 16 of them visible

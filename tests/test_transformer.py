@@ -9,6 +9,7 @@ import pytest
 from keras import ops
 
 import keras_mae
+from keras_mae import fused_attention
 from keras_mae.random import hash_noise
 from keras_mae.transformer import MLP, Attention
 
@@ -197,3 +198,32 @@ def test_block_without_draws_drops_nothing(tokens):
     for ours, source in zip(plain.weights, block.weights, strict=True):
         ours.assign(source)
     np.testing.assert_array_equal(to_numpy(block(tokens)), to_numpy(plain(tokens)))
+
+
+@pytest.mark.backends("jax")
+@pytest.mark.parametrize(("asking", "known"), [(5, 5), (4, 5), (5, 4)])
+def test_cudnn_gets_even_numbers_of_tokens_and_the_result_is_of_all(asking, known, monkeypatch):
+    """JAX would not train by its kernel otherwise. Where it is not, JAX's own form of the call stands in for it."""
+    jax = pytest.importorskip("jax")
+    rng = np.random.default_rng(0)
+    parts = [jax.numpy.asarray(rng.normal(size=(2, n, 3, 8)), "bfloat16") for n in (asking, known, known)]
+
+    def gradients():
+        def total(*given):
+            return (fused_attention.attention(*given).astype("float32") ** 2).sum()
+
+        return jax.grad(total, argnums=(0, 1, 2))(*parts)
+
+    expected, own, seen = gradients(), jax.nn.dot_product_attention, []
+
+    def as_cudnn(query, key, *others, implementation, **lengths):
+        assert implementation == "cudnn"
+        seen.append((query.shape[1], key.shape[1]))
+        return own(query, key, *others, implementation="xla", **lengths)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", as_cudnn)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr("keras.src.backend.jax.nn._can_use_flash_attention", lambda *parts: True)
+    for found, wanted in zip(gradients(), expected, strict=True):
+        np.testing.assert_allclose(found.astype("float32"), wanted.astype("float32"), rtol=0.02, atol=0.02)
+    assert seen == [(asking + asking % 2, known + known % 2)]

@@ -1,5 +1,6 @@
 """PyTorch's training step asks the device for no value: on a GPU, that would wait for all that was started before."""
 
+import keras
 import numpy as np
 import pytest
 from conftest import build_mae, random_images
@@ -43,6 +44,84 @@ def test_a_training_step_needs_no_value(make):
         logs = model.train_step(data[: 2 if make is fine_tuning else 1])
         with pytest.raises(DataDependentOutputException):
             float(logs["loss"])
+
+
+@pytest.mark.parametrize("make", [pre_training, fine_tuning])
+def test_a_training_step_sends_nothing_from_the_host(make):
+    """A tensor made of a number of the host's is waited for by both, behind all that a GPU still has to do."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    sent = []
+
+    class Sent(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            if function in (torch.as_tensor, torch.tensor, torch.asarray) and not torch.is_tensor(args[0]):
+                sent.append(args[0])
+            return function(*args, **(kwargs or {}))
+
+    model = make()
+    data = torch.zeros((4, *model.encoder.image_shape), dtype=torch.uint8), torch.zeros(4, dtype=torch.int32)
+    data = data[: 2 if make is fine_tuning else 1]
+    model.train_step(data)  # which makes the optimizer's slots
+    with Sent():
+        torch.as_tensor(1)
+        model.train_step(data)
+    # Keras' own loss and metrics count the images: how many of them there are, and in what shape.
+    assert sent == ([1] if make is pre_training else [1, (4,), 4])
+
+
+def test_batches_are_on_the_device_before_keras_sees_them(monkeypatch):
+    """Arrays are sent, and what is none, or of a kind that PyTorch does not know, is left to Keras."""
+    import torch
+
+    from keras_mae.train_step.uploading import Uploaded
+
+    class Batches(keras.utils.PyDataset):
+        given = (
+            random_images(2),
+            [random_images(2), np.arange(2)],
+            {"images": random_images(2)[::-1], "kind": np.arange(2, dtype="uint32")},
+        )
+        num_batches = len(given)
+        epochs = 0
+
+        def __getitem__(self, index):
+            return self.given[index]
+
+        def on_epoch_end(self):
+            self.epochs += 1
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)  # there is none without a GPU
+    batches = Batches()
+    assert Uploaded.to(torch.device("cpu"), batches) is batches
+    assert Uploaded.to(torch.device("cuda"), batches.given) is batches.given
+    assert isinstance(Uploaded.to(torch.device("cuda"), batches), Uploaded)
+    sent = Uploaded(batches, torch.device("cpu"))
+    alone, pair, named = list(sent)
+    assert [type(batch) for batch in (alone, pair, named)] == [tuple, tuple, dict]
+    np.testing.assert_array_equal(alone[0].numpy(), batches.given[0])
+    assert [part.dtype for part in pair] == [torch.uint8, torch.int64]
+    np.testing.assert_array_equal(named["images"].numpy(), batches.given[2]["images"])
+    assert named["kind"] is batches.given[2]["kind"]
+    model = pre_training()
+    losses = [model.evaluate(each, return_dict=True, verbose=0)["loss"] for each in (Part(batches), Part(sent))]
+    assert losses[0] == losses[1]
+    sent.on_epoch_end()
+    assert batches.epochs
+
+
+class Part(keras.utils.PyDataset):
+    """The first batch of another dataset, which has images alone."""
+
+    num_batches = 1
+
+    def __init__(self, batches):
+        super().__init__()
+        self.batches = batches
+
+    def __getitem__(self, index):
+        return self.batches[index]
 
 
 def test_a_step_that_is_not_taken_leaves_no_trace():

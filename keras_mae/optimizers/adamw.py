@@ -154,17 +154,19 @@ class AdamW(CountsUpdates, keras.optimizers.AdamW):
     @property
     def applies_if(self) -> bool:
         """Whether `apply_if` is there for this optimizer, as it is set."""
-        return self._fused and not (self.use_ema or self.gradient_accumulation_steps)
+        plain = all(variable.constraint is None for variable in self._trainable_variables)
+        return self._fused and plain and not (self.use_ema or self.gradient_accumulation_steps)
 
     def apply_if(self, taken: Any, gradients: Any, variables: Any) -> None:
         """Update as `apply` does if `taken`, a boolean scalar of the device, is true; nobody waits. PyTorch only."""
-        before = ops.copy(self._iterations.value)
+        if not self.built:
+            self.build(variables)
         self._taken = taken
-        try:
-            self.apply(gradients, variables)
+        try:  # not `apply`, which counts by a number of the host's: for that a GPU would be waited for
+            self._backend_apply_gradients(list(gradients), list(variables))
         finally:
             self._taken = None
-        self._iterations.assign(ops.where(taken, self._iterations.value, before))
+        self._iterations.assign(self._iterations.value + taken)
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_mae import _checks
+from keras_mae.ops import constant
 from keras_mae.optimizers.schedules import warmup_cosine
 from keras_mae.optimizers.updates import CountsUpdates
 
@@ -72,8 +73,8 @@ class LARS(CountsUpdates):
             update = update + self.weight_decay * value
             weight_norm, update_norm = (ops.sqrt(ops.sum(ops.square(x))) for x in (value, update))
             known = ops.logical_and(weight_norm > 0, update_norm > 0)
-            trust = self.trust_coefficient * weight_norm / ops.where(known, update_norm, 1.0)
-            update = update * ops.where(known, trust, 1.0)
+            trust = self.trust_coefficient * weight_norm / ops.where(known, update_norm, constant(1.0, update_norm))
+            update = update * ops.where(known, trust, constant(1.0, trust))
         update = ops.cast(momentum, variable.dtype) * self.momentum + update
         self.assign(momentum, update)
         self.assign_sub(variable, ops.cast(learning_rate, variable.dtype) * update)

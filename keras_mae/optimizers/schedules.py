@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from keras_mae import _checks
+from keras_mae.ops import constant
 
 __all__ = [
     "WarmupPolynomial",
@@ -51,7 +52,7 @@ class WarmupCosine(keras.optimizers.schedules.CosineDecay):
     """What `warmup_cosine` returns: Keras' schedule, which chooses its course on the host, chosen on the device."""
 
     def __call__(self, step: Any) -> Any:
-        step = ops.minimum(ops.cast(step, "float32"), self.decay_steps + self.warmup_steps)
+        step = _at_most(ops.cast(step, "float32"), self.decay_steps + self.warmup_steps)
         gone = (step - self.warmup_steps) / self.decay_steps
         falling = (1 - self.alpha) * (0.5 * (1.0 + ops.cos(math.pi * gone))) + self.alpha
         return self.warmup_target * ops.where(step < self.warmup_steps, step / self.warmup_steps, falling)
@@ -74,10 +75,10 @@ class WarmupStableDecay(keras.optimizers.schedules.LearningRateSchedule):
 
     def __call__(self, step: Any) -> Any:
         # Differences of whole numbers first: far into a run float32 cannot tell neighboring steps apart.
-        step = ops.cast(ops.minimum(step, self.total_steps), "int32")
+        step = _at_most(ops.cast(step, "int32"), self.total_steps)
         rising = ops.cast(step, "float32") / max(self.warmup_steps, 1)
         left = ops.cast(self.total_steps - step, "float32") / self.decay_steps
-        gone = ops.clip(1.0 - left, 0.0, 1.0)
+        gone = 1.0 - _at_most(left, 1.0)
         rate = self.peak + (self.minimum - self.peak) * ops.sqrt(gone)
         return ops.where(step < self.warmup_steps, self.peak * rising, rate)
 
@@ -128,10 +129,10 @@ class WarmupPolynomial(keras.optimizers.schedules.LearningRateSchedule):
 
     def __call__(self, step: Any) -> Any:
         # Differences of whole numbers first: far into a run float32 cannot tell neighboring steps apart.
-        step = ops.cast(ops.minimum(step, self.total_steps), "int32")
+        step = _at_most(ops.cast(step, "int32"), self.total_steps)
         rising = ops.cast(step, "float32") / max(self.warmup_steps, 1)
         left = ops.cast(self.total_steps - step, "float32") / (self.total_steps - self.warmup_steps)
-        rate = self.minimum + (self.peak - self.minimum) * ops.minimum(left, 1.0) ** self.power
+        rate = self.minimum + (self.peak - self.minimum) * _at_most(left, 1.0) ** self.power
         return ops.where(step < self.warmup_steps, self.peak * rising, rate)
 
     def get_config(self) -> dict[str, Any]:
@@ -177,6 +178,10 @@ def pretraining_rate(
     if decay_steps is None:
         return warmup_cosine(peak, total_steps, warmup_steps)
     return warmup_stable_decay(peak, total_steps, warmup_steps, decay_steps)
+
+
+def _at_most(x: Any, limit: float) -> Any:
+    return ops.minimum(x, constant(limit, x))
 
 
 def _check_run(peak: float, total_steps: int, warmup_steps: int, minimum: float) -> None:

@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from keras_mae import _checks
+from keras_mae.ops import constant
 from keras_mae.optimizers.averages import move_averages
 
 __all__ = ["CountsUpdates"]
@@ -88,7 +89,8 @@ class CountsUpdates(keras.optimizers.Optimizer):
             super()._update_model_variables_moving_average(trainable_variables)
             return
         done = ops.cast(self.iterations, "float32")
-        momentum = ops.where(done > 0, ops.minimum(self.ema_momentum, (1 + done) / (10 + done)), 0.0)
+        highest = constant(self.ema_momentum, done)
+        momentum = ops.where(done > 0, ops.minimum(highest, (1 + done) / (10 + done)), constant(0.0, done))
         move_averages(self._model_variables_moving_average, trainable_variables, 1 - momentum)
 
     def finalize_variable_values(self, var_list: Any) -> None:

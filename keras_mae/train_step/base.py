@@ -15,7 +15,7 @@ from keras_mae._types import Tensor
 from keras_mae.distribution import batch_parts
 from keras_mae.first_batch import ChecksImages, images_of
 from keras_mae.fit_arguments import EVALUATE, FIT, check_compiling, check_data, check_fitting
-from keras_mae.ops import concrete
+from keras_mae.ops import concrete, constant
 from keras_mae.random import StepCounter
 from keras_mae.train_step.trained import TrainedWeights, batch_norms, set_trained_parts, trained_parts
 
@@ -136,7 +136,8 @@ class BaseTrainStep(ChecksImages, keras.Model):
     # === What a model gets ===
     def _add_to_means(self, rows: Any, finite: Tensor | None, *means: tuple[keras.metrics.Mean, Tensor]) -> None:
         """Add a batch of `rows` samples to running means or, if it was skipped, to the count of skipped steps."""
-        counted = ops.cast(rows, "float32")
+        total = self.skipped_tracker.total.value
+        counted = constant(rows, total) if isinstance(rows, int) else ops.cast(rows, "float32")
         if finite is not None:
             taken = ops.cast(finite, "float32")
             # All parts of a batch skip together, and what they count is added up.
@@ -144,7 +145,9 @@ class BaseTrainStep(ChecksImages, keras.Model):
             counted = counted * taken
         for mean, value in means:
             # NaN stays NaN, even with a weight of 0.
-            mean.update_state(value if finite is None else ops.where(finite, value, 0.0), sample_weight=counted)
+            mean.update_state(
+                value if finite is None else ops.where(finite, value, constant(0.0, value)), sample_weight=counted
+            )
 
     def _compiled_metrics(self, data: tuple[Any, Any, Any], outputs: Any, finite: Tensor | None) -> dict[str, Any]:
         """Add a batch to the metrics the model is compiled with, unless it was skipped, and return the logs."""
@@ -167,8 +170,9 @@ class BaseTrainStep(ChecksImages, keras.Model):
     def get_metrics_result(self) -> dict[str, Any]:
         """Return each metric's value: NaN, and not what it starts from, where every batch was skipped."""
         results: dict[str, Any] = super().get_metrics_result()
-        none_counted = (self.skipped_tracker.total > 0) & (self._loss_tracker.count == 0)
-        missing = ops.where(none_counted, float("nan"), 0.0)
+        skipped, counted = self.skipped_tracker.total.value, self._loss_tracker.count.value
+        none_counted = (skipped > 0) & (counted == 0)
+        missing = ops.where(none_counted, *(constant(number, counted) for number in (float("nan"), 0.0)))
         # A metric of the user's may give whole numbers, or several values in a dict. A sum is its variable itself,
         # which PyTorch sets back in place before an epoch's logs are read, if there is validation.
         return {
@@ -298,7 +302,7 @@ def poisoned(gradients: Sequence[Tensor], finite: Tensor) -> list[Tensor]:
         finite: Whether the global batch's loss and gradients are all finite, a boolean scalar.
     """
     first, *others = gradients
-    return [ops.where(finite, first, float("nan")), *others]
+    return [ops.where(finite, first, constant(float("nan"), first)), *others]
 
 
 def _portable(config: Any) -> Any:

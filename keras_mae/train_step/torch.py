@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from torch import distributed
 
+from keras_mae.compiled_blocks import BlockPrograms
 from keras_mae.distribution import batch_parts
 from keras_mae.first_batch import ListStep, looking, rows_of
 from keras_mae.ops import BatchNormalization
 from keras_mae.train_step.base import BaseTrainStep, poisoned
 from keras_mae.train_step.reduction import Reduction
 from keras_mae.train_step.trained import batch_norms
+from keras_mae.train_step.uploading import Uploaded
 
 __all__ = ["TrainStep"]
 
@@ -23,11 +25,23 @@ class TrainStep(BaseTrainStep):
     """`train_step` and `test_step` with autograd, and what several processes need around them."""
 
     _reduction: Reduction | None = None
+    _block_programs = BlockPrograms(False)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        super().compile(*args, **kwargs)
+        self._block_programs = BlockPrograms(bool(self.jit_compile))
+
+    def _should_torch_compile(self) -> bool:
+        return False  # Keras would break the step into dozens of graphs: blocks are compiled instead
 
     def train_step(self, data: Any) -> dict[str, Any]:
+        with self._block_programs.used():
+            return self._train(data)
+
+    def _train(self, data: Any) -> dict[str, Any]:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(self.check_batch(data))
         weights = self.trainable_weights
-        on_cpu = bool(weights) and weights[0].value.device.type == "cpu"
+        on_cpu = self._device.type == "cpu"
         if not on_cpu:  # the gradients of the step before would take up memory beside what this one keeps
             self.zero_grad()
         statistics = [statistic.value.clone() for statistic in self.moving_statistics]
@@ -59,11 +73,15 @@ class TrainStep(BaseTrainStep):
             return self._logs((x, y, sample_weight), outputs, loss, finite)
 
     def test_step(self, data: Any) -> dict[str, Any]:
-        with torch.no_grad():
+        with torch.no_grad(), self._block_programs.used():
             x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(self.check_batch(data))
             outputs = self.outputs_for_loss(x, training=False)
             loss = self.compute_loss(x, y, outputs, sample_weight, training=False)
             return self._logs((x, y, sample_weight), outputs, loss)
+
+    def predict_step(self, data: Any) -> Any:
+        with self._block_programs.used():
+            return super().predict_step(data)
 
     def _logs(self, data: Any, outputs: Any, loss: Any, finite: Any = None) -> dict[str, Any]:
         """Return the logs of all processes' batches so far."""
@@ -114,4 +132,12 @@ class TrainStep(BaseTrainStep):
                 "keras_mae.data.from_arrays(images, batch_size=...). "
                 f"Received: {type(x).__name__} in {batch_parts()} processes"
             )
-        return super().fit(x, *args, **kwargs)
+        return super().fit(Uploaded.to(self._device, x), *args, **kwargs)
+
+    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        return super().evaluate(Uploaded.to(self._device, x), *args, **kwargs)
+
+    @property
+    def _device(self) -> torch.device:
+        """Where the weights are."""
+        return self.variables[0].value.device if self.variables else torch.device("cpu")

@@ -129,7 +129,7 @@ def _of_torch(model: Any, shapes: list[tuple[tuple[int, ...], str]]) -> tuple[in
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
         stand_ins = [fake.from_tensor(variable.value) for variable in kept]  # what is done to them is done to nothing
         with Allocations(stand_ins) as allocations:
-            model.train_step(tuple(torch.empty(shape, dtype=getattr(torch, dtype)) for shape, dtype in shapes))
+            model._train(tuple(torch.empty(shape, dtype=getattr(torch, dtype)) for shape, dtype in shapes))
     model.zero_grad()  # these have no values
     return allocations.forward, allocations.most + _bytes(kept)
 

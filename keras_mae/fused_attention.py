@@ -1,0 +1,66 @@
+"""Attention by each backend's fused kernels, whose matrix of weights is never in memory."""
+
+from __future__ import annotations
+
+import keras
+from keras import ops
+
+from keras_mae._types import Tensor
+
+__all__ = ["attention"]
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return scaled dot-product attention, as `keras.ops.dot_product_attention` does.
+
+    In training on a CPU, PyTorch computes bfloat16 and float16 in float32: its fused backward pass takes up to ten
+    times as long in them, longest with the few tokens that pre-training encodes.
+
+    Args:
+        query: (batch, tokens, heads, dim).
+        key, value: (batch, context tokens, heads, dim).
+        mask: Bool, broadcasts to (batch, heads, tokens, context tokens): what may be attended to. All, by default.
+
+    Returns:
+        (batch, tokens, heads, dim), in the dtype of `query`.
+
+    Reference: "Attention Is All You Need", section 3.2.1.
+    """
+    parts = [query, key, value]
+    if keras.backend.backend() != "torch":
+        if mask is None and _lacks_a_token_for_cudnn(query, key):
+            return _attention_by_cudnn(*parts)
+        return ops.dot_product_attention(*parts, mask=mask)
+    dtype = query.dtype
+    if dtype.itemsize == 2 and query.device.type == "cpu" and any(part.requires_grad for part in parts):
+        parts = [part.float() for part in parts]
+    if mask is not None:
+        return ops.dot_product_attention(*parts, mask=mask).to(dtype)
+    # Keras copies query, key and value to where they lie in a row, which no kernel asks for.
+    import torch
+
+    mixed = torch.nn.functional.scaled_dot_product_attention(*(part.transpose(1, 2) for part in parts))
+    return mixed.transpose(1, 2).to(dtype)
+
+
+def _lacks_a_token_for_cudnn(query: Tensor, key: Tensor) -> bool:
+    """Whether JAX would not train by cuDNN's fused attention only because a number of tokens is odd."""
+    if keras.backend.backend() != "jax" or not (query.shape[1] % 2 or key.shape[1] % 2):
+        return False
+    import jax
+    from keras.src.backend.jax.nn import _can_use_flash_attention  # has no public name
+
+    return jax.default_backend() == "gpu" and bool(_can_use_flash_attention(query, key, key, None))
+
+
+def _attention_by_cudnn(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Return attention by cuDNN's kernel, which trains with even numbers of tokens only: one more is masked out."""
+    import jax
+    import jax.numpy as jnp
+
+    lengths = [jnp.full(query.shape[:1], part.shape[1], "int32") for part in (query, key)]
+    even = [jnp.pad(part, ((0, 0), (0, part.shape[1] % 2), (0, 0), (0, 0))) for part in (query, key, value)]
+    mixed = jax.nn.dot_product_attention(
+        *even, query_seq_lengths=lengths[0], key_value_seq_lengths=lengths[1], implementation="cudnn"
+    )
+    return mixed[:, : query.shape[1]]
