@@ -1,6 +1,7 @@
-"""Images a second in one process and in two: what spreading a run over devices costs.
+"""Images a second in one process and in two, and the memory of each: what spreading a run over devices costs.
 
     KERAS_BACKEND=torch python examples/benchmark_scaling.py
+    KERAS_BACKEND=torch python examples/benchmark_scaling.py --size base --batch 2 --engine torch_fsdp
     KERAS_BACKEND=tensorflow python examples/benchmark_scaling.py --processes 1 2 --size base
 
 Each process is pinned to a core of its own, with one thread, and takes its part of every global batch, which grows
@@ -23,6 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import socket
 import statistics
 import subprocess
@@ -30,7 +32,7 @@ import sys
 import time
 
 SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}  # embed_dim, depth, num_heads
-ENGINES = {"tensorflow": "multi_worker", "jax": "data_parallel", "torch": "torch_ddp"}
+ENGINES = {"tensorflow": ["multi_worker"], "jax": ["data_parallel"], "torch": ["torch_ddp", "torch_fsdp"]}
 WARM_UP, STEPS = 2, 6
 
 
@@ -51,7 +53,10 @@ def work(options: argparse.Namespace) -> None:
             float(logs["loss"])  # an accelerator, or JAX, may not have done it yet
             self.ends.append(time.perf_counter())
 
-    engine = "none" if options.parts == 1 else ENGINES[keras.backend.backend()]
+    engines = ENGINES[keras.backend.backend()]
+    if (options.engine or engines[0]) not in engines:
+        raise SystemExit(f"--engine must be one of {', '.join(engines)}. Received: {options.engine}")
+    engine = "none" if options.parts == 1 else options.engine or engines[0]
     with distribution.scope(engine) as devices:
         width, depth, heads = SIZES[options.size]
         encoder = keras_mae.ViTEncoder((224, 224, 3), 16, embed_dim=width, depth=depth, num_heads=heads)
@@ -64,7 +69,20 @@ def work(options: argparse.Namespace) -> None:
         mae.fit(dataset, shuffle=False, verbose=0, callbacks=[Clock()])
         if devices.is_main:
             times = [end - begin for begin, end in zip(Clock.ends, Clock.ends[1:], strict=False)][WARM_UP - 1 :]
-            print(json.dumps({"seconds": statistics.median(times), "parameters": mae.count_params()}), flush=True)
+            found = {"seconds": statistics.median(times), "parameters": mae.count_params(), "memory": most_memory()}
+            print(json.dumps(found), flush=True)
+
+
+def most_memory() -> float:
+    """Return the most GiB of this process at once, the libraries included: resident, or on PyTorch's GPU."""
+    import keras
+
+    if keras.backend.backend() == "torch":
+        import torch
+
+        if torch.cuda.is_available():
+            return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def run(parts: int, options: argparse.Namespace) -> dict[str, float]:
@@ -113,6 +131,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="numbers of processes to compare")
     parser.add_argument("--size", choices=SIZES, default="small", help="ViT with patches of 16 pixels, 224 px")
     parser.add_argument("--batch", type=int, default=8, help="images a process and step")
+    parser.add_argument("--engine", help="of several processes; by default the first that the backend has here")
     parser.add_argument("--rounds", type=int, default=3, help="turns")
     parser.add_argument("--parts", type=int, help=argparse.SUPPRESS)  # set in a process of a run
     options = parser.parse_args()
@@ -129,10 +148,10 @@ def main() -> None:
         for parts, turns in found.items()
     }
     print(f"ViT-{options.size}, {found[first][0]['parameters']:,.0f} parameters, {options.batch} images a process")
-    print(f"{'processes':>10}{'images/s':>10}{'times':>8}{'of what is possible':>21}")
+    print(f"{'processes':>10}{'images/s':>10}{'times':>8}{'of what is possible':>21}{'GiB of each':>13}")
     for parts, rate in rates.items():
-        ratio = rate / rates[first]
-        print(f"{parts:>10}{rate:>10.2f}{ratio:>8.2f}{ratio * first / parts:>21.0%}")
+        ratio, memory = rate / rates[first], statistics.median(turn["memory"] for turn in found[parts])
+        print(f"{parts:>10}{rate:>10.2f}{ratio:>8.2f}{ratio * first / parts:>21.0%}{memory:>13.2f}")
 
 
 if __name__ == "__main__":

@@ -54,7 +54,8 @@ with keras_mae.distribution.scope("auto") as devices:
 "auto" takes what fits the backend and what there is. By name, on TensorFlow: `mirrored` (`tf.distribute`'s
 MirroredStrategy: the GPUs of a machine), `multi_worker` (MultiWorkerMirroredStrategy: several machines) and `tpu`
 (TPUStrategy). On JAX, through `keras.distribution`: `data_parallel`, and `model_parallel`, which shares out the
-weights, too. On PyTorch: `torch_ddp`, one process for each GPU, started by `torchrun`.
+weights, too. On PyTorch: `torch_ddp`, one process for each GPU, started by `torchrun`, and by name only `torch_fsdp`,
+in which these processes share out the weights.
 
 ## The result is the same
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from keras_mae import distribution
 
 __all__ = ["save_model", "save_weights", "unfailing"]
 
@@ -123,12 +125,26 @@ def unfailing(path: Path) -> Iterator[io.BytesIO]:
 
 
 def save_weights(model: Any, path: Path) -> None:
-    """Write what `model.save_weights(path)` does; where that fails, with an `OSError`."""
-    with unfailing(path) as file:
-        model.save_weights(file)
+    """Write what `model.save_weights(path)` does; where that fails, with an `OSError`.
+
+    Where processes share weights out, all must call it, and the main one writes.
+    """
+    _written(model, path, model.save_weights)
 
 
 def save_model(model: Any, path: Path) -> None:
-    """Write what `model.save(path)` does; where that fails, with an `OSError`."""
-    with unfailing(path) as file:
-        model.save(file)
+    """Write what `model.save(path)` does; as `save_weights`."""
+    _written(model, path, model.save)
+
+
+def _written(model: Any, path: Path, save: Callable[[Any], Any]) -> None:
+    if not distribution.are_shared_out(model.weights):
+        with unfailing(path) as file:
+            save(file)
+        return
+    from keras_mae.sharding import read_by_main
+
+    with read_by_main() as writes:
+        if writes:
+            with unfailing(path) as file:
+                save(file)

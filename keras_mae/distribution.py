@@ -21,7 +21,7 @@ __all__ = ["ENGINES", "Devices", "batch_parts", "current", "first_sample", "gath
 _BY_BACKEND = {
     "tensorflow": ("mirrored", "tpu", "multi_worker"),
     "jax": ("data_parallel", "model_parallel"),
-    "torch": ("torch_ddp",),
+    "torch": ("torch_ddp", "torch_fsdp"),
 }
 ENGINES = ("auto", "none", *(engine for engines in _BY_BACKEND.values() for engine in engines))
 
@@ -106,7 +106,8 @@ def scope(engine: str = "auto", model_devices: int | None = None) -> Iterator[De
             environment variable TF_CONFIG, or of a Slurm job). On JAX "data_parallel" (all devices; several hosts by
             Keras' own variables, KERAS_DISTRIBUTION_JOB_ADDRESSES, ..._NUM_PROCESSES and ..._PROCESS_ID) or
             "model_parallel" (which also shards the weights). On PyTorch "torch_ddp" (the processes that `torchrun`
-            started). "auto" takes what fits the backend and what there is; "none" is one device.
+            started) or "torch_fsdp" (the same, of which each holds a part of weights, gradients and slots). "auto"
+            takes what fits the backend and what there is; "none" is one device.
         model_devices: Number of devices that share one copy of the model, with "model_parallel"; all by default.
 
     Returns:
@@ -137,7 +138,8 @@ def scope(engine: str = "auto", model_devices: int | None = None) -> Iterator[De
         "multi_worker": _multi_worker,
         "data_parallel": _data_parallel,
         "model_parallel": lambda: _model_parallel(model_devices),
-        "torch_ddp": _torch_ddp,
+        "torch_ddp": lambda: _torch_processes("torch_ddp"),
+        "torch_fsdp": lambda: _torch_processes("torch_fsdp"),
     }
     with openers[engine]() as devices:
         _current = devices
@@ -155,7 +157,7 @@ def gather(value: float) -> list[float]:
         return [float(value)]
     own = np.zeros(devices.processes, "float64")
     own[devices.process] = value
-    if devices.engine == "torch_ddp":
+    if keras.backend.backend() == "torch":
         import torch
 
         everyone = torch.tensor(own, device="cuda" if torch.cuda.is_available() else "cpu")
@@ -177,6 +179,11 @@ def _summing(strategy: Any) -> Any:
     import tensorflow as tf
 
     return tf.function(lambda share: strategy.reduce("SUM", strategy.run(tf.identity, args=(share,)), axis=None))
+
+
+def are_shared_out(variables: Sequence[Any]) -> bool:
+    """Return whether this process holds a part only of some of these variables; see `keras_mae.sharding`."""
+    return any(getattr(variable, "is_shared_out", False) for variable in variables)
 
 
 # === Within a step ===
@@ -397,14 +404,14 @@ def _distribution_scope(engine: str, distribution: Any, names: list[str], replic
 
 # === PyTorch ===
 @contextlib.contextmanager
-def _torch_ddp() -> Iterator[Devices]:
+def _torch_processes(engine: str) -> Iterator[Devices]:
     import torch
 
     missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     begun = torch.distributed.is_initialized()
     if missing and not begun:
         raise ValueError(
-            "'torch_ddp' takes processes that torchrun started: torchrun --nproc-per-node 8 script.py. "
+            f"{engine!r} takes processes that torchrun started: torchrun --nproc-per-node 8 script.py. "
             f"Received: no {', '.join(missing)} in the environment"
         )
     cuda = torch.cuda.is_available()
@@ -415,7 +422,7 @@ def _torch_ddp() -> Iterator[Devices]:
     try:
         rank, size = torch.distributed.get_rank(), torch.distributed.get_world_size()
         device = f"cuda:{torch.cuda.current_device()}" if cuda else "cpu"
-        yield Devices("torch_ddp", (device,), size, rank, size)
+        yield Devices(engine, (device,), size, rank, size)
     finally:
         if not begun:
             torch.distributed.destroy_process_group()

@@ -19,13 +19,14 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 
 import keras_mae  # noqa: E402
-from keras_mae import distribution  # noqa: E402
+from keras_mae import _saving, distribution  # noqa: E402
 
 BATCH, STEPS, EPOCHS = 8, 3, 2
 IMAGES = np.random.default_rng(5).integers(0, 256, (BATCH * STEPS, 12, 20, 3)).astype("uint8")
 LABELS = np.random.default_rng(6).integers(0, 3, BATCH * STEPS)
 
 NOT_FINITE = "not finite, clipped and averaged"
+SHARED_OUT = "shared out"
 # Plain gradient descent shows the size of a gradient, which AdamW hides; epsilon keeps AdamW from blowing up the
 # rounding of gradients that are zero.
 PRETRAINED = {
@@ -143,6 +144,41 @@ def segmented():
 HEADED = {"classifier": classified, "segmenter": segmented}
 
 
+def refused(action):
+    """The text of the error that an action raises."""
+    try:
+        action()
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def shared_out(path):
+    """Layer decay, frozen parts, gradients clipped weight by weight, accumulated and averaged: saved as a file."""
+    keras.utils.set_random_seed(distribution.current().process)
+    encoder = keras_mae.ViTEncoder((12, 20, 3), 4, embed_dim=20, depth=2, num_heads=2, drop_path_rate=0.2)
+    classifier = keras_mae.ViTClassifier(encoder, 3, trainable_blocks=1)
+    options = {"clipnorm": 0.05, "gradient_accumulation_steps": 2, "use_ema": True, "ema_momentum": 0.5}
+    optimizer = keras_mae.optimizers.fine_tuning_adamw(classifier, 0.5, 8, epsilon=1e-4, ema_warmup=True, **options)
+    classifier.compile(optimizer)
+    images = batches(LABELS)
+    callbacks = [keras_mae.optimizers.ValidateAverages()]
+    classifier.fit(images, validation_data=images, epochs=EPOCHS, shuffle=False, verbose=0, callbacks=callbacks)
+    classifier.save(path)
+    weights = Path(path).with_suffix(".weights.h5")
+    _saving.save_weights(classifier, weights)
+    found: dict = {"file": path, "written": weights.exists()}
+    found |= {"scores": classifier.evaluate(images, return_dict=True, verbose=0)}
+    for name, variables in (("weights", classifier.weights), ("slots", optimizer.variables)):
+        found[name] = sum(variable._value.nbytes for variable in variables)
+    again = keras.saving.load_model(path)
+    found["loaded"] = again.evaluate(images, return_dict=True, verbose=0)
+    if distribution.current().engine != "none":
+        found["memory"] = refused(lambda: keras_mae.training.memory(classifier, 8))
+        found["backward"] = refused(lambda: classifier(IMAGES[:2]).sum().backward())
+    return found, lambda: refused(classifier.get_weights)
+
+
 def main(engine, path, *chosen):
     if DEVICES > 1 and keras.backend.backend() == "tensorflow":
         import tensorflow as tf
@@ -152,7 +188,11 @@ def main(engine, path, *chosen):
     found = {}
     with distribution.scope(engine) as devices:
         print(devices)
+        late = None
         for name in chosen or [*PRETRAINED, *HEADED]:
+            if name == SHARED_OUT:
+                found[name], late = shared_out(f"{path}.{devices.process}.keras")
+                continue
             try:
                 model, logs = HEADED[name]() if name in HEADED else pretrained(name)
             except ValueError as error:
@@ -160,6 +200,8 @@ def main(engine, path, *chosen):
                 continue
             weights = np.concatenate([keras.ops.convert_to_numpy(value).ravel() for value in model.weights])
             found[name] = {"logs": logs, "weights": weights.astype(float).tolist()}
+    if late is not None:
+        found[SHARED_OUT]["after the scope"] = late()
     file = Path(path)
     file.with_name(f"{file.name}.{devices.process}").write_text(json.dumps(found))
 

@@ -22,7 +22,7 @@ BACKEND = keras.backend.backend()
 ENGINES = {
     "tensorflow": {"mirrored": (1, 2), "multi_worker": (2, 1)},
     "jax": {"data_parallel": (1, 2), "model_parallel": (1, 2), "data_parallel on hosts": (2, 1)},
-    "torch": {"torch_ddp": (2, 1)},
+    "torch": {"torch_ddp": (2, 1), "torch_fsdp": (2, 1)},
 }[BACKEND]  # processes, devices of each
 NOT_FINITE = "not finite, clipped and averaged"
 # `split.py` has a plain one besides. It is part of the others: several masks of what is not finite, and gradient
@@ -37,12 +37,13 @@ LEFT_OUT = {
     "model_parallel": ["segmenter"],
     "data_parallel on hosts": ["accumulated", "segmenter"],
     "multi_worker": ["overflow", "segmenter"],
+    "torch_fsdp": ["segmenter"],
 }
 TRIED = {
     engine: [variant for variant in VARIANTS if variant not in LEFT_OUT.get(engine, [])]
     for engine in ["none", *ENGINES]
 }
-BEYOND = "beyond the range"
+BEYOND, SHARED_OUT = "beyond the range", "shared out"
 REFUSED = {("mirrored", "accumulated"), ("multi_worker", "accumulated")}
 
 
@@ -89,6 +90,7 @@ def results(tmp_path_factory):
     for engine, (processes, devices) in runs.items():
         command = [HERE / "split.py", engine.split()[0], folder / engine, *TRIED[engine]]
         command += [BEYOND] if engine != "none" else []
+        command += [SHARED_OUT] if BACKEND == "torch" and engine in ("none", "torch_fsdp") else []
         ended(started(command, processes, devices))
         found[engine] = [json.loads((folder / f"{engine}.{n}").read_text()) for n in range(processes)]
     return found
@@ -127,6 +129,126 @@ def test_a_pixel_beyond_the_range_on_one_replica_is_refused_on_all(results, engi
         assert found["refused"].endswith("Received: float32 values from 0 to 300")
 
 
+# === Weights that are shared out ===
+@pytest.mark.skipif(BACKEND != "torch", reason="they are PyTorch's")
+def test_each_process_holds_half_of_weights_and_slots(results):
+    alone = results["none"][0][SHARED_OUT]
+    for found in (process[SHARED_OUT] for process in results["torch_fsdp"]):
+        for name in ("weights", "slots"):
+            assert 0.5 <= found[name] / alone[name] < 0.54  # vectors, more in a small model, are whole in each
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="they are PyTorch's")
+def test_what_is_shared_out_is_saved_and_loaded_as_a_whole(results):
+    """After layer decay, accumulated gradients, clipping weight by weight, averages, drop path and frozen parts."""
+    alone = results["none"][0][SHARED_OUT]
+    expected = keras.saving.load_model(alone["file"])
+    for found in (process[SHARED_OUT] for process in results["torch_fsdp"]):
+        loaded = keras.saving.load_model(found["file"])
+        for variables, wanted in (
+            (loaded.weights, expected.weights),
+            (loaded.optimizer.variables, expected.optimizer.variables),
+        ):
+            assert [variable.path for variable in variables] == [variable.path for variable in wanted]
+            for variable, one in zip(variables, wanted, strict=True):
+                np.testing.assert_allclose(variable.numpy(), one.numpy(), rtol=0, atol=1e-5)
+        for name in ("scores", "loaded"):
+            assert found[name] == pytest.approx(alone["scores"], abs=1e-5)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="they are PyTorch's")
+def test_what_is_shared_out_is_written_by_one_process(results):
+    assert [process[SHARED_OUT]["written"] for process in results["torch_fsdp"]] == [True, False]
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="they are PyTorch's")
+def test_what_cannot_be_done_with_parts_is_refused(results):
+    for found in (process[SHARED_OUT] for process in results["torch_fsdp"]):
+        assert "`memory` counts whole weights: ask outside of the scope of 'torch_fsdp'" in found["memory"]
+        assert "Weights that are shared out have gradients in a training step only" in found["backward"]
+        assert "can be read within its scope, by all processes together" in found["after the scope"]
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="they are PyTorch's")
+@pytest.mark.parametrize(
+    ("optimizer", "options", "message"),
+    [
+        (lambda: keras_mae.optimizers.LARS(), {}, "change each number by itself.*Received: LARS"),
+        (lambda: keras_mae.optimizers.Muon(), {}, "change each number by itself.*Received: Muon"),
+        (lambda: keras.optimizers.SGD(clipnorm=1.0), {}, "would clip by the norms of parts.*SGD with clipnorm=1.0"),
+        (lambda: keras_mae.optimizers.AdamW(), {"jit_compile": True}, "cannot be compiled: jit_compile=False"),
+    ],
+)
+def test_what_takes_whole_weights_is_refused(monkeypatch, optimizer, options, message):
+    encoder = keras_mae.ViTEncoder((8, 8, 1), 4, embed_dim=4, depth=1, num_heads=1)
+    mae = keras_mae.MaskedAutoencoder(encoder, keras_mae.MAEDecoder(4, depth=1, num_heads=1))
+    monkeypatch.setattr(distribution, "_current", distribution.Devices("torch_fsdp", replicas=2, processes=2))
+    monkeypatch.setattr("keras_mae.sharding.batch_parts", lambda: 2)  # and no other process to share out to
+    with pytest.raises(ValueError, match=message):
+        mae.compile(optimizer(), **options)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="they are PyTorch's")
+def test_a_constraint_on_a_part_is_refused():
+    from keras_mae import sharding
+
+    model = keras.Sequential([keras.layers.Dense(2, kernel_constraint="max_norm")])
+    model.build((None, 2))
+    model.compile(keras.optimizers.Adam())
+    with pytest.raises(ValueError, match="a constraint would see a part of its weight. Received: one of '.*kernel'"):
+        sharding.check(model)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="they are PyTorch's")
+@pytest.mark.parametrize("remat", [False, True])
+def test_a_weight_that_is_shared_out_is_whole_only_while_it_is_used(monkeypatch, remat):
+    """In one process, whose part is all of it: gradients are the same bits."""
+    torch = pytest.importorskip("torch")
+
+    from keras_mae import sharding
+
+    # An odd number of numbers, of which the whole is the first.
+    monkeypatch.setattr(sharding, "_padded", lambda whole: torch.nn.functional.pad(whole.reshape(-1), (0, 1)))
+    gathered, gather = [], sharding._gather
+
+    def watched(numbers, part):
+        gathered.append(sharding.StorageWeakRef(numbers.untyped_storage()))
+        gather(numbers, part)
+
+    monkeypatch.setattr(sharding, "_gather", watched)
+    encoder = keras_mae.ViTEncoder((8, 8, 1), 4, embed_dim=8, depth=3, num_heads=2, remat=remat)
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1)).astype("uint8")
+
+    def gradients():
+        with sharding.reading_again():
+            loss = keras.ops.sum(keras.ops.square(encoder(images, training=True)))
+        alive = [not one.expired() for one in gathered]
+        if sharding.distributed.is_initialized():
+            with sharding.weighting(loss, 2):
+                loss.backward()
+        else:
+            loss.backward()
+        found = [weight._value.grad.clone() for weight in encoder.trainable_weights]
+        for weight in encoder.trainable_weights:
+            weight._value.grad = None
+        return found, alive
+
+    expected, _ = gradients()
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        for weight in encoder.weights:
+            sharding.share_out(weight)
+        found, alive = gradients()
+    finally:
+        torch.distributed.destroy_process_group()
+    matrices = 3 * 4 + 1  # of blocks, and the patch embedding's; positions have no gradient
+    assert alive == [False] * (matrices + 1)
+    assert len(gathered) == matrices + 1 + 3 * 4  # the embedding's own input needs no gradient
+    for weight, own, wanted in zip(encoder.trainable_weights, found, expected, strict=True):
+        assert own.numel() - wanted.numel() == isinstance(weight, sharding.ShardedVariable)
+        torch.testing.assert_close(own[: wanted.numel()].view(wanted.shape) if own.ndim == 1 else own, wanted)
+
+
 # === Runs ===
 PRETRAIN = ["-m", "keras_mae.cli", "pretrain", "--epochs", 2, "--batch-size", 128, "--checkpoint-steps", 4, "--out"]
 
@@ -135,10 +257,18 @@ def history(run):
     return np.loadtxt(run / "history.csv", delimiter=",", skiprows=1)
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """A run in one process that nobody stopped."""
+    run = tmp_path_factory.mktemp("runs") / "alone"
+    ended(started([*PRETRAIN, run]))
+    return run
+
+
 @pytest.mark.skipif(BACKEND != "torch", reason="the others are slow to start; fine-tuning below is stopped likewise")
-def test_two_processes_are_stopped_and_one_goes_on(tmp_path):
-    ended(started([*PRETRAIN, tmp_path / "alone"]))
-    both = started([*PRETRAIN, tmp_path / "run", "--resume"], 2)
+@pytest.mark.parametrize(("engine", "processes", "then"), [("torch_ddp", 1, "none"), ("torch_fsdp", 2, "torch_fsdp")])
+def test_two_processes_are_stopped_and_others_go_on(tmp_path, alone, engine, processes, then):
+    both = started([*PRETRAIN, tmp_path / "run", "--resume", "--distribution", engine], 2)
     checkpoints = tmp_path / "run" / "checkpoints"
     while not list(checkpoints.glob("step-*")) and all(process.poll() is None for process in both):
         time.sleep(0.05)
@@ -147,9 +277,10 @@ def test_two_processes_are_stopped_and_one_goes_on(tmp_path):
     assert [process.returncode for process in both] == [143, 143], printed
     assert "checkpoints" in [path.name for path in (tmp_path / "run").iterdir()]
     assert not (tmp_path / "run" / "model.keras").exists()
-    printed = ended(started([*PRETRAIN, tmp_path / "run", "--resume", "--distribution", "none"]))[0]
+    printed = ended(started([*PRETRAIN, tmp_path / "run", "--resume", "--distribution", then], processes))[0]
+    assert "goes on in epoch" in printed
     assert "epoch 2/2" in printed
-    np.testing.assert_allclose(history(tmp_path / "run"), history(tmp_path / "alone"), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(history(tmp_path / "run"), history(alone), rtol=1e-4, atol=1e-5)
 
 
 def test_fine_tuning_is_spread_too(tmp_path):

@@ -68,6 +68,7 @@ class Engine(StrEnum):
     data_parallel = "data_parallel"
     model_parallel = "model_parallel"
     torch_ddp = "torch_ddp"
+    torch_fsdp = "torch_fsdp"
 
 
 class LoaderName(StrEnum):

@@ -160,7 +160,8 @@ class AdamW(CountsUpdates, keras.optimizers.AdamW):
     def apply_if(self, taken: Any, gradients: Any, variables: Any) -> None:
         """Update as `apply` does if `taken`, a boolean scalar of the device, is true; nobody waits. PyTorch only."""
         if not self.built:
-            self.build(variables)
+            with keras.name_scope(self.name, caller=self):
+                self.build(variables)
         self._taken = taken
         try:  # not `apply`, which counts by a number of the host's: for that a GPU would be waited for
             self._backend_apply_gradients(list(gradients), list(variables))

@@ -42,6 +42,15 @@ def averaging_optimizer(model: Any) -> Any:
     return optimizer if averages and int(ops.convert_to_numpy(optimizer.iterations)) else None
 
 
+def _as_held() -> contextlib.AbstractContextManager[None]:
+    """Return a block in which variables are read and assigned as this process holds them, whole or in part."""
+    if keras.backend.backend() != "torch":
+        return contextlib.nullcontext()
+    from keras_mae.sharding import as_parts
+
+    return as_parts()
+
+
 @contextlib.contextmanager
 def averaged_weights(model: Any) -> Iterator[None]:
     """Put the averages in the place of the weights within the block; the same bits return at its end.
@@ -68,14 +77,16 @@ def averaged_weights(model: Any) -> Iterator[None]:
         if average is not None
     ]
     # Copies: JAX gives the memory of what a step was called with to its results.
-    before = [ops.copy(ops.convert_to_tensor(variable)) for variable, _ in pairs]
-    for variable, average in pairs:
-        variable.assign(ops.copy(ops.convert_to_tensor(average)))
+    with _as_held():
+        before = [ops.copy(ops.convert_to_tensor(variable)) for variable, _ in pairs]
+        for variable, average in pairs:
+            variable.assign(ops.copy(ops.convert_to_tensor(average)))
     try:
         yield
     finally:
-        for (variable, _), value in zip(pairs, before, strict=True):
-            variable.assign(value)
+        with _as_held():
+            for (variable, _), value in zip(pairs, before, strict=True):
+                variable.assign(value)
 
 
 class ValidateAverages(keras.callbacks.Callback):

@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from keras_mae import _checks
+from keras_mae.distribution import are_shared_out
 from keras_mae.ops import constant
 from keras_mae.optimizers.averages import move_averages
 
@@ -83,6 +84,25 @@ class CountsUpdates(keras.optimizers.Optimizer):
         super()._backend_apply_gradients(grads, trainable_variables)
         for variable, value in zip(kept, before, strict=True):
             variable.assign(ops.where(updates, ops.convert_to_tensor(variable), value))
+
+    def add_variable_from_reference(self, reference_variable: Any, *args: Any, **kwargs: Any) -> Any:
+        variable = super().add_variable_from_reference(reference_variable, *args, **kwargs)
+        if are_shared_out([reference_variable]):  # at once: all of them whole would not fit
+            from keras_mae.sharding import share_out
+
+            share_out(variable)
+        return variable
+
+    def _clip_gradients(self, grads: Any) -> Any:
+        if not are_shared_out(self._trainable_variables) or not (self.clipnorm or self.global_clipnorm):
+            return super()._clip_gradients(grads)
+        from keras_mae.sharding import norms
+
+        # Of the whole gradients, of which these are parts: the same on all processes.
+        lengths, most = norms(grads, self._trainable_variables), self.clipnorm or self.global_clipnorm
+        if not self.clipnorm:
+            lengths = ops.broadcast_to(ops.norm(lengths), lengths.shape)
+        return [gradient * scale for gradient, scale in zip(grads, most / ops.maximum(lengths, most), strict=True)]
 
     def _update_model_variables_moving_average(self, trainable_variables: Any) -> None:
         if not (self.use_ema and self.ema_warmup):

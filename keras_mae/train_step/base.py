@@ -189,12 +189,16 @@ class BaseTrainStep(ChecksImages, keras.Model):
             if kwargs.get("auto_scale_loss", True) and not self._scales_loss and self._trains_in_float16:
                 # Keras looks at the model's own policy only, and not at that of an encoder it was given.
                 self.optimizer = keras.optimizers.LossScaleOptimizer(self.optimizer, name="loss_scale_optimizer")
+            self._share_out_weights()
             self._trained = TrainedWeights(self)
             optimizer: Any = getattr(self.optimizer, "inner_optimizer", self.optimizer)
             _check_schedule(optimizer)
             for layer in self._flatten_layers():
                 if isinstance(counter := getattr(layer, "step", None), StepCounter):
                     counter.steps_per_update = optimizer.gradient_accumulation_steps or 1
+
+    def _share_out_weights(self) -> None:
+        """Share weights out among processes, before the optimizer makes its slots; by default nothing."""
 
     def make_train_function(self, force: bool = False) -> None:
         """Make it as Keras does, if the model still trains what it was compiled to train."""

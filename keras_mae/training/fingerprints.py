@@ -41,7 +41,7 @@ def of_classifier(encoder: ViTEncoder, dataset: Any, test: Any) -> dict[str, Any
     known = {**of_batches(dataset), "encoder": _settings(encoder)}
     if "data" in (tested := of_batches(test)):
         known["test"] = tested["data"]
-    if not distribution.current().collective_reads:
+    if keras.backend.backend() == "torch" or not distribution.current().collective_reads:
         known["encoder_weights"] = of_weights(encoder)
     return _entry(known)
 

@@ -11,6 +11,7 @@ import keras
 
 from keras_mae import _checks
 from keras_mae.classifier import ViTClassifier
+from keras_mae.distribution import are_shared_out
 from keras_mae.masked_autoencoder import MaskedAutoencoder
 from keras_mae.segmenter import ViTSegmenter
 
@@ -54,8 +55,8 @@ def memory(model: Any, batch: int) -> StepMemory:
         batch: Number of images of a step on one device.
 
     Raises:
-        ValueError: If the model is another one or not compiled, or the backend is TensorFlow, which does not say what
-            it will allocate.
+        ValueError: If the model is another one or not compiled, its weights are shared out among processes, or the
+            backend is TensorFlow, which does not say what it will allocate.
 
     Example:
         >>> mae = keras_mae.MaskedAutoencoder.from_preset("mae_vit_base_patch16_224", dtype="mixed_bfloat16")
@@ -98,6 +99,11 @@ def _of_torch(model: Any, shapes: list[tuple[tuple[int, ...], str]]) -> tuple[in
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 
+    if are_shared_out(model.weights):
+        raise ValueError(
+            "`memory` counts whole weights: ask outside of the scope of 'torch_fsdp', which divides weights, slots "
+            "and gradients among the processes. Received: a model whose weights are shared out"
+        )
     kept = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
 
     class Allocations(TorchDispatchMode):
