@@ -8,6 +8,7 @@ from typing import Any
 
 _DISTRIBUTIONS = {  # module -> (what people call it, the extra that installs it)
     "PIL": ("Pillow", "data"),
+    "cykooz_resizer": ("cykooz-resizer", "fast"),
     "datasets": ("datasets", "huggingface"),
     "grain": ("Grain", "data"),
     "h5py": ("h5py", "hdf5"),
@@ -19,6 +20,7 @@ _DISTRIBUTIONS = {  # module -> (what people call it, the extra that installs it
     "pydicom": ("pydicom", "dicom"),
     "pyarrow": ("pyarrow", "parquet"),
     "safetensors": ("safetensors", "convert"),
+    "simplejpeg": ("simplejpeg", "fast"),
     "sklearn": ("scikit-learn", "data"),
     "tensorflow": ("TensorFlow", "tensorflow"),
     "tensorflow_datasets": ("tensorflow-datasets", "tfds"),

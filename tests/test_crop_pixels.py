@@ -188,9 +188,9 @@ def test_arrays_are_moved_by_whole_pixels_and_reflected(dtype, channels):
     for index in (2, 0):
         padded = np.pad(arrays[index], [(4, 4), (4, 4), (0, 0)], mode="reflect")
         for generator in two_of_each(index):
-            left, top, _, _, flip = crop(41, 37, (37, 41), generator)
-            cut = padded[4 + int(top) :, 4 + int(left) :][:37, :41]
-            expected.append(cut[:, ::-1] if flip else cut)
+            box = crop(41, 37, (37, 41), generator)
+            cut = padded[4 + int(box.top) :, 4 + int(box.left) :][:37, :41]
+            expected.append(cut[:, ::-1] if box.flip else cut)
     np.testing.assert_array_equal(images, expected)
     assert len({image.tobytes() for image in images}) == 4
 

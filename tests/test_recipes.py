@@ -107,7 +107,7 @@ def test_linear_probing(size, source, epochs):
         weight_decay=0.0,
         momentum=0.9,
         flip=True,
-        crop={"area": (0.08, 1.0), "flip": False, "clamp": True},
+        crop={"area": (0.08, 1.0), "flip": False, "fast": False, "clamp": True},
         source=source,
     )
 

@@ -103,7 +103,7 @@ def of_crop(crop: Callable[..., Any] | None) -> dict[str, Any] | None:
         return {"name": type(crop).__name__, **plain(vars(crop))}
     box = crop(640, 480, (32, 24), np.random.default_rng(0))
     name = getattr(crop, "__qualname__", type(crop).__name__)
-    return {"name": name, "box": [f"{float(side):.6g}" for side in box]}
+    return {"name": name, "box": [f"{float(part):.6g}" for part in box[:5]], "fast": box.fast}
 
 
 def plain(settings: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from keras_mae import _checks
+from keras_mae.data import fast
 from keras_mae.data.array_images import ArrayImage, pixels_of
 from keras_mae.data.crops import Box, CenterCrop, Crop
 from keras_mae.data.levels import EIGHT_BITS, Levels, Numbers, check_range, numbers_of, refuse
@@ -237,7 +238,12 @@ def _decode_and_cut(
     if file.format in _DRAFTED:
         _decode_smaller(file, boxes, size, mode)
     with room(file.size) if file.format in _DRAFTED else contextlib.nullcontext():
-        image = ImageOps.exif_transpose(file) if _ORIENTATION in file.getexif() else file
+        turned = file.getexif().get(_ORIENTATION, 1) != 1
+        if mode == "RGB" and not (turned or levels.own_units) and all(box.fast for box in boxes):
+            pixels = fast.decoded(file) if file.size == upright else None
+            if pixels is not None:
+                return [_cut(pixels, box, size) for box in boxes]
+        image = ImageOps.exif_transpose(file) if turned else file
         across, down = image.size[0] / upright[0], image.size[1] / upright[1]
         boxes = [box.scaled(across, down) for box in boxes]
         if levels.own_units:
@@ -291,19 +297,36 @@ def _in_mode(image: Any, mode: str, numbers: Numbers, white_level: int | None = 
 
 
 def _cut(image: Any, box: Box, size: tuple[int, int]) -> np.ndarray:
-    """Cut a box out of a Pillow image, resized bicubically with antialiasing; Pillow clips to 0–255 itself."""
-    width, height = image.size
+    """Cut a box out of an image, resized bicubically with antialiasing and clipped to 0–255.
+
+    Args:
+        image: Pillow's image, or, to be cut fast, pixels of 8 bits, (height, width) or (height, width, 3).
+        box: The part to cut out.
+        size: (height, width) of the result.
+    """
+    are_pixels = isinstance(image, np.ndarray)
+    width, height = image.shape[1::-1] if are_pixels else image.size
     left, top, right, bottom = box.beyond(width, height, size)
-    resized = image.resize(
-        (size[1] - left - right, size[0] - top - bottom),
-        pillow().Resampling.BICUBIC,
-        box=(max(box.left, 0), max(box.top, 0), min(box.right, width), min(box.bottom, height)),
-        reducing_gap=3.0,  # larger images are averaged down to three times the size first: the same to the eye
-    )
-    pixels = np.asarray(resized)
+    part = (max(box.left, 0), max(box.top, 0), min(box.right, width), min(box.bottom, height))
+    resize = fast.resized if are_pixels or (box.fast and image.mode in fast.MODES) else _resized
+    pixels = resize(image, part, (size[1] - left - right, size[0] - top - bottom))
     if left or top or right or bottom:
         pixels = np.pad(pixels, [(top, bottom), (left, right), (0, 0)][: pixels.ndim], mode="reflect")
-    return pixels[:, ::-1] if box.flip else pixels
+    return _mirrored(pixels) if box.flip else pixels
+
+
+def _resized(image: Any, part: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
+    """Return a part of a Pillow image resized to `size`, (width, height)."""
+    # Larger images are averaged down to three times the size first: the same to the eye.
+    return np.asarray(image.resize(size, pillow().Resampling.BICUBIC, box=part, reducing_gap=3.0))
+
+
+def _mirrored(pixels: np.ndarray) -> np.ndarray:
+    """Return pixels (height, width, ...) mirrored, in contiguous memory."""
+    if pixels.ndim == 2:
+        return np.ascontiguousarray(pixels[:, ::-1])
+    pixel = np.dtype((np.void, pixels.shape[2] * pixels.itemsize))  # channel by channel takes three times as long
+    return np.ascontiguousarray(pixels.view(pixel)[:, ::-1]).view(pixels.dtype)
 
 
 def _cut_array(
@@ -313,11 +336,14 @@ def _cut_array(
     size, bytes_suffice = image_shape[:2], image.dtype == np.uint8 and pixel_range == BYTES
     if bytes_suffice and image.shape[-1] in (1, 3):  # four: Pillow would take the last one for alpha
         squeezed = image[..., 0] if image.shape[-1] == 1 else image
-        return _cut(pillow().fromarray(np.ascontiguousarray(squeezed)), box, size).reshape(image_shape)
-    depth = "uint8" if image.dtype == np.uint8 else "float32"
-    bands = [
-        _cut(pillow().fromarray(np.ascontiguousarray(image[..., band], depth)), box, size)
-        for band in range(image.shape[-1])
-    ]
+        return _cut(_to_cut(squeezed, box), box, size).reshape(image_shape)
+    bands = [_cut(_to_cut(image[..., band], box), box, size) for band in range(image.shape[-1])]
     pixels = np.stack(bands, axis=-1).clip(*pixel_range)
     return (pixels if image.dtype.kind == "f" else pixels.round()).astype(image.dtype, copy=False)
+
+
+def _to_cut(pixels: np.ndarray, box: Box) -> Any:
+    """Return what `_cut` cuts a box out of: pixels of 8 bits to be cut fast, or Pillow's image of them."""
+    if pixels.dtype != np.uint8:
+        return pillow().fromarray(np.ascontiguousarray(pixels, "float32"))
+    return pixels if box.fast else pillow().fromarray(np.ascontiguousarray(pixels))

@@ -195,10 +195,13 @@ class ImageRecipe(Recipe):
             size and are taken whole.
         evaluation_fraction: Share of an image's short side that evaluation keeps, up to 224 pixels; above, it keeps
             all of it.
+        fast_crops: Whether other libraries than Pillow decode and resize random crops, in about half of the time: see
+            `fast` of `keras_mae.data.RandomResizedCrop`.
     """
 
     crop_area: tuple[float, float] | None = (0.08, 1.0)
     evaluation_fraction: float = 224 / 256
+    fast_crops: bool = False
     _mirrors_crops: ClassVar[bool] = False
     """Whether `flip` belongs to the crops, and not to the augmentation."""
 
@@ -207,11 +210,14 @@ class ImageRecipe(Recipe):
         if self.crop_area is not None:  # as a file gives it back
             object.__setattr__(self, "crop_area", _checks.rising("crop_area", self.crop_area, 1.0))
         _checks.share("evaluation_fraction", self.evaluation_fraction)
+        _checks.boolean("fast_crops", self.fast_crops)
 
     @property
     def crop(self) -> dict[str, Any] | None:
         """The arguments of `keras_mae.data.RandomResizedCrop`, or `None` for images taken whole."""
-        return None if self.crop_area is None else {"area": self.crop_area, "flip": self.flip and self._mirrors_crops}
+        if self.crop_area is None:
+            return None
+        return {"area": self.crop_area, "flip": self.flip and self._mirrors_crops, "fast": self.fast_crops}
 
     def evaluation_crop(self, image_size: int) -> dict[str, float]:
         """Return the arguments of `keras_mae.data.CenterCrop` for images of this size in pixels."""

@@ -178,7 +178,7 @@ class LinearProbeRecipe(ImageRecipe):
     momentum: float = 0.9
     clamp_crops: bool = True
     pooling: str = "token"
-    _added: ClassVar[Mapping[str, Any]] = {"clamp_crops": False, "pooling": "token"}
+    _added: ClassVar[Mapping[str, Any]] = {"fast_crops": False, "clamp_crops": False, "pooling": "token"}
 
     def __post_init__(self) -> None:
         super().__post_init__()

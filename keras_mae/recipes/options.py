@@ -30,6 +30,7 @@ __all__ = [
 _TARGETS = ("pixels", "normalized", "low_pass", "hog", "teacher", "custom")
 
 ADDED_TO_PRETRAINING: dict[str, Any] = {
+    "fast_crops": False,
     "predict_ratio": 1.0,
     "masking": "random",
     "mask_cell": 1,
@@ -46,6 +47,7 @@ ADDED_TO_PRETRAINING: dict[str, Any] = {
 """Fields that files of earlier versions lack, and the values by which those versions pre-trained."""
 
 ADDED_TO_FINE_TUNING: dict[str, Any] = {
+    "fast_crops": False,
     "pooling": "mean",
     "ema_momentum": None,
     "class_weights": None,

@@ -152,6 +152,7 @@ def of_recipes(folder: Path) -> list[Group]:
     whole: dict[str, Any] = {
         "crop_area": (3, "x", (0, 1), (0.5, 0.2), (0.5, 2), (True, True), (NAN, 1), ("a", "b")),
         "evaluation_fraction": SHARE,
+        "fast_crops": BOOLEAN,
     }
     pretrain: dict[str, Any] = {
         "beta_1": FRACTION,
