@@ -28,9 +28,8 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = N
     """
     parts = [query, key, value]
     if keras.backend.backend() != "torch":
-        if mask is None and _lacks_a_token_for_cudnn(query, key):
-            return _attention_by_cudnn(*parts)
-        return ops.dot_product_attention(*parts, mask=mask)
+        by_jax = keras.backend.backend() == "jax" and mask is None
+        return _of_jax(*parts) if by_jax else ops.dot_product_attention(*parts, mask=mask)
     dtype = query.dtype
     if dtype.itemsize == 2 and query.device.type == "cpu" and any(part.requires_grad for part in parts):
         parts = [part.float() for part in parts]
@@ -43,9 +42,18 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = N
     return mixed.transpose(1, 2).to(dtype)
 
 
+def _of_jax(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    from keras_mae import jax_cpu
+
+    if jax_cpu.computes(query, key, value):
+        return jax_cpu.attention(query, key, value)
+    attend = _by_cudnn if _lacks_a_token_for_cudnn(query, key) else ops.dot_product_attention
+    return attend(query, key, value)
+
+
 def _lacks_a_token_for_cudnn(query: Tensor, key: Tensor) -> bool:
     """Whether JAX would not train by cuDNN's fused attention only because a number of tokens is odd."""
-    if keras.backend.backend() != "jax" or not (query.shape[1] % 2 or key.shape[1] % 2):
+    if not (query.shape[1] % 2 or key.shape[1] % 2):
         return False
     import jax
     from keras.src.backend.jax.nn import _can_use_flash_attention  # has no public name
@@ -53,7 +61,7 @@ def _lacks_a_token_for_cudnn(query: Tensor, key: Tensor) -> bool:
     return jax.default_backend() == "gpu" and bool(_can_use_flash_attention(query, key, key, None))
 
 
-def _attention_by_cudnn(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def _by_cudnn(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Return attention by cuDNN's kernel, which trains with even numbers of tokens only: one more is masked out."""
     import jax
     import jax.numpy as jnp

@@ -50,6 +50,44 @@ def test_attention_probabilities_are_what_attention_multiplies_with(block, token
     )
 
 
+@pytest.mark.backends("jax")
+@pytest.mark.parametrize("context", [5, 9])
+def test_attention_without_copies_has_the_gradients_of_keras_own(context):
+    import jax
+
+    from keras_mae import jax_cpu
+
+    *parts, weights = np.random.default_rng(0).standard_normal((4, 2, 9, 3, 4)).astype("float32")
+    parts[1:] = [part[:, :context] for part in parts[1:]]
+    got, expected = (
+        jax.value_and_grad(lambda *parts, of=of: (of(*parts) * weights).sum(), (0, 1, 2))(*parts)
+        for of in (jax_cpu.attention, ops.dot_product_attention)
+    )
+    jax.tree.map(lambda *pair: np.testing.assert_allclose(*pair, atol=2e-5), got, expected)
+    program = str(jax.make_jaxpr(jax_cpu.attention)(*parts))
+    assert ("custom_vjp" in program) == (jax.default_backend() == "cpu")
+
+
+@pytest.mark.backends("jax")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_matmul_without_copies_has_the_gradients_of_keras_own(dtype):
+    import jax
+
+    from keras_mae import jax_cpu
+
+    generator = np.random.default_rng(0)
+    x, kernel, weights = (generator.standard_normal(shape) for shape in ((2, 9, 4), (4, 3), (2, 9, 3)))
+    given = ops.cast(x, dtype), ops.cast(kernel, dtype)
+    got, expected = (
+        jax.value_and_grad(lambda x, kernel, of=of: (of(x, kernel) * weights).sum(), (0, 1))(*given)
+        for of in (jax_cpu.matmul, ops.matmul)
+    )
+    assert [part.dtype for part in got[1]] == [dtype] * 2
+    jax.tree.map(lambda *pair: np.testing.assert_allclose(*pair, atol=2e-5), got, expected)
+    special = dtype == "float32" and jax.default_backend() == "cpu"
+    assert ("custom_vjp" in str(jax.make_jaxpr(jax_cpu.matmul)(*given))) == special
+
+
 def test_mlp_agrees_with_the_oracle(block, weights, tokens):
     np.testing.assert_allclose(to_numpy(block.mlp(tokens)), oracles.mlp(tokens, weights, "encoder.1"), atol=1e-5)
 
