@@ -17,6 +17,22 @@ __all__ = ["TrainStep"]
 _STATE = ("trainable_variables", "non_trainable_variables", "optimizer_variables", "metrics_variables")
 
 
+class _UpdatesIf(keras.StatelessScope):
+    """A scope in which a variable that is assigned to keeps its value unless `finite`, a boolean scalar.
+
+    What is computed from a moment then reads its new value. XLA would compute one that may yet be dropped a second
+    time, from the old value, of which it keeps a copy.
+    """
+
+    def __init__(self, finite: Tensor, state: list[tuple[Any, Any]]):
+        super().__init__(state)
+        self.finite = finite
+
+    def add_update(self, update: tuple[Any, Any]) -> None:
+        variable, value = update
+        super().add_update((variable, jnp.where(self.finite, value, self.get_current_value(variable))))
+
+
 class TrainStep(BaseTrainStep):
     """`train_step` and `test_step` as functions of (state, data), for JAX to differentiate and compile."""
 
@@ -59,14 +75,22 @@ class TrainStep(BaseTrainStep):
         if self._scales_loss:
             updated = self.optimizer.stateless_apply(optimizer, poisoned(gradients, finite), trainable)
         else:
-            updated = jax.tree.map(
-                lambda new, old: jnp.where(finite, new, old),
-                tuple(map(list, self.optimizer.stateless_apply(optimizer, gradients, trainable))),
-                (list(trainable), list(optimizer)),
-            )
+            updated = self._applied_if(finite, gradients, trainable, optimizer)
         trainable, optimizer = updated
         logs, metrics = self._logs(metrics, data, outputs, loss, finite)
         return logs, (trainable, non_trainable, optimizer, metrics)
+
+    def _applied_if(
+        self, finite: Tensor, gradients: Any, trainable: Any, optimizer: Any
+    ) -> tuple[list[Any], list[Any]]:
+        """Return the weights and the optimizer's state after an update if `finite`, and otherwise as they were."""
+        state = list(zip(self.trainable_variables, trainable, strict=True))
+        state += zip(self.optimizer.variables, optimizer, strict=True)
+        with _UpdatesIf(finite, state) as scope:
+            self.optimizer.apply(gradients)
+        changed = self.trainable_variables, self.optimizer.variables
+        weights, slots = ([scope.get_current_value(variable) for variable in each] for each in changed)
+        return weights, slots
 
     def test_step(self, state: Any, data: Any) -> tuple[dict[str, Any], Any]:
         trainable, non_trainable, metrics = state
