@@ -40,6 +40,15 @@ def test_benchmark_step_times_and_compares(run_here):
     assert f"one core: {import_module('study').processor()} (" in out
 
 
+@pytest.mark.backends("jax")
+def test_benchmark_products_times_each_program(run_here):
+    out = run_here("benchmark_products.py", "--turns", 1)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if line.startswith("| ")]
+    assert len(rows) == 2 + 4 * 3 + 2
+    for name, milliseconds, rate in rows[2:]:
+        assert min(float(milliseconds), float(rate)) > 0, name
+
+
 @on_one_backend
 @pytest.mark.parametrize("name", ["tiny", "micro"])
 def test_operations_are_counted_as_the_weights_have_them(name):
