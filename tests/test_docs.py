@@ -458,6 +458,7 @@ def test_a_commands_environment_is_one_that_is_read(command):
     for name, value in command.variables:
         allowed = {"KERAS_BACKEND": ("tensorflow", "jax", "torch"), "OMP_NUM_THREADS": ("1",)}
         allowed["MALLOC_MMAP_THRESHOLD_"] = ("65536",)
+        allowed["GLIBC_TUNABLES"] = ("glibc.malloc.hugetlb=1",)
         assert value in allowed[name]
 
 

@@ -15,6 +15,8 @@ from keras_mae.transformer import MLP, Attention
 
 DROPPED, KEPT = 0, -1  # int32 noise that is 0.0 and almost 1.0 as a uniform draw
 
+on_jax = pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX's own gradients")
+
 
 def to_numpy(x):
     return ops.convert_to_numpy(x)
@@ -50,7 +52,7 @@ def test_attention_probabilities_are_what_attention_multiplies_with(block, token
     )
 
 
-@pytest.mark.backends("jax")
+@on_jax
 @pytest.mark.parametrize("context", [5, 9])
 def test_attention_without_copies_has_the_gradients_of_keras_own(context):
     import jax
@@ -64,28 +66,23 @@ def test_attention_without_copies_has_the_gradients_of_keras_own(context):
         for of in (jax_cpu.attention, ops.dot_product_attention)
     )
     jax.tree.map(lambda *pair: np.testing.assert_allclose(*pair, atol=2e-5), got, expected)
-    program = str(jax.make_jaxpr(jax_cpu.attention)(*parts))
-    assert ("custom_vjp" in program) == (jax.default_backend() == "cpu")
+    assert jax_cpu.computes(*map(ops.convert_to_tensor, parts)) == (jax.default_backend() == "cpu")
 
 
-@pytest.mark.backends("jax")
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_matmul_without_copies_has_the_gradients_of_keras_own(dtype):
+@on_jax
+def test_matmul_without_copies_has_the_gradients_of_keras_own():
     import jax
 
     from keras_mae import jax_cpu
 
     generator = np.random.default_rng(0)
-    x, kernel, weights = (generator.standard_normal(shape) for shape in ((2, 9, 4), (4, 3), (2, 9, 3)))
-    given = ops.cast(x, dtype), ops.cast(kernel, dtype)
+    *given, weights = (generator.standard_normal(shape, "float32") for shape in ((2, 9, 4), (4, 3), (2, 9, 3)))
     got, expected = (
         jax.value_and_grad(lambda x, kernel, of=of: (of(x, kernel) * weights).sum(), (0, 1))(*given)
         for of in (jax_cpu.matmul, ops.matmul)
     )
-    assert [part.dtype for part in got[1]] == [dtype] * 2
     jax.tree.map(lambda *pair: np.testing.assert_allclose(*pair, atol=2e-5), got, expected)
-    special = dtype == "float32" and jax.default_backend() == "cpu"
-    assert ("custom_vjp" in str(jax.make_jaxpr(jax_cpu.matmul)(*given))) == special
+    assert not jax_cpu.computes(ops.cast(given[0], "bfloat16"))
 
 
 def test_mlp_agrees_with_the_oracle(block, weights, tokens):
@@ -238,7 +235,7 @@ def test_block_without_draws_drops_nothing(tokens):
     np.testing.assert_array_equal(to_numpy(block(tokens)), to_numpy(plain(tokens)))
 
 
-@pytest.mark.backends("jax")
+@on_jax
 @pytest.mark.parametrize(("asking", "known"), [(5, 5), (4, 5), (5, 4)])
 def test_cudnn_gets_even_numbers_of_tokens_and_the_result_is_of_all(asking, known, monkeypatch):
     """JAX would not train by its kernel otherwise. Where it is not, JAX's own form of the call stands in for it."""
