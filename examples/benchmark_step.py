@@ -28,15 +28,7 @@ A backend that is not in this environment takes `--python BACKEND=INTERPRETER`. 
 self-50, self-25 and cross-75, cross-50, cross-25: a step in which 75, 50 or 25 % of all patches are predicted, by an
 `MAEDecoder` or a `CrossAttentionDecoder` of the same width and depth, on the backend that `--decoder-backend` names.
 
-Seen on a quiet CPU core (median seconds; ViT-B in float32 on another processor than the rest, see docs):
-                                            ViT-S, batch 8         ViT-B, batch 4
-                                          float32  bfloat16      float32  bfloat16
-    keras_mae, PyTorch                       0.99      1.81         2.79      4.60
-    keras_mae, TensorFlow                    1.18      1.34         2.71      3.56
-    keras_mae, JAX                           2.13      2.88         6.01     11.73
-    transformers                             1.06      1.84         2.97      5.14
-    transformers, its optimizer fused        0.97      1.75         2.84      4.50
-    mask tokens in the encoder, PyTorch      2.51      4.56         6.10      9.84
+What was seen is in docs/benchmarks.md.
 """
 
 from __future__ import annotations
