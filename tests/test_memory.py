@@ -82,6 +82,20 @@ def test_asking_changes_nothing():
 
 
 @pytest.mark.backends("torch")
+@pytest.mark.skipif(BACKEND != "torch", reason="the others need no values")
+def test_a_step_that_asks_for_values_is_refused():
+    model = build()
+    model.compile(keras_mae.optimizers.AdamW(use_ema=True))
+    averaged = memory(model, 3)
+    model.compile(keras_mae.optimizers.AdamW())
+    assert averaged.optimizer > 1.4 * memory(model, 3).optimizer
+    for optimizer in (keras_mae.optimizers.AdamW(gradient_accumulation_steps=2), keras.optimizers.SGD()):
+        model.compile(optimizer)
+        with pytest.raises(ValueError, match=f"Received: {type(optimizer).__name__} with gradient_acc"):
+            memory(model, 3)
+
+
+@pytest.mark.backends("torch")
 def test_classifiers_are_asked_with_labels():
     classifier = keras_mae.ViTClassifier(build().encoder, 5)
     classifier.compile(keras_mae.optimizers.AdamW(), keras_mae.loss.CrossEntropy())

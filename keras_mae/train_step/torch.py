@@ -16,7 +16,7 @@ from keras_mae._types import Tensor
 from keras_mae.compiled_blocks import BlockPrograms
 from keras_mae.distribution import batch_parts
 from keras_mae.first_batch import ListStep, looking, rows_of
-from keras_mae.ops import BatchNormalization
+from keras_mae.ops import BatchNormalization, concrete
 from keras_mae.sharding import ShardedVariable, as_parts
 from keras_mae.train_step.base import BaseTrainStep, poisoned
 from keras_mae.train_step.reduction import Reduction
@@ -90,7 +90,7 @@ class TrainStep(BaseTrainStep):
             self.optimizer.apply(poisoned(gradients, finite), weights)
         elif getattr(self.optimizer, "applies_if", False):  # the device goes on without us
             self.optimizer.apply_if(finite, gradients, weights)
-        elif finite:
+        elif concrete(finite) in (None, True):  # tensors without values count what a step takes that is taken
             self.optimizer.apply(gradients, weights)
 
     def test_step(self, data: Any) -> dict[str, Any]:

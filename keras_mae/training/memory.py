@@ -55,8 +55,9 @@ def memory(model: Any, batch: int) -> StepMemory:
         batch: Number of images of a step on one device.
 
     Raises:
-        ValueError: If the model is another one or not compiled, its weights are shared out among processes, or the
-            backend is TensorFlow, which does not say what it will allocate.
+        ValueError: If the model is another one or not compiled, or its weights are shared out among processes; on
+            PyTorch, if a step asks for values, as with gradient accumulation; on TensorFlow, which does not say what
+            it will allocate.
 
     Example:
         >>> mae = keras_mae.MaskedAutoencoder.from_preset("mae_vit_base_patch16_224", dtype="mixed_bfloat16")
@@ -95,7 +96,7 @@ def _bytes(variables: Iterable[Any]) -> int:
 def _of_torch(model: Any, shapes: list[tuple[tuple[int, ...], str]]) -> tuple[int, int]:
     """Return bytes that the forward pass leaves, and the most at once."""
     import torch
-    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 
@@ -135,8 +136,17 @@ def _of_torch(model: Any, shapes: list[tuple[tuple[int, ...], str]]) -> tuple[in
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
         stand_ins = [fake.from_tensor(variable.value) for variable in kept]  # what is done to them is done to nothing
         with Allocations(stand_ins) as allocations:
-            model._train(tuple(torch.empty(shape, dtype=getattr(torch, dtype)) for shape, dtype in shapes))
-    model.zero_grad()  # these have no values
+            try:
+                model._train(tuple(torch.empty(shape, dtype=getattr(torch, dtype)) for shape, dtype in shapes))
+            except DataDependentOutputException:
+                raise ValueError(
+                    "`memory` counts a step on PyTorch by tensors without values. Gradient accumulation and "
+                    "Keras' own optimizers ask for some: compile the model with keras_mae.optimizers.AdamW, without "
+                    f"accumulation. Received: {type(model.optimizer).__name__} with gradient_accumulation_steps="
+                    f"{model.optimizer.gradient_accumulation_steps}"
+                ) from None
+            finally:
+                model.zero_grad()  # these have no values
     return allocations.forward, allocations.most + _bytes(kept)
 
 
