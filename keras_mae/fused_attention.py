@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import keras
 from keras import ops
 
 from keras_mae._types import Tensor
 
-__all__ = ["attention"]
+__all__ = ["as_on_a_gpu", "attention"]
+
+_as_on_a_gpu = False
+
+
+@contextlib.contextmanager
+def as_on_a_gpu() -> Iterator[None]:
+    """Let PyTorch compute attention on a CPU as it does on a GPU: to count what that takes."""
+    global _as_on_a_gpu
+    _as_on_a_gpu = True
+    try:
+        yield
+    finally:
+        _as_on_a_gpu = False
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -31,7 +47,8 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = N
         by_jax = keras.backend.backend() == "jax" and mask is None
         return _of_jax(*parts) if by_jax else ops.dot_product_attention(*parts, mask=mask)
     dtype = query.dtype
-    if dtype.itemsize == 2 and query.device.type == "cpu" and any(part.requires_grad for part in parts):
+    on_cpu = query.device.type == "cpu" and not _as_on_a_gpu
+    if dtype.itemsize == 2 and on_cpu and any(part.requires_grad for part in parts):
         parts = [part.float() for part in parts]
     if mask is not None:
         return ops.dot_product_attention(*parts, mask=mask).to(dtype)

@@ -55,6 +55,20 @@ def test_weights_gradients_and_slots_are_counted():
     assert found.peak > found.weights + found.optimizer
 
 
+@pytest.mark.backends("torch")
+@pytest.mark.skipif(BACKEND != "torch", reason="on a CPU, XLA computes most in float32")
+def test_half_precision_takes_what_it_does_on_a_gpu():
+    """On a CPU attention would be trained in float32: queries, keys and values once more."""
+    whole = memory(compiled(), 32)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        half = memory(compiled(), 32)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert half.weights == whole.weights
+    assert half.activations < 0.7 * whole.activations
+
+
 @says
 def test_it_grows_with_the_batch():
     few, many = (memory(compiled(), batch).activations for batch in (8, 32))

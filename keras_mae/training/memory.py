@@ -12,6 +12,7 @@ import keras
 from keras_mae import _checks
 from keras_mae.classifier import ViTClassifier
 from keras_mae.distribution import are_shared_out
+from keras_mae.fused_attention import as_on_a_gpu
 from keras_mae.masked_autoencoder import MaskedAutoencoder
 from keras_mae.segmenter import ViTSegmenter
 
@@ -28,8 +29,10 @@ class StepMemory:
         optimizer: Bytes of the optimizer's slots.
         activations: Bytes of what the forward pass keeps for the backward pass, the batch included; on JAX of all
             that is temporary, but for the gradients.
-        peak: Most bytes at once. It is less than the sum of all, where gradients replace activations. On a CPU
-            PyTorch takes up to the gradients' bytes more: it keeps those of the previous step in the forward pass.
+        peak: Most bytes at once. It is less than the sum of all, where gradients replace activations. PyTorch's are
+            those of a GPU. On a CPU it takes up to the gradients' bytes more, since it keeps those of the previous
+            step in the forward pass, and in half precision some activations more, since it trains attention in
+            float32.
     """
 
     weights: int
@@ -135,7 +138,7 @@ def _of_torch(model: Any, shapes: list[tuple[tuple[int, ...], str]]) -> tuple[in
 
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
         stand_ins = [fake.from_tensor(variable.value) for variable in kept]  # what is done to them is done to nothing
-        with Allocations(stand_ins) as allocations:
+        with Allocations(stand_ins) as allocations, as_on_a_gpu():
             try:
                 model._train(tuple(torch.empty(shape, dtype=getattr(torch, dtype)) for shape, dtype in shapes))
             except DataDependentOutputException:
