@@ -78,9 +78,9 @@ def main() -> None:
     backend, normal = keras.backend.backend(), keras.random.normal
     print(f"{backend}, float32, one core: {machine.name()}\n\n| | ms | GFLOP/s |\n| --- | --- | --- |")
     programs = {
-        "x @ kernel": lambda x, kernel, _: ops.matmul(x, kernel),
-        "gradient by x": lambda _, kernel, dy: ops.matmul(dy, ops.transpose(kernel)),
-        "gradient by kernel": lambda x, _, dy: ops.matmul(ops.transpose(x), dy),
+        "x @ kernel": lambda x, kernel, dy: ops.matmul(x, kernel),
+        "gradient by x": lambda x, kernel, dy: ops.matmul(dy, ops.transpose(kernel)),
+        "gradient by kernel": lambda x, kernel, dy: ops.matmul(ops.transpose(x), dy),
     }
     for rows, dim, width in SIZES:
         given = [normal((rows, dim)), normal((dim, width)), normal((rows, width))]

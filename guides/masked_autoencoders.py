@@ -224,8 +224,8 @@ print(f"{median['all of the tokens'] / median['25 % of the tokens']:.1f} times a
 """
 The decoder works on all 196 patches in both, and so does the update of the weights: they are why it is not four
 times. On accelerators and with larger models it comes closer: the paper has 2.8 to 4.1. On one core,
-`examples/benchmark_step.py` measured 2.5 for ViT-S and 2.0 for ViT-B, whose update weighs more (see
-[Benchmarks](../docs/benchmarks.md#a-training-step)).
+`examples/benchmark_step.py` measured 3.0 for ViT-S in batches of 32 and 2.0 for ViT-B in batches of 4, where the
+update weighs more (see [Benchmarks](../docs/benchmarks.md#a-training-step)).
 
 ## Training
 
