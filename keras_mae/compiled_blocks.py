@@ -1,4 +1,4 @@
-"""What `jit_compile=True` means on PyTorch: every transformer block becomes one compiled program.
+"""What `jit_compile=True` means on PyTorch: a transformer block with full attention becomes one compiled program.
 
 Keras hands the whole training step to `torch.compile`, which breaks it into dozens of graphs. A block is large enough
 for the compiler to fuse what lies between its products of matrices, and small enough to have no break.

@@ -1,4 +1,4 @@
-"""Attention by each backend's fused kernels, whose matrix of weights is never in memory."""
+"""Attention by each backend's fused kernels, which keep no matrix of weights in memory; XLA on a CPU has none."""
 
 from __future__ import annotations
 

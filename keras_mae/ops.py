@@ -85,12 +85,13 @@ def constant(values: Any, like: Tensor) -> Tensor:
 
     Args:
         values: A number, which gets the dtype of `like`, or an array, which keeps its own.
-        like: Any tensor.
+        like: Any tensor, or array.
     """
     if keras.backend.backend() != "torch":
         return ops.convert_to_tensor(values, None if isinstance(values, np.ndarray) else like.dtype)
     import torch
 
+    like = ops.convert_to_tensor(like)
     if isinstance(values, np.ndarray):
         return torch.from_numpy(values).to(like.device, non_blocking=True)
     return torch.full((), values, dtype=like.dtype, device=like.device)

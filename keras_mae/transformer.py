@@ -223,7 +223,9 @@ class TransformerBlock(keras.layers.Layer):
         self, x: Tensor, drop_path_noise: Tensor | None = None, windows: Any = None, wanted: slice | None = None
     ) -> Tensor:
         kept = None if drop_path_noise is None else self.drop_path.factors(drop_path_noise, x.dtype)
-        return as_one_program(self, TransformerBlock._output, x, kept, windows=windows, wanted=wanted)
+        if windows is not None:  # they make masks on the host, in the middle of what would be one program
+            return self._output(x, kept, windows, wanted)
+        return as_one_program(self, TransformerBlock._output, x, kept, windows=None, wanted=wanted)
 
     def _output(self, x: Tensor, kept: Tensor | None, windows: Any, wanted: slice | None) -> Tensor:
         """Return the block's output; `kept` (batch, 2) multiplies the two branches of each sample."""

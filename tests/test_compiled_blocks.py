@@ -54,6 +54,23 @@ def test_a_step_is_the_same(decoder, options, programs):
         np.testing.assert_allclose(apart, whole, rtol=1e-3, atol=1e-4)
 
 
+def test_blocks_with_windows_are_left_as_they_are():
+    """Three of four, and a segmenter's step is the same."""
+    images, labels = random_images(2, (16, 16, 3)), np.random.default_rng(0).integers(0, 3, (2, 16, 16))
+    losses, weights = [], None
+    for compiled in (False, True):
+        encoder = keras_mae.ViTEncoder(
+            (16, 16, 3), 4, embed_dim=16, depth=4, num_heads=2, window=3, global_blocks=[-1], drop_path_rate=0.2
+        )
+        model = keras_mae.ViTSegmenter(encoder, 3)
+        weights = weights or model.get_weights()
+        model.set_weights(weights)
+        model.compile("sgd", jit_compile=compiled)
+        losses.append(model.train_on_batch(images, labels)[0])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert len(model._block_programs._by_kind) == 1
+
+
 def test_nothing_is_compiled_without_it():
     import torch
 

@@ -195,7 +195,7 @@ class ImageRecipe(Recipe):
             size and are taken whole.
         evaluation_fraction: Share of an image's short side that evaluation keeps, up to 224 pixels; above, it keeps
             all of it.
-        fast_crops: Whether other libraries than Pillow decode and resize random crops, in about half of the time: see
+        fast_crops: Whether other libraries than Pillow decode and resize random crops, in 60 % of the time: see
             `fast` of `keras_mae.data.RandomResizedCrop`.
     """
 
