@@ -43,9 +43,11 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = N
     Reference: "Attention Is All You Need", section 3.2.1.
     """
     parts = [query, key, value]
-    if keras.backend.backend() != "torch":
-        by_jax = keras.backend.backend() == "jax" and mask is None
-        return _of_jax(*parts) if by_jax else ops.dot_product_attention(*parts, mask=mask)
+    backend = keras.backend.backend()
+    if backend != "torch":
+        if mask is not None:
+            return ops.dot_product_attention(*parts, mask=mask)
+        return _of_jax(*parts) if backend == "jax" else _of_tensorflow(*parts)
     dtype = query.dtype
     on_cpu = query.device.type == "cpu" and not _as_on_a_gpu
     if dtype.itemsize == 2 and on_cpu and any(part.requires_grad for part in parts):
@@ -65,6 +67,13 @@ def _of_jax(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     if jax_cpu.computes(query, key, value):
         return jax_cpu.attention(query, key, value)
     attend = _by_cudnn if _lacks_a_token_for_cudnn(query, key) else ops.dot_product_attention
+    return attend(query, key, value)
+
+
+def _of_tensorflow(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    from keras_mae import tensorflow_cpu
+
+    attend = tensorflow_cpu.attention if tensorflow_cpu.is_used() else ops.dot_product_attention
     return attend(query, key, value)
 
 

@@ -220,6 +220,10 @@ def gelu(x: Tensor) -> Tensor:
     On TensorFlow Keras' own is written with `erfc`, which ONNX does not have: an exported model would not load.
     """
     if keras.backend.backend() == "tensorflow":
+        from keras_mae import tensorflow_cpu
+
+        if tensorflow_cpu.is_used():
+            return tensorflow_cpu.gelu(x)
         return 0.5 * x * (1.0 + ops.erf(x * 0.7071067811865476))
     return ops.gelu(x, approximate=False)
 

@@ -64,7 +64,7 @@ def test_import_costs_less_than_03_seconds(fresh_imports):
 # === Who may import whom ===
 LEAVES = {"_backend", "_checks", "_files", "_optional", "_types", "distribution", "from_preset", "ops", "random"}
 LEAVES |= {"_class_names", "_colors", "_interrupt", "_saving", "_terminal", "first_batch", "fit_arguments", "pixels"}
-LEAVES |= {"compiled_blocks", "fused_attention", "jax_cpu", "sharding"}
+LEAVES |= {"compiled_blocks", "fused_attention", "jax_cpu", "sharding", "tensorflow_cpu"}
 FIRST = {"patches", "pooling", "positions", "transformer", "masking", "presets", "window_attention"}
 SECOND = {"cross_attention", "encoder", "decoder", "loss"}
 MODEL = {"copying", "fusion", "mask_inputs", "masked_autoencoder", "partial_prediction", "reconstruction", "targets"}
@@ -114,13 +114,14 @@ ALLOWED["planning"] = set(ALLOWED) - {"anomaly"}
 ALLOWED["keras_mae"] = set(ALLOWED)  # the package's own namespace
 ALLOWED["cli"] = set(ALLOWED)
 MAY_NAME_A_BACKEND = ("train_step/", "data/", "distribution.py", "first_batch.py", "ops.py", "convert/")
-MAY_NAME_A_BACKEND += ("compiled_blocks.py", "fused_attention.py", "jax_cpu.py", "sharding.py")
+MAY_NAME_A_BACKEND += ("compiled_blocks.py", "fused_attention.py", "jax_cpu.py", "sharding.py", "tensorflow_cpu.py")
 MAY_NAME_A_BACKEND += ("optimizers/adamw.py", "optimizers/averages.py", "optimizers/muon.py", "training/memory.py")
 MAY_LOAD_A_BACKEND_AT_ONCE = (
     "train_step/",
     "data/",
     "jax_cpu.py",
     "sharding.py",
+    "tensorflow_cpu.py",
 )  # the others import one inside functions only
 IMPORTING = ("import_module", "require", "__import__")  # functions that import what they are given the name of
 

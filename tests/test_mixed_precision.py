@@ -31,6 +31,7 @@ FORMS = {
     "tensorflow": {
         "eager": {"run_eagerly": True},
         "graph": {"jit_compile": False},
+        "parts": {"run_eagerly": False},
         "xla": {"jit_compile": True},
     },
 }[BACKEND]

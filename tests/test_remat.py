@@ -30,23 +30,25 @@ def trained(model, **how):
     return trainable(model)
 
 
-def assert_same(ours, theirs, start, tolerance=1e-4):
+def assert_same(ours, theirs, start, tolerance=1e-4, exact=BACKEND != "jax"):
     """Bit for bit; under JAX, XLA makes other kernels of another program, whose sums round otherwise."""
     way = distance(theirs, start)
     assert way > 1e-3
-    if BACKEND == "jax":
+    if not exact:
         assert distance(ours, theirs) < tolerance * way
         return
     for path, value in theirs.items():
         np.testing.assert_array_equal(ours[path], value, err_msg=path)
 
 
+@pytest.mark.parametrize("how", [{}, {"jit_compile": False}] if BACKEND == "tensorflow" else [{}], ids=str)
 @pytest.mark.parametrize(("kind", "dtype"), [("self", "float32"), ("cross", "mixed_bfloat16")])
-def test_training_ends_at_the_same_weights(kind, dtype):
-    """With drop path, in the compiled step of a backend that has one."""
+def test_training_ends_at_the_same_weights(kind, dtype, how):
+    """With drop path, in the compiled step of a backend that has one; where XLA has a part in it but for rounding."""
     start = trainable(build(False, kind, dtype))
-    kept, again = (trained(build(remat, kind, dtype)) for remat in (False, True))
-    assert_same(again, kept, start, 1e-4 if dtype == "float32" else 1e-2)  # of the way
+    kept, again = (trained(build(remat, kind, dtype), **how) for remat in (False, True))
+    exact = BACKEND == "torch" or "jit_compile" in how
+    assert_same(again, kept, start, 1e-4 if dtype == "float32" else 2e-2, exact)  # of the way
 
 
 def test_a_frozen_block_passes_gradients_on():

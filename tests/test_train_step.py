@@ -262,7 +262,7 @@ def everything(model):
 
 
 class Default:
-    """Four steps as Keras runs them unasked: jitted on JAX, a graph on TensorFlow. Saved after two."""
+    """Four steps as they run unasked: jitted on JAX, a graph with compiled parts on TensorFlow. Saved after two."""
 
     def __init__(self, path):
         self.path = path
@@ -277,10 +277,14 @@ def default(tmp_path_factory):
     return Default(tmp_path_factory.mktemp("default") / "model.keras")
 
 
-# Unasked, JAX jits, and TensorFlow on a CPU makes a graph that XLA does not see.
+# Unasked, JAX jits, and TensorFlow on a CPU makes a graph of which XLA compiles what lies between products.
 OTHER_MODES = {
     "jax": {"jit off": {"jit_compile": False}},
-    "tensorflow": {"eager": {"run_eagerly": True}, "jit on": {"jit_compile": True}},
+    "tensorflow": {
+        "eager": {"run_eagerly": True},
+        "jit on": {"jit_compile": True},
+        "jit off": {"jit_compile": False},
+    },
     "torch": {},
 }[BACKEND]
 

@@ -35,7 +35,7 @@ class AdamW(CountsUpdates, keras.optimizers.AdamW):
     everything. Here they are in the configuration, as are the layers' learning rates.
 
     Under gradient accumulation the learning rate, t and averaged weights go by updates, not by batches. On PyTorch
-    decay and update are one fused pass over memory.
+    decay and update are one fused pass over memory, and on TensorFlow on a CPU one program of XLA's.
 
     Args:
         learning_rate: A number, or a schedule of updates.

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
+from functools import cache
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from keras_mae import pixels
+from keras_mae import pixels, tensorflow_cpu
 from keras_mae._types import Tensor
 from keras_mae.distribution import batch_parts, several_workers, sums
 from keras_mae.first_batch import Step, images_of, rows_of
@@ -26,7 +27,7 @@ class TrainStep(BaseTrainStep):
         x, y, sample_weight = self._unpack(data)
         weights = self.trainable_weights
         statistics = [tf.identity(statistic.value) for statistic in self.moving_statistics]
-        with tf.GradientTape() as tape:
+        with tensorflow_cpu.used(self._compiles_parts), tf.GradientTape() as tape:
             # By itself the tape overlooks what was frozen when it was made, as positions are.
             tape.watch([weight.value for weight in weights])
             outputs = self.outputs_for_loss(x, training=True)
@@ -69,12 +70,20 @@ class TrainStep(BaseTrainStep):
             )
         return x, y, sample_weight
 
+    @property
+    def _compiles_parts(self) -> bool:
+        """Whether XLA compiles parts of the step: by default, on a CPU, where it does not compile all of it."""
+        as_a_whole = self.jit_compile or self.run_eagerly or self._distribute_strategy is not None
+        return self._asked_to_compile == "auto" and not as_a_whole and _only_cpus()
+
     def _apply_if(self, finite: Tensor, gradients: list[Tensor]) -> None:
         """Update the weights if `finite`, a boolean scalar that is the same on every replica."""
 
         def apply(gradients: list[Any]) -> None:
             self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
 
+        if self._compiles_parts and _is_for_xla(self.optimizer):
+            apply = tensorflow_cpu.as_one_kernel(apply)
         if not _merges():
             tf.cond(finite, lambda: apply(gradients), lambda: None)
             return
@@ -103,6 +112,7 @@ class TrainStep(BaseTrainStep):
     # === The look at the first batch ===
     train_function: Any
     test_function: Any
+    _asked_to_compile: Any = "auto"
     _making: _GraphStep | None = None
 
     def make_train_function(self, force: bool = False) -> None:
@@ -135,6 +145,7 @@ class TrainStep(BaseTrainStep):
 
     # === What Keras 3.15 does not do under a strategy ===
     def compile(self, *args: Any, **kwargs: Any) -> None:
+        self._asked_to_compile = kwargs.get("jit_compile", "auto")
         super().compile(*args, **kwargs)
         if self._distribute_strategy is None or self.optimizer is None:
             return
@@ -265,6 +276,19 @@ def _extremes(images: Tensor) -> Tensor:
     own = tf.range(context.num_replicas_in_sync) == tf.cast(context.replica_id_in_sync_group, "int32")
     by_replica = sums([tf.where(own[:, None], ends, 0.0)])[0]  # there is no other reduction everywhere
     return tf.stack([tf.reduce_min(by_replica[:, 0]), tf.reduce_max(by_replica[:, 1])])
+
+
+def _is_for_xla(optimizer: Any) -> bool:
+    """Whether XLA compiles an optimizer's update, and makes it faster: AdamW's, without any code of the user's."""
+    parts = (optimizer, optimizer._learning_rate)
+    known = all(type(part).__module__.partition(".")[0] in ("keras", "keras_mae") for part in parts)
+    return known and isinstance(optimizer, keras.optimizers.AdamW)
+
+
+@cache
+def _only_cpus() -> bool:
+    """Whether TensorFlow sees no other device."""
+    return all(device.device_type == "CPU" for device in tf.config.list_physical_devices())
 
 
 def _rows(x: Any) -> Tensor:
