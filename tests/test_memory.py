@@ -129,3 +129,19 @@ def test_tensorflow_is_refused():
 def test_a_model_that_is_not_compiled_is_refused():
     with pytest.raises(ValueError, match="`model` must be compiled with an optimizer"):
         memory(build(), 2)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="the other backends' compilers leave little")
+def test_what_a_long_compilation_leaves_goes_back_to_the_system(monkeypatch):
+    import jax
+
+    from keras_mae.train_step import jax as step
+
+    seen, given = [], []
+    monkeypatch.setattr(step, "_trim", given.append)
+    jax.monitoring.register_event_duration_secs_listener(lambda event, seconds, **_: seen.append(event))
+    jax.jit(lambda x: x * 3.5 + 1.25)(1.0)
+    event = next(event for event in seen if event.endswith("/backend_compile_duration"))
+    assert given == []
+    jax.monitoring.record_event_duration_secs(event, 2.0)
+    assert given == [0]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,6 +18,20 @@ from keras_mae.train_step.base import BaseTrainStep, poisoned
 __all__ = ["TrainStep"]
 
 _STATE = ("trainable_variables", "non_trainable_variables", "optimizer_variables", "metrics_variables")
+
+
+_trim: Callable[[int], int] | None = (
+    getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+)
+
+
+def _give_back(event: str, seconds: float, **_: Any) -> None:
+    """After a long compilation, return to the system what the compiler left, before a step asks for memory, too."""
+    if event.endswith("/backend_compile_duration") and seconds > 1 and _trim is not None:
+        _trim(0)
+
+
+jax.monitoring.register_event_duration_secs_listener(_give_back)
 
 
 class _UpdatesIf(keras.StatelessScope):
