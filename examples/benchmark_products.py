@@ -1,13 +1,14 @@
-"""How fast a backend computes the products of a training step by themselves: one core, one thread, float32.
+"""How fast a backend computes the products of a training step by themselves: one core, one thread.
 
 The smallest programs that show what a backend can do at best: a product of a block's sizes, its two gradients,
 which are products too, and softmax attention of a decoder's 197 tokens with the gradient of all that goes into it.
-Each is compiled as the backend compiles a training step (XLA on JAX and TensorFlow; PyTorch has kernels). Seconds are
-those of the processor.
+Each is computed as in the backend's training step on a CPU: XLA compiles it on JAX, TensorFlow and PyTorch have
+kernels. Seconds are those of the processor.
 
     KERAS_BACKEND=jax python examples/benchmark_products.py
     KERAS_BACKEND=tensorflow python examples/benchmark_products.py
     KERAS_BACKEND=torch python examples/benchmark_products.py
+    KERAS_BACKEND=jax python examples/benchmark_products.py --dtype bfloat16
 """
 
 from __future__ import annotations
@@ -36,13 +37,19 @@ def compiled(backend: str, function: Callable[..., Any], gradients: bool) -> Cal
     if backend == "tensorflow":
         import tensorflow as tf
 
+        from keras_mae import tensorflow_cpu
+
         def of_squares(*given: Any) -> Any:
             with tf.GradientTape() as tape:
                 tape.watch(given)
                 loss = tf.reduce_sum(function(*given) ** 2)
             return tape.gradient(loss, given)
 
-        return tf.function(of_squares if gradients else function, jit_compile=True)
+        def as_in_a_step(*given: Any) -> Any:
+            with tensorflow_cpu.used(True):
+                return (of_squares if gradients else function)(*given)
+
+        return tf.function(as_in_a_step)
     import torch
 
     if not gradients:
@@ -64,6 +71,7 @@ def main() -> None:
     """Print a table of what this backend does."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--core", type=int, default=0, help="the core it is pinned to")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of all tensors")
     parser.add_argument("--turns", type=int, default=20, help="calls of each program")
     options = parser.parse_args()
     os.environ.update(ONE_THREAD)
@@ -75,8 +83,11 @@ def main() -> None:
 
     from keras_mae.fused_attention import attention
 
-    backend, normal = keras.backend.backend(), keras.random.normal
-    print(f"{backend}, float32, one core: {machine.name()}\n\n| | ms | GFLOP/s |\n| --- | --- | --- |")
+    def normal(shape: tuple[int, ...]) -> Any:
+        return keras.random.normal(shape, dtype=options.dtype)
+
+    backend = keras.backend.backend()
+    print(f"{backend}, {options.dtype}, one core: {machine.name()}\n\n| | ms | GFLOP/s |\n| --- | --- | --- |")
     programs = {
         "x @ kernel": lambda x, kernel, dy: ops.matmul(x, kernel),
         "gradient by x": lambda x, kernel, dy: ops.matmul(dy, ops.transpose(kernel)),

@@ -22,7 +22,9 @@ resident set of the whole process, Python and its libraries included.
 decoder is by cross-attention and predicts a third of the removed patches; that of `transformers` can do neither.
 `ready` is how long the first two turns took, compiling included.
 
-`torch-compiled` and `by-hand-compiled` are the blocks of keras_mae and of the loop by hand through `torch.compile`.
+`torch-compiled` and `by-hand-compiled` are the blocks of keras_mae and of the loop by hand through `torch.compile`;
+`tensorflow-compiled` and `tensorflow-graph` are the whole step through XLA and none of it; unasked, parts of it are,
+on a CPU.
 
 A backend that is not in this environment takes `--python BACKEND=INTERPRETER`. `decoders` is short for self-75,
 self-50, self-25 and cross-75, cross-50, cross-25: a step in which 75, 50 or 25 % of all patches are predicted, by an
@@ -48,7 +50,7 @@ import machine
 import numpy as np
 from contestants import DECODERS, SIZES
 
-COMPILED = ("torch-compiled", "by-hand-compiled")
+COMPILED = {"torch-compiled": "True", "tensorflow-compiled": "True", "tensorflow-graph": "False"}
 CONTESTANTS = ("torch", "tensorflow", "jax", "by-hand", "transformers", "transformers-fused", "mask-tokens")
 STEPS_ON_GPU = 20  # a turn; the device is waited for once
 PRODUCT = {"cpu": 2048, "gpu": 8192}  # rows and columns of the matrices whose product is the peak
@@ -79,7 +81,6 @@ def work(contestant: str, size: str, dtype: str, batch: int, on_gpu: bool) -> No
 # === In the process that asks ===
 PYTORCH = {"by-hand": "by hand, PyTorch", "transformers": "`transformers`"}
 PYTORCH |= {"transformers-fused": "`transformers`, its optimizer fused"}
-PYTORCH |= {"torch-compiled": "keras_mae, PyTorch, `jit_compile=True`"}
 PYTORCH |= {"by-hand-compiled": "by hand, PyTorch, blocks by `torch.compile`"}
 BACKENDS = {"torch": "PyTorch", "tensorflow": "TensorFlow", "jax": "JAX"}
 ONE_THREAD = {
@@ -142,7 +143,7 @@ def backend_of(name: str, options: argparse.Namespace) -> str:
         return "torch"
     if name in DECODERS:
         return options.decoder_backend
-    return options.mask_tokens if name == "mask-tokens" else name
+    return options.mask_tokens if name == "mask-tokens" else name.removesuffix("-compiled").removesuffix("-graph")
 
 
 def batch_of(size: str, options: argparse.Namespace) -> int:
@@ -246,7 +247,10 @@ def label(name: str, options: argparse.Namespace) -> str:
         return f"{BACKENDS[options.decoder_backend]}, {kind}-attention, {share} % predicted"
     if name == "mask-tokens":
         return f"keras_mae, {BACKENDS[options.mask_tokens]}, mask tokens in the encoder"
-    return PYTORCH[name] if name in PYTORCH else f"keras_mae, {BACKENDS[name]}"
+    if name in PYTORCH:
+        return PYTORCH[name]
+    how = f", `jit_compile={COMPILED[name]}`" if name in COMPILED else ""
+    return f"keras_mae, {BACKENDS[backend_of(name, options)]}{how}"
 
 
 def main() -> None:
@@ -257,7 +261,7 @@ def main() -> None:
     parser.add_argument(
         "--contestants",
         nargs="+",
-        choices=[*CONTESTANTS, *COMPILED, *DECODERS, "decoders"],
+        choices=[*CONTESTANTS, *COMPILED, "by-hand-compiled", *DECODERS, "decoders"],
         default=list(CONTESTANTS),
     )
     parser.add_argument("--decoder-backend", choices=list(BACKENDS), default="torch")

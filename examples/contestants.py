@@ -110,8 +110,8 @@ def keras_model(contestant: str, size: Size, dtype: str) -> Any:
     model = (MaskTokensInEncoder if contestant == "mask-tokens" else keras_mae.MaskedAutoencoder)(
         keras_mae.ViTEncoder(size.shape, size.patch, **encoder), decoder_class(**decoder), predict_ratio=share
     )
-    # TensorFlow compiles with XLA only if asked to, on a CPU; JAX always does; PyTorch its blocks, if asked to.
-    jit = keras.backend.backend() != "torch" or contestant == "torch-compiled"
+    # JAX compiles all of a step, TensorFlow on a CPU parts of it, or all if it is asked to, PyTorch its blocks then.
+    jit = {"compiled": True, "graph": False}.get(contestant.rpartition("-")[-1], "auto")
     model.compile(keras_mae.optimizers.AdamW(LEARNING_RATE, WEIGHT_DECAY), jit_compile=jit)
     return model
 

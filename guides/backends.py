@@ -193,12 +193,12 @@ are installed elsewhere). Median seconds for ViT-S at 224 pixels, batch 8, float
 
 | | seconds a step |
 | --- | --- |
-| PyTorch | 0.78 |
-| TensorFlow, `jit_compile=True` | 0.90 |
-| JAX | 1.13 |
+| PyTorch | 0.76 |
+| TensorFlow | 0.82 |
+| JAX | 1.12 |
 
-So on a CPU PyTorch is the one to take for now, and TensorFlow wants `compile(..., jit_compile=True)` in float32. On a
-GPU it is [otherwise](../docs/benchmarks.md#a-training-step-on-a-gpu).
+So on a CPU PyTorch or TensorFlow is the one to take for now. On a GPU it is
+[otherwise](../docs/benchmarks.md#a-training-step-on-a-gpu).
 
 ## What else differs
 
