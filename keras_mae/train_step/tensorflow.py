@@ -74,7 +74,7 @@ class TrainStep(BaseTrainStep):
     def _compiles_parts(self) -> bool:
         """Whether XLA compiles parts of the step: by default, on a CPU, where it does not compile all of it."""
         as_a_whole = self.jit_compile or self.run_eagerly or self._distribute_strategy is not None
-        return self._asked_to_compile == "auto" and not as_a_whole and _only_cpus()
+        return self._asked_to_compile in ("auto", None) and not as_a_whole and _only_cpus()
 
     def _apply_if(self, finite: Tensor, gradients: list[Tensor]) -> None:
         """Update the weights if `finite`, a boolean scalar that is the same on every replica."""
