@@ -52,15 +52,20 @@ def _with_gradient(function: Callable[..., Any]) -> Callable[..., Tensor]:
 # === GELU ===
 @as_one_kernel
 def _gelu(x: Tensor) -> Tensor:
-    wide = tf.cast(x, "float32")
+    wide = _wide(x)
     return tf.cast(wide * _gaussian_share(wide), x.dtype)
 
 
 @as_one_kernel
 def _gelu_gradient(gradient: Tensor, x: Tensor) -> Tensor:
-    wide = tf.cast(x, "float32")
+    wide = _wide(x)
     slope = _gaussian_share(wide) + wide * tf.exp(-0.5 * tf.square(wide)) / math.sqrt(2 * math.pi)
-    return tf.cast(tf.cast(gradient, "float32") * slope, x.dtype)
+    return tf.cast(_wide(gradient) * slope, x.dtype)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Return half precision as float32, and what is wider as it is."""
+    return tf.cast(x, "float32") if x.dtype.size < 4 else x
 
 
 def _gaussian_share(x: Tensor) -> Tensor:
@@ -70,7 +75,7 @@ def _gaussian_share(x: Tensor) -> Tensor:
 
 @_with_gradient
 def gelu(x: Tensor) -> Any:
-    """Return the exact (erf) GELU, computed in float32 whatever the dtype of `x` is."""
+    """Return the exact (erf) GELU, computed in float32 at least."""
     return _gelu(x), lambda gradient: _gelu_gradient(gradient, x)
 
 
@@ -86,7 +91,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Any:
     def backward(gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         gradient = _swapped(gradient)
         # What softmax's gradient subtracts, a sum over all tokens attended to, is this sum over the width of a head.
-        shared = tf.reduce_sum(tf.cast(gradient, "float32") * tf.cast(mixed, "float32"), -1, keepdims=True)
+        shared = tf.reduce_sum(_wide(gradient) * _wide(mixed), -1, keepdims=True)
         logits = weights * (tf.matmul(gradient, value, transpose_b=True) - tf.cast(shared, weights.dtype))
         of_query = tf.matmul(logits, key) * tf.cast(scale, logits.dtype)
         of_key = tf.matmul(logits, query, transpose_a=True)
@@ -97,8 +102,8 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Any:
 
 
 def _softmax(logits: Tensor) -> Tensor:
-    """Return the softmax in the dtype of `logits`, added up in float32: sums in half precision may end early."""
-    return tf.cast(tf.nn.softmax(tf.cast(logits, "float32")), logits.dtype)
+    """Return the softmax in the dtype of `logits`, added up in float32 at least: half precision may end early."""
+    return tf.cast(tf.nn.softmax(_wide(logits)), logits.dtype)
 
 
 def _swapped(x: Tensor) -> Tensor:

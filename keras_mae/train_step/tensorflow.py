@@ -82,7 +82,7 @@ class TrainStep(BaseTrainStep):
         def apply(gradients: list[Any]) -> None:
             self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
 
-        if self._compiles_parts and _is_for_xla(self.optimizer):
+        if self._compiles_parts and _is_for_xla(self.optimizer, self.trainable_weights):
             apply = tensorflow_cpu.as_one_kernel(apply)
         if not _merges():
             tf.cond(finite, lambda: apply(gradients), lambda: None)
@@ -278,9 +278,10 @@ def _extremes(images: Tensor) -> Tensor:
     return tf.stack([tf.reduce_min(by_replica[:, 0]), tf.reduce_max(by_replica[:, 1])])
 
 
-def _is_for_xla(optimizer: Any) -> bool:
+def _is_for_xla(optimizer: Any, variables: list[Any]) -> bool:
     """Whether XLA compiles an optimizer's update, and makes it faster: AdamW's, without any code of the user's."""
-    parts = (optimizer, optimizer._learning_rate)
+    constraints = [variable.constraint for variable in variables if variable.constraint is not None]
+    parts = (optimizer, optimizer._learning_rate, *constraints)
     known = all(type(part).__module__.partition(".")[0] in ("keras", "keras_mae") for part in parts)
     return known and isinstance(optimizer, keras.optimizers.AdamW)
 
